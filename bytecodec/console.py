@@ -1,0 +1,264 @@
+"""What all commands share: the parser, exit codes, messages, and files that are never left half-written."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import functools
+import io
+import os
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NoReturn
+
+from bytecodec import __version__
+from bytecodec.errors import InputError
+
+DONE, FAILED, WRONG_COMMAND_LINE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt, no ``except Exception`` catches it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help ends with examples and shows every default."""
+
+    def __init__(self, prog: str, description: str, examples: str, **kwargs: Any) -> None:
+        lines = "\n".join("  " + line for line in examples.strip().splitlines())
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"Examples:\n{lines}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+            **kwargs,
+        )
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}")
+        self.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines, and ends the help of an option with its default where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = (None, argparse.SUPPRESS, False, True)
+        if not action.help or "%(default)" in action.help or any(action.default is value for value in silent):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
+    """Turn ``main(argv)`` into a console command that returns an exit code and never shows a traceback for
+    what a user did: 0 done (a closed pipe is a way of being done), 1 refused, 130 and 143 interrupted."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        with _sigterm_raises():
+            try:
+                main(argv)
+                sys.stdout.flush()
+                return DONE
+            except BrokenPipeError:
+                _silence_stdout()
+                return DONE
+            except KeyboardInterrupt:
+                _silence_stdout()
+                _print_error(main.__name__, "interrupted.")
+                return INTERRUPTED
+            except Terminated:
+                _silence_stdout()
+                return TERMINATED
+            except InputError as error:
+                _print_error(main.__name__, str(error))
+            except MemoryError:
+                _print_error(main.__name__, "there is not enough memory for this.")
+            except OSError as error:
+                _print_error(main.__name__, explain(error))
+            return FAILED
+
+    return run
+
+
+def explain(error: OSError) -> str:
+    """One sentence for an OSError: the file, the system's word for it, and for the common ones what to do."""
+    advice = {
+        errno.ENOSPC: " Free some space, or write elsewhere; files that existed before are as they were.",
+        errno.EACCES: " Check who may read and write there, or name another place.",
+        errno.EROFS: " Name a place that can be written to.",
+    }.get(error.errno or 0, "")
+    if error.errno == errno.ENOENT and error.filename is not None:
+        return f"there is no {_name(error.filename)}. Check the path."
+    where = f"{_name(error.filename)}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}.{advice}"
+
+
+def _name(filename: object) -> str:
+    return os.fsdecode(filename) if isinstance(filename, str | bytes) else str(filename)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """Print a line for the person at the terminal, on stderr, where no pipe picks it up."""
+    if not quiet:
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
+
+
+def wrong_command_line(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Exit with 2: the command line is wrong whatever the files hold."""
+    parser.error(message)
+
+
+def progress(total: float | None, unit: str, quiet: bool = False, **kwargs: Any) -> Any:
+    """A tqdm bar on stderr that shows itself only after two seconds, and only to a terminal."""
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, disable=hidden, delay=2, file=sys.stderr, dynamic_ncols=True, **kwargs)
+
+
+@contextlib.contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """Open a file to read bytes from; ``-`` is standard input."""
+    if path == "-":
+        if sys.stdin.isatty():
+            say("reading from the terminal: end with Ctrl-D, or see --help for files and pipes.")
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def open_output(path: str, binary: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to write bytes to, which appears under its name whole or not at all; ``-`` is stdout.
+
+    The bytes go to a file beside it that takes its name when the block ends well and is removed when it
+    does not. An existing file that is no regular file, such as /dev/null or a named pipe, is written in
+    place. ``binary`` bytes are refused a terminal.
+
+    Raises
+    ------
+    InputError
+        Binary output would go to a terminal.
+    OSError
+        The place cannot be written to; ``filename`` is the path that was asked for.
+    """
+    if path == "-":
+        if binary and sys.stdout.isatty():
+            raise InputError(
+                "this is binary and standard output is a terminal: name a file, or send it through a pipe."
+            )
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if is_special_file(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    with _replacing(path) as file:
+        yield file
+
+
+def is_special_file(path: str) -> bool:
+    """Whether path exists and is neither a regular file nor a folder: a device or a named pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    target = os.path.realpath(path)  # a link keeps pointing where it did
+    folder, name = os.path.split(target)
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file was to be written", path)
+    try:
+        descriptor, beside = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
+    except FileNotFoundError:
+        raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Make it first.") from None
+    except OSError as error:
+        error.filename = path
+        raise
+    try:
+        with os.fdopen(descriptor, "wb", buffering=io.DEFAULT_BUFFER_SIZE * 8) as file:
+            yield file
+            file.flush()
+            if hasattr(os, "fchmod"):  # not on Windows
+                os.fchmod(file.fileno(), _mode_for(target))
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+        sync_folder(folder)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        if isinstance(error, OSError) and error.filename in (None, beside) and not isinstance(error, BrokenPipeError):
+            error.filename = path
+        raise
+
+
+def _mode_for(target: str) -> int:
+    """The permissions of the file that is replaced, or those that open() would have given a new one."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def sync_folder(folder: str) -> None:
+    """Have the folder's entries reach the disk, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder or ".", os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot, and lose nothing by it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_same_file(source: str, target: str) -> None:
+    """Raise InputError where output would replace its own input."""
+    if "-" in (source, target) or is_special_file(target):
+        return
+    with contextlib.suppress(OSError):
+        if os.path.samefile(source, target):
+            raise InputError(f"{target} is the input itself: name another output.")
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that what is open is closed and what is temporary goes."""
+
+    def raise_terminated(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, raise_terminated)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining, as it exits, about a pipe that nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
+def _print_error(name: str, message: str) -> None:
+    say(f"{name.replace('_', '-')}: {message}")
