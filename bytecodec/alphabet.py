@@ -1,0 +1,241 @@
+"""Bytes to characters and back: 256 neighbouring characters of Unicode, one for each byte."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+
+#: Each alphabet's character for byte 0; that for byte b is b code points on. All begin at a multiple of 256.
+ALPHABETS = {"braille": 0x2800, "cjk": 0x3900, "latin": 0x0100}
+
+Bytes: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
+
+_BY_PAGE = {first >> 8: name for name, first in ALPHABETS.items()}
+_MARK = "\ufeff"
+_NOWHERE = 0x110000  # past the last code point there is
+_PIECE = 1 << 16  # bytes worked on at a time, so that what passes between two steps stays in the cache
+
+
+def encode(data: Bytes, alphabet: str = "braille") -> str:
+    r"""Write each byte as one character.
+
+    Parameters
+    ----------
+    data
+        Any bytes, or a uint8 array (n,).
+    alphabet
+        ``braille``, ``cjk`` or ``latin``: see `ALPHABETS`.
+
+    Returns
+    -------
+    str
+        n characters, with neither a byte order mark nor a line end.
+
+    Raises
+    ------
+    InputError
+        There is no such alphabet.
+
+    Examples
+    --------
+    >>> encode(b"\x00\x01\xff")
+    '⠀⠁⣿'
+    """
+    return _characters(np.frombuffer(data, np.uint8), first_code_point(alphabet))
+
+
+def decode(text: str) -> bytes:
+    r"""Read back what `encode` wrote; the alphabet is found from the text.
+
+    A byte order mark at the start and one line end at the end are allowed, since editors and shells add
+    them.
+
+    Raises
+    ------
+    InputError
+        A character is of no alphabet, or of another than the first one. The sentence names the character,
+        its code point and its offset in characters, counted from 0.
+
+    Examples
+    --------
+    >>> decode("⠀⠁⣿\n")
+    b'\x00\x01\xff'
+    """
+    decoder = Decoder()
+    decoder._counts_bytes = False
+    pieces = [decoder._read(text[i : i + _PIECE]) for i in range(0, len(text), _PIECE)]
+    return b"".join([*pieces, decoder._read("", final=True)])
+
+
+def alphabet_of(characters: Iterable[str]) -> str | None:
+    r"""Name the alphabet that holds all the characters (of a text, or a set), or None if none does.
+
+    An empty text is of no alphabet.
+
+    Examples
+    --------
+    >>> alphabet_of("⠀⠁⣿")
+    'braille'
+    >>> alphabet_of("⠀⠁⣿\n") is None
+    True
+    """
+    pages = {ord(character) >> 8 for character in set(characters)}
+    return _BY_PAGE.get(pages.pop()) if len(pages) == 1 else None
+
+
+def first_code_point(alphabet: str) -> int:
+    """The code point of an alphabet's character for byte 0; InputError lists the alphabets if there is no such one."""
+    try:
+        return ALPHABETS[alphabet]
+    except KeyError:
+        raise InputError(f"there is no alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}.") from None
+
+
+class Encoder:
+    """Raw bytes to UTF-8 text, in chunks of any size and in constant memory.
+
+    Parameters
+    ----------
+    alphabet
+        ``braille``, ``cjk`` or ``latin``.
+    """
+
+    def __init__(self, alphabet: str = "braille") -> None:
+        self._first = first_code_point(alphabet)
+        self.alphabet = alphabet
+
+    def feed(self, chunk: Bytes) -> bytes:
+        """Encode the next bytes; returns the UTF-8 of one character for each."""
+        values = np.frombuffer(chunk, np.uint8)
+        pieces = (values[i : i + _PIECE] for i in range(0, len(values), _PIECE))
+        return b"".join(_characters(piece, self._first).encode() for piece in pieces)
+
+    def close(self) -> bytes:
+        """Return what still has to be written, which is nothing: each byte stands alone."""
+        return b""
+
+
+class Decoder:
+    """UTF-8 text to raw bytes, in chunks cut anywhere and in constant memory.
+
+    Parameters
+    ----------
+    errors
+        ``strict`` raises InputError at the first thing that is not of the text's alphabet; ``skip`` leaves it
+        out and counts it.
+
+    Attributes
+    ----------
+    alphabet : str or None
+        That of the first character which lies in one, once it has come.
+    skipped : int
+        Characters left out so far; a sequence of bytes that is no UTF-8 counts as one.
+    """
+
+    def __init__(self, errors: str = "strict") -> None:
+        if errors not in ("strict", "skip"):
+            raise InputError(f"there is no way {errors!r} to deal with errors: choose strict or skip.")
+        self.alphabet: str | None = None
+        self.skipped = 0
+        self._strict = errors == "strict"
+        self._rest = b""  # a character cut by the end of a chunk
+        self._held = ""  # a line end, which is foreign unless it turns out to be the last
+        self._characters = 0  # before what is read next, for messages
+        self._bytes = 0
+        self._counts_bytes = True
+
+    def feed(self, chunk: Bytes) -> bytes:
+        """Decode the next bytes of the text; returns the bytes that they stand for, as far as is certain.
+
+        Raises
+        ------
+        InputError
+            Under ``strict``: a foreign character, or bytes that are not UTF-8, with the offset.
+        """
+        data = np.frombuffer(chunk, np.uint8)
+        return b"".join(self._feed(data[i : i + _PIECE].tobytes()) for i in range(0, len(data), _PIECE))
+
+    def close(self) -> bytes:
+        """Decode what was held back; InputError if the text ends in the middle of a character."""
+        return self._feed(b"", final=True)
+
+    def _feed(self, piece: bytes, final: bool = False) -> bytes:
+        data = self._rest + piece
+        try:
+            text, used = codecs.utf_8_decode(data, "strict" if self._strict else "replace", final)
+        except UnicodeDecodeError as error:
+            self._read(data[: error.start].decode())  # something foreign before it is named first
+            raise InputError(self._not_utf8(error, len(data))) from None
+        self._rest = data[used:]
+        return self._read(text, final)
+
+    def _read(self, text: str, final: bool = False) -> bytes:
+        """Map the next characters, but for a mark at the start and a line end that may be the last."""
+        text = self._held + text
+        if text.startswith(_MARK) and not self._characters:
+            text = text[1:]
+            self._characters, self._bytes = 1, len(_MARK.encode())
+        ending = _line_end(text)
+        if final and ending == "\r":
+            ending = ""
+        self._held = ending
+        body = text[: len(text) - len(ending)]
+        values = self._map(body)
+        self._characters += len(body)
+        if self._counts_bytes and self._strict and self.alphabet is not None:
+            self._bytes += len(body) * len(chr(ALPHABETS[self.alphabet]).encode())
+        return values
+
+    def _map(self, body: str) -> bytes:
+        if self.alphabet is None:
+            self.alphabet = next(_alphabets_in(body), None)
+        first = _NOWHERE if self.alphabet is None else ALPHABETS[self.alphabet]
+        codes = np.frombuffer(body.encode("utf-32-le", "surrogatepass"), "<u4")
+        values = codes - np.uint32(first)  # what lies before the alphabet wraps around, to far behind it
+        if values.max(initial=0) > 255:
+            inside = values < 256
+            if self._strict:
+                raise InputError(self._foreign(body, int(np.argmin(inside))))
+            self.skipped += len(body) - int(np.count_nonzero(inside))
+            values = values[inside]
+        return values.astype(np.uint8).tobytes()
+
+    def _foreign(self, body: str, index: int) -> str:
+        character = body[index]
+        where = self._place(self._characters + index, self._bytes + len(body[:index].encode()))
+        what = f"U+{ord(character):04X} {character!r} at {where}"
+        other = next(_alphabets_in(character), None)
+        if self.alphabet is None:
+            return f"{what} is of no alphabet ({', '.join(ALPHABETS)}): this is no text made from bytes."
+        if other is not None:
+            return f"{what} is of the {other} alphabet, and the text began in {self.alphabet}."
+        return f"{what} is not of the {self.alphabet} alphabet."
+
+    def _not_utf8(self, error: UnicodeDecodeError, end: int) -> str:
+        characters, offset = self._characters + len(self._held), self._bytes + len(self._held)
+        if error.end == end and error.reason == "unexpected end of data":
+            return f"the text ends in the middle of a character, at {self._place(characters, offset)}."
+        return f"byte 0x{error.object[error.start]:02X} at {self._place(characters, offset)} is not UTF-8."
+
+    def _place(self, characters: int, offset: int) -> str:
+        return f"character {characters} (byte {offset})" if self._counts_bytes else f"character {characters}"
+
+
+def _characters(values: NDArray[np.uint8], first: int) -> str:
+    codes = values + np.uint16(first)
+    return str(codes.astype("<u2", copy=False).data, "utf-16-le")
+
+
+def _line_end(text: str) -> str:
+    """The end of the text as far as it can be one line end, or the beginning of one."""
+    return next((ending for ending in ("\r\n", "\n", "\r") if text.endswith(ending)), "")
+
+
+def _alphabets_in(text: str) -> Iterator[str]:
+    return (_BY_PAGE[page] for page in (ord(character) >> 8 for character in text) if page in _BY_PAGE)
