@@ -25,6 +25,37 @@ class Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt, no ``except Exception`` catches it."""
 
 
+class Interruption:
+    """Turns Ctrl-C and SIGTERM into a question, for work that ends well at a place of its own choosing.
+
+    Within the ``with`` block the first of them only sets ``exit_code``; the second is a KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = DONE
+
+    def __bool__(self) -> bool:
+        return self.exit_code != DONE
+
+    def __enter__(self) -> Interruption:
+        codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+
+        def note(number: int, _frame: object) -> None:
+            if self:
+                raise KeyboardInterrupt
+            self.exit_code = codes[signal.Signals(number)]
+
+        try:
+            self._before = {number: signal.signal(number, note) for number in codes}
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help ends with examples and shows every default."""
 
@@ -52,7 +83,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
-def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
+def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
     """Turn ``main(argv)`` into a console command that returns an exit code and never shows a traceback for
     what a user did: 0 done (a closed pipe is a way of being done), 1 refused, 130 and 143 interrupted."""
 
@@ -60,9 +91,10 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     def run(argv: Sequence[str] | None = None) -> int:
         with _sigterm_raises():
             try:
-                main(argv)
-                sys.stdout.flush()
-                return DONE
+                code = main(argv)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+                return code or DONE
             except BrokenPipeError:
                 _silence_stdout()
                 return DONE
@@ -79,6 +111,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
                 _print_error(main.__name__, "there is not enough memory for this.")
             except OSError as error:
                 _print_error(main.__name__, explain(error))
+            try:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            except (OSError, ValueError):  # it is what failed, and would again as the interpreter exits
+                _silence_stdout()
             return FAILED
 
     return run
@@ -103,7 +140,7 @@ def _name(filename: object) -> str:
 
 def say(message: str, quiet: bool = False) -> None:
     """Print a line for the person at the terminal, on stderr, where no pipe picks it up."""
-    if not quiet:
+    if not quiet and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(message, file=sys.stderr, flush=True)
 
@@ -117,7 +154,7 @@ def progress(total: float | None, unit: str, quiet: bool = False, **kwargs: Any)
     """A tqdm bar on stderr that shows itself only after two seconds, and only to a terminal."""
     from tqdm import tqdm
 
-    hidden = quiet or not sys.stderr.isatty()
+    hidden = quiet or sys.stderr is None or not sys.stderr.isatty()
     return tqdm(total=total, unit=unit, disable=hidden, delay=2, file=sys.stderr, dynamic_ncols=True, **kwargs)
 
 
@@ -125,6 +162,8 @@ def progress(total: float | None, unit: str, quiet: bool = False, **kwargs: Any)
 def open_input(path: str) -> Iterator[BinaryIO]:
     """Open a file to read bytes from; ``-`` is standard input."""
     if path == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed: name a file, or send one through a pipe.")
         if sys.stdin.isatty():
             say("reading from the terminal: end with Ctrl-D, or see --help for files and pipes.")
         yield sys.stdin.buffer
@@ -149,6 +188,8 @@ def open_output(path: str, binary: bool = True) -> Iterator[BinaryIO]:
         The place cannot be written to; ``filename`` is the path that was asked for.
     """
     if path == "-":
+        if sys.stdout is None:
+            raise InputError("standard output is closed: name a file, or send it through a pipe.")
         if binary and sys.stdout.isatty():
             raise InputError(
                 "this is binary and standard output is a terminal: name a file, or send it through a pipe."
@@ -254,7 +295,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _silence_stdout() -> None:
     """Keep the interpreter from complaining, as it exits, about a pipe that nobody reads any more."""
-    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no real file
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
         os.close(devnull)

@@ -1,0 +1,33 @@
+"""A byte-level char-RNN for sound, in the manner of torch-rnn.
+
+Importing this loads no torch: each name below is fetched from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from bytecodec import __version__
+
+_HOME = {
+    "load": ("charrnn.checkpoint", "load_model"),
+    "engine": ("charrnn.engines", "engine"),
+    "measure_seams": ("charrnn.stitch", "measure_seams"),
+    "CharRNN": ("charrnn.model", "CharRNN"),
+    "ModelConfig": ("charrnn.model", "ModelConfig"),
+    "Vocab": ("charrnn.vocab", "Vocab"),
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'charrnn' has no attribute {name!r}")
+    module, attribute = _HOME[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

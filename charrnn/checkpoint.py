@@ -1,0 +1,226 @@
+"""Trained networks, resume states and hidden states on disk: safetensors files, written whole or not at all.
+
+Nothing here unpickles, so a file from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from bytecodec.console import open_output
+from bytecodec.errors import InputError
+from charrnn import runlog
+from charrnn.model import CharRNN, ModelConfig, State
+from charrnn.vocab import Vocab
+
+FORMAT = 1
+KIND = "symbols"
+STREAMS_KIND = "streams"
+METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
+FROZEN = "bias_hh_l0"  # torch.nn.LSTM's second bias is zero for ever (see cells.py) and is not kept
+
+
+@dataclass
+class Checkpoint:
+    """A trained network and what is known of it.
+
+    Attributes
+    ----------
+    model
+        On the CPU, in evaluation mode.
+    vocab
+        What its ids mean.
+    step, epoch
+        Iterations and epochs of training.
+    rate
+        Samples a second of the sound that it was trained on, or None for text.
+    encoding
+        What a byte of that sound means, linear or mulaw; None for text.
+    train_loss, val_loss
+        In nats a symbol; None where not measured.
+    """
+
+    model: CharRNN
+    vocab: Vocab
+    step: int = 0
+    epoch: float = 0.0
+    rate: int | None = None
+    encoding: str | None = None
+    train_loss: float | None = None
+    val_loss: float | None = None
+    path: str = ""
+    _facts: tuple[str, ...] = field(
+        default=("step", "epoch", "rate", "encoding", "train_loss", "val_loss"), init=False, repr=False
+    )
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns."""
+    model = checkpoint.model
+    facts = {
+        "model": model.config.to_json(),
+        "vocab": checkpoint.vocab.to_json(),
+        **{name: getattr(checkpoint, name) for name in checkpoint._facts},
+    }
+    write_tensors(path, KIND, model_tensors(model), facts)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, or a run directory's newest one.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cut off, or no checkpoint of this program's.
+    """
+    path = runlog.checkpoint_path(path)
+    facts, tensors = read_tensors(path, KIND)
+    try:
+        vocab = Vocab.from_json(facts["vocab"])
+        config = ModelConfig(**facts["model"])
+        if config.vocab_size != len(vocab):
+            raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
+        with torch.device("meta"):  # takes no memory until the shapes are known to be those of the file
+            model = CharRNN(config)
+        set_model_tensors(model, tensors, assign=True)
+        known = {name: facts[name] for name in Checkpoint.__dataclass_fields__ if name in facts and name != "model"}
+        return Checkpoint(model=model.eval(), **{**known, "vocab": vocab, "path": str(path)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a checkpoint that this version can use: {_words(error)}.") from None
+
+
+def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
+    """The network of a checkpoint or of a run's newest one, with ``.config`` and ``.vocab``, in evaluation mode."""
+    checkpoint = load(path)
+    checkpoint.model.vocab = checkpoint.vocab
+    return checkpoint.model.to(device)
+
+
+def model_tensors(model: CharRNN) -> dict[str, Tensor]:
+    """The tensors of a network that a file keeps, by name."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(FROZEN)}
+
+
+def set_model_tensors(model: CharRNN, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
+    """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
+    expected = model_tensors(model)
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise ValueError(f"{name} is missing")
+        if name not in expected:
+            raise ValueError(f"{name} belongs to no network like this")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != torch.float32:
+            have, want = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], expected[name]))
+            raise ValueError(f"{name} is {have}, and has to be {want}")
+    frozen = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name.endswith(FROZEN)}
+    model.load_state_dict({**tensors, **frozen}, assign=assign)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.endswith(FROZEN))
+
+
+def state_tensors(state: State) -> dict[str, Tensor]:
+    """A hidden state as named tensors: state.LAYER.PLACE."""
+    return {f"state.{i}.{j}": tensor.contiguous() for i, layer in enumerate(state) for j, tensor in enumerate(layer)}
+
+
+def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
+    """Back from `state_tensors`, in the form of ``like``; a ValueError where it does not fit."""
+    for name, tensor in state_tensors(like).items():
+        if name not in tensors or tensors[name].shape[1:] != tensor.shape[1:]:
+            raise ValueError("its hidden state is that of another network")
+    return tuple(tuple(tensors[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(like))
+
+
+def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors with facts beside them as JSON; the file appears whole or not at all."""
+    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **facts})}
+    data = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with open_output(str(path)) as file:
+        file.write(data)
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of a file of the given kind; an InputError for any other file."""
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): it was cut off, or is something else."
+        ) from None
+
+
+def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
+    if text is None:
+        raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
+    try:
+        facts = json.loads(text)
+        version, found = facts["format"], facts["kind"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} has no description of a network in its safetensors metadata that can be read."
+        ) from None
+    if version != FORMAT:
+        raise InputError(f"{path} has format {version!r}, and this version of charrnn reads format {FORMAT}.")
+    if found != kind:
+        raise InputError(f"{path} holds {found!r}, and {kind!r} was wanted.")
+    return dict(facts)
+
+
+def _words(error: Exception) -> str:
+    return f"it does not say its {error}" if isinstance(error, KeyError) else str(error)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """N streams that stopped sampling: all that going on from there takes.
+
+    Attributes
+    ----------
+    state
+        Per layer, a tuple of (N, ·) arrays.
+    last
+        (N,) the last symbols, which the network has not read yet.
+    seed, position
+        The generator's seed, and how many of its numbers each stream has used.
+    """
+
+    state: tuple[tuple[NDArray[np.float32], ...], ...]
+    last: NDArray[np.int64]
+    seed: int
+    position: int
+
+
+def save_streams(path: str | Path, streams: Streams) -> None:
+    """Write streams to a file that appears whole or not at all."""
+    tensors = {
+        f"state.{i}.{j}": torch.from_numpy(a) for i, layer in enumerate(streams.state) for j, a in enumerate(layer)
+    }
+    facts = {"seed": streams.seed, "position": streams.position}
+    write_tensors(path, STREAMS_KIND, {**tensors, "last": torch.from_numpy(streams.last)}, facts)
+
+
+def load_streams(path: str | Path, model: CharRNN) -> Streams:
+    """Read streams of a network of this shape; an InputError where they are of another."""
+    facts, tensors = read_tensors(path, STREAMS_KIND)
+    try:
+        last = tensors["last"].numpy()
+        state = state_from_tensors(tensors, model.initial_state(len(last)))
+        arrays = tuple(tuple(t.numpy() for t in layer) for layer in state)
+        return Streams(arrays, last, int(facts["seed"]), int(facts["position"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not fit this network: {_words(error)}.") from None

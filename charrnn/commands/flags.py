@@ -1,0 +1,62 @@
+"""Kinds of values that flags take; a wrong one exits with 2 and says what would be right."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+
+
+def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A whole number in [least, most]."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"{value} is too {'small' if value < least else 'large'}: {_range(least, most)}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+    """A finite number in [least, most], or in (least, most] if ``above``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is no number") from None
+        if not (least < value if above else least <= value) or value > most or abs(value) == float("inf"):
+            raise ArgumentTypeError(
+                f"{text} is not {'more than' if above else 'at least'} {least:g} and finite"
+                + (f", and at most {most:g}" if most != float("inf") else "")
+            )
+        return value
+
+    return parse
+
+
+def numbers(least: float) -> Callable[[str], list[float]]:
+    """Numbers of at least ``least``, with commas between them."""
+
+    def parse(text: str) -> list[float]:
+        return [number(least)(part) for part in text.split(",")]
+
+    return parse
+
+
+def _range(least: int, most: int) -> str:
+    return f"it has to be {least} or more" if most == 2**63 - 1 else f"it has to be from {least} to {most}"
+
+
+def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """The names of the arguments that stand on the command line, as against those left at their defaults."""
+    missing = object()
+    blank = Namespace(**{action.dest: missing for action in parser._actions})
+    return {
+        name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not missing and value != []
+    }

@@ -1,0 +1,296 @@
+"""charrnn-sample: symbols or sound from a trained network."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytecodec.console import (
+    INTERRUPTED,
+    Interruption,
+    Parser,
+    command,
+    is_special_file,
+    progress,
+    say,
+    wrong_command_line,
+)
+from bytecodec.errors import InputError
+from charrnn import runlog, runtime
+from charrnn.commands.flags import number, numbers, whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.engines import Engine
+
+DEFAULT_SECONDS = 10
+DEFAULT_SYMBOLS = 2000
+START_SYMBOLS = 2000  # of a --start-file for a network of text
+CHUNK = 256  # symbols between looks at the keyboard; also how much a listener waits for
+EXAMPLES = """
+charrnn-sample --temperature 1 > generated.txt
+charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
+charrnn-sample --segments 10 --segment-seconds 27 --segments-dir parts -o joined.wav
+charrnn-sample --streams 8 --seconds 5 -o takes
+charrnn-sample --seconds 0 | utf82wav | aplay
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-sample."""
+    p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
+    p.add_argument("network", nargs="?", metavar="CHECKPOINT or RUN", help="default: the newest run under ./runs")
+    p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
+    p.add_argument("-o", "--output", metavar="OUT", default="-", help=".wav, .txt or -; with several takes, a folder")
+    what = p.add_argument_group("what to sample")
+    length = what.add_mutually_exclusive_group()
+    length.add_argument("--length", type=whole(1), metavar="SYMBOLS", help="default: 2000 for text")
+    length.add_argument("--seconds", type=number(0), metavar="S", help="0: until interrupted; default: 10 for sound")
+    what.add_argument(
+        "--temperature",
+        type=numbers(0),
+        default=[1.0],
+        metavar="T",
+        help="1 as learned, less is tamer, 0 the likeliest; a list such as 0.8,1 makes a take of each (default: 1)",
+    )
+    what.add_argument("--streams", type=whole(1, 100000), metavar="N", help="takes side by side (default: 1)")
+    what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
+    start = p.add_argument_group("where to start")
+    start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
+    start.add_argument("--start-file", metavar="FILE", help="read the end of a recording or text first")
+    start.add_argument(
+        "--start-seconds", type=number(0, above=True), default=2.0, metavar="S", help="how much of a recording"
+    )
+    start.add_argument("--state-in", metavar="FILE", help="go on from a --state-out")
+    start.add_argument("--state-out", metavar="FILE", help="keep the state at the end, to go on another day")
+    segments = p.add_argument_group("segments")
+    segments.add_argument("--segments", type=whole(1), metavar="K", help="sample in K segments, joined in one output")
+    size = segments.add_mutually_exclusive_group()
+    size.add_argument("--segment-length", type=whole(1), metavar="SYMBOLS", help="symbols of a segment")
+    size.add_argument("--segment-seconds", type=number(0, above=True), metavar="S", help="seconds of a segment")
+    segments.add_argument(
+        "--join",
+        choices=("carry", "reset"),
+        default="carry",
+        help="what a segment starts from: the state in which the last one ended, or nothing",
+    )
+    segments.add_argument("--segments-dir", metavar="DIR", help="keep each segment as a file, too")
+    how = p.add_argument_group("how")
+    how.add_argument("--engine", choices=("auto", "eager"), default="auto", help="what runs the network")
+    how.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
+    how.add_argument(
+        "--threads",
+        type=whole(0, 1024),
+        default=None,
+        metavar="N",
+        help="0: a core each (default: CHARRNN_THREADS, or 0)",
+    )
+    return p
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line comes to for a network."""
+
+    segments: int
+    length: int | None  # of a segment; None: without end
+    sound: bool  # whether to write WAV rather than text
+
+    @property
+    def total(self) -> int | None:
+        """Symbols of a stream."""
+        return None if self.length is None else self.segments * self.length
+
+
+@command
+def charrnn_sample(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-sample; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    _check(p, args)
+    runtime.before_torch()
+    if not args.network:
+        args.network = str(runlog.newest_run().path)
+        say(f"sampling from {args.network}.", args.quiet)
+    path = runlog.checkpoint_path(args.network, args.checkpoint)
+
+    from charrnn.checkpoint import Streams, load, load_streams, save_streams
+    from charrnn.engines import engine as make_engine
+    from charrnn.generate import prime
+
+    checkpoint = load(path)
+    plan = _plan(args, checkpoint)
+    carried = load_streams(args.state_in, checkpoint.model) if args.state_in else None
+    streams = args.streams or (len(carried.last) if carried else 1)
+    if carried and len(carried.last) != streams:
+        raise InputError(f"{args.state_in} holds {len(carried.last)} streams: leave --streams {streams} out.")
+    seed = args.seed if args.seed is not None else carried.seed if carried else 0
+    place = carried.position if carried else 0
+    start = _start(args, checkpoint)
+    threads = runtime.default_threads() if args.threads is None else args.threads
+    engine = make_engine(checkpoint, args.engine, streams, args.precision, threads)
+    outputs = _outputs(args.output, len(args.temperature), streams, plan.sound)
+    with Interruption() as interruption:
+        for temperature, paths in zip(args.temperature, outputs, strict=True):
+            engine.reset()
+            if carried:
+                engine.set_state(carried.state, carried.last)
+            if len(start):
+                prime(engine, start)
+            done = _sample(args, plan, checkpoint, engine, paths, temperature, seed, place, start, interruption)
+            if interruption:
+                break
+    if args.state_out:
+        save_streams(args.state_out, Streams(*engine.get_state(), seed, place + done))
+    endless = plan.length is None and interruption.exit_code == INTERRUPTED
+    return 0 if endless else interruption.exit_code
+
+
+def _check(p: Parser, args: Namespace) -> None:
+    """Refuse what is wrong whatever the files hold."""
+    sizes = args.segment_length or args.segment_seconds
+    if not args.segments and (sizes or args.segments_dir or args.join == "reset"):
+        wrong_command_line(p, "--segment-length, --segment-seconds, --segments-dir and --join go with --segments K.")
+    if args.segments and sizes and (args.length or args.seconds is not None):
+        wrong_command_line(
+            p, "--segments K with the size of a segment is a length already: leave --length and --seconds out."
+        )
+    if args.segments and args.seconds == 0:
+        wrong_command_line(p, "--segments K has an end, and --seconds 0 has none.")
+    several = len(args.temperature) > 1 or (args.streams or 1) > 1
+    if several and args.output == "-":
+        wrong_command_line(p, "several takes need a folder: -o FOLDER.")
+    if several and args.segments_dir:
+        wrong_command_line(p, "--segments-dir is for one take.")
+    if len(args.temperature) > 1 and (args.state_out or args.seconds == 0):
+        wrong_command_line(
+            p, "several temperatures are sampled one after another: --state-out and --seconds 0 take one."
+        )
+    named = args.output != "-" and not is_special_file(args.output)
+    if named and not several and Path(args.output).suffix.lower() not in (".wav", ".txt"):
+        wrong_command_line(p, f"-o {args.output}: give a name that ends in .wav or .txt, or - for standard output.")
+
+
+def _plan(args: Namespace, checkpoint: Checkpoint) -> Plan:
+    rate = checkpoint.rate
+    suffix = Path(args.output).suffix.lower()
+    several = len(args.temperature) > 1 or (args.streams or 1) > 1
+    if rate is None and (args.seconds is not None or args.segment_seconds or suffix == ".wav"):
+        raise InputError(
+            f"{checkpoint.path} was trained on text, which has no seconds: use --length, and a .txt for -o."
+        )
+    sound = suffix == ".wav" or (several and rate is not None and suffix != ".txt")
+    total = DEFAULT_SYMBOLS if rate is None else DEFAULT_SECONDS * rate
+    if args.length:
+        total = args.length
+    elif args.seconds is not None and rate is not None:
+        total = round(args.seconds * rate)
+        if total == 0 and args.seconds > 0:
+            raise InputError(f"--seconds {args.seconds:g} is less than one sample at {rate} Hz.")
+    if args.segments:
+        if args.segment_length:
+            size = args.segment_length
+        elif args.segment_seconds and rate is not None:
+            size = round(args.segment_seconds * rate)
+        else:
+            size = total // args.segments
+        if size < 1:
+            raise InputError(f"{args.segments} segments are more than there are symbols: make fewer.")
+        return Plan(args.segments, size, sound)
+    return Plan(1, total or None, sound)
+
+
+def _start(args: Namespace, checkpoint: Checkpoint) -> NDArray[np.integer[Any]]:
+    """The symbols to read before the first one is drawn."""
+    import numpy as np
+
+    parts = []
+    if args.start_file:
+        from charrnn.data import SoundOptions, last_symbols
+
+        options = SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
+        count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
+        parts.append(last_symbols(Path(args.start_file), checkpoint.vocab, options, count))
+    if args.start_text:
+        parts.append(checkpoint.vocab.encode(args.start_text))
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[list[str]]:
+    """For each temperature, the files of its streams."""
+    from charrnn.outputs import take_path
+
+    if temperatures * streams == 1:
+        return [[output]]
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [[take_path(folder, t * streams + k, sound) for k in range(streams)] for t in range(temperatures)]
+
+
+def _sample(
+    args: Namespace,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    paths: list[str],
+    temperature: float,
+    seed: int,
+    place: int,
+    start: NDArray[np.integer[Any]],
+    interruption: Interruption,
+) -> int:
+    """Sample one temperature into its files; returns how many symbols each stream has got."""
+    from charrnn.outputs import Segments, open_takes
+    from charrnn.stitch import stitch
+
+    done, segment, began = 0, 0, time.monotonic()
+    total = None if plan.total is None else plan.total * len(paths)
+    with contextlib.ExitStack() as stack:
+        takes = stack.enter_context(open_takes(paths, plan.sound, checkpoint))
+        keep = (
+            stack.enter_context(Segments(Path(args.segments_dir), plan.sound, checkpoint))
+            if args.segments_dir
+            else None
+        )
+        bar = stack.enter_context(progress(total, " symbols", args.quiet, unit_scale=True))
+        for number, ids in stitch(
+            engine, plan.segments, plan.length, temperature, seed, args.join, start, place, chunk=CHUNK
+        ):
+            if number != segment:
+                segment = number
+                for take in takes:
+                    take.mark()
+            for take, symbols in zip(takes, ids, strict=True):
+                take.write(symbols)
+            if keep:
+                keep.write(number, ids[0])
+            done += ids.shape[1]
+            bar.update(ids.size)
+            if interruption:
+                break
+    if not args.quiet:
+        _say_how_fast(done, len(paths), time.monotonic() - began, checkpoint.rate, paths)
+    return done
+
+
+def _say_how_fast(done: int, streams: int, seconds: float, rate: int | None, paths: list[str]) -> None:
+    speed = done * streams / max(seconds, 1e-9)
+    text = f"{done * streams:,} symbols in {seconds:.1f} s, {speed:,.0f} a second"
+    if rate:
+        text += f", {speed / rate:.2f} times real time"
+    if paths[0] != "-":
+        text += f": {paths[0]}" + (f" to {Path(paths[-1]).name}" if streams > 1 else "")
+    say(text)
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_sample())

@@ -1,0 +1,298 @@
+"""charrnn-train: train a network on recordings or texts."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytecodec.console import Interruption, Parser, command, say, wrong_command_line
+from bytecodec.errors import InputError
+from charrnn import runlog, runtime
+from charrnn.commands.flags import given, number, whole
+
+if TYPE_CHECKING:
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.commands.progress import Narrator
+    from charrnn.data import Corpus
+    from charrnn.model import CharRNN
+    from charrnn.train import Settings, Trainer
+
+MODEL_FLAGS = ("rnn_size", "layers", "wordvec_size", "forget_bias", "dropout")
+LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
+FLAGS_BESIDE_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
+DEFAULT_EPOCHS = 50
+EXAMPLES = """
+wav2utf8 in.wav out.txt && charrnn-train out.txt --rnn-size 680 --layers 3
+charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
+charrnn-train recordings/ --run-dir runs/choir
+charrnn-train --resume runs/choir --max-epochs 80
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-train."""
+    p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
+    p.add_argument("input", nargs="*", metavar="INPUT", help="texts or recordings, or folders of them, laid end to end")
+    data = p.add_argument_group("data")
+    data.add_argument("--rate", type=whole(1000, 768000), default=11025, help="samples a second that recordings become")
+    data.add_argument("--normalize", action="store_true", help="bring each recording's peak to full scale")
+    data.add_argument("--gain", type=number(-200, 200), default=0.0, metavar="DB", help="make recordings louder")
+    data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
+    data.add_argument("--val-frac", type=number(0, 1), default=0.1, help="part of the symbols to validate with")
+    data.add_argument("--test-frac", type=number(0, 1), default=0.1, help="part of the symbols to leave alone")
+    data.add_argument("--batch-size", type=whole(1), default=50, metavar="N", help="rows of a batch")
+    data.add_argument("--seq-length", type=whole(1), default=50, metavar="T", help="steps of a batch")
+    model = p.add_argument_group("network")
+    model.add_argument("--rnn-size", type=whole(1), default=680, metavar="H", help="units of a layer")
+    model.add_argument("--layers", "--num-layers", type=whole(1), default=3, metavar="L", help="recurrent layers")
+    model.add_argument("--wordvec-size", type=whole(1), default=110, metavar="D", help="numbers in an embedding")
+    model.add_argument("--forget-bias", type=number(-1e6), default=1.0, metavar="B", help="initial forget gates' bias")
+    model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
+    learn = p.add_argument_group("learning")
+    learn.add_argument("--learning-rate", type=number(0, above=True), default=2e-3, metavar="R", help="of Adam")
+    learn.add_argument("--lr-decay-every", type=whole(1), default=5, metavar="EPOCHS", help="when to lower it")
+    learn.add_argument("--lr-decay-factor", type=number(0, 1, True), default=0.5, metavar="F", help="by which factor")
+    learn.add_argument(
+        "--grad-clip", type=number(0), default=5.0, metavar="G", help="limit of a gradient's elements; 0: none"
+    )
+    learn.add_argument(
+        "--max-epochs", type=number(0, above=True), metavar="E", help="length (default: 50, if no other)"
+    )
+    learn.add_argument("--max-iterations", type=whole(1), metavar="N", help="length in batches")
+    learn.add_argument("--max-minutes", type=number(0, above=True), metavar="M", help="length by the clock")
+    learn.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, help="of all that is random")
+    run = p.add_argument_group("run")
+    run.add_argument("--run-dir", metavar="DIR", help="a new folder (default: runs/INPUT-001, counting up)")
+    run.add_argument(
+        "--checkpoint-every", type=whole(1), default=1000, metavar="N", help="iterations between checkpoints"
+    )
+    run.add_argument(
+        "--keep", type=whole(0), default=0, metavar="N", help="checkpoints to keep beside the best; 0: all"
+    )
+    run.add_argument("--print-every", type=whole(1), default=0, metavar="N", help="print a line every N iterations")
+    run.add_argument("--resume", metavar="RUN", help="go on with a run; takes only a new length and --device beside it")
+    run.add_argument("--init-from", metavar="CHECKPOINT", help="begin with the weights of another network")
+    run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
+    run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
+    run.add_argument(
+        "--threads",
+        type=whole(0, 1024),
+        default=None,
+        metavar="N",
+        help="on a CPU; 0: a core each (default: CHARRNN_THREADS, or 0)",
+    )
+    return p
+
+
+@command
+def charrnn_train(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-train; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    named = given(p, argv)
+    _check(p, args, named)
+    runtime.before_torch()
+    from charrnn.commands.progress import Narrator
+
+    narrator = Narrator(args.quiet, args.print_every)
+    with contextlib.ExitStack() as stack:
+        trainer = _resumed(args, stack, narrator) if args.resume else _new(args, named, stack, narrator)
+        narrator.begin(trainer)
+        stack.callback(narrator.end)
+        interruption = stack.enter_context(Interruption())
+        trainer.train(stopped=lambda: bool(interruption))
+    _say_how_it_ended(trainer, interruption, args.quiet)
+    print(trainer.run.path)
+    return interruption.exit_code
+
+
+def _check(p: Parser, args: Namespace, named: set[str]) -> None:
+    """Refuse what is wrong whatever the files hold."""
+    if args.resume:
+        foreign = sorted(named - FLAGS_BESIDE_RESUME)
+        if foreign:
+            names = ", ".join("INPUT" if name == "input" else "--" + name.replace("_", "-") for name in foreign)
+            wrong_command_line(p, f"--resume goes on with what the run was started with, so {names} cannot be given.")
+    if args.val_frac + args.test_frac >= 1:
+        wrong_command_line(
+            p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."
+        )
+    if "max_epochs" not in named and args.max_iterations is None and args.max_minutes is None and not args.resume:
+        args.max_epochs = DEFAULT_EPOCHS
+
+
+def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+    """A new run: data, network and settings from the command line."""
+    from charrnn import data
+    from charrnn.checkpoint import load
+    from charrnn.model import ModelConfig, build
+    from charrnn.train import Settings
+
+    inputs = args.input or [_default_input()]
+    run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
+    old = load(args.init_from) if args.init_from else None
+    options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
+    device = runtime.choose_device(args.device)
+    threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
+    fields = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
+    settings = Settings(**{**fields, "device": device, "precision": runtime.choose_precision(args.precision, device)})
+    with _removed_unless_finished(run.path):
+        stack.enter_context(run.locked())
+        corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
+        if old:
+            model = old.model
+            _check_same_network(args, named, model.config)
+        else:
+            shape = {name: getattr(args, name) for name in MODEL_FLAGS}
+            model = build(ModelConfig(len(corpus.vocab), **shape), args.seed)
+        is_sound = corpus.vocab.alphabet is not None
+        config = {
+            "inputs": list(corpus.names),
+            "symbols": len(corpus.ids),
+            "rate": options.rate if is_sound else None,
+            "encoding": options.encoding if is_sound else None,
+            "vocab": corpus.vocab.to_json(),
+            "model": model.config.to_json(),
+            "init_from": args.init_from,
+            "val_frac": args.val_frac,
+            "test_frac": args.test_frac,
+            "threads": threads,
+            "training": settings.to_json(),
+        }
+        trainer = _trainer(model, corpus, settings, config, run, narrator)
+        trainer.save_resume()
+        run.write_config(config)
+    _say_the_plan(trainer, config, args.quiet)
+    return trainer
+
+
+def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+    """A run that goes on, as its config.json says."""
+    from charrnn import data
+    from charrnn.model import CharRNN, ModelConfig
+    from charrnn.train import Settings
+    from charrnn.vocab import Vocab
+
+    run = runlog.find_run(args.resume)
+    stack.enter_context(run.locked())
+    config = run.config()
+    lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
+    try:
+        if any(value is not None for value in lengths.values()):
+            config["training"].update(lengths)
+            say("the length is new, so the schedule is planned anew.", args.quiet)
+        if args.device != "auto":
+            config["training"]["device"] = runtime.choose_device(args.device)
+        settings = Settings(**config["training"])
+        model = CharRNN(ModelConfig(**config["model"]))
+        corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+        runtime.set_threads(config["threads"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{run.config_file} is not as charrnn-train wrote it ({error}).") from None
+    if len(corpus.ids) != config["symbols"]:
+        raise InputError(
+            f"{run.corpus_file} holds {len(corpus.ids):,} symbols, and the run began with {config['symbols']:,}."
+        )
+    trainer = _trainer(model, corpus, settings, config, run, narrator)
+    run.write_config(config)
+    say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
+    _say_the_plan(trainer, config, args.quiet)
+    return trainer
+
+
+def _trainer(
+    model: CharRNN, corpus: Corpus, settings: Settings, config: dict[str, Any], run: runlog.Run, narrator: Narrator
+) -> Trainer:
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.train import Trainer
+
+    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
+        return Checkpoint(model, corpus.vocab, step, epoch, config["rate"], config["encoding"], train_loss, val_loss)
+
+    parts = corpus.split(config["val_frac"], config["test_frac"])
+    needed = settings.batch_size * settings.seq_length + 1
+    if len(parts["train"]) < needed:
+        raise InputError(
+            f"{', '.join(corpus.names)}: {len(parts['train']):,} symbols to train on are too few for one batch of "
+            f"{settings.batch_size} rows x {settings.seq_length} steps, which takes {needed:,}. "
+            "Lower --batch-size or --seq-length, or give more."
+        )
+    return Trainer(model.to(settings.device), parts, settings, run, package, narrator)
+
+
+@contextlib.contextmanager
+def _removed_unless_finished(folder: Path) -> Iterator[None]:
+    """Make a folder for a run, and take it away again if the run does not come to be."""
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if existed:
+            for path in folder.iterdir():
+                path.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _default_input() -> str:
+    for folder in (Path(), Path(__file__).parents[2]):
+        voice = folder / "data" / "voice.wav"
+        if voice.is_file():
+            say(f"NO INPUT WAS GIVEN: training on the demo recording, {voice}.")
+            return str(voice)
+    raise InputError("give an INPUT: a recording, a text, or a folder of them, such as `charrnn-train voice.wav`.")
+
+
+def _check_same_network(args: Namespace, named: set[str], config: Any) -> None:
+    for name in MODEL_FLAGS:
+        if name in named and getattr(args, name) != getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{args.init_from} has {flag} {getattr(config, name)}: leave {flag} out.")
+
+
+def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
+    from charrnn.commands.progress import duration
+
+    settings, model = trainer.settings, trainer.model.config
+    parts = ", ".join(f"{name} {len(ids):,}" for name, ids in trainer.parts.items())
+    length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
+    per_epoch = trainer.batches.row_length // settings.seq_length
+    until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
+    if trainer.iterations is not None:
+        until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
+    say(
+        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}, embeddings of {model.wordvec_size}: "
+        f"{trainer.model.number_of_parameters():,} parameters\n"
+        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
+        f"{model.vocab_size} different ones; {parts}\n"
+        f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
+        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads\n"
+        f"run       {trainer.run.path}",
+        quiet,
+    )
+    if not len(trainer.parts["val"]) > 1:
+        say("there is no validation part: the losses of val.csv are left out.", quiet)
+
+
+def _say_how_it_ended(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
+    path, place = trainer.run.path, trainer.place
+    if interruption:
+        say(
+            f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
+            quiet,
+        )
+    else:
+        say(f"done after iteration {place.iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_train())

@@ -1,0 +1,246 @@
+"""Text or sound to ids on disk, splits of them, and contiguous batches."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bytecodec
+from bytecodec.console import say
+from bytecodec.errors import InputError
+from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
+
+BLOCK = 1 << 22  # bytes of text read at a time
+BYTE_ORDER_MARK = "\ufeff"
+
+# How the files of the formats begin that libsndfile reads (WAV, big-endian WAV, RF64, Wave64, AIFF, FLAC, Ogg,
+# AU, CAF, MP3 with and without tag). Anything else is taken for text.
+SOUND_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"caff", b"ID3", b"\xff\xfb")
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """How recordings become bytes; the fields mean what the flags of wav2utf8 mean."""
+
+    rate: int = 11025
+    normalize: bool = False
+    gain_db: float = 0.0
+    mulaw: bool = False
+
+    @property
+    def encoding(self) -> str:
+        """The name of what a byte means."""
+        return "mulaw" if self.mulaw else "linear"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All symbols of a run, on disk, mapped into memory as they are needed.
+
+    Attributes
+    ----------
+    ids
+        (n,) in the vocabulary's dtype: one byte a symbol up to 256 symbols.
+    vocab
+        What the ids mean.
+    names
+        The files that they come from, in order.
+    """
+
+    ids: Ids
+    vocab: Vocab
+    names: tuple[str, ...]
+
+    def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
+        """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
+        torch-rnn cuts, and the rest for train."""
+        n = len(self.ids)
+        val, test = int(val_frac * n), int(test_frac * n)
+        train = n - val - test
+        return {"train": self.ids[:train], "val": self.ids[train : train + val], "test": self.ids[train + val :]}
+
+
+class ContiguousBatches:
+    """The batches of a part: N rows that lie end to end in it, read side by side.
+
+    A batch is a function of the position in the rows, counted in symbols, so that a run is resumed by one
+    integer; targets are the inputs shifted by one. What is left after the last whole batch is dropped, as in
+    torch-rnn.
+
+    Parameters
+    ----------
+    ids
+        (n,) symbols.
+    n
+        N, the number of rows.
+    multiple
+        A row's length is a multiple of this: the number of steps T of a batch.
+    rank, world
+        Which of how many workers this is: it gets rows ``rank * N / world`` and on.
+    """
+
+    def __init__(self, ids: Ids, n: int, multiple: int = 1, rank: int = 0, world: int = 1) -> None:
+        self.row_length = (len(ids) - 1) // (n * multiple) * multiple
+        if self.row_length < 1:
+            raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + 1")
+        own = slice(rank * n // world, (rank + 1) * n // world)
+        used = n * self.row_length
+        self._x = ids[:used].reshape(n, self.row_length)[own]
+        self._y = ids[1 : used + 1].reshape(n, self.row_length)[own]
+        self.rows = self._x.shape[0]
+
+    def at(self, position: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and targets, each (N, steps), from ``position`` on in every row; rows begin again at their end."""
+        start = position % self.row_length
+        window = slice(start, start + steps)
+        return self._x[:, window].astype(np.int64), self._y[:, window].astype(np.int64)
+
+
+def prepare(
+    inputs: Sequence[str], target: Path, options: SoundOptions, vocab: Vocab | None = None, quiet: bool = False
+) -> Corpus:
+    """Lay texts and recordings end to end as ids in the file ``target``.
+
+    Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
+    characters as vocabulary; other texts together make a vocabulary of what occurs in them. Folders stand for
+    the recordings in them, or for their texts if there are none, sorted by path. A ``vocab`` that is given
+    is kept to.
+
+    Raises
+    ------
+    InputError
+        A file is neither a recording nor UTF-8, recordings are mixed with plain text, or nothing is in them.
+    """
+    files = [file for name in inputs for file in _files(Path(name), quiet)]
+    sounds = {file for file in files if is_sound(file)}
+    texts = {file: _Characters.of(file) for file in files if file not in sounds}
+    alphabets = {file: text.alphabet for file, text in texts.items()}
+    as_bytes = bool(sounds) or all(alphabets.values())
+    if as_bytes and not all(alphabets.values()):
+        plain = next(file for file, alphabet in alphabets.items() if alphabet is None)
+        raise InputError(
+            f"{plain} is plain text, and {next(iter(sounds))} is a recording: train on one kind. "
+            "A text that stands for sound is made with wav2utf8."
+        )
+    if vocab is not None:
+        if as_bytes != (vocab.alphabet is not None):
+            raise InputError(f"the network knows {vocab.describe()}, and {files[0]} is of another kind.")
+    elif as_bytes:
+        vocab = Vocab.of_alphabet(next((name for name in alphabets.values() if name), "braille"))
+    else:
+        vocab = Vocab.of_code_points(np.flatnonzero(np.any([text.seen for text in texts.values()], axis=0)))
+    with target.open("wb") as file:
+        for path in files:
+            for block in _blocks(path, path in sounds, vocab, options):
+                file.write(block.astype(vocab.dtype, copy=False).tobytes())
+    return open_corpus(target, vocab, tuple(map(str, files)))
+
+
+def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...]) -> Corpus:
+    """Map a file that `prepare` wrote. An InputError where it holds nothing."""
+    if path.stat().st_size == 0:
+        raise InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
+    return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names)
+
+
+def last_symbols(path: Path, vocab: Vocab, options: SoundOptions, count: int) -> Ids:
+    """The last ``count`` ids of a text or a recording, in constant memory."""
+    kept = np.empty(0, dtype=vocab.dtype)
+    for block in _blocks(path, is_sound(path), vocab, options):
+        kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
+    return kept
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file is a recording, by how it begins or, where that says nothing, by its name."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start.startswith(SOUND_MAGIC) or path.suffix.lower() in SOUND_SUFFIXES
+
+
+def _files(path: Path, quiet: bool) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    chosen = [p for p in files if is_sound(p)] or [p for p in files if p.suffix.lower() == ".txt"]
+    if not chosen:
+        raise InputError(f"there is no recording and no .txt in the folder {path}.")
+    say(f"{path}: {len(chosen)} of the {len(files)} files in it.", quiet)
+    return chosen
+
+
+@dataclass
+class _Characters:
+    """Which characters occur in a text."""
+
+    seen: NDArray[np.bool_]  # (MAX_CODE_POINT + 1,)
+    alphabet: str | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Characters:
+        seen = np.zeros(MAX_CODE_POINT + 1, dtype=np.bool_)
+        last, lines = "", 0
+        with path.open("rb") as file:
+            for text in _read_text(file, path):
+                seen[code_points(text)] = True
+                last, lines = text, lines + text.count("\n")
+        inside = seen
+        if lines == 1 and last.endswith("\n"):  # an editor's line end after the bytes is no byte
+            inside = seen.copy()
+            inside[[ord("\n"), ord("\r")]] = False
+        return cls(seen, next((name for name in bytecodec.ALPHABETS if _lies_in(inside, name)), None))
+
+
+def _lies_in(seen: NDArray[np.bool_], alphabet: str) -> bool:
+    first = bytecodec.ALPHABETS[alphabet]
+    return bool(seen.any()) and int(seen[first : first + 256].sum()) == int(seen.sum())
+
+
+def _read_text(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The characters of a UTF-8 file in blocks, without a byte order mark."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset, first = 0, True
+    while True:
+        data = file.read(BLOCK)
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} is neither a recording that can be read nor UTF-8 text: "
+                f"the byte at offset {offset - waiting + error.start} does not fit."
+            ) from None
+        offset += len(data)
+        if first and text:
+            text, first = text.removeprefix(BYTE_ORDER_MARK), False
+        if text:
+            yield text
+        if not data:
+            return
+
+
+def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions) -> Iterator[Ids]:
+    if sound:
+        yield from bytecodec.read_blocks(
+            str(path), options.rate, normalize=options.normalize, gain_db=options.gain_db, mulaw=options.mulaw
+        )
+        return
+    with path.open("rb") as file:
+        if vocab.alphabet is None:
+            for text in _read_text(file, path):
+                yield vocab.encode(text)
+            return
+        decoder = bytecodec.Decoder()
+        try:
+            while data := file.read(BLOCK):
+                yield np.frombuffer(decoder.feed(data), np.uint8)
+            yield np.frombuffer(decoder.close(), np.uint8)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,94 @@
+"""Ways to run a trained network one symbol at a time.
+
+Every engine is a plain function of (weights, state, u): given the same uniform numbers, all of them choose the
+same symbols, but for rounding at a border between two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+
+ENGINES = ("auto", "eager")
+NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
+
+EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
+
+
+class Engine(Protocol):
+    """N streams of a network, each in a state of its own. Speaks numpy.
+
+    A stream is its hidden state and the last symbol, which the network has not read yet; before the first
+    symbol that is `NOTHING`.
+    """
+
+    streams: int
+    vocab_size: int
+
+    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Read ids (N, P): the next symbol will follow them."""
+
+    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+        """The next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
+
+        A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
+        the sum of the probabilities exceeds u. Temperature 0 takes the likeliest.
+        """
+
+    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Log-probabilities (N, T-1) in nats, from the zero state, of each symbol of ids (N, T) but the first
+        given those before it. Leaves the streams as they are, and takes any N."""
+
+    def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
+        """Hidden state and last symbols (N,): all that a later `set_state` needs to go on."""
+
+    def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
+        """Go on from what `get_state` gave."""
+
+    def reset(self) -> None:
+        """Back to the zero state with no last symbol."""
+
+
+def engine(
+    checkpoint: str | Path | Any,
+    kind: str = "auto",
+    streams: int = 1,
+    precision: str = "auto",
+    threads: int = 0,
+) -> Engine:
+    """The engine of a kind for a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint
+        A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint`.
+    kind
+        auto (the fastest that there is) or eager (the reference in torch).
+    streams
+        N, 1 or more.
+    precision
+        fp32, bf16, or auto: the engine's own best.
+    threads
+        On the CPU; 0: a core each.
+
+    Raises
+    ------
+    InputError
+        The checkpoint cannot be used, or there is no such engine.
+    """
+    from charrnn.checkpoint import Checkpoint, load
+    from charrnn.engines.eager import EagerEngine
+    from charrnn.runtime import set_threads
+
+    if kind not in ENGINES:
+        raise InputError(f"there is no engine {kind!r}: the engines are {', '.join(ENGINES)}.")
+    if streams < 1:
+        raise InputError(f"{streams} streams: it takes 1 or more.")
+    set_threads(threads)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)

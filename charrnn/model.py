@@ -1,0 +1,128 @@
+"""The character network: embedding, stacked recurrent layers, linear to logits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.cells import CELLS, CellState, Linear
+from charrnn.vocab import Vocab
+
+State = tuple[CellState, ...]  # one a layer
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that says what a network is.
+
+    Attributes
+    ----------
+    vocab_size
+        V, the number of different symbols, 1 or more.
+    wordvec_size
+        D, the length of an embedding.
+    rnn_size
+        H, the units of a layer.
+    layers
+        The number of recurrent layers.
+    cell
+        A name in `charrnn.cells.CELLS`.
+    dropout
+        The probability with which each output of each layer is dropped while training, in [0, 1).
+    forget_bias
+        The initial bias of the forget gates.
+    """
+
+    vocab_size: int
+    wordvec_size: int = 110
+    rnn_size: int = 680
+    layers: int = 3
+    cell: str = "lstm"
+    dropout: float = 0.0
+    forget_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "wordvec_size", "rnn_size", "layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
+        if self.cell not in CELLS:
+            raise ValueError(f"cell is {self.cell!r}, and has to be one of {', '.join(CELLS)}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout!r}, and has to be at least 0 and less than 1")
+        if not isinstance(self.forget_bias, int | float):
+            raise ValueError(f"forget_bias is {self.forget_bias!r}, and has to be a number")
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return asdict(self)
+
+
+class CharRNN(nn.Module):
+    """A character network with torch-rnn's shape and initial values.
+
+    N streams, T steps, V symbols, D long embeddings, H units. The state is an argument and a result, never kept.
+    """
+
+    layers: Any  # of one class of charrnn.cells
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab: Vocab | None = None  # what the ids mean, once a checkpoint says so
+        sizes = [config.wordvec_size] + [config.rnn_size] * config.layers
+        self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
+        self.layers = nn.ModuleList(
+            CELLS[config.cell](size_in, size_out, config.forget_bias) for size_in, size_out in pairwise(sizes)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(sizes[-1], config.vocab_size)  # from uniform(-1/sqrt(H), 1/sqrt(H))
+
+    def initial_state(self, n: int) -> State:
+        """The zero state of n streams."""
+        return tuple(layer.initial_state(n) for layer in self.layers)
+
+    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
+        x = self.embedding(ids)  # (N, T, D)
+        new_state = []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x, layer_state = layer(x, layer_state)  # (N, T, H)
+            x = self.dropout(x)
+            new_state.append(layer_state)
+        return self.output(x), tuple(new_state)
+
+    def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
+        """Mean cross-entropy in nats a symbol of the symbols y (N, T) that follow x (N, T), and the state after."""
+        logits, state = self(x, state)
+        return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten()), state
+
+    def step(self, ids: Tensor, state: State, linear: Linear = functional.linear) -> tuple[Tensor, State]:
+        """Logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""
+        x = self.embedding(ids)  # (N, D)
+        new_state = []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x, layer_state = layer.step(x, layer_state, linear)
+            new_state.append(layer_state)
+        return linear(x, self.output.weight, self.output.bias), tuple(new_state)
+
+    def number_of_parameters(self) -> int:
+        """How many numbers it learns."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def detach(state: State) -> State:
+    """The same state, through which no gradient flows back."""
+    return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
+
+
+def build(config: ModelConfig, seed: int) -> CharRNN:
+    """A new network whose initial values hang on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CharRNN(config)

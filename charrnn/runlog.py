@@ -1,0 +1,248 @@
+"""The run directory: its files, names and logs. Imports no torch, so that whatever reads runs starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from bytecodec.console import open_output
+from bytecodec.errors import InputError
+
+RUNS = Path("runs")
+VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
+LOG_COLUMNS = (
+    "iteration",
+    "epoch",
+    "train_loss",
+    "train_bits",
+    "learning_rate",
+    "grad_norm",
+    "symbols_per_second",
+    "elapsed_seconds",
+)
+TIME_COLUMNS = ("symbols_per_second", "elapsed_seconds")  # all that differs between two runs of the same
+
+
+class Run:
+    """A run directory.
+
+    ========================  ==============================================================
+    config.json               what was decided when it was started
+    log.csv, val.csv          a row an iteration, a row a validation; losses in nats a symbol
+    checkpoints/00001000.…    the network at an iteration; best.json names the best
+    resume.safetensors        all that going on needs; the newest only
+    corpus.bin                the ids that it trains on
+    ========================  ==============================================================
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.json"
+        self.log_file = path / "log.csv"
+        self.val_file = path / "val.csv"
+        self.best_file = path / "best.json"
+        self.resume_file = path / "resume.safetensors"
+        self.corpus_file = path / "corpus.bin"
+        self.checkpoints_folder = path / "checkpoints"
+
+    def checkpoint_file(self, step: int) -> Path:
+        """Where the checkpoint of an iteration is."""
+        return self.checkpoints_folder / f"{step:08d}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that there are, oldest first."""
+        return sorted(self.checkpoints_folder.glob("[0-9]*.safetensors"))
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds; an InputError where it is not a run's."""
+        try:
+            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is not a run: there is no config.json in it.") from None
+        except ValueError as error:
+            raise InputError(f"{self.config_file} cannot be read ({error}).") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{self.config_file} is not a run's settings.")
+        return config
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        write_json(self.config_file, config)
+
+    def best(self) -> dict[str, Any] | None:
+        """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
+        try:
+            return dict(json.loads(self.best_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one that writes here. The system lets go of the lock when the process ends, however it ends.
+
+        Raises
+        ------
+        InputError
+            Another process trains in this directory.
+        """
+        with (self.path / "lock").open("w") as file:
+            try:
+                _lock(file)
+            except OSError:
+                raise InputError(
+                    f"another process is training in {self.path}: wait for it, or stop it first."
+                ) from None
+            yield
+
+
+def _lock(file: IO[str]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class CsvLog:
+    """A CSV file that grows by rows, and goes on after a resume without a gap or a repeated row.
+
+    Rows after ``iteration``, which a stopped run had written but not saved, are cut away on opening. Rows
+    reach the system at `flush` and the disk at `sync`.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], iteration: int) -> None:
+        self.path, self.columns = path, columns
+        self.last: dict[str, str] | None = None
+        kept = [row for row in read_rows(path) if int(row["iteration"]) <= iteration] if path.exists() else []
+        with open_output(str(path)) as file:
+            file.write((",".join(columns) + "\n").encode())
+            for row in kept:
+                file.write((",".join(row[column] for column in columns) + "\n").encode())
+        if kept:
+            self.last = kept[-1]
+        self._file = path.open("a", encoding="utf-8", newline="")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; numbers are written with nine digits, enough to tell any two float32 apart."""
+        self.last = {column: f"{row[column]:.9g}" for column in self.columns}
+        self._file.write(",".join(self.last.values()) + "\n")
+
+    def flush(self) -> None:
+        """Let readers see the rows so far."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def sync(self) -> None:
+        """Have the rows so far on the disk."""
+        self.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a log; one that is being written, or was cut off, is left out."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = file.read().split("\n")[:-1]  # what has no line end is no whole row
+    rows = list(csv.DictReader(lines))
+    return [row for row in rows if None not in row and None not in row.values()]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON to a file that appears whole or not at all."""
+    with open_output(str(path)) as file:
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def new_run(folder: str | None, first_input: str) -> Path:
+    """The folder for a new run, by default runs/STEM-001, counting up; it is not made yet.
+
+    Raises
+    ------
+    InputError
+        There is a run in it already, or another thing is in its way.
+    """
+    if folder is None:
+        stem = Path(first_input).stem or "run"
+        number = 1
+        while (RUNS / f"{stem}-{number:03d}").exists():
+            number += 1
+        return RUNS / f"{stem}-{number:03d}"
+    path = Path(folder)
+    if (path / "config.json").exists():
+        raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is there already and is no empty folder: name another --run-dir.")
+    return path
+
+
+def find_run(name: str) -> Run:
+    """The run called NAME: a path if there is one, else runs/NAME. An InputError where there is none."""
+    for path in (Path(name), RUNS / name):
+        if (path / "config.json").is_file():
+            return Run(path)
+    raise InputError(f"there is no run {name}, nor runs/{name}.")
+
+
+def newest_run() -> Run:
+    """The run under ./runs that was written to last.
+
+    Raises
+    ------
+    InputError
+        There is none; the message says how to make one.
+    """
+    runs = [Run(file.parent) for file in RUNS.glob("*/config.json")]
+    if not runs:
+        raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
+    return max(
+        runs, key=lambda run: max(file.stat().st_mtime for file in (run.config_file, run.log_file) if file.exists())
+    )
+
+
+def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
+    """The checkpoint file that a path or a run's name stands for.
+
+    Parameters
+    ----------
+    name
+        A checkpoint file, a run directory, or the name of a run under ./runs.
+    which
+        Of a run: newest, best (by validation loss), or the number of an iteration.
+
+    Raises
+    ------
+    InputError
+        There is no such thing.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    run = find_run(str(name))
+    files = run.checkpoints()
+    if not files:
+        raise InputError(f"the run {run.path} has no checkpoint yet: let it train until its first one.")
+    if which == "newest":
+        return files[-1]
+    if which == "best":
+        best = run.best()
+        if best is None:
+            raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
+        return run.path / str(best["checkpoint"])
+    if which.isdecimal() and (file := run.checkpoint_file(int(which))).exists():
+        return file
+    steps = ", ".join(str(int(file.stem)) for file in files)
+    raise InputError(f"the run {run.path} has no checkpoint {which}. It has newest, best, {steps}.")

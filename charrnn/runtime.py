@@ -1,0 +1,107 @@
+"""What the machine is asked for: threads, memory, device and precision.
+
+``before_torch`` has to run before anything imports torch, so this module imports it only inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from bytecodec.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+# Turns of the loop in which an OpenMP thread waits for the next piece of work before it sleeps. libgomp's own
+# default lets it spin for milliseconds, which starves the thread that it waits for as soon as another process
+# wants a core; sleeping at once costs a system call at each of the thousands of meetings in an iteration.
+# docs/benchmarks.md has both sides.
+SPIN_COUNT = 1000
+
+# glibc's mallopt parameters (malloc.h)
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def before_torch() -> None:
+    """Settings of the process that make torch fast on a CPU, for commands to make before they import torch.
+
+    Waiting OpenMP threads sleep early (see `SPIN_COUNT`; a setting in the environment wins). And glibc keeps
+    freed memory: by default it gives every large tensor back to the system, so that each iteration of
+    training takes some 40,000 page faults to get the same memory again, a quarter of its time.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def default_threads() -> int:
+    """CHARRNN_THREADS, or 0: as many as torch would take.
+
+    Raises
+    ------
+    InputError
+        CHARRNN_THREADS is no whole number of 0 or more.
+    """
+    value = os.environ.get("CHARRNN_THREADS", "0")
+    if not value.isdecimal():
+        raise InputError(f"CHARRNN_THREADS is {value!r}: make it a number of threads, or 0 for all cores.")
+    return int(value)
+
+
+def set_threads(count: int) -> int:
+    """Have torch compute on ``count`` threads (0: a core each); returns how many it is."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def choose_device(name: str) -> str:
+    """The device for a ``--device``: auto is an NVIDIA GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        A device was asked for by name that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch finds no NVIDIA GPU here: use --device cpu, or install a torch built for CUDA.")
+    return name
+
+
+def choose_precision(name: str, device: str) -> str:
+    """The precision for a ``--precision``: auto is bf16 where the processor multiplies it in hardware.
+
+    On such CPUs (AVX-512 BF16 or AMX) bf16 was measured faster at every size from 2x64 to 3x680; without the
+    instructions it is emulated, and slower.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def autocast(precision: str, device: str) -> torch.autocast:
+    """A context in which matrix products run in the given precision; weights and loss stay fp32."""
+    import torch
+
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,329 @@
+"""The training loop: one visible loop for every model.
+
+All it asks of a model is ``loss(x, y, state) -> (mean nats, state)`` and ``initial_state(n) -> state``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from bytecodec.errors import InputError
+from charrnn import checkpoint as files
+from charrnn.data import ContiguousBatches
+from charrnn.evaluate import BITS, evaluate
+from charrnn.model import CharRNN, State, detach
+from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
+from charrnn.runtime import autocast
+from charrnn.vocab import Ids
+
+FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
+RESUME_KIND = "resume"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run learns.
+
+    Attributes
+    ----------
+    batch_size, seq_length
+        N rows and T steps of a batch.
+    learning_rate, lr_decay_every, lr_decay_factor
+        Adam's rate, multiplied by the factor as the epochs (counted from 1) pass each multiple of ``every``.
+    grad_clip
+        Each element of the gradient is limited to [-clip, clip]; 0: not at all.
+    max_epochs, max_iterations, max_minutes
+        Where it ends: at whichever of those that are given comes first.
+    checkpoint_every
+        Iterations from one validation and checkpoint to the next.
+    keep
+        How many checkpoints to keep beside the best one; 0: all.
+    seed
+        Of the initial values and of dropout.
+    precision, device
+        fp32 or bf16 (autocast; weights stay fp32); cpu or cuda.
+    """
+
+    batch_size: int = 50
+    seq_length: int = 50
+    learning_rate: float = 2e-3
+    lr_decay_every: int = 5
+    lr_decay_factor: float = 0.5
+    grad_clip: float = 5.0
+    max_epochs: float | None = 50
+    max_iterations: int | None = None
+    max_minutes: float | None = None
+    checkpoint_every: int = 1000
+    keep: int = 0
+    seed: int = 0
+    precision: str = "fp32"
+    device: str = "cpu"
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json keeps of it."""
+        return asdict(self)
+
+    def iterations(self, row_length: int) -> int | None:
+        """How many iterations the run takes, or None where the clock decides."""
+        per_epoch = row_length // self.seq_length
+        ends = [self.max_iterations] if self.max_iterations is not None else []
+        if self.max_epochs is not None:
+            ends.append(math.ceil(self.max_epochs * per_epoch))
+        return min(ends, default=None)
+
+
+@dataclass
+class Place:
+    """Where a run is: with the weights and the optimiser's moments, all that going on needs."""
+
+    state: State
+    iteration: int = 0
+    position: int = 0  # symbols of each row that have been read, over all epochs
+    seconds: float = 0.0  # of training, pauses left out
+    checkpointed: int = 0  # the iteration of the last validation and checkpoint
+
+
+class Listener(Protocol):
+    """Who is told how it goes."""
+
+    def iterated(self, row: Mapping[str, float]) -> None:
+        """An iteration is done; the row is that of log.csv."""
+
+    def validating(self, done: int, total: int) -> None:
+        """So many symbols of the validation part are scored."""
+
+    def checkpointed(self, iteration: int, row: Mapping[str, float] | None) -> None:
+        """A checkpoint is written; the row is that of val.csv, or None where there is no validation part."""
+
+
+class _StoppedError(Exception):
+    """A stop was asked for in the middle of a validation, which is then done again when the run goes on."""
+
+
+class Trainer:
+    """A run that learns: made new, or from where its resume file says.
+
+    Parameters
+    ----------
+    model
+        On its device; changed in place.
+    parts
+        ids (n,) for train and val.
+    settings
+        How it learns and until when.
+    run
+        Where it writes.
+    package
+        ``package(iteration, epoch, train_loss, val_loss)`` makes the checkpoint to write.
+    listener
+        Told of each iteration, validation and checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: CharRNN,
+        parts: Mapping[str, Ids],
+        settings: Settings,
+        run: Run,
+        package: Callable[[int, float, float | None, float | None], files.Checkpoint],
+        listener: Listener,
+    ) -> None:
+        self.model, self.parts, self.settings, self.run = model, parts, settings, run
+        self.package, self.listener = package, listener
+        self.batches = ContiguousBatches(parts["train"], settings.batch_size, settings.seq_length)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, fused=True)
+        self.place = Place(model.initial_state(self.batches.rows))
+        if run.resume_file.exists():
+            self._restore()
+        self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
+        self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.checkpointed)
+        self.iterations = settings.iterations(self.batches.row_length)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs that are done."""
+        return self.place.position / self.batches.row_length
+
+    @property
+    def finished(self) -> bool:
+        """Whether the planned length is reached."""
+        minutes = self.settings.max_minutes
+        return (self.iterations is not None and self.place.iteration >= self.iterations) or (
+            minutes is not None and self.place.seconds >= 60 * minutes
+        )
+
+    def train(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Learn until the planned end, or until ``stopped``; either way what was done is saved.
+
+        Raises
+        ------
+        InputError
+            A loss is not finite.
+        """
+        self.model.train()
+        clock = time.monotonic() - self.place.seconds
+        flushed = time.monotonic()
+        try:
+            while True:
+                if self._checkpoint_is_due():
+                    self._checkpoint(self._validate(stopped))
+                if self.finished or stopped():
+                    break
+                row = self._iterate()
+                now = time.monotonic()
+                row["elapsed_seconds"] = self.place.seconds = now - clock
+                self.log.add(row)
+                self.listener.iterated(row)
+                if now - flushed > FLUSH_SECONDS:
+                    self.log.flush()
+                    flushed = now
+        except _StoppedError:
+            pass
+        if self.place.checkpointed != self.place.iteration:  # stopped: nothing to say about it, but something to play
+            self._save(None)
+        self.log.close()
+        self.val_log.close()
+
+    def _iterate(self) -> dict[str, float]:
+        """One batch: forward, backward, clip, step. Returns its row of log.csv."""
+        settings, place = self.settings, self.place
+        began = time.monotonic()
+        epoch, offset = divmod(place.position, self.batches.row_length)
+        if offset == 0:
+            place.state = self.model.initial_state(self.batches.rows)
+        if self.model.config.dropout:
+            torch.manual_seed((settings.seed << 32) + place.iteration)
+        rate = settings.learning_rate * settings.lr_decay_factor ** ((epoch + 1) // settings.lr_decay_every)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        x, y = (torch.from_numpy(a).to(settings.device) for a in self.batches.at(place.position, settings.seq_length))
+        with autocast(settings.precision, settings.device):
+            loss, state = self.model.loss(x, y, place.state)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        nats = float(loss.detach())
+        if not (math.isfinite(nats) and math.isfinite(norm)):
+            raise InputError(self._not_finite(nats))
+        if settings.grad_clip:
+            nn.utils.clip_grad_value_(self.parameters.values(), settings.grad_clip)
+        self.optimizer.step()
+        place.state = detach(state)
+        place.position += settings.seq_length
+        place.iteration += 1
+        return {
+            "iteration": place.iteration,
+            "epoch": self.epoch,
+            "train_loss": nats,
+            "train_bits": nats * BITS,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "symbols_per_second": x.numel() / (time.monotonic() - began),
+        }
+
+    def _not_finite(self, nats: float) -> str:
+        files_ = self.run.checkpoints()
+        last = f"The last good checkpoint is {files_[-1]}" if files_ else "There is no checkpoint before it"
+        return (
+            f"the loss or its gradient is not finite ({nats}) at iteration {self.place.iteration + 1}. {last}; "
+            "start again from it with --init-from and a lower --learning-rate."
+        )
+
+    def _checkpoint_is_due(self) -> bool:
+        iteration = self.place.iteration
+        regular = iteration > 0 and iteration % self.settings.checkpoint_every == 0
+        return (regular or self.finished) and self.place.checkpointed != iteration
+
+    def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """The row of val.csv for now, or None where there is no validation part."""
+        ids = self.parts["val"]
+        if len(ids) < 2:
+            return None
+
+        def tell(done: int, total: int) -> None:
+            if stopped():
+                raise _StoppedError
+            self.listener.validating(done, total)
+
+        nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell)
+        return {
+            "iteration": self.place.iteration,
+            "epoch": self.epoch,
+            "val_loss": nats,
+            "val_bits": nats * BITS,
+            "elapsed_seconds": self.place.seconds,
+        }
+
+    def _checkpoint(self, row: dict[str, float] | None) -> None:
+        if row:
+            self.val_log.add(row)
+            self.val_log.sync()
+        self.place.checkpointed = self.place.iteration
+        self._save(row["val_loss"] if row else None)
+        self.listener.checkpointed(self.place.iteration, row)
+
+    def _save(self, val_loss: float | None) -> None:
+        """Write the checkpoint, then what hangs on it, and last the resume file: whatever happens in between,
+        the old resume file goes on from before all of it."""
+        self.log.sync()
+        iteration = self.place.iteration
+        if iteration:
+            train_loss = float(self.log.last["train_loss"]) if self.log.last else None
+            self.run.checkpoints_folder.mkdir(exist_ok=True)
+            files.save(self.run.checkpoint_file(iteration), self.package(iteration, self.epoch, train_loss, val_loss))
+            self._mark_best()
+            self._forget_old()
+        self.save_resume()
+
+    def _mark_best(self) -> None:
+        rows = read_rows(self.run.val_file)
+        if rows:
+            best = min(rows, key=lambda row: float(row["val_loss"]))
+            step = int(best["iteration"])
+            name = self.run.checkpoint_file(step).relative_to(self.run.path).as_posix()
+            write_json(self.run.best_file, {"iteration": step, "val_loss": float(best["val_loss"]), "checkpoint": name})
+
+    def _forget_old(self) -> None:
+        if self.settings.keep:
+            best = (self.run.best() or {}).get("iteration")
+            for old in self.run.checkpoints()[: -self.settings.keep]:
+                if int(old.stem) != best:
+                    old.unlink()
+
+    def save_resume(self) -> None:
+        """Write all that going on takes."""
+        place = self.place
+        tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(self.model).items()}
+        for name, parameter in self.parameters.items():
+            for moment, tensor in self.optimizer.state[parameter].items():
+                tensors[f"adam.{moment}.{name}"] = tensor
+        tensors |= files.state_tensors(place.state)
+        facts = {name: getattr(place, name) for name in ("iteration", "position", "seconds", "checkpointed")}
+        files.write_tensors(self.run.resume_file, RESUME_KIND, tensors, facts)
+
+    def _restore(self) -> None:
+        facts, tensors = files.read_tensors(self.run.resume_file, RESUME_KIND)
+        try:
+            model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+            files.set_model_tensors(self.model, model)
+            for name, parameter in self.parameters.items():
+                moments = {m: tensors.get(f"adam.{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {m: t.clone() for m, t in moments.items() if t is not None}
+            state = files.state_from_tensors(tensors, self.place.state)
+            counts = {name: int(facts[name]) for name in ("iteration", "position", "checkpointed")}
+            self.place = Place(_to(state, self.settings.device), seconds=float(facts["seconds"]), **counts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.run.resume_file} does not belong to this run: {error}.") from None
+
+
+def _to(state: State, device: str) -> State:
+    return tuple(tuple(tensor.to(device) for tensor in layer) for layer in state)

@@ -1,0 +1,112 @@
+"""Characters to ids and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec import ALPHABETS
+from bytecodec.errors import InputError
+
+MAX_CODE_POINT = 0x10FFFF
+Ids = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """The characters that a network knows; a character's id is its place.
+
+    Attributes
+    ----------
+    characters
+        Each character once. Sorted by code point where we made it; a converted one keeps its own order.
+    alphabet
+        The name of the codec's alphabet where the characters are its 256, so that an id is a byte; else None.
+    """
+
+    characters: str
+    alphabet: str | None = None
+
+    @classmethod
+    def of_alphabet(cls, name: str) -> Vocab:
+        """The 256 characters of an alphabet of bytecodec, in the order of their bytes."""
+        first = ALPHABETS[name]
+        return cls("".join(map(chr, range(first, first + 256))), name)
+
+    @classmethod
+    def of_code_points(cls, code_points: NDArray[np.integer[Any]]) -> Vocab:
+        """The given code points, each once and sorted."""
+        return cls("".join(map(chr, np.unique(code_points).tolist())))
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned integer type that holds every id: one byte up to 256 characters."""
+        return np.dtype(np.min_scalar_type(max(len(self) - 1, 0)))
+
+    @cached_property
+    def _id_of_code_point(self) -> NDArray[np.int32]:
+        table = np.full(MAX_CODE_POINT + 1, -1, dtype=np.int32)
+        table[code_points(self.characters)] = np.arange(len(self), dtype=np.int32)
+        return table
+
+    @cached_property
+    def _code_point_of_id(self) -> NDArray[np.uint32]:
+        return code_points(self.characters)
+
+    def encode(self, text: str, offset: int = 0) -> Ids:
+        """The ids (n,) of the n characters of ``text``, in `dtype`.
+
+        Raises
+        ------
+        InputError
+            A character is not in the vocabulary; its place is counted from ``offset``.
+        """
+        ids = self._id_of_code_point[code_points(text)]
+        if ids.size and ids.min() < 0:
+            place = int(np.argmax(ids < 0))
+            raise InputError(
+                f"the network does not know {describe(text[place])}, character {offset + place} of the text: "
+                f"it was trained on {self.describe()}. Leave it out, or train on text that has it."
+            )
+        return ids.astype(self.dtype)
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids (n,); an IndexError for one that is out of range."""
+        return self._code_point_of_id[np.asarray(ids)].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+    def describe(self) -> str:
+        """In words, for messages."""
+        if self.alphabet:
+            return f"bytes as {self.alphabet} characters"
+        return f"{len(self)} characters from {describe(min(self.characters))} to {describe(max(self.characters))}"
+
+    def to_json(self) -> dict[str, str]:
+        """What a checkpoint keeps of it."""
+        return {"alphabet": self.alphabet} if self.alphabet else {"characters": self.characters}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Vocab:
+        """Back from `to_json`; a ValueError where it is not of that form."""
+        if isinstance(data, dict) and data.get("alphabet") in ALPHABETS:
+            return cls.of_alphabet(data["alphabet"])
+        characters = data.get("characters") if isinstance(data, dict) else None
+        if not isinstance(characters, str) or not characters or len(set(characters)) != len(characters):
+            raise ValueError("the vocabulary is neither an alphabet nor a string of different characters")
+        return cls(characters)
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The code point (n,) of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint32, copy=False)
+
+
+def describe(character: str) -> str:
+    """A character as messages show it, such as 'A' (U+0041)."""
+    return f"{character!r} (U+{ord(character):04X})"
