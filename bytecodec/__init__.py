@@ -4,13 +4,21 @@ __version__ = "0.1.0"
 
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder, alphabet_of, decode, encode
 from bytecodec.errors import InputError
+from bytecodec.mulaw import decode_mulaw, encode_mulaw
+from bytecodec.wav import read_blocks
+from bytecodec.wavwriter import WavFullError, WavWriter
 
 __all__ = [
     "ALPHABETS",
     "Decoder",
     "Encoder",
     "InputError",
+    "WavFullError",
+    "WavWriter",
     "alphabet_of",
     "decode",
+    "decode_mulaw",
     "encode",
+    "encode_mulaw",
+    "read_blocks",
 ]

@@ -114,7 +114,11 @@ def test_a_foreign_character_is_refused_with_its_offset_however_the_text_is_cut(
         ("⠀㤁", "U+3901 '㤁' at character 1 (byte 3) is of the cjk alphabet, and the text began in braille."),
         ("ĀĂ⠂", "U+2802 '⠂' at character 2 (byte 4) is of the braille alphabet, and the text began in latin."),
         ("A⠀", "U+0041 'A' at character 0 (byte 0) is not of the braille alphabet."),
-        ("Hello", "U+0048 'H' at character 0 (byte 0) is of no alphabet (braille, cjk, latin): this is no text made from bytes."),
+        (
+            "Hello",
+            "U+0048 'H' at character 0 (byte 0) is of no alphabet (braille, cjk, latin): "
+            "this is no text made from bytes.",
+        ),
         ("⠀\n⠁", "U+000A '\\n' at character 1 (byte 3) is not of the braille alphabet."),
         ("⠀\n\n", "U+000A '\\n' at character 1 (byte 3) is not of the braille alphabet."),
         ("⠀\r", "U+000D '\\r' at character 1 (byte 3) is not of the braille alphabet."),

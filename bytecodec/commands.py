@@ -1,0 +1,242 @@
+"""wav2utf8, utf82wav, bin2utf8 and utf82bin: flags, files and messages around the library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from bytecodec import console
+from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
+from bytecodec.errors import InputError
+from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
+from bytecodec.wavwriter import WavFullError, WavWriter
+
+_CHUNK = 1 << 18  # bytes asked for at a time; a pipe gives what it has
+
+
+@console.command
+def wav2utf8(argv: Sequence[str] | None = None) -> None:
+    """Turn a recording into a text, a character a sample."""
+    parser = console.Parser(
+        "wav2utf8",
+        "Turn a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) into 8-bit mono samples, "
+        "and these into a text, a character a sample.",
+        """wav2utf8 in.wav out.txt
+wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
+ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
+    )
+    _add_files(parser, "the recording; - is standard input", "the text")
+    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second of the text")
+    parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
+    parser.add_argument(
+        "--duration", type=_length_in_seconds, metavar="S", help="take S seconds (default: up to the end)"
+    )
+    parser.add_argument("--normalize", action="store_true", help="bring the peak to full scale (reads twice)")
+    parser.add_argument(
+        "--gain", type=_decibels, default=0.0, metavar="DB", help="amplify; with --normalize, from full scale"
+    )
+    parser.add_argument("--dither", action="store_true", help="add noise before rounding, always the same")
+    parser.add_argument("--mulaw", action="store_true", help="G.711 mu-law instead of linear samples")
+    _add_alphabet(parser)
+    args = parser.parse_args(argv)
+    if args.mulaw and args.dither:
+        console.wrong_command_line(parser, "--dither is for linear samples: leave it out, or --mulaw.")
+    console.refuse_same_file(args.input, args.output)
+    encoder = Encoder(args.alphabet)
+    bar = console.progress(None, "frames", args.quiet, unit_scale=True)
+
+    def show(frames: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(frames - bar.n)
+
+    with bar, console.open_input(args.input) as source:
+        blocks = read_blocks(
+            source,
+            args.rate,
+            start=args.start,
+            duration=args.duration,
+            normalize=args.normalize,
+            gain_db=args.gain,
+            dither=args.dither,
+            mulaw=args.mulaw,
+            tell=lambda sentence: console.say(sentence, args.quiet),
+            progress=show,
+        )
+        with console.open_output(args.output, binary=False) as target:
+            for block in blocks:
+                target.write(encoder.feed(block))
+
+
+@console.command
+def utf82wav(argv: Sequence[str] | None = None) -> None:
+    """Turn a text of sound back into a recording."""
+    parser = console.Parser(
+        "utf82wav",
+        "Turn a text that wav2utf8 or charrnn-sample wrote back into sound: an 8-bit mono WAV.",
+        """utf82wav generated.txt generated.wav
+charrnn-sample --seconds 0 | utf82wav | aplay""",
+    )
+    _add_files(parser, "the text; its alphabet is found from it", "the WAV file", input_default="-")
+    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second")
+    parser.add_argument(
+        "--mulaw", action="store_true", help="the samples are G.711 mu-law, as wav2utf8 --mulaw makes them"
+    )
+    _add_errors(parser)
+    args = parser.parse_args(argv)
+    console.refuse_same_file(args.input, args.output)
+    decoder = Decoder(args.errors)
+    ended_by: BaseException | None = None
+    with (
+        console.open_input(args.input) as source,
+        console.open_output(args.output) as target,
+        WavWriter(target, args.rate, args.mulaw) as writer,
+    ):
+        try:
+            for samples in _decoded(decoder, source, args):
+                writer.write(samples)
+        except WavFullError as error:
+            ended_by = error
+        except (KeyboardInterrupt, console.Terminated) as error:
+            if not writer.samples or _is_regular(source):
+                raise
+            ended_by = error  # of an endless stream this is the only end there is: what has come is kept
+        if not writer.samples:
+            raise InputError(f"{_name(args.input)} holds no sound: it is an empty text.")
+    _say_skipped(decoder, args)
+    if isinstance(ended_by, KeyboardInterrupt):
+        console.say(f"stopped after {writer.samples / args.rate:.1f} s of sound.", args.quiet)
+    elif isinstance(ended_by, WavFullError):
+        raise InputError(f"{ended_by} Cut the text into several, or write bare samples with utf82bin.")
+    elif ended_by is not None:
+        raise ended_by
+
+
+@console.command
+def bin2utf8(argv: Sequence[str] | None = None) -> None:
+    """Turn the bytes of any file into a text."""
+    parser = console.Parser(
+        "bin2utf8",
+        "Turn the bytes of any file into a text, a character a byte.",
+        """bin2utf8 picture.bmp picture.txt
+tar c folder | bin2utf8 - folder.txt""",
+    )
+    _add_files(parser, "any file; - is standard input", "the text")
+    _add_alphabet(parser)
+    args = parser.parse_args(argv)
+    console.refuse_same_file(args.input, args.output)
+    encoder = Encoder(args.alphabet)
+    with console.open_input(args.input) as source, console.open_output(args.output, binary=False) as target:
+        for chunk in _chunks(source, args.quiet):
+            _write(target, encoder.feed(chunk))
+
+
+@console.command
+def utf82bin(argv: Sequence[str] | None = None) -> None:
+    """Turn a text back into the bytes of a file."""
+    parser = console.Parser(
+        "utf82bin",
+        "Turn a text that bin2utf8 (or wav2utf8) wrote back into bytes.",
+        """utf82bin picture.txt picture.bmp
+charrnn-sample run | utf82bin - | hexdump -C""",
+    )
+    _add_files(parser, "the text; its alphabet is found from it; - is standard input", "the bytes")
+    _add_errors(parser)
+    args = parser.parse_args(argv)
+    console.refuse_same_file(args.input, args.output)
+    decoder = Decoder(args.errors)
+    with console.open_input(args.input) as source, console.open_output(args.output) as target:
+        for data in _decoded(decoder, source, args):
+            _write(target, data)
+    _say_skipped(decoder, args)
+
+
+def _add_files(parser: argparse.ArgumentParser, source: str, target: str, input_default: str | None = None) -> None:
+    nargs, by_default = ("?", "; by default standard input") if input_default else (None, "")
+    parser.add_argument("input", metavar="IN", nargs=nargs, default=input_default, help=source + by_default)
+    parser.add_argument("output", metavar="OUT", nargs="?", default="-", help=target + "; by default standard output")
+
+
+def _add_alphabet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="the characters to write with")
+
+
+def _add_errors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--errors", choices=["strict", "skip"], default="strict",
+        help="refuse the text at the first foreign character, or leave such out and count them",
+    )  # fmt: skip
+
+
+def _rate(text: str) -> int:
+    rate = _number(text, LOWEST_RATE, HIGHEST_RATE)
+    if rate != int(rate):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(rate)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0, 10**9)
+
+
+def _length_in_seconds(text: str) -> float:
+    return _number(text, 0.0001, 10**9)
+
+
+def _decibels(text: str) -> float:
+    return _number(text, -200, 200)
+
+
+def _number(text: str, lowest: float, highest: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not lowest <= number <= highest:
+        raise argparse.ArgumentTypeError(f"{text!r} is out of range: {lowest:,} to {highest:,} are possible")
+    return number
+
+
+def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:
+    """Read what comes, as it comes: what a pipe holds so far is not kept waiting for more."""
+    with console.progress(_length(source), "B", quiet, unit_scale=True) as bar:
+        while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined]  # each buffered reader has it
+            yield chunk
+            bar.update(len(chunk))
+
+
+def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> Iterator[bytes]:
+    try:
+        for chunk in _chunks(source, args.quiet):
+            yield decoder.feed(chunk)
+        yield decoder.close()
+    except InputError as error:
+        raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; --errors skip leaves such out.") from None
+
+
+def _write(target: BinaryIO, data: bytes) -> None:
+    target.write(data)
+    if not _is_regular(target):
+        target.flush()
+
+
+def _say_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
+    if decoder.skipped:
+        console.say(f"{_name(args.input)}: skipped {decoder.skipped:,} foreign characters.", args.quiet)
+
+
+def _name(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
+def _length(file: BinaryIO) -> int | None:
+    return os.fstat(file.fileno()).st_size if _is_regular(file) else None
+
+
+def _is_regular(file: Any) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # as an io.BytesIO says that it has no descriptor
+        return False

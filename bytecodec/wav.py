@@ -1,0 +1,335 @@
+"""Any recording to 8-bit mono at one rate, in blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+from bytecodec.mulaw import encode_mulaw
+
+#: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+Samples: TypeAlias = NDArray[np.float32]
+
+_BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
+_FULL_SCALE = 127 / 128  # the highest peak that is not cut off, where full scale is 1
+_LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_CUT = r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"  # in libsndfile's log of WAV, AIFF, AU
+_UNKNOWN_BYTES = 0x7F000000  # what is written to a pipe announces this or more, for want of the true length
+_SILENCE = 1e-12  # a peak that no gain brings back
+_QUIET_BITS = 6  # or fewer in use are worth a word
+_DITHER_SEED = 0
+
+
+def read_blocks(
+    source: Source,
+    rate: int = 11025,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    normalize: bool = False,
+    gain_db: float = 0.0,
+    dither: bool = False,
+    mulaw: bool = False,
+    tell: Callable[[str], object] | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Read a recording as 8-bit mono samples at one rate.
+
+    Channels are averaged, the rate is changed by `bytecodec.resample.Resampler`, and a sample x of 16 bits becomes
+    floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence is 128.
+    A mono 8-bit file at the wanted rate comes out as it is, byte for byte. Not-a-number becomes silence,
+    infinity full scale.
+
+    Parameters
+    ----------
+    source
+        A path, or a file open for reading bytes, at its beginning; any format that libsndfile reads. What is
+        no regular file, such as a pipe, is first copied to a temporary file.
+    rate
+        Of the bytes, in Hz, 1,000 to 768,000.
+    start, duration
+        The part to take, in seconds of the recording; without duration, up to its end.
+    normalize
+        Bring the peak to full scale, which takes a pass more.
+    gain_db
+        Amplify by so much; with normalize, from full scale. -200 to 200.
+    dither
+        Add triangular noise of two steps peak to peak before rounding, always the same. A mono 8-bit file at the
+        wanted rate has nothing to be rounded, and gets none.
+    mulaw
+        Give the bytes of G.711 mu-law in place of linear ones.
+    tell
+        Is called with each sentence that a person should read: cut short, clipped, quiet.
+    progress
+        Is called after each block with the frames read so far and, if known, the frames there are to read.
+
+    Yields
+    ------
+    uint8 (n,)
+        The next samples, at least one in all.
+
+    Raises
+    ------
+    InputError
+        At once: a parameter is out of its range. While reading: the source is no recording, is damaged, has a
+        rate out of range, or holds no samples in the part asked for; the sentence names it.
+    OSError
+        The source cannot be opened or read.
+    """
+    check_rate(rate)
+    _check_part(start, duration)
+    if not -200 <= gain_db <= 200:
+        raise InputError(f"a gain of {gain_db:g} dB is out of range: take one from -200 to 200.")
+    if mulaw and dither:
+        raise InputError("dither is for linear samples: leave it out, or mulaw.")
+    return _read(
+        source, rate, (start, duration), normalize, gain_db, dither, mulaw, tell or _ignore, progress or _ignore
+    )
+
+
+def check_rate(rate: int, what: str = "a rate") -> None:
+    """Raise InputError for a rate outside 1 to 768 kHz."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
+
+
+def _check_part(start: float, duration: float | None) -> None:
+    if not (0 <= start < math.inf):
+        raise InputError(f"a start of {start:g} s is out of range: take one from 0 on.")
+    if duration is not None and not (0 < duration < math.inf):
+        raise InputError(f"a duration of {duration:g} s is out of range: take one above 0.")
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _read(
+    source: Source,
+    rate: int,
+    part: tuple[float, float | None],
+    normalize: bool,
+    gain_db: float,
+    dither: bool,
+    mulaw: bool,
+    tell: Callable[[str], object],
+    progress: Callable[[int, int | None], object],
+) -> Iterator[NDArray[np.uint8]]:
+    with _regular_file(source) as (file, name):
+        scale, done = 10 ** (gain_db / 20), 0
+        if normalize:
+            first = _Recording(file, name, part, lambda n, of: progress(n, of and 2 * of))
+            peak = max(float(np.abs(block).max()) for block in _resampled(first, rate))
+            scale, done = scale * (_FULL_SCALE / peak if peak > _SILENCE else 1), first.frames_read
+        recording = _Recording(file, name, part, lambda n, of: progress(done + n, of and done + of))
+        exact = recording.is_8_bit_mono and recording.rate == rate and scale == 1
+        quantise = _Quantiser(scale, dither and not exact, mulaw)
+        for block in _resampled(recording, rate):
+            yield quantise(block)
+        for sentence in (recording.ended_early(), quantise.clipped_or_quiet()):
+            if sentence:
+                tell(f"{name} {sentence}")
+
+
+@contextlib.contextmanager
+def _regular_file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
+    """Open the source where it is a path, and copy what libsndfile cannot seek in; also gives it a name."""
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO
+        if isinstance(source, str | os.PathLike):
+            file, name = stack.enter_context(open(source, "rb")), os.fspath(source)
+        else:
+            file, name = source, str(getattr(source, "name", "the recording"))
+            name = "standard input" if name == "<stdin>" else name
+        if not _is_regular(file):
+            file = _copied(file, name, stack.enter_context(tempfile.TemporaryFile()))
+        yield file, name
+
+
+def _copied(file: BinaryIO, name: str, copy: BinaryIO) -> BinaryIO:
+    try:
+        shutil.copyfileobj(file, copy, 1 << 20)
+        copy.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"{name} does not fit into {tempfile.gettempdir()}, where it is copied to first: "
+            "free some space there, or set TMPDIR to another folder."
+        ) from None
+    return copy
+
+
+def _is_regular(file: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # as an io.BytesIO says that it has no descriptor
+        return False
+
+
+class _Recording:
+    """A recording under way through libsndfile: one pass over the part that is wanted, as mono blocks."""
+
+    def __init__(
+        self, file: BinaryIO, name: str, part: tuple[float, float | None], progress: Callable[[int, int | None], object]
+    ) -> None:
+        self.name = name
+        self._sound = _open_sound(file, name)
+        self.rate: int = self._sound.samplerate
+        check_rate(self.rate, f"{name}: a rate")
+        self.is_8_bit_mono = self._sound.subtype in ("PCM_U8", "PCM_S8") and self._sound.channels == 1
+        self.frames_read = 0
+        self._frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
+        self._first = round(part[0] * self.rate)
+        self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
+        self._progress = progress
+        self._refuse_cut()
+
+    def blocks(self, size: int) -> Iterator[Samples]:
+        """Yield float32 (n,) with full scale 1, of size frames at most.
+
+        What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
+        """
+        goal = min((n for n in (self._end, self._frames) if n is not None), default=None)
+        buffer = np.empty((size, self._sound.channels), np.float32)
+        while self._end is None or self.frames_read < self._end:
+            wanted = size if self._end is None else min(size, self._end - self.frames_read)
+            block = _mono(self._read_into(buffer[:wanted]))
+            if not len(block):
+                break
+            unwanted = max(0, self._first - self.frames_read)
+            self.frames_read += len(block)
+            self._progress(self.frames_read, goal)
+            if unwanted < len(block):
+                yield block[unwanted:]
+        if self.frames_read == 0:
+            raise InputError(f"{self.name} holds no sound: its header counts 0 samples.")
+        if self.frames_read <= self._first:
+            length = self.frames_read / self.rate
+            raise InputError(
+                f"{self.name} is {length:.2f} s long, and was to be taken from {self._first / self.rate:.2f} s on."
+            )
+
+    def _read_into(self, buffer: Samples) -> Samples:
+        from soundfile import LibsndfileError
+
+        try:
+            frames: Samples = self._sound.read(out=buffer)
+        except LibsndfileError as error:
+            raise InputError(
+                f"{self.name} is damaged beyond {self.frames_read / self.rate:.2f} s ({_reason(error)}). "
+                "A duration up to there takes what is whole."
+            ) from None
+        if self._sound.subtype in ("FLOAT", "DOUBLE"):
+            np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
+            np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
+        return frames
+
+    def _refuse_cut(self) -> None:
+        """Raise InputError where the header promises more sound than there is, unless a part of it is wanted."""
+        said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
+        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES and self._end is None and self._frames is not None:
+            whole = math.floor(1000 * (self._frames - self._first) / self.rate) / 1000
+            raise InputError(
+                f"{self.name} ends early: its header promises {int(said[1]):,} bytes of sound, and {int(said[2]):,} "
+                f"are there. A duration of {whole:g} s takes those."
+            )
+
+    def ended_early(self) -> str:
+        """What to say where fewer frames came than were announced. MP3 knows the length only nearly, and not always."""
+        if self._end is not None or self._frames is None or self.frames_read > 0.95 * self._frames:
+            return ""
+        promised, there = self._frames / self.rate, self.frames_read / self.rate
+        return f"seems to end early: {promised:.2f} s were announced, and {there:.2f} s are there, which are taken."
+
+
+def _open_sound(file: BinaryIO, name: str) -> Any:
+    """Open a regular file with libsndfile, from its beginning."""
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        """Reads on without the seek that soundfile adds to each read: FLAC of unknown length cannot do it."""
+
+        def seekable(self) -> bool:
+            return False
+
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    if os.fstat(file.fileno()).st_size == 0:
+        raise InputError(f"{name} is empty: it has 0 bytes.")
+    try:
+        return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            f"{name} is no recording that can be read ({_reason(error)}). "
+            "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
+        ) from None
+
+
+def _reason(error: Any) -> str:
+    return f"libsndfile: {error.error_string.removeprefix('Error : ').rstrip('.')}"
+
+
+def _mono(frames: Samples) -> Samples:
+    """Average the channels: (n, channels) to (n,)."""
+    total: Samples = sum(frames.T, np.zeros(len(frames), np.float32))  # one by one: no block then rounds differently
+    return total / np.float32(frames.shape[1])
+
+
+def _resampled(recording: _Recording, rate: int) -> Iterator[Samples]:
+    size = max(1, _BLOCK // max(recording._sound.channels, -(-rate // recording.rate)))
+    if rate == recording.rate:
+        yield from recording.blocks(size)
+        return
+    from bytecodec.resample import Resampler
+
+    resampler = Resampler(recording.rate, rate)
+    for block in recording.blocks(size):
+        yield from filter(len, [resampler.feed(block)])
+    yield from filter(len, [resampler.close()])
+
+
+class _Quantiser:
+    """Rounds samples of full scale 1 to bytes, and remembers how they filled their range."""
+
+    def __init__(self, scale: float, dither: bool, mulaw: bool) -> None:
+        self._scale = scale
+        self._mulaw = mulaw
+        self._noise = np.random.default_rng(_DITHER_SEED) if dither else None
+        self._clipped = self._peak = 0
+
+    def __call__(self, block: Samples) -> NDArray[np.uint8]:
+        if self._mulaw:
+            return encode_mulaw(np.clip(np.floor(block * (self._scale * 32768) + 0.5), -32768, 32767).astype(np.int16))
+        values = block * np.float32(self._scale * 128) + np.float32(128.5)
+        if self._noise is not None:
+            values += self._noise.random((len(values), 2), np.float32).sum(axis=1) - 1
+        low, high = values.min(), values.max()
+        if low < 0 or high >= 257:  # from 256 on it is 255 too, but 32767 of 16 bits ends there and is not cut off
+            self._clipped += int(np.count_nonzero((values < 0) | (values >= 257)))
+        self._peak = max(self._peak, int(min(high, 255)) - 128, 128 - int(max(low, 0)))
+        return values.clip(0, 255).astype(np.uint8)
+
+    def clipped_or_quiet(self) -> str:
+        bits = min(8, (2 * self._peak).bit_length())
+        if self._clipped:
+            return f"is too loud for full scale: samples clipped: {self._clipped:,}; --normalize keeps them whole."
+        if self._mulaw or bits > _QUIET_BITS:
+            return ""
+        if bits == 0:
+            return "is silent: every sample is 128."
+        return f"is quiet: its peak uses {bits} of the 8 bits; --normalize brings it to full scale."

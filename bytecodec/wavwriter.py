@@ -1,0 +1,164 @@
+"""8-bit WAV, to a file or, with the length unknown, to a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+from typing import BinaryIO
+
+from bytecodec.alphabet import Bytes
+from bytecodec.errors import InputError
+from bytecodec.wav import check_rate
+
+#: The most bytes a WAV file can have: RIFF counts in 32 bits.
+MOST_BYTES = 2**32 - 1
+
+_UNKNOWN = 0xFFFFFFFF  # what ffmpeg writes to a pipe too; players then read to the end
+_PCM, _MULAW = 1, 7  # format tags
+_CUE_BYTES = 24
+
+
+class WavFullError(InputError):
+    """No more samples fit into the file; those written so far are in it, and `WavWriter.close` finishes it."""
+
+
+class WavWriter:
+    """Writes 8-bit mono samples as a WAV file, as they come.
+
+    To a regular file, `close` writes the true sizes into the header, the pad byte after an odd number of
+    samples and the cue points; before that, and in a pipe, the header says that the length is unknown, so what
+    is there can be played at any moment. The stream is left open.
+
+    Parameters
+    ----------
+    stream
+        Open for writing bytes, and not necessarily at its beginning. Pipes are flushed after each write.
+    rate
+        In Hz, 1,000 to 768,000.
+    mulaw
+        The bytes are G.711 mu-law and not unsigned linear ones; players are told by the format tag 7.
+
+    Attributes
+    ----------
+    samples : int
+        How many have been written.
+
+    Raises
+    ------
+    InputError
+        The rate is out of range.
+
+    Examples
+    --------
+    >>> import io
+    >>> stream = io.BytesIO()
+    >>> with WavWriter(stream, rate=8000) as writer:
+    ...     writer.write(bytes([128, 255, 128]))
+    >>> len(stream.getvalue())
+    48
+    """
+
+    def __init__(self, stream: BinaryIO, rate: int = 11025, mulaw: bool = False) -> None:
+        check_rate(rate)
+        self.samples = 0
+        self._stream = stream
+        self._rate = rate
+        self._tag = _MULAW if mulaw else _PCM
+        self._cues: list[int] = []
+        self._begin: int | None = None  # where the header stands; None in a pipe
+        self._state = "new"
+
+    def write(self, samples: Bytes) -> None:
+        """Write the next samples: a uint8 array (n,) or any bytes.
+
+        Raises
+        ------
+        WavFullError
+            The file has reached 4 GiB; as many samples as fit have been written. A pipe never fills.
+        """
+        self._start()
+        data = memoryview(samples).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
+        room = len(data) if self._begin is None else self._room()
+        self._stream.write(data[:room])
+        self.samples += min(room, len(data))
+        if self._begin is None:
+            self._stream.flush()
+        if room < len(data):
+            raise WavFullError(f"a WAV file ends at 4 GiB: {self.samples:,} samples are in it, and there are more.")
+
+    def cue(self, offset: int | None = None) -> None:
+        """Mark a sample, by default the next one to be written; the marks are kept where the file can be sought in."""
+        self._cues.append(self.samples if offset is None else offset)
+
+    def close(self) -> None:
+        """Finish the file. More calls do nothing."""
+        self._start()
+        if self._state == "open" and self._begin is not None:
+            self._finish(self._begin)
+        self._stream.flush()
+        self._state = "closed"
+
+    def __enter__(self) -> WavWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self._state == "open":
+            with contextlib.suppress(OSError):  # which would hide what went wrong first
+                self.close()
+
+    def _start(self) -> None:
+        if self._state == "new":
+            self._begin = self._stream.tell() if _is_rewritable(self._stream) else None
+            self._stream.write(self._header(_UNKNOWN, _UNKNOWN))
+            self._state = "open"
+
+    def _room(self) -> int:
+        after = 1 + (12 + _CUE_BYTES * len(self._cues) if self._cues else 0)
+        return max(0, MOST_BYTES - len(self._header(0, 0)) - after - self.samples)
+
+    def _finish(self, begin: int) -> None:
+        header = len(self._header(0, 0))
+        # Ctrl-C may have come between a write and the count of it.
+        self.samples = max(self.samples, self._stream.tell() - begin - header)
+        self._stream.write(b"\0" * (self.samples % 2) + self._cue_chunk())
+        end = self._stream.tell()
+        self._stream.seek(begin)
+        self._stream.write(self._header(end - begin - 8, self.samples))
+        self._stream.seek(end)
+
+    def _header(self, riff_bytes: int, samples: int) -> bytes:
+        form = struct.pack("<HHIIHH", self._tag, 1, self._rate, self._rate, 1, 8)
+        if self._tag == _PCM:
+            chunks = _chunk(b"fmt ", form)
+        else:  # the standard asks for both the size of an extension and a fact chunk
+            chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", samples))
+        return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", samples)
+
+    def _cue_chunk(self) -> bytes:
+        if not self._cues:
+            return b""
+        points = [struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(self._cues, 1)]
+        return _chunk(b"cue ", struct.pack("<I", len(points)) + b"".join(points))
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack("<4sI", name, len(content)) + content
+
+
+def _is_rewritable(stream: BinaryIO) -> bool:
+    """Whether what was written can be written over: not in a pipe or device, nor where all goes to the end (``>>``)."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # as an io.BytesIO says that it has none
+        return stream.seekable()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return False
+    if os.name == "nt":
+        return True
+    import fcntl
+
+    return not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
