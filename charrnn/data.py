@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import say
+from bytecodec.console import progress, say
 from bytecodec.errors import InputError
 from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
 
@@ -138,7 +138,7 @@ def prepare(
         vocab = Vocab.of_code_points(np.flatnonzero(np.any([text.seen for text in texts.values()], axis=0)))
     with target.open("wb") as file:
         for path in files:
-            for block in _blocks(path, path in sounds, vocab, options):
+            for block in _blocks(path, path in sounds, vocab, options, quiet):
                 file.write(block.astype(vocab.dtype, copy=False).tobytes())
     return open_corpus(target, vocab, tuple(map(str, files)))
 
@@ -226,11 +226,18 @@ def _read_text(file: BinaryIO, path: Path) -> Iterator[str]:
             return
 
 
-def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions) -> Iterator[Ids]:
+def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet: bool = True) -> Iterator[Ids]:
     if sound:
-        yield from bytecodec.read_blocks(
-            str(path), options.rate, normalize=options.normalize, gain_db=options.gain_db, mulaw=options.mulaw
-        )
+        with progress(path.stat().st_size, "B", quiet, unit_scale=True, desc=path.name) as bar:
+            yield from bytecodec.read_blocks(
+                path,
+                options.rate,
+                normalize=options.normalize,
+                gain_db=options.gain_db,
+                mulaw=options.mulaw,
+                tell=lambda sentence: say(sentence, quiet),
+                progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
+            )
         return
     with path.open("rb") as file:
         if vocab.alphabet is None:

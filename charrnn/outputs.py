@@ -46,14 +46,17 @@ def open_text(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
 @contextlib.contextmanager
 def open_sound(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
     """An 8-bit WAV with a cue point at each mark; ids are its bytes."""
-    with open_output(path) as file, bytecodec.WavWriter(file, checkpoint.rate, mulaw=checkpoint.encoding == "mulaw") as wav:
+    with (
+        open_output(path) as file,
+        bytecodec.WavWriter(file, checkpoint.rate, mulaw=checkpoint.encoding == "mulaw") as wav,
+    ):
 
         class Sound:
             def write(self, ids: NDArray[np.integer[Any]]) -> None:
                 wav.write(ids.astype(np.uint8))
 
             def mark(self) -> None:
-                wav.mark()
+                wav.cue()
 
         yield Sound()
 

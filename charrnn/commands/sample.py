@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bytecodec
 from bytecodec.console import (
     INTERRUPTED,
     Interruption,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from charrnn.checkpoint import Checkpoint
+    from charrnn.checkpoint import Checkpoint, Streams
     from charrnn.engines import Engine
 
 DEFAULT_SECONDS = 10
@@ -111,6 +112,32 @@ class Plan:
         return None if self.length is None else self.segments * self.length
 
 
+@dataclass
+class Job:
+    """All that a take needs but its temperature and its files, and how far it has come."""
+
+    args: Namespace
+    plan: Plan
+    checkpoint: Checkpoint
+    engine: Engine
+    start: NDArray[np.integer[Any]]  # symbols to read before the first one is drawn
+    carried: Streams | None  # what --state-in holds
+    seed: int
+    position: int  # of the generator at the beginning of a take
+    done: int = 0  # symbols of each stream since then
+
+    def rewind(self) -> None:
+        """Put the engine where a take begins."""
+        from charrnn.generate import prime
+
+        self.done = 0
+        self.engine.reset()
+        if self.carried:
+            self.engine.set_state(self.carried.state, self.carried.last)
+        if len(self.start):
+            prime(self.engine, self.start)
+
+
 @command
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-sample; returns the exit code."""
@@ -121,38 +148,46 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     if not args.network:
         args.network = str(runlog.newest_run().path)
         say(f"sampling from {args.network}.", args.quiet)
-    path = runlog.checkpoint_path(args.network, args.checkpoint)
+    from charrnn.checkpoint import Streams, save_streams
 
-    from charrnn.checkpoint import Streams, load, load_streams, save_streams
-    from charrnn.engines import engine as make_engine
-    from charrnn.generate import prime
+    job = _job(args)
+    outputs = _outputs(args.output, len(args.temperature), job.engine.streams, job.plan.sound)
+    with Interruption() as interruption:
+        for temperature, paths in zip(args.temperature, outputs, strict=True):
+            job.rewind()
+            try:
+                _take(job, temperature, paths, interruption)
+            finally:  # also when the reader of a pipe has had enough
+                if args.state_out:
+                    save_streams(args.state_out, Streams(*job.engine.get_state(), job.seed, job.position + job.done))
+            if interruption:
+                break
+    endless = job.plan.length is None and interruption.exit_code == INTERRUPTED
+    return 0 if endless else interruption.exit_code
 
-    checkpoint = load(path)
+
+def _job(args: Namespace) -> Job:
+    from charrnn.checkpoint import load, load_streams
+    from charrnn.engines import engine
+
+    checkpoint = load(runlog.checkpoint_path(args.network, args.checkpoint))
     plan = _plan(args, checkpoint)
     carried = load_streams(args.state_in, checkpoint.model) if args.state_in else None
     streams = args.streams or (len(carried.last) if carried else 1)
     if carried and len(carried.last) != streams:
         raise InputError(f"{args.state_in} holds {len(carried.last)} streams: leave --streams {streams} out.")
     seed = args.seed if args.seed is not None else carried.seed if carried else 0
-    place = carried.position if carried else 0
-    start = _start(args, checkpoint)
     threads = runtime.default_threads() if args.threads is None else args.threads
-    engine = make_engine(checkpoint, args.engine, streams, args.precision, threads)
-    outputs = _outputs(args.output, len(args.temperature), streams, plan.sound)
-    with Interruption() as interruption:
-        for temperature, paths in zip(args.temperature, outputs, strict=True):
-            engine.reset()
-            if carried:
-                engine.set_state(carried.state, carried.last)
-            if len(start):
-                prime(engine, start)
-            done = _sample(args, plan, checkpoint, engine, paths, temperature, seed, place, start, interruption)
-            if interruption:
-                break
-    if args.state_out:
-        save_streams(args.state_out, Streams(*engine.get_state(), seed, place + done))
-    endless = plan.length is None and interruption.exit_code == INTERRUPTED
-    return 0 if endless else interruption.exit_code
+    return Job(
+        args=args,
+        plan=plan,
+        checkpoint=checkpoint,
+        engine=engine(checkpoint, args.engine, streams, args.precision, threads),
+        start=_start(args, checkpoint),
+        carried=carried,
+        seed=seed,
+        position=carried.position if carried else 0,
+    )
 
 
 def _check(p: Parser, args: Namespace) -> None:
@@ -236,50 +271,51 @@ def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[
     return [[take_path(folder, t * streams + k, sound) for k in range(streams)] for t in range(temperatures)]
 
 
-def _sample(
-    args: Namespace,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    engine: Engine,
-    paths: list[str],
-    temperature: float,
-    seed: int,
-    place: int,
-    start: NDArray[np.integer[Any]],
-    interruption: Interruption,
-) -> int:
-    """Sample one temperature into its files; returns how many symbols each stream has got."""
+def _take(job: Job, temperature: float, paths: list[str], interruption: Interruption) -> None:
+    """Sample all streams into their files."""
     from charrnn.outputs import Segments, open_takes
     from charrnn.stitch import stitch
 
-    done, segment, began = 0, 0, time.monotonic()
+    args, plan = job.args, job.plan
+    segment, began, full = 0, time.monotonic(), None
     total = None if plan.total is None else plan.total * len(paths)
     with contextlib.ExitStack() as stack:
-        takes = stack.enter_context(open_takes(paths, plan.sound, checkpoint))
-        keep = (
-            stack.enter_context(Segments(Path(args.segments_dir), plan.sound, checkpoint))
-            if args.segments_dir
-            else None
-        )
+        takes = stack.enter_context(open_takes(paths, plan.sound, job.checkpoint))
+        keep = None
+        if args.segments_dir:
+            keep = stack.enter_context(Segments(Path(args.segments_dir), plan.sound, job.checkpoint))
         bar = stack.enter_context(progress(total, " symbols", args.quiet, unit_scale=True))
         for number, ids in stitch(
-            engine, plan.segments, plan.length, temperature, seed, args.join, start, place, chunk=CHUNK
+            job.engine,
+            plan.segments,
+            plan.length,
+            temperature,
+            job.seed,
+            args.join,
+            job.start,
+            job.position,
+            chunk=CHUNK,
         ):
+            job.done += ids.shape[1]
             if number != segment:
                 segment = number
                 for take in takes:
                     take.mark()
-            for take, symbols in zip(takes, ids, strict=True):
-                take.write(symbols)
+            try:
+                for take, symbols in zip(takes, ids, strict=True):
+                    take.write(symbols)
+            except bytecodec.WavFullError as error:  # leave the block well, so that the file is kept
+                full = error
+                break
             if keep:
                 keep.write(number, ids[0])
-            done += ids.shape[1]
             bar.update(ids.size)
             if interruption:
                 break
+    if full:
+        raise full
     if not args.quiet:
-        _say_how_fast(done, len(paths), time.monotonic() - began, checkpoint.rate, paths)
-    return done
+        _say_how_fast(job.done, len(paths), time.monotonic() - began, job.checkpoint.rate, paths)
 
 
 def _say_how_fast(done: int, streams: int, seconds: float, rate: int | None, paths: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from charrnn.engines import NOTHING, EngineState
 from charrnn.model import CharRNN
 
 SCORE_STEPS = 512
+BLOCK = 4  # rows that are computed together, at the least
+LARGE = 1 << 18  # numbers in a matrix from which on laying it out anew pays
 
 
 class EagerEngine:
@@ -28,14 +29,15 @@ class EagerEngine:
         self.streams = streams
         self.vocab_size = model.config.vocab_size
         self._model = model.eval()
-        self._linear = _packed_linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
-        self._rows = -(-streams // self._linear.block) * self._linear.block
+        self._linear = _PackedLinear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._rows = -(-streams // BLOCK) * BLOCK
         self.reset()
 
     def reset(self) -> None:
         """Back to the zero state with no last symbol."""
         self._state = self._model.initial_state(self._rows)
         self._last = torch.full((self._rows,), NOTHING)
+        self._started = False
 
     @torch.inference_mode()
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
@@ -46,6 +48,7 @@ class EagerEngine:
         for symbols in ids.T:
             self._read_last()
             self._last = self._padded(torch.from_numpy(symbols.copy()))
+            self._started = True
 
     @torch.inference_mode()
     def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
@@ -57,6 +60,7 @@ class EagerEngine:
                 self._last = (u_t * self.vocab_size).long()
             else:
                 self._last = choose(logits, u_t, temperature)
+            self._started = True
             chosen.append(self._last)
         return torch.stack(chosen, dim=1)[: self.streams].numpy() if chosen else np.empty((self.streams, 0), np.int64)
 
@@ -85,10 +89,11 @@ class EagerEngine:
             for layer in state
         )
         self._last = self._padded(torch.from_numpy(np.array(last, dtype=np.int64)))
+        self._started = bool((self._last != NOTHING).all())
 
     def _read_last(self) -> Tensor | None:
         """Logits (rows, V) after the last symbols, or None where there are none yet."""
-        if self._last[0] == NOTHING:
+        if not self._started:
             return None
         logits, self._state = self._model.step(self._last, self._state, self._linear)
         return logits
@@ -120,41 +125,27 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     return torch.searchsorted(cumulated, border, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
-class _Linear:
-    """torch's own matrix product, on whole blocks of rows.
+class _PackedLinear:
+    """Matrix products of rows that come out the same to the last bit however many rows there are.
 
-    The BLAS inside torch has kernels for a few rows that add in another order; from a multiple of four on,
-    all rows were measured to come out the same.
+    Large matrices are laid out for oneDNN once, which is 2.5 times as fast at one row as torch's own product
+    (docs/benchmarks.md): that one reads them in an order that suits many rows. Small ones, where the call
+    itself is what costs, and those on other processors take torch's own. Both have kernels for a few rows that
+    add in another order; from a multiple of `BLOCK` on, all rows were measured to come out the same.
     """
 
-    block = 4
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.linear(x, weight, bias)
-
-
-class _OneDnnLinear:
-    """oneDNN's matrix product on weights that were laid out for it once.
-
-    2.5 times as fast as torch's own at one row (docs/benchmarks.md), which lays the weights out anew at each
-    call, and equal to the last bit for any number of rows but one.
-    """
-
-    block = 2
-
-    def __init__(self, weights: Sequence[Tensor], dtype: torch.dtype) -> None:
+    def __init__(self, model: CharRNN, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._weights = {w: torch.ops.mkldnn._reorder_linear_weight(w.detach().to(dtype), self.block) for w in weights}
+        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        large = [p for p in model.parameters() if p.dim() == 2 and p.numel() >= LARGE] if has_onednn else []
+        self._packed: dict[Tensor, Tensor] = {
+            p: torch.ops.mkldnn._reorder_linear_weight(p.detach().to(dtype), BLOCK) for p in large
+        }
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.to(self._dtype)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._weights[weight], bias, "none", [], "")
+        packed = self._packed.get(weight)
+        if packed is None:
+            return functional.linear(x.to(self._dtype), weight.to(self._dtype), bias).float()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), packed, bias, "none", [], "")
         return y.float()
-
-
-def _packed_linear(model: CharRNN, dtype: torch.dtype) -> _Linear | _OneDnnLinear:
-    matrices = [p for p in model.parameters() if p.dim() == 2 and p is not model.embedding.weight]
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return _OneDnnLinear(matrices, dtype)
-    return _Linear()
