@@ -46,10 +46,10 @@ def open_text(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
 @contextlib.contextmanager
 def open_sound(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
     """An 8-bit WAV with a cue point at each mark; ids are its bytes."""
-    with (
-        open_output(path) as file,
-        bytecodec.WavWriter(file, checkpoint.rate, mulaw=checkpoint.encoding == "mulaw") as wav,
-    ):
+    if checkpoint.rate is None:
+        raise ValueError("a network of text makes no sound")
+    mulaw = checkpoint.encoding == "mulaw"
+    with open_output(path) as file, bytecodec.WavWriter(file, checkpoint.rate, mulaw) as wav:
 
         class Sound:
             def write(self, ids: NDArray[np.integer[Any]]) -> None:
