@@ -14,7 +14,7 @@ from bytecodec.errors import InputError
 from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
-_CHUNK = 1 << 18  # bytes asked for at a time; a pipe gives what it has
+_CHUNK = 1 << 15  # bytes asked for at a time; with more, malloc would map fresh memory for each
 
 
 @console.command
