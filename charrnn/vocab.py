@@ -79,7 +79,10 @@ class Vocab:
 
     def decode(self, ids: Ids) -> str:
         """The text of ids (n,); an IndexError for one that is out of range."""
-        return self._code_point_of_id[np.asarray(ids)].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+        ids = np.asarray(ids)
+        if ids.size and ids.min() < 0:
+            raise IndexError(f"id {ids.min()} is out of range")
+        return self._code_point_of_id[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def describe(self) -> str:
         """In words, for messages."""
@@ -94,8 +97,9 @@ class Vocab:
     @classmethod
     def from_json(cls, data: Any) -> Vocab:
         """Back from `to_json`; a ValueError where it is not of that form."""
-        if isinstance(data, dict) and data.get("alphabet") in ALPHABETS:
-            return cls.of_alphabet(data["alphabet"])
+        alphabet = data.get("alphabet") if isinstance(data, dict) else None
+        if isinstance(alphabet, str) and alphabet in ALPHABETS:
+            return cls.of_alphabet(alphabet)
         characters = data.get("characters") if isinstance(data, dict) else None
         if not isinstance(characters, str) or not characters or len(set(characters)) != len(characters):
             raise ValueError("the vocabulary is neither an alphabet nor a string of different characters")
