@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def prepare(
     elif as_bytes:
         vocab = Vocab.of_alphabet(next((name for name in alphabets.values() if name), "braille"))
     else:
-        vocab = Vocab.of_code_points(np.flatnonzero(np.any([text.seen for text in texts.values()], axis=0)))
+        vocab = Vocab.of_code_points(np.concatenate([text.code_points for text in texts.values()]))
     with target.open("wb") as file:
         for path in files:
             for block in _blocks(path, path in sounds, vocab, options, quiet):
@@ -180,7 +180,7 @@ def _files(path: Path, quiet: bool) -> list[Path]:
 class _Characters:
     """Which characters occur in a text."""
 
-    seen: NDArray[np.bool_]  # (MAX_CODE_POINT + 1,)
+    code_points: NDArray[np.integer[Any]]  # each once
     alphabet: str | None
 
     @classmethod
@@ -195,7 +195,7 @@ class _Characters:
         if lines == 1 and last.endswith("\n"):  # an editor's line end after the bytes is no byte
             inside = seen.copy()
             inside[[ord("\n"), ord("\r")]] = False
-        return cls(seen, next((name for name in bytecodec.ALPHABETS if _lies_in(inside, name)), None))
+        return cls(np.flatnonzero(seen), next((name for name in bytecodec.ALPHABETS if _lies_in(inside, name)), None))
 
 
 def _lies_in(seen: NDArray[np.bool_], alphabet: str) -> bool:
@@ -241,8 +241,7 @@ def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet:
         return
     with path.open("rb") as file:
         if vocab.alphabet is None:
-            for text in _read_text(file, path):
-                yield vocab.encode(text)
+            yield from _encoded(_read_text(file, path), path, vocab)
             return
         decoder = bytecodec.Decoder()
         try:
@@ -251,3 +250,13 @@ def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet:
             yield np.frombuffer(decoder.close(), np.uint8)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def _encoded(texts: Iterator[str], path: Path, vocab: Vocab) -> Iterator[Ids]:
+    offset = 0
+    for text in texts:
+        try:
+            yield vocab.encode(text, offset)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        offset += len(text)
