@@ -1,0 +1,111 @@
+"""What the tests share: a steady hypothesis, one thread, a sound to learn, and networks small enough to follow."""
+
+import os
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+
+TRAINED = """
+    --rnn-size 48 --layers 2 --wordvec-size 16 --batch-size 16 --seq-length 32 --learning-rate 0.01
+    --max-iterations 400 --checkpoint-every 200 --precision fp32 --threads 1 --quiet
+"""
+
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Torch adds up on one thread, whatever the test before this one asked for."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_audio():
+    """The folder of recordings that are too large to ship."""
+    folder = Path(os.environ.get("AUDIO", ROOT.parent / "shared" / "audio"))
+    if not folder.is_dir():
+        pytest.skip(f"there are no recordings in {folder}: name their folder in the environment variable AUDIO")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tone():
+    """Two seconds of two tones and a little noise, (22050,) bytes around silence."""
+    t = np.arange(22050) / 11025
+    noise = np.random.default_rng(0).normal(0, 2, t.size)
+    x = 128 + 50 * np.sin(2 * np.pi * 210 * t) + 25 * np.sin(2 * np.pi * 525 * t) + noise
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def write_wav():
+    """``write_wav(path, samples, rate=11025)`` writes 8-bit mono and returns the path."""
+
+    def write(path, samples, rate=11025):
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(1)
+            file.setframerate(rate)
+            file.writeframes(bytes(samples))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tone_file(tmp_path_factory, tone, write_wav):
+    """The tone as a recording."""
+    return write_wav(tmp_path_factory.mktemp("sound") / "tone.wav", tone)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, tone_file):
+    """A run directory as charrnn-train makes it, whose network has learnt the tone. Not to be written to."""
+    from charrnn.commands.train import charrnn_train
+
+    folder = tmp_path_factory.mktemp("runs") / "tone"
+    assert charrnn_train([str(tone_file), "--run-dir", str(folder), *TRAINED.split()]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(trained_run):
+    """The checkpoint of `trained_run`."""
+    from charrnn.checkpoint import load
+
+    return load(trained_run)
+
+
+@pytest.fixture
+def tiny_config():
+    """7 symbols, embeddings of 5, 2 layers of 6 units."""
+    from charrnn.model import ModelConfig
+
+    return ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """An untrained network of `tiny_config`."""
+    from charrnn.model import build
+
+    return build(tiny_config, seed=0)
+
+
+@pytest.fixture
+def tiny_checkpoint(tiny_model):
+    """`tiny_model` with the vocabulary a to g, not on disk."""
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.vocab import Vocab
+
+    return Checkpoint(tiny_model.eval(), Vocab("abcdefg"), step=12, epoch=1.5, train_loss=1.25, val_loss=1.5)

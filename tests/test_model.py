@@ -1,0 +1,143 @@
+"""The network has torch-rnn's shape, loss and initial values, and keeps no state."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.model import CharRNN, ModelConfig, build, detach
+
+
+def symbols(n, t, seed=0, vocab_size=7):
+    return torch.randint(vocab_size, (n, t), generator=torch.Generator().manual_seed(seed))
+
+
+def test_shapes_of_logits_and_state(tiny_model):
+    logits, state = tiny_model(symbols(3, 4), tiny_model.initial_state(3))
+    assert logits.shape == (3, 4, 7)
+    assert [[tuple(t.shape) for t in layer] for layer in state] == [[(3, 6), (3, 6)]] * 2
+
+
+def test_the_loss_is_the_mean_cross_entropy_worked_out_by_hand(tiny_model):
+    x, y = symbols(3, 4), symbols(3, 4, seed=1)
+    loss, _ = tiny_model.loss(x, y, tiny_model.initial_state(3))
+    logits = tiny_model(x, tiny_model.initial_state(3))[0].detach().double().numpy()
+    nats = [
+        math.log(sum(math.exp(v) for v in logits[n, t])) - logits[n, t, y[n, t]] for n in range(3) for t in range(4)
+    ]
+    assert loss.item() == pytest.approx(sum(nats) / 12, rel=1e-6)
+
+
+def test_a_step_is_a_sequence_of_one(tiny_model):
+    x, state = symbols(3, 5), tiny_model.initial_state(3)
+    whole, end = tiny_model(x, state)
+    for t in range(5):
+        logits, state = tiny_model.step(x[:, t], state)
+        torch.testing.assert_close(logits, whole[:, t], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(state, end, atol=1e-6, rtol=1e-5)
+
+
+def test_initial_values_are_torch_rnns():
+    model = build(ModelConfig(vocab_size=400, wordvec_size=300, rnn_size=250, layers=2), seed=3)
+    embedding = model.embedding.weight
+    assert embedding.std().item() == pytest.approx(1, rel=0.01)
+    assert embedding.mean().item() == pytest.approx(0, abs=0.01)
+    assert embedding.abs().max().item() > 4  # normal
+    for tensor in (model.output.weight, model.output.bias):
+        bound = 250**-0.5
+        assert 0.98 * bound < tensor.abs().max().item() <= bound
+        assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)  # uniform
+    assert model.layers[0].weight_ih_l0.std().item() == pytest.approx((300 + 250) ** -0.5, rel=0.01)
+    assert model.layers[1].weight_ih_l0.std().item() == pytest.approx((250 + 250) ** -0.5, rel=0.01)
+
+
+def test_the_same_seed_makes_the_same_network_and_another_one_another(tiny_config):
+    one, two, other = (build(tiny_config, seed).state_dict() for seed in (5, 5, 6))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["embedding.weight"], other["embedding.weight"])
+
+
+def test_building_a_network_leaves_the_global_generator_alone(tiny_config):
+    torch.manual_seed(0)
+    want = torch.rand(3)
+    torch.manual_seed(0)
+    build(tiny_config, 9)
+    assert torch.equal(torch.rand(3), want)
+
+
+def test_it_counts_the_numbers_that_it_learns(tiny_model):
+    # embedding 7x5; (5+6+1) x 24 and (6+6+1) x 24; output 6x7 + 7
+    assert tiny_model.number_of_parameters() == 35 + 288 + 312 + 49
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("vocab_size", 0, "vocab_size is 0, and has to be a whole number of 1 or more"),
+        ("rnn_size", 2.5, "rnn_size is 2.5, and has to be a whole number of 1 or more"),
+        ("layers", True, "layers is True, and has to be a whole number of 1 or more"),
+        ("wordvec_size", "8", "wordvec_size is '8', and has to be a whole number of 1 or more"),
+        ("cell", "gated", "cell is 'gated', and has to be one of lstm"),
+        ("cell", ["lstm"], "cell is ['lstm'], and has to be one of lstm"),
+        ("dropout", 1, "dropout is 1, and has to be at least 0 and less than 1"),
+        ("dropout", -0.1, "dropout is -0.1, and has to be at least 0 and less than 1"),
+        ("dropout", math.nan, "dropout is nan, and has to be at least 0 and less than 1"),
+        ("dropout", None, "dropout is None, and has to be at least 0 and less than 1"),
+        ("forget_bias", "1", "forget_bias is '1', and has to be a number"),
+    ],
+)
+def test_a_configuration_that_makes_no_network_is_refused_with_its_value(field, value, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the whole sentence is compared
+        ModelConfig(**{"vocab_size": 7, field: value})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_configuration_comes_back_from_json(tiny_config):
+    assert ModelConfig(**json.loads(json.dumps(tiny_config.to_json()))) == tiny_config
+
+
+def test_dropout_acts_in_training_alone():
+    model = build(ModelConfig(7, 5, 6, 2, dropout=0.5), 0)
+    x, state = symbols(3, 9), model.initial_state(3)
+    model.train()
+    assert not torch.equal(model(x, state)[0], model(x, state)[0])
+    model.eval()
+    torch.testing.assert_close(model(x, state)[0], model(x, state)[0], atol=0, rtol=0)
+    plain = build(ModelConfig(7, 5, 6, 2), 0)
+    torch.testing.assert_close(model(x, state)[0], plain.train()(x, state)[0], atol=0, rtol=0)
+
+
+def test_dropout_leaves_the_carried_state_alone():
+    """As in torch-rnn it lies between the layers and after the last, not in the recurrence."""
+    model = build(ModelConfig(7, 5, 6, 1, dropout=0.5), 0)
+    x, state = symbols(3, 9), model.initial_state(3)
+    torch.testing.assert_close(model.train()(x, state)[1], model.eval()(x, state)[1], atol=0, rtol=0)
+
+
+def test_two_interleaved_streams_do_not_disturb_each_other(tiny_model):
+    a, b = symbols(2, 12, seed=1), symbols(2, 12, seed=2)
+    alone = [tiny_model(x, tiny_model.initial_state(2))[0] for x in (a, b)]
+    states = [tiny_model.initial_state(2)] * 2
+    outputs = [[], []]
+    for t in range(0, 12, 4):
+        for k, x in enumerate((a, b)):
+            logits, states[k] = tiny_model(x[:, t : t + 4], states[k])
+            outputs[k].append(logits)
+    for k in range(2):
+        torch.testing.assert_close(torch.cat(outputs[k], dim=1), alone[k], atol=1e-6, rtol=1e-5)
+
+
+def test_no_gradient_flows_through_a_detached_state(tiny_model):
+    _, state = tiny_model(symbols(2, 3), tiny_model.initial_state(2))
+    assert all(t.requires_grad for layer in state for t in layer)
+    cut = detach(state)
+    assert not any(t.requires_grad for layer in cut for t in layer)
+    torch.testing.assert_close(cut, state, atol=0, rtol=0)
+
+
+def test_a_network_of_one_symbol_has_nothing_to_learn():
+    model = CharRNN(ModelConfig(1, 2, 3, 1))
+    zeros = torch.from_numpy(np.zeros((2, 5), dtype=np.int64))
+    assert model.loss(zeros, zeros, model.initial_state(2))[0].item() == 0
