@@ -5,6 +5,7 @@ All it asks of a model is ``loss(x, y, state) -> (mean nats, state)`` and ``init
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -169,28 +170,31 @@ class Trainer:
             A loss is not finite.
         """
         self.model.train()
-        clock = time.monotonic() - self.place.seconds
-        flushed = time.monotonic()
         try:
-            while True:
-                if self._checkpoint_is_due():
-                    self._checkpoint(self._validate(stopped))
-                if self.finished or stopped():
-                    break
-                row = self._iterate()
-                now = time.monotonic()
-                row["elapsed_seconds"] = self.place.seconds = now - clock
-                self.log.add(row)
-                self.listener.iterated(row)
-                if now - flushed > FLUSH_SECONDS:
-                    self.log.flush()
-                    flushed = now
-        except _StoppedError:
-            pass
-        if self.place.checkpointed != self.place.iteration:  # stopped: nothing to say about it, but something to play
-            self._save(None)
-        self.log.close()
-        self.val_log.close()
+            with contextlib.suppress(_StoppedError):
+                self._loop(stopped)
+            if self.place.checkpointed != self.place.iteration:  # stopped: not validated, but something to play
+                self._save(None)
+        finally:
+            self.log.close()
+            self.val_log.close()
+
+    def _loop(self, stopped: Callable[[], bool]) -> None:
+        began = time.monotonic() - self.place.seconds
+        flushed = time.monotonic()
+        while True:
+            if self._checkpoint_is_due():
+                self._checkpoint(self._validate(stopped))
+            if self.finished or stopped():
+                break
+            row = self._iterate()
+            now = time.monotonic()
+            row["elapsed_seconds"] = self.place.seconds = now - began
+            self.log.add(row)
+            self.listener.iterated(row)
+            if now - flushed > FLUSH_SECONDS:
+                self.log.flush()
+                flushed = now
 
     def _iterate(self) -> dict[str, float]:
         """One batch: forward, backward, clip, step. Returns its row of log.csv."""

@@ -1,0 +1,327 @@
+"""charrnn-train as its users meet it: what it says, writes, refuses, and how it stops and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import bytecodec
+from charrnn.commands.train import charrnn_train
+from charrnn.train import Trainer
+
+SMALL = "--rnn-size 12 --layers 2 --wordvec-size 6 --batch-size 4 --seq-length 8 --precision fp32 --threads 1".split()
+TIMES = {"symbols_per_second", "elapsed_seconds"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, with a text of 2,000 sound bytes, sound.txt, and the same as sound.wav."""
+    monkeypatch.chdir(tmp_path)
+    data = np.random.default_rng(1).integers(100, 130, 2000, dtype=np.uint8)
+    Path("sound.txt").write_text(bytecodec.encode(data.tobytes()), encoding="utf-8")
+    with open("sound.wav", "wb") as file, bytecodec.WavWriter(file, 11025) as wav:
+        wav.write(data)
+    return tmp_path
+
+
+def rows(path, without=frozenset()):
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+
+
+def assert_same_run(one, two):
+    """Weights and logs of two runs are the same to the last bit, the time columns excepted."""
+    for name in ("log.csv", "val.csv"):
+        assert rows(Path(one, name), TIMES) == rows(Path(two, name), TIMES)
+    a, b = (load_file(sorted(Path(run, "checkpoints").glob("*"))[-1]) for run in (one, two))
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_it_says_what_it_will_do_and_prints_the_run(here, capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "runs/sound-001\n"
+    assert "lstm, 2 layers of 12, embeddings of 6" in err
+    assert "sound.txt: 2,000 symbols" in err
+    assert "train 1,600, val 200, test 200" in err
+    assert "4 rows x 8 steps, 49 iterations an epoch, 5 iterations; fp32 on cpu with 1 threads" in err
+    assert "charrnn-sample runs/sound-001" in err
+
+
+def test_the_next_run_counts_up(here, capsys):
+    for number in ("001", "002"):
+        assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "1", "-q"]) == 0
+        assert capsys.readouterr().out == f"runs/sound-{number}\n"
+
+
+def test_quiet_says_nothing_on_stderr(here, capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_has_the_files_and_columns_that_the_docs_name(here):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "6", "--checkpoint-every", "2", "--run-dir", "r", "-q"])
+    log, val = rows("r/log.csv"), rows("r/val.csv")
+    assert list(log[0]) == (
+        "iteration,epoch,train_loss,train_bits,learning_rate,grad_norm,symbols_per_second,elapsed_seconds".split(",")
+    )
+    assert list(val[0]) == "iteration,epoch,val_loss,val_bits,elapsed_seconds".split(",")
+    assert [int(row["iteration"]) for row in log] == [1, 2, 3, 4, 5, 6]
+    assert [int(row["iteration"]) for row in val] == [2, 4, 6]
+    names = [f"{step:08d}.safetensors" for step in (2, 4, 6)]
+    assert sorted(path.name for path in Path("r/checkpoints").iterdir()) == names
+    best = json.loads(Path("r/best.json").read_text())
+    assert best["checkpoint"] == "checkpoints/" + min(zip((float(r["val_loss"]) for r in val), names, strict=True))[1]
+    assert json.loads(Path("r/config.json").read_text())["training"]["precision"] == "fp32"
+
+
+def test_sound_and_its_text_train_the_same_network(here):
+    for name in ("sound.txt", "sound.wav"):
+        charrnn_train([name, *SMALL, "--max-iterations", "4", "--run-dir", name + "-run", "-q"])
+    assert_same_run("sound.txt-run", "sound.wav-run")
+
+
+def test_several_inputs_and_folders_are_laid_end_to_end(here, capsys):
+    Path("folder").mkdir()
+    for name in ("b.txt", "a.txt"):
+        Path("folder", name).write_text(bytecodec.encode(name[:1].encode() * 300), encoding="utf-8")
+    charrnn_train(["sound.txt", "folder", *SMALL, "--max-iterations", "1", "--run-dir", "r"])
+    assert "folder: 2 of the 2 files in it." in capsys.readouterr().err
+    assert Path("r/corpus.bin").read_bytes()[2000:] == b"a" * 300 + b"b" * 300
+
+
+def test_text_of_any_language_trains(here):
+    Path("poem.txt").write_text("Žluťoučký kůň úpěl ďábelské ódy. 你好世界。\n" * 40, encoding="utf-8")
+    assert charrnn_train(["poem.txt", *SMALL, "--max-iterations", "3", "--run-dir", "r", "-q"]) == 0
+    vocab = json.loads(Path("r/config.json").read_text())["vocab"]["characters"]
+    assert vocab == "".join(sorted(set("Žluťoučký kůň úpěl ďábelské ódy. 你好世界。\n")))
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 49, 50, 60, 98, 119])
+def test_a_stopped_and_resumed_run_ends_as_one_that_was_never_stopped(here, stop_at):
+    length = [*SMALL, "--max-iterations", "120", "--checkpoint-every", "20", "--dropout", "0.2", "-q"]
+    charrnn_train(["sound.txt", *length, "--run-dir", "whole"])
+    with interrupted_at(stop_at):
+        assert charrnn_train(["sound.txt", *length, "--run-dir", "parts"]) == 130
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+
+
+@contextlib.contextmanager
+def interrupted_at(iteration):
+    """Ctrl-C in the middle of an iteration."""
+    original = Trainer._iterate
+
+    def iterate(trainer):
+        if trainer.place.iteration == iteration - 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_iterate", iterate)
+        yield
+
+
+def test_a_stopped_run_says_how_to_go_on_and_can_be_sampled(here, capsys):
+    with interrupted_at(3):
+        assert charrnn_train(["sound.txt", *SMALL, "--run-dir", str(here / "r")]) == 130
+    err = capsys.readouterr().err
+    assert f"stopped after iteration 3; all is saved. Go on with: charrnn-train --resume {here / 'r'}" in err
+    assert [path.name for path in (here / "r/checkpoints").iterdir()] == ["00000003.safetensors"]
+
+
+def test_a_resumed_run_may_get_a_new_length_and_says_so(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "5", "--run-dir", "r"])
+    assert charrnn_train(["--resume", "r", "--max-iterations", "9"]) == 0
+    assert "the length is new, so the schedule is planned anew." in capsys.readouterr().err
+    assert [int(row["iteration"]) for row in rows("r/log.csv")] == list(range(1, 10))
+
+
+def test_resume_finds_a_run_by_its_name_under_runs(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "1", "-q"])
+    assert charrnn_train(["--resume", "sound-001", "--max-iterations", "2", "-q"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--resume", "r", "--rnn-size", "9"], "--rnn-size"),
+        (["--resume", "r", "sound.txt"], "INPUT"),
+        (["--resume", "r", "--seed", "1", "--batch-size", "2"], "--batch-size, --seed"),
+        (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small: it has to be 1 or more"),
+        (["sound.txt", "--layers", "two"], "--layers/--num-layers: 'two' is no whole number"),
+        (["sound.txt", "--dropout", "1"], "--dropout: 1 is not at least 0 and finite, and at most 0.999"),
+        (["sound.txt", "--learning-rate", "nan"], "--learning-rate: nan is not more than 0"),
+        (["sound.txt", "--learning-rate", "0"], "--learning-rate: 0 is not more than 0"),
+        (["sound.txt", "--val-frac", "0.6", "--test-frac", "0.4"], "leave nothing to train on"),
+        (["sound.txt", "--rate", "999"], "--rate: 999 is too small"),
+        (["sound.txt", "--what"], "--what"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(here, capsys, flags, words):
+    with pytest.raises(SystemExit) as exit_:
+        charrnn_train(flags)
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def refusal(capsys, *argv):
+    """What charrnn-train says as it refuses."""
+    capsys.readouterr()
+    assert charrnn_train(list(argv)) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("charrnn-train: ")
+    assert "Traceback" not in message
+    return message
+
+
+def test_too_little_data_is_refused_with_the_numbers(here, capsys):
+    Path("tiny.txt").write_text("abc")
+    message = refusal(capsys, "tiny.txt", *SMALL, "--run-dir", "r")
+    assert message == (
+        "charrnn-train: tiny.txt: 3 symbols to train on are too few for one batch of 4 rows x 8 steps, which takes 33. "
+        "Lower --batch-size or --seq-length, or give more.\n"
+    )
+    assert not Path("r").exists()
+
+
+def test_inputs_that_cannot_be_used_are_refused_and_leave_no_run(here, capsys):
+    Path("empty.txt").write_text("")
+    Path("noise.bin").write_bytes(bytes(range(128, 256)) * 9)
+    Path("plain.txt").write_text("plain text " * 99)
+    Path("empty-folder").mkdir()
+    assert "there is no missing.wav" in refusal(capsys, "missing.wav", *SMALL)
+    assert "there is nothing in empty.txt" in refusal(capsys, "empty.txt", *SMALL)
+    assert "noise.bin is neither a recording" in refusal(capsys, "noise.bin", *SMALL)
+    assert "plain.txt is plain text, and sound.wav is a recording" in refusal(capsys, "plain.txt", "sound.wav", *SMALL)
+    assert "no recording and no .txt in the folder empty-folder" in refusal(capsys, "empty-folder", *SMALL)
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_an_existing_run_is_never_trained_over(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+    message = refusal(capsys, "sound.txt", *SMALL, "--run-dir", "r")
+    assert "there is a run in r already: go on with --resume r, or name another --run-dir." in message
+    assert before == {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+
+
+def test_a_folder_with_other_things_in_it_is_no_place_for_a_run(here, capsys):
+    Path("things").mkdir()
+    Path("things/letter").write_text("dear")
+    assert "things is there already and is no empty folder" in refusal(capsys, "sound.txt", "--run-dir", "things")
+    assert Path("things/letter").read_text() == "dear"
+
+
+def test_a_run_that_cannot_be_resumed_is_refused_in_a_sentence(here, capsys):
+    assert "there is no run nowhere, nor runs/nowhere." in refusal(capsys, "--resume", "nowhere")
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    good = Path("r/resume.safetensors").read_bytes()
+    Path("r/resume.safetensors").write_bytes(good[: len(good) // 2])
+    assert "resume.safetensors is not a whole safetensors file" in refusal(capsys, "--resume", "r")
+    Path("r/resume.safetensors").write_bytes(good)
+    Path("r/corpus.bin").write_bytes(b"\0" * 1000)
+    assert "corpus.bin holds 1,000 symbols, and the run began with 2,000" in refusal(capsys, "--resume", "r")
+    Path("r/config.json").write_text("{}")
+    assert "config.json is not as charrnn-train wrote it" in refusal(capsys, "--resume", "r")
+
+
+def test_init_from_starts_a_new_run_from_old_weights_on_other_data(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "40", "--run-dir", "old", "-q"])
+    flags = "--batch-size 2 --seq-length 8 --precision fp32 --threads 1 --learning-rate 1e-9 --max-iterations 1".split()
+    Path("other.txt").write_text(bytecodec.encode(bytes(range(256)) * 2), encoding="utf-8")
+    assert charrnn_train(["other.txt", *flags, "--init-from", "old", "--run-dir", "new", "-q"]) == 0
+    old, new = (load_file(sorted(Path(run, "checkpoints").iterdir())[-1]) for run in ("old", "new"))
+    assert all(np.allclose(old[name], new[name], atol=1e-6) for name in old)
+    message = refusal(capsys, "other.txt", *flags, "--init-from", "old", "--rnn-size", "13", "--run-dir", "x")
+    assert "old has --rnn-size 12: leave --rnn-size out." in message
+    Path("plain.txt").write_text("plain text " * 99)
+    assert "knows bytes as braille characters" in refusal(capsys, "plain.txt", *flags, "--init-from", "old")
+
+
+def test_without_input_it_says_loudly_what_it_takes(here, capsys):
+    assert charrnn_train([*SMALL, "--max-iterations", "1", "--run-dir", "r"]) == 0
+    assert "NO INPUT WAS GIVEN: training on the demo recording" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(here, capsys):
+    flags = [*SMALL, "--learning-rate", "1e37", "--grad-clip", "0", "--max-iterations", "50", "--checkpoint-every", "1"]
+    message = refusal(capsys, "sound.txt", *flags, "--val-frac", "0", "--run-dir", "r", "-q")
+    assert "is not finite" in message
+    assert "The last good checkpoint is r/checkpoints/0000000" in message
+    assert "--init-from" in message
+
+
+def test_keep_leaves_the_newest_and_the_best(here):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "12", "--checkpoint-every", "2", "--keep", "2",
+                   "--run-dir", "r", "-q"])  # fmt: skip
+    steps = {int(path.stem) for path in Path("r/checkpoints").iterdir()}
+    best = json.loads(Path("r/best.json").read_text())["iteration"]
+    assert steps == {10, 12, best}
+
+
+def test_help_shows_an_example_and_version_a_number(capsys):
+    for flag, word in (("--help", "Examples:\n  wav2utf8 in.wav out.txt"), ("--version", "charrnn-train 0.")):
+        with pytest.raises(SystemExit) as exit_:
+            charrnn_train([flag])
+        assert exit_.value.code == 0
+        assert word in capsys.readouterr().out
+
+
+def trainer(*argv):
+    """charrnn-train in a process of its own."""
+    code = "import sys; from charrnn.commands.train import charrnn_train; sys.exit(charrnn_train())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_rows(path, count, process):
+    """Until a log has so many rows; readers are never hindered."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count("\n") > count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not come to {count} rows: {process.communicate()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_process_that_a_signal_stops_goes_on_exactly(here, number, code):
+    flags = [*SMALL, "--max-iterations", "4000", "--checkpoint-every", "300", "-q"]
+    assert charrnn_train(["sound.txt", *flags, "--run-dir", "whole"]) == 0
+    process = trainer("sound.txt", *flags, "--run-dir", "parts")
+    wait_for_rows(Path("parts/log.csv"), 700, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert len(rows("parts/log.csv")) < 4000
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+
+
+@pytest.mark.slow
+def test_a_second_trainer_on_the_same_run_is_refused(here, capsys):
+    process = trainer("sound.txt", *SMALL, "--run-dir", "r", "-q")
+    wait_for_rows(Path("r/log.csv"), 10, process)
+    try:
+        assert "another process is training in r" in refusal(capsys, "--resume", "r")
+    finally:
+        process.kill()
+        process.communicate()
+    assert charrnn_train(["--resume", "r", "--max-iterations", "1", "-q"]) == 0  # a dead process holds no lock
