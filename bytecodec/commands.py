@@ -47,6 +47,7 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     console.refuse_same_file(args.input, args.output)
     encoder = Encoder(args.alphabet)
     bar = console.progress(None, "frames", args.quiet, unit_scale=True)
+    sentences: list[str] = []  # said when the bar has let go of the line
 
     def show(frames: int, total: int | None) -> None:
         bar.total = total
@@ -62,12 +63,14 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
             gain_db=args.gain,
             dither=args.dither,
             mulaw=args.mulaw,
-            tell=lambda sentence: console.say(sentence, args.quiet),
+            tell=sentences.append,
             progress=show,
         )
         with console.open_output(args.output, binary=False) as target:
             for block in blocks:
                 target.write(encoder.feed(block))
+    for sentence in sentences:
+        console.say(sentence, args.quiet)
 
 
 @console.command
