@@ -7,6 +7,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +57,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that there are, oldest first."""
-        return sorted(self.checkpoints_folder.glob("[0-9]*.safetensors"))
+        files = self.checkpoints_folder.glob("[0-9]*.safetensors")
+        return sorted((file for file in files if file.stem.isdecimal()), key=lambda file: int(file.stem))
 
     def config(self) -> dict[str, Any]:
         """What config.json holds; an InputError where it is not a run's."""
@@ -77,9 +79,11 @@ class Run:
     def best(self) -> dict[str, Any] | None:
         """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
         try:
-            return dict(json.loads(self.best_file.read_text(encoding="utf-8")))
+            best = json.loads(self.best_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        named = isinstance(best, dict) and isinstance(best.get("iteration"), int)
+        return best if named and isinstance(best.get("checkpoint"), str) else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -121,7 +125,7 @@ class CsvLog:
     def __init__(self, path: Path, columns: tuple[str, ...], iteration: int) -> None:
         self.path, self.columns = path, columns
         self.last: dict[str, str] | None = None
-        kept = [row for row in read_rows(path) if int(row["iteration"]) <= iteration] if path.exists() else []
+        kept = list(takewhile(lambda row: _is_until(row, iteration), read_rows(path))) if path.exists() else []
         with open_output(str(path)) as file:
             file.write((",".join(columns) + "\n").encode())
             for row in kept:
@@ -159,6 +163,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         lines = file.read().split("\n")[:-1]  # what has no line end is no whole row
     rows = list(csv.DictReader(lines))
     return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _is_until(row: Mapping[str, str], iteration: int) -> bool:
+    number = row["iteration"]  # after a power cut, anything may stand where the system had not written yet
+    return number.isdecimal() and int(number) <= iteration
 
 
 def write_json(path: Path, data: Any) -> None:
