@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,14 @@ FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
+_FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
+    "step": (int,),
+    "epoch": (int, float),
+    "rate": (int, NoneType),
+    "encoding": (str, NoneType),
+    "train_loss": (int, float, NoneType),
+    "val_loss": (int, float, NoneType),
+}
 FROZEN = "bias_hh_l0"  # torch.nn.LSTM's second bias is zero for ever (see cells.py) and is not kept
 
 
@@ -60,9 +69,6 @@ class Checkpoint:
     train_loss: float | None = None
     val_loss: float | None = None
     path: str = ""
-    _facts: tuple[str, ...] = field(
-        default=("step", "epoch", "rate", "encoding", "train_loss", "val_loss"), init=False, repr=False
-    )
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -71,7 +77,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     facts = {
         "model": model.config.to_json(),
         "vocab": checkpoint.vocab.to_json(),
-        **{name: getattr(checkpoint, name) for name in checkpoint._facts},
+        **{name: getattr(checkpoint, name) for name in _FACTS},
     }
     write_tensors(path, KIND, model_tensors(model), facts)
 
@@ -91,12 +97,13 @@ def load(path: str | Path) -> Checkpoint:
         config = ModelConfig(**facts["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
+        if config.layers > len(tensors):
+            raise ValueError(f"it says that it has {config.layers} layers, and holds {len(tensors)} tensors")
         with torch.device("meta"):  # takes no memory until the shapes are known to be those of the file
             model = CharRNN(config)
         set_model_tensors(model, tensors, assign=True)
-        known = {name: facts[name] for name in Checkpoint.__dataclass_fields__ if name in facts and name != "model"}
-        return Checkpoint(model=model.eval(), **{**known, "vocab": vocab, "path": str(path)})
-    except (KeyError, TypeError, ValueError) as error:
+        return Checkpoint(model.eval(), vocab, path=str(path), **_known(facts))
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's, of sizes beyond all
         raise InputError(f"{path} is not a checkpoint that this version can use: {_words(error)}.") from None
 
 
@@ -137,7 +144,7 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
     """Back from `state_tensors`, in the form of ``like``; a ValueError where it does not fit."""
     for name, tensor in state_tensors(like).items():
-        if name not in tensors or tensors[name].shape[1:] != tensor.shape[1:]:
+        if name not in tensors or tensors[name].shape != tensor.shape or not tensors[name].is_floating_point():
             raise ValueError("its hidden state is that of another network")
     return tuple(tuple(tensors[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(like))
 
@@ -170,7 +177,7 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
         version, found = facts["format"], facts["kind"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{path} has no description of a network in its safetensors metadata that can be read."
         ) from None
@@ -181,8 +188,20 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     return dict(facts)
 
 
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: facts[name] for name in _FACTS if name in facts}
+    for name, value in known.items():
+        if not isinstance(value, _FACTS[name]) or isinstance(value, bool):
+            raise ValueError(f"its {name} is {value!r}")
+    if known.get("rate") is not None and known["rate"] < 1:
+        raise ValueError(f"its rate is {known['rate']!r}")
+    if known.get("encoding") not in (None, "linear", "mulaw"):
+        raise ValueError(f"its encoding is {known['encoding']!r}")
+    return known
+
+
 def _words(error: Exception) -> str:
-    return f"it does not say its {error}" if isinstance(error, KeyError) else str(error)
+    return f"it does not say its {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -219,8 +238,14 @@ def load_streams(path: str | Path, model: CharRNN) -> Streams:
     facts, tensors = read_tensors(path, STREAMS_KIND)
     try:
         last = tensors["last"].numpy()
+        known = range(-1, model.config.vocab_size)  # -1: a stream before its first symbol
+        if last.ndim != 1 or not len(last) or last.dtype != np.int64 or not {*last.tolist()} <= {*known}:
+            raise ValueError("its last symbols are not those of this network")
         state = state_from_tensors(tensors, model.initial_state(len(last)))
         arrays = tuple(tuple(t.numpy() for t in layer) for layer in state)
-        return Streams(arrays, last, int(facts["seed"]), int(facts["position"]))
+        for name in ("seed", "position"):
+            if not isinstance(facts[name], int) or not 0 <= facts[name] < 2**64:
+                raise ValueError(f"its {name} is {facts[name]!r}")
+        return Streams(arrays, last, facts["seed"], facts["position"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit this network: {_words(error)}.") from None
