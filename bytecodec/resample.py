@@ -14,14 +14,15 @@ _STOP_DB = 90.0
 #: The largest term of the ratio of rates. It bounds the filter, which has 128 taps for each unit of it.
 #: Every ratio between usual rates is far below; others are met to one part in 96,000 (38 ms an hour) or better.
 _LARGEST_TERM = 48_000
+_PIECE = 1 << 16  # taps designed at a time, as there may be millions
 
 
 class Resampler:
     """Resamples a signal that comes in blocks of any size.
 
     What comes out, laid end to end, is bit for bit what ``scipy.signal.resample_poly(whole, up, down,
-    window=taps)`` gives: ceil(n * up / down) samples in place of n, not shifted in time, with silence before
-    and after.
+    window=lowpass(max(up, down)))`` gives: ceil(n * up / down) samples in place of n, not shifted in time, with
+    silence before and after.
 
     Parameters
     ----------
@@ -33,16 +34,14 @@ class Resampler:
     up, down : int
         The ratio of the rates in lowest terms: target_rate / source_rate, or the nearest fraction to it
         without a term above 48,000.
-    taps : float32 (2 * 64 * max(up, down) + 1,)
-        The filter, symmetric, at up times the source's rate.
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self.up, self.down = _ratio(source_rate, target_rate)
-        self.taps = _lowpass(max(self.up, self.down))
-        half = len(self.taps) // 2
+        taps = lowpass(max(self.up, self.down))
+        half = len(taps) // 2
         lead = -half % self.down  # zeros that move the filter's centre to a multiple of down ...
-        self._filter = np.concatenate([np.zeros(lead, np.float32), self.taps * np.float32(self.up)])
+        self._filter = np.concatenate([np.zeros(lead, np.float32), taps * np.float32(self.up)])
         self._next = (half + lead) // self.down  # ... so that this output of upfirdn is the first sample's own
         self._delay = self._next
         self._buffer = np.zeros(0, np.float32)
@@ -84,11 +83,16 @@ def _ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
     return up, down
 
 
-def _lowpass(factor: int) -> NDArray[np.float32]:
+def lowpass(factor: int) -> NDArray[np.float32]:
     """Design the filter that lets 1/factor of the band through, with a gain of one at 0 Hz.
 
     Window and width after J. F. Kaiser, "Nonrecursive digital filter design using the I0-sinh window
     function", 1974.
+
+    Returns
+    -------
+    float32 (2 * 64 * factor + 1,)
+        Symmetric.
     """
     from scipy.special import i0
 
@@ -96,8 +100,11 @@ def _lowpass(factor: int) -> NDArray[np.float32]:
     transition = (_STOP_DB - 7.95) / (2.285 * np.pi * 2 * _CROSSINGS)  # of the lower Nyquist frequency
     cutoff = 1 - transition / 2  # the middle of the transition, which ends at that frequency
     half = _CROSSINGS * factor
-    place = np.arange(half + 1)
-    window = i0(beta * np.sqrt(1 - (place / half) ** 2)) / i0(beta)
-    taps = np.sinc(cutoff / factor * place) * window
+    taps = np.empty(half + 1)
+    for begin in range(0, half + 1, _PIECE):
+        place = np.arange(begin, min(begin + _PIECE, half + 1))
+        window = i0(beta * np.sqrt(1 - (place / half) ** 2)) / i0(beta)
+        taps[place] = np.sinc(cutoff / factor * place) * window
     taps /= taps[0] + 2 * taps[1:].sum()
-    return np.concatenate([taps[:0:-1], taps]).astype(np.float32)
+    right = taps.astype(np.float32)
+    return np.concatenate([right[:0:-1], right])

@@ -191,8 +191,9 @@ class _Recording:
         self.name = name
         self._sound = _open_sound(file, name)
         self.rate: int = self._sound.samplerate
+        self.channels: int = self._sound.channels
         check_rate(self.rate, f"{name}: a rate")
-        self.is_8_bit_mono = self._sound.subtype in ("PCM_U8", "PCM_S8") and self._sound.channels == 1
+        self.is_8_bit_mono = self._sound.subtype in ("PCM_U8", "PCM_S8") and self.channels == 1
         self.frames_read = 0
         self._frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
         self._first = round(part[0] * self.rate)
@@ -206,7 +207,7 @@ class _Recording:
         What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
         """
         goal = min((n for n in (self._end, self._frames) if n is not None), default=None)
-        buffer = np.empty((size, self._sound.channels), np.float32)
+        buffer = np.empty((size, self.channels), np.float32)
         while self._end is None or self.frames_read < self._end:
             wanted = size if self._end is None else min(size, self._end - self.frames_read)
             block = _mono(self._read_into(buffer[:wanted]))
@@ -291,7 +292,7 @@ def _mono(frames: Samples) -> Samples:
 
 
 def _resampled(recording: _Recording, rate: int) -> Iterator[Samples]:
-    size = max(1, _BLOCK // max(recording._sound.channels, -(-rate // recording.rate)))
+    size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
     if rate == recording.rate:
         yield from recording.blocks(size)
         return

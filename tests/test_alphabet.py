@@ -1,6 +1,7 @@
 """Bytes to characters and back: every byte, every alphabet, any chunking, and each sentence of refusal."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,13 @@ def refusal(text: bytes) -> str:
 def test_byte_b_is_the_character_b_after_the_alphabets_first(alphabet: str, first: int) -> None:
     assert encode(ALL_BYTES, alphabet) == "".join(chr(first + byte) for byte in range(256))
     assert ALPHABETS[alphabet] == first
+
+
+def test_the_document_lists_the_alphabets_as_they_are() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
+    for name, first in ALPHABETS.items():
+        width = len(chr(first).encode())
+        assert f"| `{name}` | U+{first:04X} | U+{first:04X} + b | U+{first + 255:04X} | {width} |" in page
 
 
 @alphabets
