@@ -28,7 +28,7 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
 wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
 ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     )
-    _add_files(parser, "the recording; - is standard input", "the text")
+    _add_files(parser, "the recording", "the text")
     parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second of the text")
     parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
     parser.add_argument(
@@ -82,7 +82,7 @@ def utf82wav(argv: Sequence[str] | None = None) -> None:
         """utf82wav generated.txt generated.wav
 charrnn-sample --seconds 0 | utf82wav | aplay""",
     )
-    _add_files(parser, "the text; its alphabet is found from it", "the WAV file", input_default="-")
+    _add_files(parser, "the text; its alphabet is found from it", "the WAV file", from_stdin=True)
     parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second")
     parser.add_argument(
         "--mulaw", action="store_true", help="the samples are G.711 mu-law, as wav2utf8 --mulaw makes them"
@@ -126,7 +126,7 @@ def bin2utf8(argv: Sequence[str] | None = None) -> None:
         """bin2utf8 picture.bmp picture.txt
 tar c folder | bin2utf8 - folder.txt""",
     )
-    _add_files(parser, "any file; - is standard input", "the text")
+    _add_files(parser, "any file", "the text")
     _add_alphabet(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
@@ -145,7 +145,7 @@ def utf82bin(argv: Sequence[str] | None = None) -> None:
         """utf82bin picture.txt picture.bmp
 charrnn-sample run | utf82bin - | hexdump -C""",
     )
-    _add_files(parser, "the text; its alphabet is found from it; - is standard input", "the bytes")
+    _add_files(parser, "the text; its alphabet is found from it", "the bytes")
     _add_errors(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
@@ -156,10 +156,10 @@ charrnn-sample run | utf82bin - | hexdump -C""",
     _say_skipped(decoder, args)
 
 
-def _add_files(parser: argparse.ArgumentParser, source: str, target: str, input_default: str | None = None) -> None:
-    nargs, by_default = ("?", "; by default standard input") if input_default else (None, "")
-    parser.add_argument("input", metavar="IN", nargs=nargs, default=input_default, help=source + by_default)
-    parser.add_argument("output", metavar="OUT", nargs="?", default="-", help=target + "; by default standard output")
+def _add_files(parser: argparse.ArgumentParser, source: str, target: str, from_stdin: bool = False) -> None:
+    nargs, default = ("?", "-") if from_stdin else (None, None)
+    parser.add_argument("input", metavar="IN", nargs=nargs, default=default, help=f"{source}; - is standard input")
+    parser.add_argument("output", metavar="OUT", nargs="?", default="-", help=f"{target}; - is standard output")
 
 
 def _add_alphabet(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import signal
 import stat
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         lines = "\n".join("  " + line for line in examples.strip().splitlines())
         super().__init__(
             prog=prog,
-            description=description,
+            description=textwrap.fill(description, 100),
             epilog=f"Examples:\n{lines}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
