@@ -19,7 +19,6 @@ ROWS = 50
 STEPS = 256
 
 
-@torch.no_grad()
 def evaluate(
     model: CharRNN,
     ids: Ids,
@@ -35,6 +34,14 @@ def evaluate(
     """
     training = model.training
     model.eval()
+    try:
+        return _mean_loss(model, ids, precision, device, tell)
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _mean_loss(model: CharRNN, ids: Ids, precision: str, device: str, tell: Callable[[int, int], None]) -> float:
     rows = min(ROWS, len(ids) - 1)
     batches = ContiguousBatches(ids, rows)
     state = model.initial_state(rows)
@@ -53,5 +60,4 @@ def evaluate(
     if left.shape[1] > 1:
         last_row = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in state)
         total += score(left[:, :-1], left[:, 1:], last_row)[0]
-    model.train(training)
     return total / count
