@@ -236,9 +236,11 @@ class Trainer:
 
     def _not_finite(self, nats: float) -> str:
         files_ = self.run.checkpoints()
-        last = f"The last good checkpoint is {files_[-1]}" if files_ else "There is no checkpoint before it"
+        what = f"the loss or its gradient is not finite ({nats}) at iteration {self.place.iteration + 1}."
+        if not files_:
+            return f"{what} Start again with a lower --learning-rate."
         return (
-            f"the loss or its gradient is not finite ({nats}) at iteration {self.place.iteration + 1}. {last}; "
+            f"{what} The last good checkpoint is {files_[-1]}; "
             "start again from it with --init-from and a lower --learning-rate."
         )
 
@@ -321,7 +323,8 @@ class Trainer:
             files.set_model_tensors(self.model, model)
             for name, parameter in self.parameters.items():
                 moments = {m: tensors.get(f"adam.{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {m: t.clone() for m, t in moments.items() if t is not None}
+                kept = {m: t.to(parameter.device, copy=True) for m, t in moments.items() if t is not None}
+                self.optimizer.state[parameter] = kept
             state = files.state_from_tensors(tensors, self.place.state)
             counts = {name: int(facts[name]) for name in ("iteration", "position", "checkpointed")}
             self.place = Place(_to(state, self.settings.device), seconds=float(facts["seconds"]), **counts)
