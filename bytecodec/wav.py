@@ -244,8 +244,9 @@ class _Recording:
     def _refuse_cut(self) -> None:
         """Raise InputError where the header promises more sound than there is, unless a part of it is wanted."""
         said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
-        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES and self._end is None and self._frames is not None:
-            whole = math.floor(1000 * (self._frames - self._first) / self.rate) / 1000
+        frames = self._frames or 0
+        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES and self._end is None and frames > self._first:
+            whole = math.floor(1000 * (frames - self._first) / self.rate) / 1000
             raise InputError(
                 f"{self.name} ends early: its header promises {int(said[1]):,} bytes of sound, and {int(said[2]):,} "
                 f"are there. A duration of {whole:g} s takes those."
