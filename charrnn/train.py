@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -204,7 +205,7 @@ class Trainer:
         if offset == 0:
             place.state = self.model.initial_state(self.batches.rows)
         if self.model.config.dropout:
-            torch.manual_seed((settings.seed << 32) + place.iteration)
+            torch.manual_seed(_mixed(settings.seed, place.iteration))
         rate = settings.learning_rate * settings.lr_decay_factor ** ((epoch + 1) // settings.lr_decay_every)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -330,6 +331,11 @@ class Trainer:
             self.place = Place(_to(state, self.settings.device), seconds=float(facts["seconds"]), **counts)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.run.resume_file} does not belong to this run: {error}.") from None
+
+
+def _mixed(seed: int, iteration: int) -> int:
+    """A seed of an iteration's own, mixed because torch's generator on the CPU takes only 32 of the 64 bits."""
+    return int(np.random.SeedSequence((seed, iteration)).generate_state(1, np.uint64)[0])
 
 
 def _to(state: State, device: str) -> State:
