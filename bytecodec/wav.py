@@ -199,7 +199,6 @@ class _Recording:
         self._first = round(part[0] * self.rate)
         self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
         self._progress = progress
-        self._refuse_cut()
 
     def blocks(self, size: int) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1, of size frames at most.
@@ -241,23 +240,18 @@ class _Recording:
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
         return frames
 
-    def _refuse_cut(self) -> None:
-        """Raise InputError where the header promises more sound than there is, unless a part of it is wanted."""
-        said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
-        frames = self._frames or 0
-        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES and self._end is None and frames > self._first:
-            whole = math.floor(1000 * (frames - self._first) / self.rate) / 1000
-            raise InputError(
-                f"{self.name} ends early: its header promises {int(said[1]):,} bytes of sound, and {int(said[2]):,} "
-                f"are there. A duration of {whole:g} s takes those."
-            )
-
     def ended_early(self) -> str:
-        """What to say where fewer frames came than were announced. MP3 knows the length only nearly, and not always."""
-        if self._end is not None or self._frames is None or self.frames_read > 0.95 * self._frames:
+        """What to say where less came than was announced; it is taken all the same, as sox and ffmpeg do."""
+        said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
+        if self._end is not None or self._frames is None:
             return ""
-        promised, there = self._frames / self.rate, self.frames_read / self.rate
-        return f"seems to end early: {promised:.2f} s were announced, and {there:.2f} s are there, which are taken."
+        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES:
+            promised, there = int(said[1]), int(said[2])
+            return f"is cut short: its header promises {promised:,} bytes of sound; the {there:,} that are there are taken."
+        if self.frames_read > 0.95 * self._frames:  # MP3 knows its length only nearly
+            return ""
+        announced, read = self._frames / self.rate, self.frames_read / self.rate
+        return f"is cut short: {announced:.2f} s were announced; the {read:.2f} s that are there are taken."
 
 
 def _open_sound(file: BinaryIO, name: str) -> Any:
