@@ -106,9 +106,11 @@ def measure_seams(samples: NDArray[Any], seams: Sequence[int], seed: int = 0) ->
     x = np.asarray(samples, dtype=np.float64)
     window = SPECTRUM_WINDOW
     at = np.array([s for s in seams if window <= s <= len(x) - window], dtype=np.int64)
-    inside = np.arange(window, len(x) - window + 1)
-    if len(at):
-        inside = inside[np.abs(inside[:, None] - at[None, :]).min(axis=1) >= window]
+    is_inside = np.zeros(len(x) + 1, dtype=np.bool_)
+    is_inside[window : len(x) - window + 1] = True
+    for seam in at:
+        is_inside[seam - window + 1 : seam + window] = False
+    inside = np.flatnonzero(is_inside)
     if not len(at) or not len(inside):
         raise ValueError(f"no seam of {list(seams)} can be measured in {len(x)} samples with windows of {window}")
     if len(inside) > INSIDE_PLACES:
