@@ -96,10 +96,15 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_model(tiny_config):
-    """An untrained network of `tiny_config`."""
+    """An untrained network of `tiny_config`, whose choices hang on its state as much as a trained one's."""
+    import torch
+
     from charrnn.model import build
 
-    return build(tiny_config, seed=0)
+    model = build(tiny_config, seed=0)
+    with torch.no_grad():
+        model.output.weight.mul_(8)
+    return model
 
 
 @pytest.fixture

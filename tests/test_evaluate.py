@@ -79,8 +79,8 @@ def test_it_tells_how_far_it_is(tiny_model):
     assert told == [(50 * 256, 50 * 300), (50 * 300, 50 * 300)]
 
 
-def test_an_untrained_network_is_near_the_logarithm_of_its_symbols_and_bits_are_nats_by_log_2(tiny_model):
-    nats = evaluate(tiny_model, symbols(5000))
+def test_an_untrained_network_is_near_the_logarithm_of_its_symbols_and_bits_are_nats_by_log_2(tiny_config):
+    nats = evaluate(build(tiny_config, 0), symbols(5000))
     assert nats == pytest.approx(math.log(7), abs=0.3)
     assert nats * BITS == pytest.approx(nats / math.log(2))
 
