@@ -1,0 +1,146 @@
+"""Who imports whom: each module is loaded in a fresh process, and what came with it is looked at."""
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Imports each module named on the command line in a child of its own, and prints what that loaded. What is named
+# before "--" is there from the beginning: torch takes long to load, and is the same for all.
+PROBE = """
+import importlib, json, os, sys
+split = sys.argv.index("--")
+for name in sys.argv[1:split]:
+    importlib.import_module(name)
+for name in sys.argv[split + 1:]:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        importlib.import_module(name)
+        os.write(write, json.dumps(sorted(sys.modules)).encode())
+        os._exit(0)
+    os.close(write)
+    print(json.dumps([name, json.loads(open(read).read())]))
+    os.wait()
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+pytestmark = needs_fork
+
+
+def loaded_by(names, there=()):
+    """For each module, the names of all modules that are loaded once it is."""
+    command = [sys.executable, "-c", PROBE, *there, "--", *names]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return {name: set(modules) for name, modules in map(json.loads, done.stdout.splitlines())}
+
+
+def modules_of(package):
+    found = [m.name for m in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")]
+    assert found
+    return [package, *found]
+
+
+def roots(modules):
+    return {name.partition(".")[0] for name in modules}
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return loaded_by(modules_of("bytecodec"))
+
+
+@pytest.fixture(scope="module")
+def light():
+    """Modules that have to start at once."""
+    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime"]
+    return loaded_by([*names, "charrnn.commands.train", "charrnn.commands.sample"])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return loaded_by(modules_of("charrnn"), there=["torch", "scipy.stats"])
+
+
+def test_the_codec_knows_neither_torch_nor_the_network(codec):
+    assert "bytecodec.wav" in codec
+    for name, modules in codec.items():
+        assert not roots(modules) & {"torch", "charrnn", "matplotlib", "safetensors"}, name
+
+
+def test_the_codec_starts_without_scipy(codec):
+    """Only resampling takes it, and it takes longer to load than most files to convert."""
+    for name in ("bytecodec", "bytecodec.commands", "bytecodec.alphabet", "bytecodec.console"):
+        assert not roots(codec[name]) & {"scipy", "tqdm"}, name
+
+
+def test_what_reads_runs_and_what_parses_flags_loads_no_torch(light):
+    for name, modules in light.items():
+        assert not roots(modules) & {"torch", "scipy", "safetensors", "matplotlib"}, name
+
+
+def test_importing_charrnn_loads_almost_nothing(light):
+    assert {m for m in light["charrnn"] if m.startswith("charrnn")} == {"charrnn"}
+
+
+def test_training_and_sampling_do_not_import_each_other(network):
+    sampling = {"charrnn.generate", "charrnn.stitch", "charrnn.engines", "charrnn.engines.eager"}
+    for name in sampling:
+        assert not network[name] & {"charrnn.train", "charrnn.evaluate", "charrnn.data"}, name
+    for name in ("charrnn.train", "charrnn.evaluate", "charrnn.data"):
+        assert not network[name] & sampling, name
+
+
+@pytest.mark.parametrize(
+    ("upstream", "downstream"),
+    [
+        ("charrnn.cells", "charrnn.model"),
+        ("charrnn.model", "charrnn.engines"),
+        ("charrnn.engines.eager", "charrnn.generate"),
+        ("charrnn.generate", "charrnn.stitch"),
+        ("charrnn.vocab", "charrnn.data"),
+        ("charrnn.data", "charrnn.train"),
+        ("charrnn.checkpoint", "charrnn.train"),
+        ("charrnn.runlog", "charrnn.checkpoint"),
+        ("charrnn.model", "charrnn.checkpoint"),
+    ],
+)
+def test_nothing_downstream_is_imported_upstream(network, upstream, downstream):
+    assert downstream not in network[upstream]
+
+
+def test_nothing_imports_tools_or_the_commands(network, codec):
+    for name, modules in (network | codec).items():
+        assert "tools" not in roots(modules), name
+        if not name.startswith("charrnn.commands"):
+            assert not any(module.startswith("charrnn.commands") for module in modules), name
+        if name != "bytecodec.commands":
+            assert "bytecodec.commands" not in modules, name
+
+
+@pytest.mark.parametrize("command", ["wav2utf8", "utf82wav", "bin2utf8", "utf82bin"])
+def test_the_codecs_help_loads_no_scipy_and_no_torch(command):
+    program = (
+        f"import sys; from bytecodec.commands import {command} as command\n"
+        "try: command(['--help'])\n"
+        "finally: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {command}")
+    assert not roots(done.stderr.split()) & {"scipy", "torch", "charrnn", "tqdm"}
+
+
+def test_encoding_bytes_loads_no_scipy():
+    program = (
+        "import sys; from bytecodec.commands import bin2utf8; bin2utf8(['-'])\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=b"\x00\x01", capture_output=True, check=True)
+    assert done.stdout.decode() == "⠀⠁"
+    assert not roots(done.stderr.decode().split()) & {"scipy", "torch", "charrnn"}

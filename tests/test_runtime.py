@@ -1,0 +1,78 @@
+"""What the machine is asked for, and what it is asked for when nobody says."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bytecodec.errors import InputError
+from charrnn import runtime
+
+
+@pytest.mark.parametrize(("value", "threads"), [("0", 0), ("3", 3), (None, 0)])
+def test_threads_are_those_of_the_environment(monkeypatch, value, threads):
+    monkeypatch.delenv("CHARRNN_THREADS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CHARRNN_THREADS", value)
+    assert runtime.default_threads() == threads
+
+
+@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²"])
+def test_an_environment_that_says_no_number_is_a_sentence(monkeypatch, value):
+    monkeypatch.setenv("CHARRNN_THREADS", value)
+    with pytest.raises(InputError) as caught:
+        runtime.default_threads()
+    assert str(caught.value) == f"CHARRNN_THREADS is {value!r}: make it a number of threads, or 0 for all cores."
+
+
+def test_threads_are_set_and_told_and_0_leaves_them():
+    assert runtime.set_threads(2) == torch.get_num_threads() == 2
+    assert runtime.set_threads(0) == torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert runtime.choose_device("auto") == ("cuda" if there else "cpu")
+    assert runtime.choose_device("cpu") == "cpu"
+    if there:
+        assert runtime.choose_device("cuda") == "cuda"
+        return
+    with pytest.raises(InputError, match=r"torch finds no NVIDIA GPU here: use --device cpu, or install"):
+        runtime.choose_device("cuda")
+
+
+@pytest.mark.parametrize(("avx512", "amx", "precision"), [(1, 0, "bf16"), (0, 1, "bf16"), (0, 0, "fp32")])
+def test_the_precision_is_bf16_where_the_processor_has_it(monkeypatch, avx512, amx, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    assert runtime.choose_precision("auto", "cpu") == precision
+    assert runtime.choose_precision("fp32", "cpu") == "fp32"
+    assert runtime.choose_precision("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_on_a_gpu_is_bf16_where_it_has_it(monkeypatch, supported, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert runtime.choose_precision("auto", "cuda") == precision
+
+
+def test_bf16_multiplies_in_bf16_and_fp32_does_not():
+    a = torch.full((4, 4), 1 + 2**-10)  # which has no place in bf16's eight bits
+    with runtime.autocast("bf16", "cpu"):
+        assert (a @ a).dtype == torch.bfloat16
+    with runtime.autocast("fp32", "cpu"):
+        assert torch.equal(a @ a, torch.full((4, 4), 4 * (1 + 2**-10) ** 2))
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, str(runtime.SPIN_COUNT)), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_before_torch_a_setting_in_the_environment_wins_and_torch_is_not_loaded(before, after):
+    program = (
+        "import os, sys; from charrnn import runtime; runtime.before_torch()\n"
+        "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | before
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{after} False\n"
