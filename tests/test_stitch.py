@@ -162,6 +162,16 @@ def test_a_long_sound_with_many_seams_is_measured_in_little_memory():
     assert 0 <= measure.jump <= 1
 
 
+@pytest.mark.parametrize("letter", ["A1", "B1", "C1"])
+def test_places_of_a_real_recording_are_no_audible_seams_and_cuts_in_it_are(shared_audio, letter):
+    path = next(shared_audio.glob(f"{letter}_*.wav"))
+    x = np.frombuffer(path.read_bytes()[44 + 60 * 11025 : 44 + 120 * 11025], dtype=np.uint8)
+    seams = np.arange(1, 40) * (len(x) // 40)
+    assert not measure_seams(x, seams).audible()
+    pieces = np.random.default_rng(0).permutation(x[: 40 * (len(x) // 40)].reshape(40, -1))
+    assert measure_seams(pieces.ravel(), seams).audible()
+
+
 # A network that has learnt
 
 
