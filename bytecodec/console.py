@@ -156,7 +156,11 @@ def progress(total: float | None, unit: str, quiet: bool = False, **kwargs: Any)
     from tqdm import tqdm
 
     hidden = quiet or sys.stderr is None or not sys.stderr.isatty()
-    return tqdm(total=total, unit=unit, disable=hidden, delay=2, file=sys.stderr, dynamic_ncols=True, **kwargs)
+    # A terminal that says it has no columns, as one without a window does, would get no bar at all.
+    width: dict[str, Any] = {"dynamic_ncols": True}
+    if not hidden and not os.get_terminal_size(sys.stderr.fileno()).columns:
+        width = {"ncols": 80, "nrows": 24}
+    return tqdm(total=total, unit=unit, disable=hidden, delay=2, file=sys.stderr, **width, **kwargs)
 
 
 @contextlib.contextmanager

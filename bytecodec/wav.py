@@ -247,7 +247,7 @@ class _Recording:
             return ""
         if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES:
             promised, there = int(said[1]), int(said[2])
-            return f"is cut short: its header promises {promised:,} bytes of sound; the {there:,} that are there are taken."
+            return f"is cut short: its header promises {promised:,} bytes of sound; the {there:,} there are taken."
         if self.frames_read > 0.95 * self._frames:  # MP3 knows its length only nearly
             return ""
         announced, read = self._frames / self.rate, self.frames_read / self.rate

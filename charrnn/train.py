@@ -77,7 +77,7 @@ class Settings:
         per_epoch = row_length // self.seq_length
         ends = [self.max_iterations] if self.max_iterations is not None else []
         if self.max_epochs is not None:
-            ends.append(math.ceil(self.max_epochs * per_epoch))
+            ends.append(math.ceil(round(self.max_epochs * per_epoch, 6)) or 1)  # 1.1 x 100 is 110.00000000000001
         return min(ends, default=None)
 
 

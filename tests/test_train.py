@@ -301,6 +301,7 @@ def test_without_a_validation_part_there_are_checkpoints_and_no_losses(tmp_path,
         ({"max_epochs": 2}, 2 * PER_EPOCH),
         ({"max_epochs": 1 / PER_EPOCH}, 1),
         ({"max_epochs": 0.01}, 1),
+        ({"max_epochs": 1e-12}, 1),
         ({"max_epochs": 3, "max_iterations": 5}, 5),
         ({"max_epochs": None, "max_iterations": 5}, 5),
         ({"max_epochs": None, "max_iterations": None}, None),
@@ -308,6 +309,11 @@ def test_without_a_validation_part_there_are_checkpoints_and_no_losses(tmp_path,
 )
 def test_the_length_is_whichever_comes_first(changes, iterations):
     assert Settings(**SETTINGS.to_json() | changes).iterations(PER_EPOCH * 5) == iterations
+
+
+def test_tenths_of_epochs_are_not_rounded_up_for_what_binary_lacks():
+    assert 1.1 * 100 > 110
+    assert Settings(max_epochs=1.1, seq_length=1).iterations(100) == 110
 
 
 def test_a_run_by_the_clock_ends_with_a_validation_and_a_checkpoint(tmp_path):

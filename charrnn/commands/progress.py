@@ -30,8 +30,11 @@ class Narrator:
         self._by_clock = trainer.iterations is None and minutes is not None
         total = 60 * minutes if self._by_clock and minutes else trainer.iterations
         initial = trainer.place.seconds if self._by_clock else trainer.place.iteration
-        unit = "s" if self._by_clock else "it"
-        self._bar = progress(total, unit, self.quiet, initial=int(initial), smoothing=0.05)
+        if self._by_clock:
+            style = {"bar_format": "{percentage:3.0f}%|{bar}| {remaining} left{postfix}", "smoothing": 0}
+        else:
+            style = {"smoothing": 0.05}
+        self._bar = progress(total, "it", self.quiet, initial=int(initial), **style)
 
     def iterated(self, row: Mapping[str, float]) -> None:
         """An iteration is done."""
@@ -88,7 +91,7 @@ class Narrator:
 def duration(seconds: float) -> str:
     """Seconds in the words that fit, such as '3 min' or '2.5 h'."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
