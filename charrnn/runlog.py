@@ -240,6 +240,8 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.suffix == ".safetensors":
+        raise InputError(f"there is no checkpoint {path}. Check the path, or name its run.")
     run = find_run(str(name))
     files = run.checkpoints()
     if not files:

@@ -139,7 +139,7 @@ def test_a_run_stands_for_its_newest_checkpoint(trained_run):
 
 
 def test_a_missing_file_is_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="there is no run"):
+    with pytest.raises(InputError, match="there is no checkpoint"):
         load(tmp_path / "none.safetensors")
     assert sentence(tmp_path / "none", files.read_tensors, "symbols") == "there is no file FILE."
 
