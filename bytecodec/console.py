@@ -73,6 +73,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"{prog} {__version__}")
         self.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
 
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and a sentence; argparse would put all its flags before it."""
+        self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help.\n")
+
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the examples' lines, and ends the help of an option with its default where it has one."""
