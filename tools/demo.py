@@ -18,7 +18,16 @@ from typing import Any
 DEMO = Path("demo")
 NETWORK = DEMO / "network"
 MADE_FROM = DEMO / "made_from.json"
-SETTINGS = {"rnn-size": 256, "layers": 2, "wordvec-size": 64, "lr-decay-every": 8, "max-minutes": 3}
+SETTINGS = {
+    "rnn-size": 256,
+    "layers": 2,
+    "wordvec-size": 64,
+    "batch-size": 25,
+    "seq-length": 200,  # 18 ms: three periods of the voice, where 50 steps would be less than one
+    "learning-rate": 3e-3,
+    "lr-decay-every": 8,
+    "max-minutes": 3,
+}
 SEGMENTS, SEGMENT_SECONDS = 4, 2.5
 
 
