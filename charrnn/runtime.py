@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
+MOST_THREADS = 1024  # torch crashes where the system cannot start as many as it is asked for
 DEVICES = ("auto", "cpu", "cuda")
 
 # Turns of the loop in which an OpenMP thread waits for the next piece of work before it sleeps. libgomp's own
@@ -51,10 +52,10 @@ def default_threads() -> int:
     Raises
     ------
     InputError
-        CHARRNN_THREADS is no whole number of 0 or more.
+        CHARRNN_THREADS is no whole number from 0 to 1024.
     """
     value = os.environ.get("CHARRNN_THREADS", "0")
-    if not value.isdecimal():
+    if not value.isdecimal() or int(value) > MOST_THREADS:
         raise InputError(f"CHARRNN_THREADS is {value!r}: make it a number of threads, or 0 for all cores.")
     return int(value)
 

@@ -19,7 +19,7 @@ def test_threads_are_those_of_the_environment(monkeypatch, value, threads):
     assert runtime.default_threads() == threads
 
 
-@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²"])
+@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²", "99999999"])
 def test_an_environment_that_says_no_number_is_a_sentence(monkeypatch, value):
     monkeypatch.setenv("CHARRNN_THREADS", value)
     with pytest.raises(InputError) as caught:
