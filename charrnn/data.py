@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import progress, say
+from bytecodec.console import is_special_file, progress, say
 from bytecodec.errors import InputError
 from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
 
@@ -155,11 +155,15 @@ def last_symbols(path: Path, vocab: Vocab, options: SoundOptions, count: int) ->
     kept = np.empty(0, dtype=vocab.dtype)
     for block in _blocks(path, is_sound(path), vocab, options):
         kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
+    if not len(kept):
+        raise InputError(f"there is nothing in {path} to start from.")
     return kept
 
 
 def is_sound(path: Path) -> bool:
     """Whether a file is a recording, by how it begins or, where that says nothing, by its name."""
+    if is_special_file(str(path)):
+        raise InputError(f"{path} is a pipe or a device, and a file is needed here, as it is read more than once.")
     with path.open("rb") as file:
         start = file.read(4)
     return start.startswith(SOUND_MAGIC) or path.suffix.lower() in SOUND_SUFFIXES

@@ -1,5 +1,7 @@
 """Texts and recordings become ids on disk, and batches are contiguous rows of them."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -335,3 +337,17 @@ def test_the_last_symbols_of_a_recording_are_its_end(tmp_path, write_wav, tone):
     path = write_wav(tmp_path / "a.wav", tone)
     ids = last_symbols(path, Vocab.of_alphabet("braille"), OPTIONS, 100)
     np.testing.assert_array_equal(ids, tone[-100:])
+
+
+def test_an_empty_file_is_nothing_to_start_from(tmp_path):
+    path = written(tmp_path / "a.txt", "")
+    with pytest.raises(InputError, match=r"there is nothing in .*a\.txt to start from"):
+        last_symbols(path, Vocab("abc"), OPTIONS, 100)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for use in (lambda path: prepare([str(path)], tmp_path / "ids", OPTIONS), data.is_sound):
+        with pytest.raises(InputError, match="pipe is a pipe or a device, and a file is needed here"):
+            use(tmp_path / "pipe")
