@@ -116,6 +116,10 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[...,
                 _print_error(main.__name__, "there is not enough memory for this.")
             except OSError as error:
                 _print_error(main.__name__, explain(error))
+            except RuntimeError as error:  # which is how torch says it
+                if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+                    raise
+                _print_error(main.__name__, "there is not enough memory for this.")
             try:
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -148,6 +152,14 @@ def say(message: str, quiet: bool = False) -> None:
     if not quiet and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(message, file=sys.stderr, flush=True)
+
+
+def print_path(path: os.PathLike[str]) -> None:
+    """Print a path on stdout as the system spells it, whatever the locale says that characters are."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + os.linesep.encode())
+        sys.stdout.buffer.flush()
 
 
 def wrong_command_line(parser: argparse.ArgumentParser, message: str) -> NoReturn:

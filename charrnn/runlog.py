@@ -171,9 +171,13 @@ def _is_until(row: Mapping[str, str], iteration: int) -> bool:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON to a file that appears whole or not at all."""
+    r"""Write JSON to a file that appears whole or not at all.
+
+    A file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates: ``backslashreplace``
+    writes these as \udcff, which is how JSON escapes them.
+    """
     with open_output(str(path)) as file:
-        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def new_run(folder: str | None, first_input: str) -> Path:
@@ -182,15 +186,20 @@ def new_run(folder: str | None, first_input: str) -> Path:
     Raises
     ------
     InputError
-        There is a run in it already, or another thing is in its way.
+        There is a run in it already, or another thing is in its way, or its name is no UTF-8, and
+        safetensors could write checkpoints there and never read them.
     """
     if folder is None:
-        stem = Path(first_input).stem or "run"
+        stem = Path(first_input).stem.encode(errors="replace").decode() or "run"
         number = 1
         while (RUNS / f"{stem}-{number:03d}").exists():
             number += 1
         return RUNS / f"{stem}-{number:03d}"
     path = Path(folder)
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name {folder!r} is not UTF-8: name another --run-dir.") from None
     if (path / "config.json").exists():
         raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -68,6 +68,21 @@ class Settings:
     precision: str = "fp32"
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1, "keep": 0, "seed": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
+        for name in ("learning_rate", "lr_decay_factor", "grad_clip"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+        for name in ("max_epochs", "max_iterations", "max_minutes"):
+            if not isinstance(getattr(self, name), int | float | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+        if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda"):
+            raise ValueError(f"no network trains in {self.precision!r} on {self.device!r}")
+
     def to_json(self) -> dict[str, Any]:
         """What config.json keeps of it."""
         return asdict(self)

@@ -262,6 +262,10 @@ def test_a_full_wav_is_kept_and_said(here, capsys, monkeypatch):
         (["--streams", "2", "-o", "x", "--segments", "2", "--segments-dir", "d"], "--segments-dir is for one take"),
         (["--temperature", "1,2", "-o", "x", "--state-out", "s"], "one after another"),
         (["-o", "x.mp3"], "-o x.mp3: give a name that ends in .wav or .txt"),
+        (["-o", "x.wav", "--state-out", "./x.wav"], "both x.wav: one would replace the other"),
+        (["--state-out", "-"], "--state-out takes a file"),
+        (["--state-in", ""], "--state-in: it is empty: name a file or folder, or leave it out"),
+        (["--seconds", "1e308"], "--seconds: 1e308 is not at least 0 and finite, and at most 1e+09"),
         (["--seed", "-1"], "--seed: -1 is too small"),
     ],
 )
@@ -312,6 +316,10 @@ def test_a_place_that_cannot_be_written_to_is_refused_and_nothing_is_left(here, 
     before = set(Path().iterdir())
     message = refusal(capsys, "sound", "--length", "9", "-o", "nowhere/x.wav")
     assert message == "cannot write nowhere/x.wav: there is no folder nowhere. Make it first.\n"
+    message = refusal(capsys, "sound", "--length", "9", "-o", "x.wav", "--state-out", "nowhere/s")
+    assert message == "cannot write nowhere/s: there is no folder nowhere. Make it first.\n"
+    message = refusal(capsys, "sound", "--length", "9", "-o", "x.wav", "--state-out", "sound")
+    assert message == "--state-out sound is a folder: name a file.\n"
     assert set(Path().iterdir()) == before
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -159,7 +161,10 @@ def test_resume_finds_a_run_by_its_name_under_runs(here, capsys):
         (["--resume", "r", "--rnn-size", "9"], "--rnn-size"),
         (["--resume", "r", "sound.txt"], "INPUT"),
         (["--resume", "r", "--seed", "1", "--batch-size", "2"], "--batch-size, --seed"),
-        (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small: it has to be 1 or more"),
+        (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small: it has to be from 1 to 1000000"),
+        (["sound.txt", "--seq-length", "0"], "--seq-length: 0 is too small: it has to be 1 or more"),
+        (["--resume", ""], "--resume: it is empty: name a file or folder, or leave it out"),
+        ([""], "INPUT: it is empty"),
         (["sound.txt", "--layers", "two"], "--layers/--num-layers: 'two' is no whole number"),
         (["sound.txt", "--dropout", "1"], "--dropout: 1 is not at least 0 and finite, and at most 0.999"),
         (["sound.txt", "--learning-rate", "nan"], "--learning-rate: nan is not more than 0"),
@@ -236,6 +241,45 @@ def test_a_run_that_cannot_be_resumed_is_refused_in_a_sentence(here, capsys):
     assert "corpus.bin holds 1,000 symbols, and the run began with 2,000" in refusal(capsys, "--resume", "r")
     Path("r/config.json").write_text("{}")
     assert "config.json is not as charrnn-train wrote it" in refusal(capsys, "--resume", "r")
+
+
+def test_a_config_that_somebody_changed_is_refused_in_a_sentence(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    good = json.loads(Path("r/config.json").read_text())
+    changes = {"val_frac": "x", "test_frac": 2, "rate": "x", "threads": -3, "inputs": [3]}
+    training = {"batch_size": -5, "seq_length": 0, "checkpoint_every": 0, "keep": -1, "seed": "x", "grad_clip": "x"}
+    training |= {"max_epochs": "x", "device": "tpu", "precision": "fp8"}
+    bad = [{**good, name: value} for name, value in changes.items()]
+    bad += [{**good, "training": {**good["training"], name: value}} for name, value in training.items()]
+    for config in bad:
+        Path("r/config.json").write_text(json.dumps(config))
+        assert "config.json is not as charrnn-train wrote it" in refusal(capsys, "--resume", "r")
+
+
+def test_a_run_without_its_resume_file_is_not_begun_anew_over_its_logs(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    log = Path("r/log.csv").read_bytes()
+    Path("r/resume.safetensors").unlink()
+    message = refusal(capsys, "--resume", "r", "--max-iterations", "4")
+    assert "there is no r/resume.safetensors to go on from: start a new run with --init-from r instead." in message
+    assert Path("r/log.csv").read_bytes() == log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a file name be any bytes")
+def test_an_inputs_name_may_be_any_bytes_and_a_runs_any_text(here, capsys):
+    name = os.fsdecode(b"a\xff.txt")
+    Path("sound.txt").rename(name)
+    assert charrnn_train([name, *SMALL, "--max-iterations", "2", "-q"]) == 0
+    assert capsys.readouterr().out == f"{Path('runs/a?-001')}\n"
+    assert json.loads(Path("runs/a?-001/config.json").read_text())["inputs"] == [name]
+    assert charrnn_train(["--resume", "a?-001", "--max-iterations", "3", "-q"]) == 0
+    assert "is not UTF-8: name another --run-dir." in refusal(capsys, name, "--run-dir", os.fsdecode(b"r\xff"))
+
+
+def test_the_run_is_printed_as_the_system_spells_it_whatever_the_locale(here, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "ů n", "-q"]) == 0
+    assert sys.stdout.buffer.getvalue() == os.fsencode("ů n") + os.linesep.encode()
 
 
 def test_init_from_starts_a_new_run_from_old_weights_on_other_data(here, capsys):

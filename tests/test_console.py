@@ -35,6 +35,11 @@ def ends_with(error: BaseException | None) -> int:
         (InputError("a.txt is wrong."), 1, "some-name: a.txt is wrong.\n"),
         (MemoryError(), 1, "some-name: there is not enough memory for this.\n"),
         (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            1,
+            "some-name: there is not enough memory for this.\n",
+        ),
+        (
             FileNotFoundError(errno.ENOENT, "No such file", "a.txt"),
             1,
             "some-name: there is no a.txt. Check the path.\n",
@@ -63,6 +68,8 @@ def test_each_way_to_end_has_its_exit_code_and_sentence(
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         ends_with(ZeroDivisionError())
+    with pytest.raises(RuntimeError):
+        ends_with(RuntimeError("another one"))
 
 
 def test_a_command_may_name_its_exit_code() -> None:

@@ -53,6 +53,13 @@ def _range(least: int, most: int) -> str:
     return f"it has to be {least} or more" if most == 2**63 - 1 else f"it has to be from {least} to {most}"
 
 
+def path(text: str) -> str:
+    """The name of a file or folder. An empty one, as a script's unset variable gives, is not taken for no flag."""
+    if not text:
+        raise ArgumentTypeError("it is empty: name a file or folder, or leave it out")
+    return text
+
+
 def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     """The names of the arguments that stand on the command line, as against those left at their defaults."""
     missing = object()

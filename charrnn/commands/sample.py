@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from argparse import Namespace
@@ -24,7 +25,7 @@ from bytecodec.console import (
 )
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import number, numbers, whole
+from charrnn.commands.flags import number, numbers, path, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
+MOST_SECONDS = 1e9  # 31 years
 START_SYMBOLS = 2000  # of a --start-file for a network of text
 CHUNK = 256  # symbols between looks at the keyboard; also how much a listener waits for
 EXAMPLES = """
@@ -49,13 +51,19 @@ charrnn-sample --seconds 0 | utf82wav | aplay
 def parser() -> Parser:
     """The command line of charrnn-sample."""
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
-    p.add_argument("network", nargs="?", metavar="CHECKPOINT or RUN", help="default: the newest run under ./runs")
+    p.add_argument(
+        "network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help="default: the newest run under ./runs"
+    )
     p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
-    p.add_argument("-o", "--output", metavar="OUT", default="-", help=".wav, .txt or -; with several takes, a folder")
+    p.add_argument(
+        "-o", "--output", type=path, metavar="OUT", default="-", help=".wav, .txt or -; with several takes, a folder"
+    )
     what = p.add_argument_group("what to sample")
     length = what.add_mutually_exclusive_group()
     length.add_argument("--length", type=whole(1), metavar="SYMBOLS", help="default: 2000 for text")
-    length.add_argument("--seconds", type=number(0), metavar="S", help="0: until interrupted; default: 10 for sound")
+    length.add_argument(
+        "--seconds", type=number(0, MOST_SECONDS), metavar="S", help="0: until interrupted; default: 10 for sound"
+    )
     what.add_argument(
         "--temperature",
         type=numbers(0),
@@ -67,30 +75,30 @@ def parser() -> Parser:
     what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
     start = p.add_argument_group("where to start")
     start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
-    start.add_argument("--start-file", metavar="FILE", help="read the end of a recording or text first")
+    start.add_argument("--start-file", type=path, metavar="FILE", help="read the end of a recording or text first")
     start.add_argument(
-        "--start-seconds", type=number(0, above=True), default=2.0, metavar="S", help="how much of a recording"
+        "--start-seconds", type=number(0, MOST_SECONDS, True), default=2.0, metavar="S", help="how much of a recording"
     )
-    start.add_argument("--state-in", metavar="FILE", help="go on from a --state-out")
-    start.add_argument("--state-out", metavar="FILE", help="keep the state at the end, to go on another day")
+    start.add_argument("--state-in", type=path, metavar="FILE", help="go on from a --state-out")
+    start.add_argument("--state-out", type=path, metavar="FILE", help="keep the state at the end, to go on another day")
     segments = p.add_argument_group("segments")
     segments.add_argument("--segments", type=whole(1), metavar="K", help="sample in K segments, joined in one output")
     size = segments.add_mutually_exclusive_group()
     size.add_argument("--segment-length", type=whole(1), metavar="SYMBOLS", help="symbols of a segment")
-    size.add_argument("--segment-seconds", type=number(0, above=True), metavar="S", help="seconds of a segment")
+    size.add_argument("--segment-seconds", type=number(0, MOST_SECONDS, True), metavar="S", help="seconds of a segment")
     segments.add_argument(
         "--join",
         choices=("carry", "reset"),
         default="carry",
         help="what a segment starts from: the state in which the last one ended, or nothing",
     )
-    segments.add_argument("--segments-dir", metavar="DIR", help="keep each segment as a file, too")
+    segments.add_argument("--segments-dir", type=path, metavar="DIR", help="keep each segment as a file, too")
     how = p.add_argument_group("how")
     how.add_argument("--engine", choices=("auto", "eager"), default="auto", help="what runs the network")
     how.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
     how.add_argument(
         "--threads",
-        type=whole(0, 1024),
+        type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
         help="0: a core each (default: CHARRNN_THREADS, or 0)",
@@ -150,6 +158,8 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
         say(f"sampling from {args.network}.", args.quiet)
     from charrnn.checkpoint import Streams, save_streams
 
+    if args.state_out:
+        _check_place(args.state_out)
     job = _job(args)
     outputs = _outputs(args.output, len(args.temperature), job.engine.streams, job.plan.sound)
     with Interruption() as interruption:
@@ -210,9 +220,22 @@ def _check(p: Parser, args: Namespace) -> None:
         wrong_command_line(
             p, "several temperatures are sampled one after another: --state-out and --seconds 0 take one."
         )
+    if args.state_out == "-":
+        wrong_command_line(p, "--state-out takes a file: - is for what is sampled.")
+    same = args.state_out and os.path.realpath(args.state_out) == os.path.realpath(args.output)
+    if same and not is_special_file(args.output):
+        wrong_command_line(p, f"-o and --state-out are both {args.output}: one would replace the other.")
     named = args.output != "-" and not is_special_file(args.output)
     if named and not several and Path(args.output).suffix.lower() not in (".wav", ".txt"):
         wrong_command_line(p, f"-o {args.output}: give a name that ends in .wav or .txt, or - for standard output.")
+
+
+def _check_place(path: str) -> None:
+    """Refuse before the sampling what could only be refused after it."""
+    if Path(path).is_dir():
+        raise InputError(f"--state-out {path} is a folder: name a file.")
+    if not Path(path).resolve().parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Make it first.")
 
 
 def _plan(args: Namespace, checkpoint: Checkpoint) -> Plan:

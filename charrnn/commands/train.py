@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Interruption, Parser, command, say, wrong_command_line
+from bytecodec.console import Interruption, Parser, command, print_path, say, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import given, number, whole
+from charrnn.commands.flags import given, number, path, whole
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -37,7 +37,9 @@ charrnn-train --resume runs/choir --max-epochs 80
 def parser() -> Parser:
     """The command line of charrnn-train."""
     p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
-    p.add_argument("input", nargs="*", metavar="INPUT", help="texts or recordings, or folders of them, laid end to end")
+    p.add_argument(
+        "input", nargs="*", type=path, metavar="INPUT", help="texts or recordings, or folders of them, laid end to end"
+    )
     data = p.add_argument_group("data")
     data.add_argument("--rate", type=whole(1000, 768000), default=11025, help="samples a second that recordings become")
     data.add_argument("--normalize", action="store_true", help="bring each recording's peak to full scale")
@@ -48,9 +50,9 @@ def parser() -> Parser:
     data.add_argument("--batch-size", type=whole(1), default=50, metavar="N", help="rows of a batch")
     data.add_argument("--seq-length", type=whole(1), default=50, metavar="T", help="steps of a batch")
     model = p.add_argument_group("network")
-    model.add_argument("--rnn-size", type=whole(1), default=680, metavar="H", help="units of a layer")
-    model.add_argument("--layers", "--num-layers", type=whole(1), default=3, metavar="L", help="recurrent layers")
-    model.add_argument("--wordvec-size", type=whole(1), default=110, metavar="D", help="numbers in an embedding")
+    model.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="units of a layer")
+    model.add_argument("--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="recurrent layers")
+    model.add_argument("--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="numbers in an embedding")
     model.add_argument("--forget-bias", type=number(-1e6), default=1.0, metavar="B", help="initial forget gates' bias")
     model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
     learn = p.add_argument_group("learning")
@@ -67,7 +69,7 @@ def parser() -> Parser:
     learn.add_argument("--max-minutes", type=number(0, above=True), metavar="M", help="length by the clock")
     learn.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, help="of all that is random")
     run = p.add_argument_group("run")
-    run.add_argument("--run-dir", metavar="DIR", help="a new folder (default: runs/INPUT-001, counting up)")
+    run.add_argument("--run-dir", type=path, metavar="DIR", help="a new folder (default: runs/INPUT-001, counting up)")
     run.add_argument(
         "--checkpoint-every", type=whole(1), default=1000, metavar="N", help="iterations between checkpoints"
     )
@@ -75,13 +77,15 @@ def parser() -> Parser:
         "--keep", type=whole(0), default=0, metavar="N", help="checkpoints to keep beside the best; 0: all"
     )
     run.add_argument("--print-every", type=whole(1), default=0, metavar="N", help="print a line every N iterations")
-    run.add_argument("--resume", metavar="RUN", help="go on with a run; takes only a new length and --device beside it")
-    run.add_argument("--init-from", metavar="CHECKPOINT", help="begin with the weights of another network")
+    run.add_argument(
+        "--resume", type=path, metavar="RUN", help="go on with a run; takes only a new length and --device beside it"
+    )
+    run.add_argument("--init-from", type=path, metavar="CHECKPOINT", help="begin with the weights of another network")
     run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
     run.add_argument(
         "--threads",
-        type=whole(0, 1024),
+        type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
         help="on a CPU; 0: a core each (default: CHARRNN_THREADS, or 0)",
@@ -107,7 +111,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         interruption = stack.enter_context(Interruption())
         trainer.train(stopped=lambda: bool(interruption))
     _say_how_it_ended(trainer, interruption, args.quiet)
-    print(trainer.run.path)
+    print_path(trainer.run.path)
     return interruption.exit_code
 
 
@@ -181,6 +185,10 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
     run = runlog.find_run(args.resume)
     stack.enter_context(run.locked())
     config = run.config()
+    if not run.resume_file.exists():  # to begin at 0 would cut the logs away
+        raise InputError(
+            f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
+        )
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     try:
         if any(value is not None for value in lengths.values()):
@@ -191,6 +199,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
         settings = Settings(**config["training"])
         model = CharRNN(ModelConfig(**config["model"]))
         corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+        _check_config(config)
         runtime.set_threads(config["threads"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
@@ -205,6 +214,20 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
     say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
     _say_the_plan(trainer, config, args.quiet)
     return trainer
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Raise a ValueError for what somebody wrote into config.json and nothing else would notice in time."""
+    threads, rate = config["threads"], config["rate"]
+    if type(threads) is not int or not 1 <= threads <= runtime.MOST_THREADS:
+        raise ValueError(f"threads is {threads!r}")
+    if rate is not None and (type(rate) is not int or rate < 1):
+        raise ValueError(f"rate is {rate!r}")
+    for name in ("val_frac", "test_frac"):
+        if not isinstance(config[name], int | float) or not 0 <= config[name] < 1:
+            raise ValueError(f"{name} is {config[name]!r}")
+    if not all(isinstance(name, str) for name in config["inputs"]):
+        raise ValueError(f"inputs is {config['inputs']!r}")
 
 
 def _trainer(
