@@ -71,7 +71,7 @@ def parser() -> Parser:
         metavar="T",
         help="1 as learned, less is tamer, 0 the likeliest; a list such as 0.8,1 makes a take of each (default: 1)",
     )
-    what.add_argument("--streams", type=whole(1, 100000), metavar="N", help="takes side by side (default: 1)")
+    what.add_argument("--streams", type=whole(1, 1000), metavar="N", help="takes side by side (default: 1)")
     what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
     start = p.add_argument_group("where to start")
     start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
