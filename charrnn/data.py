@@ -19,9 +19,14 @@ from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
 BLOCK = 1 << 22  # bytes of text read at a time
 BYTE_ORDER_MARK = "\ufeff"
 
-# How the files of the formats begin that libsndfile reads (WAV, big-endian WAV, RF64, Wave64, AIFF, FLAC, Ogg,
-# AU, CAF, MP3 with and without tag). Anything else is taken for text.
-SOUND_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"caff", b"ID3", b"\xff\xfb")
+# How the files of the formats begin that libsndfile reads: a word, four bytes of length and a word (WAV in its
+# kinds, AIFF), or bytes that no text begins with (Wave64, FLAC, Ogg, AU, CAF, MP3 with and without tag). Anything else
+# is taken for text.
+SOUND_FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
+SOUND_MAGIC = (
+    *(b"riff.\x91", b"fLaC\0", b"fLaC\x80", b"OggS\0", b".snd\0", b"caff\0"),
+    *(b"ID3\2", b"ID3\3", b"ID3\4", b"\xff\xfb", b"\xff\xf3"),
+)
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 
 
@@ -165,8 +170,9 @@ def is_sound(path: Path) -> bool:
     if is_special_file(str(path)):
         raise InputError(f"{path} is a pipe or a device, and a file is needed here, as it is read more than once.")
     with path.open("rb") as file:
-        start = file.read(4)
-    return start.startswith(SOUND_MAGIC) or path.suffix.lower() in SOUND_SUFFIXES
+        start = file.read(12)
+    begins_so = start.startswith(SOUND_MAGIC) or start[8:] in SOUND_FORMS.get(start[:4], ())
+    return begins_so or path.suffix.lower() in SOUND_SUFFIXES
 
 
 def _files(path: Path, quiet: bool) -> list[Path]:

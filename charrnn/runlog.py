@@ -97,7 +97,7 @@ class Run:
         with (self.path / "lock").open("w") as file:
             try:
                 _lock(file)
-            except OSError:
+            except (BlockingIOError, PermissionError):  # held; any other error is about the file system
                 raise InputError(
                     f"another process is training in {self.path}: wait for it, or stop it first."
                 ) from None

@@ -306,7 +306,12 @@ def test_what_does_not_fit_the_network_is_refused_in_a_sentence(here, capsys):
     sample("poem", "--length", "9", "--state-out", "s")
     sample("sound", "--length", "9", "--state-out", "t")
     assert "s does not fit" not in refusal(capsys, "sound", "--state-in", "missing")
-    assert "t holds 1 streams" in refusal(capsys, "sound", "--state-in", "t", "--streams", "2", "-o", "x")
+    assert "t holds 1 stream: go on with --streams 1." in refusal(
+        capsys, "sound", "--state-in", "t", "--streams", "2", "-o", "x"
+    )
+    assert charrnn_sample(["sound", "--streams", "3", "--length", "9", "-o", "takes", "--state-out", "u", "-q"]) == 0
+    assert "u holds 3 streams: go on with --streams 3." in refusal(capsys, "sound", "--state-in", "u")
+    assert not Path("-").exists()
     assert "holds 'symbols', and 'streams' was wanted" in refusal(
         capsys, "sound", "--state-in", "sound/checkpoints/00000020.safetensors"
     )

@@ -295,6 +295,22 @@ def test_init_from_starts_a_new_run_from_old_weights_on_other_data(here, capsys)
     assert "knows bytes as braille characters" in refusal(capsys, "plain.txt", *flags, "--init-from", "old")
 
 
+def test_init_from_keeps_the_rate_and_the_encoding_of_the_old_network(here):
+    start = ["sound.wav", *SMALL, "--max-iterations", "1", "-q"]
+    charrnn_train([*start, "--rate", "8000", "--mulaw", "--run-dir", "old"])
+    flags = [*SMALL[6:], "--max-iterations", "1", "--init-from", "old", "-q"]
+    for more, rate in (([], 8000), (["--rate", "4000"], 4000)):
+        assert charrnn_train(["sound.wav", *flags, *more, "--run-dir", f"new{rate}"]) == 0
+        config = json.loads(Path(f"new{rate}/config.json").read_text())
+        assert (config["rate"], config["encoding"]) == (rate, "mulaw")
+
+
+def test_a_text_that_begins_like_a_recordings_name_is_still_a_text(here):
+    for number, start in enumerate(("FORMAL poems", "RIFFRAFF", "ID3 and OggS")):
+        Path(f"{number}.txt").write_text(start * 40)
+        assert charrnn_train([f"{number}.txt", *SMALL, "--max-iterations", "1", "-q"]) == 0
+
+
 def test_without_input_it_says_loudly_what_it_takes(here, capsys):
     assert charrnn_train([*SMALL, "--max-iterations", "1", "--run-dir", "r"]) == 0
     assert "NO INPUT WAS GIVEN: training on the demo recording" in capsys.readouterr().err

@@ -183,9 +183,10 @@ def _job(args: Namespace) -> Job:
     checkpoint = load(runlog.checkpoint_path(args.network, args.checkpoint))
     plan = _plan(args, checkpoint)
     carried = load_streams(args.state_in, checkpoint.model) if args.state_in else None
-    streams = args.streams or (len(carried.last) if carried else 1)
+    streams = args.streams or 1
     if carried and len(carried.last) != streams:
-        raise InputError(f"{args.state_in} holds {len(carried.last)} streams: leave --streams {streams} out.")
+        held = len(carried.last)
+        raise InputError(f"{args.state_in} holds {held} stream{'s' * (held > 1)}: go on with --streams {held}.")
     seed = args.seed if args.seed is not None else carried.seed if carried else 0
     threads = runtime.default_threads() if args.threads is None else args.threads
     return Job(

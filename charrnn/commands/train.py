@@ -140,6 +140,9 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
     old = load(args.init_from) if args.init_from else None
+    if old and old.rate:  # what its bytes mean, unless the command line says otherwise
+        args.rate = args.rate if "rate" in named else old.rate
+        args.mulaw = args.mulaw or old.encoding == "mulaw"
     options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
     device = runtime.choose_device(args.device)
     threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
