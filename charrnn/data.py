@@ -88,17 +88,17 @@ class ContiguousBatches:
     multiple
         A row's length is a multiple of this: the number of steps T of a batch.
     rank, world
-        Which of how many workers this is: it gets rows ``rank * N / world`` and on.
+        Which of how many workers this is: it gets rows ``rank * N / world`` and on, the slice ``own`` of the N.
     """
 
     def __init__(self, ids: Ids, n: int, multiple: int = 1, rank: int = 0, world: int = 1) -> None:
         self.row_length = (len(ids) - 1) // (n * multiple) * multiple
         if self.row_length < 1:
             raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + 1")
-        own = slice(rank * n // world, (rank + 1) * n // world)
+        self.own = slice(rank * n // world, (rank + 1) * n // world)
         used = n * self.row_length
-        self._x = ids[:used].reshape(n, self.row_length)[own]
-        self._y = ids[1 : used + 1].reshape(n, self.row_length)[own]
+        self._x = ids[:used].reshape(n, self.row_length)[self.own]
+        self._y = ids[1 : used + 1].reshape(n, self.row_length)[self.own]
         self.rows = self._x.shape[0]
 
     def at(self, position: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""The training loop: one visible loop for every model.
+"""The training loop: one visible loop for every model, on one process or many.
 
 All it asks of a model is ``loss(x, y, state) -> (mean nats, state)`` and ``initial_state(n) -> state``.
 """
@@ -9,18 +9,20 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn.data import ContiguousBatches
 from charrnn.evaluate import BITS, evaluate
 from charrnn.model import CharRNN, State, detach
+from charrnn.parallel import ALONE, World
+from charrnn.recipe import Settings, learning_rate
 from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
 from charrnn.runtime import autocast
 from charrnn.vocab import Ids
@@ -29,78 +31,11 @@ FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
 RESUME_KIND = "resume"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a run learns.
-
-    Attributes
-    ----------
-    batch_size, seq_length
-        N rows and T steps of a batch.
-    learning_rate, lr_decay_every, lr_decay_factor
-        Adam's rate, multiplied by the factor as the epochs (counted from 1) pass each multiple of ``every``.
-    grad_clip
-        Each element of the gradient is limited to [-clip, clip]; 0: not at all.
-    max_epochs, max_iterations, max_minutes
-        Where it ends: at whichever of those that are given comes first.
-    checkpoint_every
-        Iterations from one validation and checkpoint to the next.
-    keep
-        How many checkpoints to keep beside the best one; 0: all.
-    seed
-        Of the initial values and of dropout.
-    precision, device
-        fp32 or bf16 (autocast; weights stay fp32); cpu or cuda.
-    """
-
-    batch_size: int = 50
-    seq_length: int = 50
-    learning_rate: float = 2e-3
-    lr_decay_every: int = 5
-    lr_decay_factor: float = 0.5
-    grad_clip: float = 5.0
-    max_epochs: float | None = 50
-    max_iterations: int | None = None
-    max_minutes: float | None = None
-    checkpoint_every: int = 1000
-    keep: int = 0
-    seed: int = 0
-    precision: str = "fp32"
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1, "keep": 0, "seed": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
-                raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
-        for name in ("learning_rate", "lr_decay_factor", "grad_clip"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
-        for name in ("max_epochs", "max_iterations", "max_minutes"):
-            if not isinstance(getattr(self, name), int | float | None):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
-        if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda"):
-            raise ValueError(f"no network trains in {self.precision!r} on {self.device!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """What config.json keeps of it."""
-        return asdict(self)
-
-    def iterations(self, row_length: int) -> int | None:
-        """How many iterations the run takes, or None where the clock decides."""
-        per_epoch = row_length // self.seq_length
-        ends = [self.max_iterations] if self.max_iterations is not None else []
-        if self.max_epochs is not None:
-            ends.append(math.ceil(round(self.max_epochs * per_epoch, 6)) or 1)  # 1.1 x 100 is 110.00000000000001
-        return min(ends, default=None)
-
-
 @dataclass
 class Place:
     """Where a run is: with the weights and the optimiser's moments, all that going on needs."""
 
-    state: State
+    state: State  # of this process's rows
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, pauses left out
@@ -141,6 +76,8 @@ class Trainer:
         ``package(iteration, epoch, train_loss, val_loss)`` makes the checkpoint to write.
     listener
         Told of each iteration, validation and checkpoint.
+    world
+        The processes that train together, each on rows of its own; the one that leads writes and listens.
     """
 
     def __init__(
@@ -151,18 +88,29 @@ class Trainer:
         run: Run,
         package: Callable[[int, float, float | None, float | None], files.Checkpoint],
         listener: Listener,
+        world: World = ALONE,
     ) -> None:
         self.model, self.parts, self.settings, self.run = model, parts, settings, run
-        self.package, self.listener = package, listener
-        self.batches = ContiguousBatches(parts["train"], settings.batch_size, settings.seq_length)
+        self.package, self.listener, self.world = package, listener, world
+        n, steps = settings.batch_size, settings.seq_length
+        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, fused=True)
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self._restore()
-        self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
-        self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.checkpointed)
+        if world.leads:
+            self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
+            self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.checkpointed)
         self.iterations = settings.iterations(self.batches.row_length)
+        self.stale = self._count_stale()
+
+    def _groups(self) -> list[dict[str, object]]:
+        """Matrices decay, biases don't."""
+        matrices = [p for p in self.parameters.values() if p.dim() > 1]
+        rest = [p for p in self.parameters.values() if p.dim() <= 1]
+        decay = self.settings.weight_decay
+        return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
 
     @property
     def epoch(self) -> float:
@@ -170,12 +118,23 @@ class Trainer:
         return self.place.position / self.batches.row_length
 
     @property
-    def finished(self) -> bool:
-        """Whether the planned length is reached."""
+    def progress(self) -> float:
+        """The part of the planned length that is done: 1 or more where it is at its end."""
         minutes = self.settings.max_minutes
-        return (self.iterations is not None and self.place.iteration >= self.iterations) or (
-            minutes is not None and self.place.seconds >= 60 * minutes
+        return max(
+            self.place.iteration / self.iterations if self.iterations is not None else 0.0,
+            self.place.seconds / (60 * minutes) if minutes is not None else 0.0,
         )
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether so many validations in a row brought no new best that it was to end then."""
+        return 0 < self.settings.early_stop <= self.stale
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is at its end, planned or early."""
+        return self.progress >= 1 or self.stopped_early
 
     def train(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Learn until the planned end, or until ``stopped``; either way what was done is saved.
@@ -192,25 +151,27 @@ class Trainer:
             if self.place.checkpointed != self.place.iteration:  # stopped: not validated, but something to play
                 self._save(None)
         finally:
-            self.log.close()
-            self.val_log.close()
+            if self.world.leads:
+                self.log.close()
+                self.val_log.close()
 
     def _loop(self, stopped: Callable[[], bool]) -> None:
         began = time.monotonic() - self.place.seconds
         flushed = time.monotonic()
         while True:
             if self._checkpoint_is_due():
-                self._checkpoint(self._validate(stopped))
-            if self.finished or stopped():
+                self._checkpoint(stopped)
+            if self.finished or self.world.any(stopped()):
                 break
             row = self._iterate()
             now = time.monotonic()
-            row["elapsed_seconds"] = self.place.seconds = now - began
-            self.log.add(row)
-            self.listener.iterated(row)
-            if now - flushed > FLUSH_SECONDS:
-                self.log.flush()
-                flushed = now
+            row["elapsed_seconds"] = self.place.seconds = self.world.leaders(now - began)
+            if self.world.leads:
+                self.log.add(row)
+                self.listener.iterated(row)
+                if now - flushed > FLUSH_SECONDS:
+                    self.log.flush()
+                    flushed = now
 
     def _iterate(self) -> dict[str, float]:
         """One batch: forward, backward, clip, step. Returns its row of log.csv."""
@@ -220,8 +181,8 @@ class Trainer:
         if offset == 0:
             place.state = self.model.initial_state(self.batches.rows)
         if self.model.config.dropout:
-            torch.manual_seed(_mixed(settings.seed, place.iteration))
-        rate = settings.learning_rate * settings.lr_decay_factor ** ((epoch + 1) // settings.lr_decay_every)
+            torch.manual_seed(_mixed(settings.seed, place.iteration, self.world.rank))
+        rate = learning_rate(settings, place.iteration, epoch, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         x, y = (torch.from_numpy(a).to(settings.device) for a in self.batches.at(place.position, settings.seq_length))
@@ -229,17 +190,19 @@ class Trainer:
             loss, state = self.model.loss(x, y, place.state)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        self.world.average([*gradients, loss], self.batches.rows / settings.batch_size)
         norm = float(nn.utils.get_total_norm(gradients))
-        nats = float(loss.detach())
+        nats = float(loss)
         if not (math.isfinite(nats) and math.isfinite(norm)):
             raise InputError(self._not_finite(nats))
-        if settings.grad_clip:
-            nn.utils.clip_grad_value_(self.parameters.values(), settings.grad_clip)
+        self._clip(gradients, norm)
         self.optimizer.step()
         place.state = detach(state)
         place.position += settings.seq_length
         place.iteration += 1
+        symbols = settings.batch_size * settings.seq_length
         return {
             "iteration": place.iteration,
             "epoch": self.epoch,
@@ -247,8 +210,16 @@ class Trainer:
             "train_bits": nats * BITS,
             "learning_rate": rate,
             "grad_norm": norm,
-            "symbols_per_second": x.numel() / (time.monotonic() - began),
+            "symbols_per_second": symbols / (time.monotonic() - began),
         }
+
+    def _clip(self, gradients: list[Tensor], norm: float) -> None:
+        """Limit the gradient: each of its elements, or its norm (Pascanu, Mikolov and Bengio 2013)."""
+        limit = self.settings.grad_clip
+        if limit and self.settings.clip == "value":
+            nn.utils.clip_grad_value_(self.parameters.values(), limit)
+        elif limit and norm > limit:
+            torch._foreach_mul_(gradients, limit / norm)
 
     def _not_finite(self, nats: float) -> str:
         files_ = self.run.checkpoints()
@@ -264,6 +235,20 @@ class Trainer:
         iteration = self.place.iteration
         regular = iteration > 0 and iteration % self.settings.checkpoint_every == 0
         return (regular or self.finished) and self.place.checkpointed != iteration
+
+    def _checkpoint(self, stopped: Callable[[], bool]) -> None:
+        """Validate and save, at the end of which every process knows how many validations brought no best."""
+        row = None
+        if self.world.leads:
+            row = self._validate(stopped)
+            if row:
+                self.val_log.add(row)
+                self.val_log.sync()
+        self.place.checkpointed = self.place.iteration
+        self._save(row["val_loss"] if row else None)
+        self.stale = self._count_stale()
+        if self.world.leads:
+            self.listener.checkpointed(self.place.iteration, row)
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The row of val.csv for now, or None where there is no validation part."""
@@ -285,25 +270,19 @@ class Trainer:
             "elapsed_seconds": self.place.seconds,
         }
 
-    def _checkpoint(self, row: dict[str, float] | None) -> None:
-        if row:
-            self.val_log.add(row)
-            self.val_log.sync()
-        self.place.checkpointed = self.place.iteration
-        self._save(row["val_loss"] if row else None)
-        self.listener.checkpointed(self.place.iteration, row)
-
     def _save(self, val_loss: float | None) -> None:
         """Write the checkpoint, then what hangs on it, and last the resume file: whatever happens in between,
         the old resume file goes on from before all of it."""
-        self.log.sync()
         iteration = self.place.iteration
-        if iteration:
-            train_loss = float(self.log.last["train_loss"]) if self.log.last else None
-            self.run.checkpoints_folder.mkdir(exist_ok=True)
-            files.save(self.run.checkpoint_file(iteration), self.package(iteration, self.epoch, train_loss, val_loss))
-            self._mark_best()
-            self._forget_old()
+        if self.world.leads:
+            self.log.sync()
+            if iteration:
+                train_loss = float(self.log.last["train_loss"]) if self.log.last else None
+                self.run.checkpoints_folder.mkdir(exist_ok=True)
+                package = self.package(iteration, self.epoch, train_loss, val_loss)
+                files.save(self.run.checkpoint_file(iteration), package)
+                self._mark_best()
+                self._forget_old()
         self.save_resume()
 
     def _mark_best(self) -> None:
@@ -314,6 +293,14 @@ class Trainer:
             name = self.run.checkpoint_file(step).relative_to(self.run.path).as_posix()
             write_json(self.run.best_file, {"iteration": step, "val_loss": float(best["val_loss"]), "checkpoint": name})
 
+    def _count_stale(self) -> int:
+        """How many validations there were since the best one."""
+        stale = 0
+        if self.world.leads and self.run.val_file.exists():
+            losses = [float(row["val_loss"]) for row in read_rows(self.run.val_file)]
+            stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+        return int(self.world.leaders(stale))
+
     def _forget_old(self) -> None:
         if self.settings.keep:
             best = (self.run.best() or {}).get("iteration")
@@ -322,13 +309,16 @@ class Trainer:
                     old.unlink()
 
     def save_resume(self) -> None:
-        """Write all that going on takes."""
+        """Write all that going on takes; the rows of all processes in one state."""
         place = self.place
+        state = self.world.gather(place.state)
+        if not self.world.leads:
+            return
         tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(self.model).items()}
         for name, parameter in self.parameters.items():
             for moment, tensor in self.optimizer.state[parameter].items():
                 tensors[f"adam.{moment}.{name}"] = tensor
-        tensors |= files.state_tensors(place.state)
+        tensors |= files.state_tensors(state)
         facts = {name: getattr(place, name) for name in ("iteration", "position", "seconds", "checkpointed")}
         files.write_tensors(self.run.resume_file, RESUME_KIND, tensors, facts)
 
@@ -341,16 +331,18 @@ class Trainer:
                 moments = {m: tensors.get(f"adam.{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
                 kept = {m: t.to(parameter.device, copy=True) for m, t in moments.items() if t is not None}
                 self.optimizer.state[parameter] = kept
-            state = files.state_from_tensors(tensors, self.place.state)
+            state = files.state_from_tensors(tensors, self.model.initial_state(self.settings.batch_size))
+            own = tuple(tuple(tensor[self.batches.own] for tensor in layer) for layer in state)
             counts = {name: int(facts[name]) for name in ("iteration", "position", "checkpointed")}
-            self.place = Place(_to(state, self.settings.device), seconds=float(facts["seconds"]), **counts)
+            self.place = Place(_to(own, self.settings.device), seconds=float(facts["seconds"]), **counts)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.run.resume_file} does not belong to this run: {error}.") from None
 
 
-def _mixed(seed: int, iteration: int) -> int:
+def _mixed(seed: int, iteration: int, rank: int) -> int:
     """A seed of an iteration's own, mixed because torch's generator on the CPU takes only 32 of the 64 bits."""
-    return int(np.random.SeedSequence((seed, iteration)).generate_state(1, np.uint64)[0])
+    entropy = (seed, iteration, rank) if rank else (seed, iteration)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
 def _to(state: State, device: str) -> State:

@@ -19,8 +19,9 @@ from charrnn import train as training
 from charrnn.checkpoint import Checkpoint
 from charrnn.data import ContiguousBatches
 from charrnn.model import ModelConfig, build
+from charrnn.recipe import Settings
 from charrnn.runlog import LOG_COLUMNS, TIME_COLUMNS, VAL_COLUMNS, Run, read_rows
-from charrnn.train import Settings, Trainer
+from charrnn.train import Trainer
 from charrnn.vocab import Vocab
 
 VOCAB = Vocab("abcde")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from charrnn.commands.progress import Narrator
     from charrnn.data import Corpus
     from charrnn.model import CharRNN
-    from charrnn.train import Settings, Trainer
+    from charrnn.recipe import Settings
+    from charrnn.train import Trainer
 
 MODEL_FLAGS = ("rnn_size", "layers", "wordvec_size", "forget_bias", "dropout")
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
@@ -135,7 +136,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     from charrnn import data
     from charrnn.checkpoint import load
     from charrnn.model import ModelConfig, build
-    from charrnn.train import Settings
+    from charrnn.recipe import Settings
 
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
@@ -182,7 +183,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
     """A run that goes on, as its config.json says."""
     from charrnn import data
     from charrnn.model import CharRNN, ModelConfig
-    from charrnn.train import Settings
+    from charrnn.recipe import Settings
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
