@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DEFAULT_RECIPE = "torch-rnn"
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
 

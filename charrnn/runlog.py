@@ -38,6 +38,7 @@ class Run:
     checkpoints/00001000.…    the network at an iteration; best.json names the best
     resume.safetensors        all that going on needs; the newest only
     corpus.bin                the ids that it trains on
+    samples/00001000_t1.00.…  what a checkpoint sounds like, at a temperature
     ========================  ==============================================================
     """
 
@@ -50,10 +51,15 @@ class Run:
         self.resume_file = path / "resume.safetensors"
         self.corpus_file = path / "corpus.bin"
         self.checkpoints_folder = path / "checkpoints"
+        self.samples_folder = path / "samples"
 
     def checkpoint_file(self, step: int) -> Path:
         """Where the checkpoint of an iteration is."""
         return self.checkpoints_folder / f"{step:08d}.safetensors"
+
+    def sample_file(self, step: int, temperature: float) -> Path:
+        """Where the sound of an iteration's checkpoint at a temperature is."""
+        return self.samples_folder / f"{step:08d}_t{temperature:.2f}.wav"
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that there are, oldest first."""

@@ -76,6 +76,8 @@ class Trainer:
         ``package(iteration, epoch, train_loss, val_loss)`` makes the checkpoint to write.
     listener
         Told of each iteration, validation and checkpoint.
+    sample
+        Called with the iteration when its checkpoint is on the disk, to make its sound.
     world
         The processes that train together, each on rows of its own; the one that leads writes and listens.
     """
@@ -88,10 +90,11 @@ class Trainer:
         run: Run,
         package: Callable[[int, float, float | None, float | None], files.Checkpoint],
         listener: Listener,
+        sample: Callable[[int], None] | None = None,
         world: World = ALONE,
     ) -> None:
         self.model, self.parts, self.settings, self.run = model, parts, settings, run
-        self.package, self.listener, self.world = package, listener, world
+        self.package, self.listener, self.sample, self.world = package, listener, sample, world
         n, steps = settings.batch_size, settings.seq_length
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -249,6 +252,8 @@ class Trainer:
         self.stale = self._count_stale()
         if self.world.leads:
             self.listener.checkpointed(self.place.iteration, row)
+            if self.sample and self.place.iteration:
+                self.sample(self.place.iteration)
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The row of val.csv for now, or None where there is no validation part."""

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 import bytecodec
 from charrnn.commands.train import charrnn_train
+from charrnn.recipe import RECIPES
 from charrnn.train import Trainer
 
 SMALL = "--rnn-size 12 --layers 2 --wordvec-size 6 --batch-size 4 --seq-length 8 --precision fp32 --threads 1".split()
@@ -385,3 +386,69 @@ def test_a_second_trainer_on_the_same_run_is_refused(here, capsys):
         process.kill()
         process.communicate()
     assert charrnn_train(["--resume", "r", "--max-iterations", "1", "-q"]) == 0  # a dead process holds no lock
+
+
+# Recipes
+
+
+def training_of(run):
+    return json.loads(Path(run, "config.json").read_text())["training"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_fills_in_what_was_not_asked_for(here, recipe):
+    flags = [*SMALL, "--max-iterations", "3", "--recipe", recipe, "--learning-rate", "0.125", "-q"]
+    assert charrnn_train(["sound.txt", *flags, "--run-dir", "r"]) == 0
+    wanted = {"recipe": recipe, **RECIPES[recipe], "learning_rate": 0.125, "batch_size": 4, "seq_length": 8}
+    assert {name: training_of("r")[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("flag", ["--lr-decay-every", "--lr-decay-factor"])
+def test_a_decay_in_steps_is_refused_beside_a_recipe_that_has_none(here, capsys, flag):
+    with pytest.raises(SystemExit) as stop:
+        charrnn_train(["sound.txt", "--recipe", "modern", flag, "1"])
+    assert stop.value.code == 2
+    assert f"{flag} goes with --recipe torch-rnn" in capsys.readouterr().err
+
+
+def test_samples_are_written_at_each_checkpoint_and_change_nothing(here):
+    flags = [*SMALL, "--max-iterations", "6", "--checkpoint-every", "3", "-q"]
+    assert charrnn_train(["sound.txt", *flags, "--run-dir", "silent"]) == 0
+    sampling = ["--sample-seconds", "0.01", "--temperature", "0.5,1"]
+    assert charrnn_train(["sound.txt", *flags, *sampling, "--run-dir", "heard"]) == 0
+    names = [path.name for path in sorted(Path("heard/samples").iterdir())]
+    assert names == [f"{step:08d}_t{t}.wav" for step in (3, 6) for t in ("0.50", "1.00")]
+    assert_same_run("silent", "heard")
+    assert charrnn_train(["--resume", "heard", "--max-iterations", "9", "-q"]) == 0
+    assert len(list(Path("heard/samples").iterdir())) == 6
+
+
+def test_a_text_has_no_seconds_to_sample(here, capsys):
+    Path("plain.txt").write_text("to be or not to be " * 100)
+    assert charrnn_train(["plain.txt", *SMALL, "--sample-seconds", "1", "--run-dir", "r"]) == 1
+    assert "text, which has no seconds" in capsys.readouterr().err
+    assert not Path("r").exists()
+
+
+def test_temperature_goes_with_sample_seconds(here, capsys):
+    with pytest.raises(SystemExit) as stop:
+        charrnn_train(["sound.txt", "--temperature", "1"])
+    assert stop.value.code == 2
+    assert "--temperature goes with --sample-seconds" in capsys.readouterr().err
+
+
+def test_an_early_end_says_so_and_names_the_best(here, capsys):
+    flags = [
+        *SMALL,
+        "--learning-rate",
+        "0.5",
+        "--checkpoint-every",
+        "5",
+        "--early-stop",
+        "1",
+        "--max-iterations",
+        "900",
+    ]
+    assert charrnn_train(["sound.txt", *flags]) == 0
+    assert "1 validations brought no new best" in capsys.readouterr().err
+    assert len(rows("runs/sound-001/log.csv")) < 900

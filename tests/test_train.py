@@ -19,7 +19,7 @@ from charrnn import train as training
 from charrnn.checkpoint import Checkpoint
 from charrnn.data import ContiguousBatches
 from charrnn.model import ModelConfig, build
-from charrnn.recipe import Settings
+from charrnn.recipe import RECIPES, Settings
 from charrnn.runlog import LOG_COLUMNS, TIME_COLUMNS, VAL_COLUMNS, Run, read_rows
 from charrnn.train import Trainer
 from charrnn.vocab import Vocab
@@ -105,6 +105,7 @@ VARIANTS = {
     "fp32": (SETTINGS, 0.0),
     "dropout": (SETTINGS, 0.3),
     "bf16": (Settings(**SETTINGS.to_json() | {"precision": "bf16"}), 0.0),
+    "modern": (Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"weight_decay": 0.1}), 0.1),
     "keep": (Settings(**SETTINGS.to_json() | {"keep": 1, "lr_decay_every": 1}), 0.0),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -172,6 +173,64 @@ def test_without_clipping_the_gradient_is_as_it_is(tmp_path):
         made = finish(tmp_path / name, Settings(**SETTINGS.to_json() | {"grad_clip": clip, "max_iterations": 20}))
         losses.append([row["train_loss"] for row in made.listener.rows])
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_clipping_by_norm_shortens_the_gradient_and_keeps_its_direction(tmp_path):
+    gradients = {}
+    for clip, limit in (("value", 0), ("norm", 0.05), ("norm", 1e9)):
+        settings = Settings(**SETTINGS.to_json() | {"clip": clip, "grad_clip": limit, "max_iterations": 1})
+        made = finish(tmp_path / f"{clip}{limit}", settings)
+        gradients[limit] = torch.cat([p.grad.flatten() for p in made.parameters.values()])
+        norm = made.listener.rows[0]["grad_norm"]
+    assert norm > 0.05
+    torch.testing.assert_close(gradients[0.05], gradients[0] * 0.05 / norm)
+    torch.testing.assert_close(gradients[1e9], gradients[0], atol=0, rtol=0)
+
+
+def test_matrices_decay_toward_zero_and_biases_do_not(tmp_path):
+    changes = {"max_iterations": 1, "learning_rate": 0.01, "weight_decay": 10.0}
+    one, two = (
+        finish(tmp_path / str(decay), Settings(**SETTINGS.to_json() | changes | {"weight_decay": decay}))
+        for decay in (0.0, 10.0)
+    )
+    start = dict(build(one.model.config, seed=1).named_parameters())
+    for name, p in one.parameters.items():
+        decayed = 0.1 * start[name] if p.dim() > 1 else torch.zeros_like(p)  # rate times decay of what it was
+        torch.testing.assert_close(two.parameters[name], p - decayed, atol=1e-6, rtol=1e-5)
+
+
+def test_along_a_cosine_the_last_step_is_the_smallest(tmp_path):
+    changes = {"schedule": "cosine", "max_iterations": 40, "max_epochs": None, "warmup": 10, "learning_rate": 0.01}
+    made = finish(tmp_path, Settings(**SETTINGS.to_json() | changes))
+    rates = [row["learning_rate"] for row in made.listener.rows]
+    assert rates[0] == pytest.approx(0.001)
+    assert max(rates) == rates[9]
+    assert rates[20] == pytest.approx(0.005)
+    assert rates[-1] == min(rates) < 2e-5
+
+
+def test_by_the_clock_the_rate_falls_with_the_clock(tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    changes = {"schedule": "cosine", "max_epochs": None, "max_minutes": 5, "learning_rate": 0.01}
+    made = finish(tmp_path, Settings(**SETTINGS.to_json() | changes))
+    rows = made.listener.rows
+    assert len(rows) > 20
+    for before, row in itertools.pairwise(rows):
+        wanted = 0.005 * (1 + math.cos(math.pi * before["elapsed_seconds"] / 300))
+        assert row["learning_rate"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_early_stop_ends_after_so_many_validations_without_a_best(tmp_path, patience):
+    changes = {"learning_rate": 0.3, "max_epochs": 60, "early_stop": patience}
+    made = finish(tmp_path, Settings(**SETTINGS.to_json() | changes))
+    losses = [float(row["val_loss"]) for row in read_rows(tmp_path / "val.csv")]
+    assert made.stopped_early
+    assert made.place.iteration < made.iterations
+    assert len(losses) - 1 - losses.index(min(losses)) == patience
+    again = finish(tmp_path, made.settings)  # it stays so when it is gone on with
+    assert (again.listener.rows, again.stale) == ([], patience)
 
 
 def test_the_norm_in_the_log_is_that_before_clipping(tmp_path):

@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from bytecodec.console import Interruption, Parser, command, print_path, say, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import given, number, path, whole
+from charrnn.commands.flags import given, number, numbers, path, whole
+from charrnn.recipe import DEFAULT_RECIPE, RECIPES, Settings
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
     from charrnn.commands.progress import Narrator
     from charrnn.data import Corpus
     from charrnn.model import CharRNN
-    from charrnn.recipe import Settings
+    from charrnn.samples import CheckpointSampler
     from charrnn.train import Trainer
 
 MODEL_FLAGS = ("rnn_size", "layers", "wordvec_size", "forget_bias", "dropout")
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
 FLAGS_BESIDE_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
 DEFAULT_EPOCHS = 50
+NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 EXAMPLES = """
 wav2utf8 in.wav out.txt && charrnn-train out.txt --rnn-size 680 --layers 3
 charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
@@ -48,8 +50,8 @@ def parser() -> Parser:
     data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
     data.add_argument("--val-frac", type=number(0, 1), default=0.1, help="part of the symbols to validate with")
     data.add_argument("--test-frac", type=number(0, 1), default=0.1, help="part of the symbols to leave alone")
-    data.add_argument("--batch-size", type=whole(1), default=50, metavar="N", help="rows of a batch")
-    data.add_argument("--seq-length", type=whole(1), default=50, metavar="T", help="steps of a batch")
+    data.add_argument("--batch-size", type=whole(1), metavar="N", help="rows of a batch" + _defaults("batch_size"))
+    data.add_argument("--seq-length", type=whole(1), metavar="T", help="steps of a batch" + _defaults("seq_length"))
     model = p.add_argument_group("network")
     model.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="units of a layer")
     model.add_argument("--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="recurrent layers")
@@ -57,17 +59,36 @@ def parser() -> Parser:
     model.add_argument("--forget-bias", type=number(-1e6), default=1.0, metavar="B", help="initial forget gates' bias")
     model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
     learn = p.add_argument_group("learning")
-    learn.add_argument("--learning-rate", type=number(0, above=True), default=2e-3, metavar="R", help="of Adam")
-    learn.add_argument("--lr-decay-every", type=whole(1), default=5, metavar="EPOCHS", help="when to lower it")
-    learn.add_argument("--lr-decay-factor", type=number(0, 1, True), default=0.5, metavar="F", help="by which factor")
+    learn.add_argument("--recipe", choices=tuple(RECIPES), default=DEFAULT_RECIPE, help="how to learn (docs/model.md)")
     learn.add_argument(
-        "--grad-clip", type=number(0), default=5.0, metavar="G", help="limit of a gradient's elements; 0: none"
+        "--learning-rate",
+        type=number(0, above=True),
+        metavar="R",
+        help="of Adam, at its highest" + _defaults("learning_rate"),
+    )
+    learn.add_argument(
+        "--lr-decay-every",
+        type=whole(1),
+        metavar="EPOCHS",
+        help="when to lower it, with torch-rnn's recipe (default: 5)",
+    )
+    learn.add_argument(
+        "--lr-decay-factor", type=number(0, 1, True), metavar="F", help="by which factor, likewise (default: 0.5)"
+    )
+    learn.add_argument(
+        "--grad-clip",
+        type=number(0),
+        metavar="G",
+        help="limit of the gradient's norm, with torch-rnn's recipe of its elements; 0: none" + _defaults("grad_clip"),
     )
     learn.add_argument(
         "--max-epochs", type=number(0, above=True), metavar="E", help="length (default: 50, if no other)"
     )
     learn.add_argument("--max-iterations", type=whole(1), metavar="N", help="length in batches")
     learn.add_argument("--max-minutes", type=number(0, above=True), metavar="M", help="length by the clock")
+    learn.add_argument(
+        "--early-stop", type=whole(0), default=0, metavar="N", help="end after N validations without a best; 0: never"
+    )
     learn.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, help="of all that is random")
     run = p.add_argument_group("run")
     run.add_argument("--run-dir", type=path, metavar="DIR", help="a new folder (default: runs/INPUT-001, counting up)")
@@ -76,6 +97,19 @@ def parser() -> Parser:
     )
     run.add_argument(
         "--keep", type=whole(0), default=0, metavar="N", help="checkpoints to keep beside the best; 0: all"
+    )
+    run.add_argument(
+        "--sample-seconds",
+        type=number(0),
+        default=0.0,
+        metavar="S",
+        help="sound to sample at each checkpoint, to RUN/samples; 0: none",
+    )
+    run.add_argument(
+        "--temperature",
+        type=numbers(0),
+        metavar="LIST",
+        help="of --sample-seconds, such as 0.8,1 (default: 1)",
     )
     run.add_argument("--print-every", type=whole(1), default=0, metavar="N", help="print a line every N iterations")
     run.add_argument(
@@ -94,6 +128,14 @@ def parser() -> Parser:
     return p
 
 
+def _defaults(name: str) -> str:
+    """What --help says of a default that hangs on the recipe."""
+    values = {recipe: getattr(Settings(**fields), name) for recipe, fields in RECIPES.items()}
+    if len(set(values.values())) == 1:
+        return f" (default: {values[DEFAULT_RECIPE]:g})"
+    return f" (default: {', '.join(f'{recipe} {value:g}' for recipe, value in values.items())})"
+
+
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; returns the exit code."""
@@ -110,6 +152,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         narrator.begin(trainer)
         stack.callback(narrator.end)
         interruption = stack.enter_context(Interruption())
+        trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
     _say_how_it_ended(trainer, interruption, args.quiet)
     print_path(trainer.run.path)
@@ -127,6 +170,11 @@ def _check(p: Parser, args: Namespace, named: set[str]) -> None:
         wrong_command_line(
             p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."
         )
+    if args.recipe != "torch-rnn" and (foreign := sorted(named & {"lr_decay_every", "lr_decay_factor"})):
+        flag = "--" + foreign[0].replace("_", "-")
+        wrong_command_line(p, f"{flag} goes with --recipe torch-rnn: in {args.recipe}, the rate falls to the end.")
+    if "temperature" in named and not args.sample_seconds:
+        wrong_command_line(p, "--temperature goes with --sample-seconds.")
     if "max_epochs" not in named and args.max_iterations is None and args.max_minutes is None and not args.resume:
         args.max_epochs = DEFAULT_EPOCHS
 
@@ -136,7 +184,6 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     from charrnn import data
     from charrnn.checkpoint import load
     from charrnn.model import ModelConfig, build
-    from charrnn.recipe import Settings
 
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
@@ -147,8 +194,10 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
     device = runtime.choose_device(args.device)
     threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
-    fields = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
-    settings = Settings(**{**fields, "device": device, "precision": runtime.choose_precision(args.precision, device)})
+    asked = {name: getattr(args, name, None) for name in Settings.__dataclass_fields__}
+    fields = RECIPES[args.recipe] | {name: value for name, value in asked.items() if value is not None}
+    fields |= {"max_epochs": args.max_epochs, "precision": runtime.choose_precision(args.precision, device)}
+    settings = Settings(**fields | {"device": device})
     with _removed_unless_finished(run.path):
         stack.enter_context(run.locked())
         corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
@@ -159,6 +208,8 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             shape = {name: getattr(args, name) for name in MODEL_FLAGS}
             model = build(ModelConfig(len(corpus.vocab), **shape), args.seed)
         is_sound = corpus.vocab.alphabet is not None
+        if args.sample_seconds and not is_sound:
+            raise InputError(f"--sample-seconds: {', '.join(corpus.names)} is text, which has no seconds.")
         config = {
             "inputs": list(corpus.names),
             "symbols": len(corpus.ids),
@@ -170,6 +221,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "val_frac": args.val_frac,
             "test_frac": args.test_frac,
             "threads": threads,
+            "samples": {"seconds": args.sample_seconds, "temperatures": args.temperature or [1.0]},
             "training": settings.to_json(),
         }
         trainer = _trainer(model, corpus, settings, config, run, narrator)
@@ -183,7 +235,6 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
     """A run that goes on, as its config.json says."""
     from charrnn import data
     from charrnn.model import CharRNN, ModelConfig
-    from charrnn.recipe import Settings
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
@@ -230,8 +281,23 @@ def _check_config(config: dict[str, Any]) -> None:
     for name in ("val_frac", "test_frac"):
         if not isinstance(config[name], int | float) or not 0 <= config[name] < 1:
             raise ValueError(f"{name} is {config[name]!r}")
+    samples = config.get("samples", NO_SAMPLES)
+    for value in (samples["seconds"], *samples["temperatures"]):
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"samples is {samples!r}")
     if not all(isinstance(name, str) for name in config["inputs"]):
         raise ValueError(f"inputs is {config['inputs']!r}")
+
+
+def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> CheckpointSampler | None:
+    """What makes the sound of each checkpoint, where that was asked for."""
+    from charrnn.samples import CheckpointSampler
+
+    samples = trainer.run.config().get("samples", NO_SAMPLES)
+    if not samples["seconds"]:
+        return None
+    seed = trainer.settings.seed
+    return CheckpointSampler(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
 
 
 def _trainer(
@@ -312,7 +378,13 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
 
 def _say_how_it_ended(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
     path, place = trainer.run.path, trainer.place
-    if interruption:
+    if trainer.stopped_early:
+        say(
+            f"ended early after iteration {place.iteration:,}: {trainer.stale} validations brought no new best. "
+            f"Sample from the best with: charrnn-sample {path} --checkpoint best",
+            quiet,
+        )
+    elif interruption:
         say(
             f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
             quiet,

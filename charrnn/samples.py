@@ -1,0 +1,68 @@
+"""Samples while a network trains: what each checkpoint sounds like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bytecodec.console import progress
+from charrnn.checkpoint import load
+from charrnn.engines import engine
+from charrnn.generate import generate
+from charrnn.outputs import open_sound
+from charrnn.runlog import Run
+
+CHUNK = 256  # symbols between looks at whether to stop
+
+
+class CheckpointSampler:
+    """Writes samples/STEP_tTEMPERATURE.wav of a run's checkpoints.
+
+    Each starts from the zero state and with the same seed, so that what differs is what was learnt.
+
+    Parameters
+    ----------
+    seconds
+        The length of each.
+    temperatures
+        One file for each of them.
+    stopped
+        Whether to stop; a file that is begun then is not kept.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        seconds: float,
+        temperatures: Sequence[float],
+        seed: int = 0,
+        quiet: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._run, self._seconds, self._temperatures = run, seconds, temperatures
+        self._seed, self._quiet, self._stopped = seed, quiet, stopped
+
+    def __call__(self, step: int) -> None:
+        """Sample from the checkpoint of an iteration, as it is on the disk."""
+        self._run.samples_folder.mkdir(exist_ok=True)
+        for temperature in self._temperatures:
+            try:
+                self._sample(step, temperature)
+            except _StoppedError:
+                return
+
+    def _sample(self, step: int, temperature: float) -> None:
+        checkpoint = load(self._run.checkpoint_file(step))
+        length = max(1, round(self._seconds * (checkpoint.rate or 0)))
+        with (
+            progress(length, " symbols", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
+            open_sound(str(self._run.sample_file(step, temperature)), checkpoint) as sound,
+        ):
+            for ids in generate(engine(checkpoint), length, temperature, self._seed, CHUNK):
+                if self._stopped():
+                    raise _StoppedError
+                sound.write(ids[0])
+                bar.update(len(ids[0]))
+
+
+class _StoppedError(Exception):
+    """Leaves the file that is being written, which is then not kept."""
