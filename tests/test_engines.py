@@ -242,7 +242,7 @@ SHAPES = {
 def assert_a_take_is_the_same_beside_others(shape, precision, t, numbers_of_streams):
     model = build(SHAPES[shape], 0)
     most = EagerEngine(model, 70, precision)
-    assert bool(most._linear._packed) == (shape in ("packed", "full"))
+    assert bool(most._blocks[0]._linear._packed) == (shape in ("packed", "full"))
     takes, states = most.run(numbers(t, 70), 1.0), most.get_state()[0]
     for n in numbers_of_streams:
         engine = EagerEngine(model, n, precision)
