@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -14,55 +16,49 @@ from charrnn.engines import NOTHING, EngineState
 from charrnn.model import CharRNN
 
 SCORE_STEPS = 512
-BLOCK = 4  # rows that are computed together, at the least
 LARGE = 1 << 18  # numbers in a matrix from which on laying it out anew pays
+
+# Rows of the first blocks of streams, and of all after them: 0-3, 4-15, 16-63, 64-127, 128-191 ... A block reads
+# all weights anew and is computed whole, so more blocks read more, and larger ones compute more rows that nobody
+# asked for. At 3x680, 4 rows cost what one does; at 64 the reading is down to a fifth (fp32) or two fifths (bf16).
+FIRST_BLOCKS = (4, 12, 48)
+FURTHER_BLOCKS = 64
 
 
 class EagerEngine:
     """Runs a network step by step in torch; see `charrnn.engines.Engine` for what it does.
 
-    A stream's symbols do not hang on how many streams run beside it, to the last bit: the matrix products
-    take a whole number of blocks of rows, so that a row is always added up in the same order.
+    A stream's symbols do not hang on how many streams run beside it, to the last bit. In which order a library
+    adds up a matrix product is its own affair, and hangs on the number of rows, on alignment and on the number
+    of threads. So stream k is always the same row of the same block of streams, a block always has the same
+    number of rows whatever the number of streams, and weights and state lie in torch's own memory, which is
+    aligned to 64 bytes: for a given number of threads, no library can tell the difference.
     """
 
     def __init__(self, model: CharRNN, streams: int = 1, precision: str = "fp32") -> None:
         self.streams = streams
         self.vocab_size = model.config.vocab_size
         self._model = model.eval()
-        self._linear = _PackedLinear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
-        self._rows = -(-streams // BLOCK) * BLOCK
-        self.reset()
+        linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(streams)]
 
     def reset(self) -> None:
         """Back to the zero state with no last symbol."""
-        self._state = self._model.initial_state(self._rows)
-        self._last = torch.full((self._rows,), NOTHING)
-        self._started = False
+        for block in self._blocks:
+            block.reset()
 
     @torch.inference_mode()
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         """Read ids (N, P)."""
-        ids = np.asarray(ids, dtype=np.int64)
-        if ids.shape[0] != self.streams:
-            raise ValueError(f"ids of {ids.shape[0]} streams for an engine of {self.streams}")
-        for symbols in ids.T:
-            self._read_last()
-            self._last = self._padded(torch.from_numpy(symbols.copy()))
-            self._started = True
+        self._check("ids", len(ids))
+        for block in self._blocks:
+            block.prime(ids[block.own])
 
     @torch.inference_mode()
     def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         """The next symbols (N, T) for uniform numbers u (T, N)."""
-        chosen = []
-        for u_t in self._padded(torch.from_numpy(np.array(u, dtype=np.float64).T)).T:
-            logits = self._read_last()
-            if logits is None:
-                self._last = (u_t * self.vocab_size).long()
-            else:
-                self._last = choose(logits, u_t, temperature)
-            self._started = True
-            chosen.append(self._last)
-        return torch.stack(chosen, dim=1)[: self.streams].numpy() if chosen else np.empty((self.streams, 0), np.int64)
+        self._check("numbers", u.shape[1])
+        return np.concatenate([block.run(u[:, block.own], temperature) for block in self._blocks])
 
     @torch.inference_mode()
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -78,30 +74,22 @@ class EagerEngine:
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         """Hidden state and last symbols (N,)."""
-        own = slice(self.streams)
-        state = tuple(tuple(tensor[own].float().numpy().copy() for tensor in layer) for layer in self._state)
-        return state, self._last[own].numpy().copy()
+        states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
+        state = tuple(
+            tuple(np.concatenate(arrays) for arrays in zip(*layers, strict=True))
+            for layers in zip(*states, strict=True)
+        )
+        return state, np.concatenate(last)
 
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         """Go on from what `get_state` gave."""
-        self._state = tuple(
-            tuple(self._padded(torch.from_numpy(np.array(array, dtype=np.float32))) for array in layer)
-            for layer in state
-        )
-        self._last = self._padded(torch.from_numpy(np.array(last, dtype=np.int64)))
-        self._started = bool((self._last != NOTHING).all())
+        self._check("a state", len(last))
+        for block in self._blocks:
+            block.set_state(tuple(tuple(array[block.own] for array in layer) for layer in state), last[block.own])
 
-    def _read_last(self) -> Tensor | None:
-        """Logits (rows, V) after the last symbols, or None where there are none yet."""
-        if not self._started:
-            return None
-        logits, self._state = self._model.step(self._last, self._state, self._linear)
-        return logits
-
-    def _padded(self, tensor: Tensor) -> Tensor:
-        """A tensor (N, ...) with rows added, copies of the last one, up to whole blocks."""
-        missing = self._rows - self.streams
-        return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) if missing else tensor
+    def _check(self, what: str, n: int) -> None:
+        if n != self.streams:
+            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -125,13 +113,78 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     return torch.searchsorted(cumulated, border, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
-class _PackedLinear:
-    """Matrix products of rows that come out the same to the last bit however many rows there are.
+def _shares(streams: int) -> Iterator[tuple[slice, int]]:
+    """Which streams each block has, and how many rows."""
+    start, sizes = 0, chain(FIRST_BLOCKS, repeat(FURTHER_BLOCKS))
+    while start < streams:
+        rows = next(sizes)
+        yield slice(start, min(start + rows, streams)), rows
+        start += rows
+
+
+class _Block:
+    """Some of an engine's streams, n, in a fixed number of rows; those that are too many say what the last one does."""
+
+    def __init__(self, model: CharRNN, linear: _Linear, own: slice, rows: int) -> None:
+        self.own = own  # their places among the engine's
+        self._n = own.stop - own.start
+        self._rows = rows
+        self._model = model
+        self._linear = linear
+        self.reset()
+
+    def reset(self) -> None:
+        self._state = self._model.initial_state(self._rows)
+        self._last = torch.full((self._rows,), NOTHING)
+        self._started = False
+
+    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
+        for symbols in self._padded(ids, np.int64).T:
+            self._read_last()
+            self._last = symbols
+            self._started = True
+
+    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+        ids = torch.empty(self._rows, len(u), dtype=torch.int64)
+        for t, u_t in enumerate(self._padded(u.T, np.float64).T):
+            logits = self._read_last()
+            if logits is None:
+                self._last = (u_t * self._model.config.vocab_size).long()
+            else:
+                self._last = choose(logits, u_t, temperature)
+            self._started = True
+            ids[:, t] = self._last
+        return ids[: self._n].numpy()
+
+    def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
+        state = tuple(tuple(tensor[: self._n].float().numpy() for tensor in layer) for layer in self._state)
+        return state, self._last[: self._n].numpy()
+
+    def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
+        self._state = tuple(tuple(self._padded(array, np.float32) for array in layer) for layer in state)
+        self._last = self._padded(last, np.int64)
+        self._started = bool((self._last != NOTHING).all())
+
+    def _read_last(self) -> Tensor | None:
+        """Logits (rows, V) after the last symbols, or None where there are none yet."""
+        if not self._started:
+            return None
+        logits, self._state = self._model.step(self._last, self._state, self._linear)
+        return logits
+
+    def _padded(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
+        """An array (n, ...) as a tensor (rows, ...) in torch's memory."""
+        own = torch.from_numpy(np.array(array, dtype=dtype))
+        return torch.cat([own, own[-1:].expand(self._rows - self._n, *own.shape[1:])])
+
+
+class _Linear:
+    """Matrix products in a precision, with weights of its own.
 
     Large matrices are laid out for oneDNN once, which is 2.5 times as fast at one row as torch's own product
     (docs/benchmarks.md): that one reads them in an order that suits many rows. Small ones, where the call
-    itself is what costs, and those on other processors take torch's own. Both have kernels for a few rows that
-    add in another order; from a multiple of `BLOCK` on, all rows were measured to come out the same.
+    itself is what costs, and those on other processors take torch's own. They are copied, because those of a
+    file lie wherever it was read to.
     """
 
     def __init__(self, model: CharRNN, dtype: torch.dtype) -> None:
@@ -139,13 +192,17 @@ class _PackedLinear:
         has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         large = [p for p in model.parameters() if p.dim() == 2 and p.numel() >= LARGE] if has_onednn else []
         self._packed: dict[Tensor, Tensor] = {
-            p: torch.ops.mkldnn._reorder_linear_weight(p.detach().to(dtype), BLOCK) for p in large
+            p: torch.ops.mkldnn._reorder_linear_weight(p.detach().to(dtype), FIRST_BLOCKS[0]) for p in large
+        }
+        self._copied: dict[Tensor, Tensor] = {
+            p: p.detach().to(dtype, copy=True) for p in model.parameters() if p not in self._packed
         }
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        bias = None if bias is None else bias.to(self._dtype)
+        x = x.to(self._dtype)
+        bias = None if bias is None else self._copied[bias]
         packed = self._packed.get(weight)
         if packed is None:
-            return functional.linear(x.to(self._dtype), weight.to(self._dtype), bias).float()
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), packed, bias, "none", [], "")
+            return functional.linear(x, self._copied[weight], bias).float()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
         return y.float()
