@@ -35,6 +35,8 @@ class Settings:
         Iterations over which the rate rises from zero; 0: none.
     weight_decay
         Of the matrices, in Adam's decoupled form (Loshchilov and Hutter 2019); 0: none.
+    average
+        The decay of the averaged weights that are validated and kept, in [0, 1); 0: the last weights themselves.
     grad_clip, clip
         The limit of the gradient, 0: none; of each of its elements (``value``) or of its Euclidean norm (``norm``).
     max_epochs, max_iterations, max_minutes
@@ -60,6 +62,7 @@ class Settings:
     lr_decay_factor: float = 0.5
     warmup: int = 0
     weight_decay: float = 0.0
+    average: float = 0.0
     grad_clip: float = 5.0
     clip: str = "value"
     max_epochs: float | None = 50
@@ -79,9 +82,11 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
                 raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
-        for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"):
+        for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average!r}, and has to be at least 0 and less than 1")
         for name in ("max_epochs", "max_iterations", "max_minutes"):
             if not isinstance(getattr(self, name), int | float | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")

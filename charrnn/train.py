@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
+from charrnn.average import Average
 from charrnn.data import ContiguousBatches
 from charrnn.evaluate import BITS, evaluate
 from charrnn.model import CharRNN, State, detach
@@ -99,6 +100,7 @@ class Trainer:
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, fused=True)
+        self.average = Average(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self._restore()
@@ -205,6 +207,8 @@ class Trainer:
         place.state = detach(state)
         place.position += settings.seq_length
         place.iteration += 1
+        if self.average:
+            self.average.update(place.iteration)
         symbols = settings.batch_size * settings.seq_length
         return {
             "iteration": place.iteration,
@@ -266,7 +270,8 @@ class Trainer:
                 raise _StoppedError
             self.listener.validating(done, total)
 
-        nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell)
+        with self._weights_to_keep():
+            nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell)
         return {
             "iteration": self.place.iteration,
             "epoch": self.epoch,
@@ -284,11 +289,16 @@ class Trainer:
             if iteration:
                 train_loss = float(self.log.last["train_loss"]) if self.log.last else None
                 self.run.checkpoints_folder.mkdir(exist_ok=True)
-                package = self.package(iteration, self.epoch, train_loss, val_loss)
-                files.save(self.run.checkpoint_file(iteration), package)
+                with self._weights_to_keep():
+                    package = self.package(iteration, self.epoch, train_loss, val_loss)
+                    files.save(self.run.checkpoint_file(iteration), package)
                 self._mark_best()
                 self._forget_old()
         self.save_resume()
+
+    def _weights_to_keep(self) -> contextlib.AbstractContextManager[None]:
+        """The network has the weights that are validated and kept: the averaged ones, if the run averages."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     def _mark_best(self) -> None:
         rows = read_rows(self.run.val_file)
@@ -323,6 +333,8 @@ class Trainer:
         for name, parameter in self.parameters.items():
             for moment, tensor in self.optimizer.state[parameter].items():
                 tensors[f"adam.{moment}.{name}"] = tensor
+        if self.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
         tensors |= files.state_tensors(state)
         facts = {name: getattr(place, name) for name in ("iteration", "position", "seconds", "checkpointed")}
         files.write_tensors(self.run.resume_file, RESUME_KIND, tensors, facts)
@@ -336,6 +348,9 @@ class Trainer:
                 moments = {m: tensors.get(f"adam.{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
                 kept = {m: t.to(parameter.device, copy=True) for m, t in moments.items() if t is not None}
                 self.optimizer.state[parameter] = kept
+            if self.average:
+                for name, average in self.average.tensors.items():
+                    average.copy_(tensors[f"average.{name}"])
             state = files.state_from_tensors(tensors, self.model.initial_state(self.settings.batch_size))
             own = tuple(tuple(tensor[self.batches.own] for tensor in layer) for layer in state)
             counts = {name: int(facts[name]) for name in ("iteration", "position", "checkpointed")}
