@@ -30,7 +30,7 @@ def _silent(symbols: int) -> None:
 def yardsticks(
     ids: Ids, train: Ids | None, vocab: Vocab, rate: int | None, mulaw: bool = False, tell: Tell = _silent
 ) -> dict[str, float]:
-    """Bits a symbol that others take for a part, by the keys of `NAMES`.
+    """Bits a symbol that others take for a part, by the keys of `NAMES`; FLAC's where the ids are the bytes of a sound.
 
     Parameters
     ----------
@@ -42,11 +42,14 @@ def yardsticks(
     vocab
         What the ids mean.
     rate
-        Samples a second of a sound, whose coder is FLAC; None for text, whose coder is bzip2.
+        Samples a second of a sound; None for text.
     mulaw
         Whether the bytes of the sound are mu-law.
     """
-    coded = {"bzip2": bzip2_bits(ids, vocab, tell)} if rate is None else {"flac": flac_bits(ids, rate, mulaw, tell)}
+    if rate is not None and vocab.alphabet is not None:
+        coded = {"flac": flac_bits(ids, rate, mulaw, tell)}
+    else:
+        coded = {"bzip2": bzip2_bits(ids, vocab, tell)}
     if train is None:
         return {**coded, "entropy": entropy_bits(ids, len(vocab), tell)}
     return {**coded, "order0": order0_bits(train, ids, len(vocab), tell)}

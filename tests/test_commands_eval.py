@@ -154,6 +154,19 @@ def test_text_has_its_own_vocabulary_and_yardstick(ask, poem_run, capsys):
     assert "other.txt: the network does not know 'Q' (U+0051), character 4" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are no bytes there")
+def test_a_file_whose_name_is_no_utf_8_is_named_as_the_system_spells_it(trained_run, tone_file, capfdbinary):
+    name = os.fsdecode(b"a\xff.wav")
+    try:
+        shutil.copy(tone_file, name)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert charrnn_eval([str(trained_run), name, "--part", "val"]) == 0
+    assert b"\ndata               a\xff.wav, val: 2,205 symbols\n" in capfdbinary.readouterr().out
+    assert charrnn_eval([str(trained_run), name, "--part", "val", "--json"]) == 0
+    assert json.loads(capfdbinary.readouterr().out)["data"] == name
+
+
 def test_the_table_is_aligned_and_says_how_many_bits_fewer(trained_run, capsys, monkeypatch):
     assert charrnn_eval([str(trained_run), "--threads", "1"]) == 0
     out, err = capsys.readouterr()

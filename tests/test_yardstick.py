@@ -161,6 +161,11 @@ def test_each_kind_has_its_own_yardsticks_and_tells_of_each_symbol_it_reads(tone
     assert sum(told) == steps(part, learnt)
 
 
+def test_ids_that_are_no_bytes_are_held_against_bzip2_even_where_a_rate_is_known(tone):
+    vocab = Vocab("".join(map(chr, range(300, 556))))
+    assert set(yardstick.yardsticks(tone, None, vocab, 11025)) == {"bzip2", "entropy"}
+
+
 def test_mulaw_reaches_flac(tone):
     assert yardstick.yardsticks(tone, None, BYTES, 11025, True)["flac"] == flac_bits(tone, 11025, True)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Parser, command, progress
+from bytecodec.console import Parser, command, print_path, progress
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
 from charrnn.commands.flags import path, whole
@@ -84,7 +84,7 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         data = _file_data(args, checkpoint, run, Path(folder)) if args.file else _run_data(args, checkpoint, run)
         results = _results(args, checkpoint, data, part)
-    print(json.dumps(results, ensure_ascii=False) if args.json else _table(results))
+    print_path(json.dumps(results) if args.json else _table(results))
     return 0
 
 
