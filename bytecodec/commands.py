@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
 _CHUNK = 1 << 15  # bytes asked for at a time; with more, malloc would map fresh memory for each
+_LOOK_EVERY = 1.0  # seconds between looks for signals while a pipe has nothing
 
 
 @console.command
@@ -205,9 +207,23 @@ def _number(text: str, lowest: float, highest: float) -> float:
 def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:
     """Read what comes, as it comes: what a pipe holds so far is not kept waiting for more."""
     with console.progress(_length(source), "B", quiet, unit_scale=True) as bar:
+        _wait_for(source)
         while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined]  # each buffered reader has it
             yield chunk
             bar.update(len(chunk))
+            _wait_for(source)
+
+
+def _wait_for(source: BinaryIO) -> None:
+    """Wait until a pipe has something, or ends, and look once a second whether a signal has come.
+
+    Reading waits, too, but in the system: a signal that arrives between Python's last look and that call, or that
+    another thread is given, would be noticed only when there is more to read, which may be never.
+    """
+    if os.name == "nt" or _descriptor(source) is None or _is_regular(source):  # Windows selects nothing but sockets
+        return
+    while not select.select([source], [], [], _LOOK_EVERY)[0]:
+        pass
 
 
 def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> Iterator[bytes]:
@@ -239,7 +255,12 @@ def _length(file: BinaryIO) -> int | None:
 
 
 def _is_regular(file: Any) -> bool:
+    descriptor = _descriptor(file)
+    return descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def _descriptor(file: Any) -> int | None:
     try:
-        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except OSError:  # as an io.BytesIO says that it has no descriptor
-        return False
+        return int(file.fileno())
+    except OSError:  # as an io.BytesIO says that it has none
+        return None

@@ -154,8 +154,9 @@ def say(message: str, quiet: bool = False) -> None:
             print(message, file=sys.stderr, flush=True)
 
 
-def print_path(path: os.PathLike[str]) -> None:
-    """Print a path on stdout as the system spells it, whatever the locale says that characters are."""
+def print_path(path: str | os.PathLike[str]) -> None:
+    """Print a path, or lines with paths in them, on stdout as the system spells them, whatever the locale says that
+    characters are."""
     if sys.stdout is not None:
         sys.stdout.flush()
         sys.stdout.buffer.write(os.fsencode(path) + os.linesep.encode())

@@ -126,6 +126,8 @@ def prepare(
     files = [file for name in inputs for file in _files(Path(name), quiet)]
     sounds = {file for file in files if is_sound(file)}
     texts = {file: _Characters.of(file) for file in files if file not in sounds}
+    if not sounds and not any(text.code_points.size for text in texts.values()):
+        raise _nothing_in(tuple(map(str, files)))
     alphabets = {file: text.alphabet for file, text in texts.items()}
     as_bytes = bool(sounds) or all(alphabets.values())
     if as_bytes and not all(alphabets.values()):
@@ -151,8 +153,12 @@ def prepare(
 def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...]) -> Corpus:
     """Map a file that `prepare` wrote. An InputError where it holds nothing."""
     if path.stat().st_size == 0:
-        raise InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
+        raise _nothing_in(names)
     return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names)
+
+
+def _nothing_in(names: tuple[str, ...]) -> InputError:
+    return InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
 
 
 def last_symbols(path: Path, vocab: Vocab, options: SoundOptions, count: int) -> Ids:

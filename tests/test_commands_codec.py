@@ -19,6 +19,7 @@ from bytecodec import WavWriter, __version__, commands, console, decode, encode,
 
 COMMANDS = ["wav2utf8", "utf82wav", "bin2utf8", "utf82bin"]
 ALL_BYTES = bytes(range(256))
+PATIENCE = 60  # seconds that a process on a busy machine may take to start, or to end
 
 
 @pytest.fixture(autouse=True)
@@ -340,24 +341,49 @@ def test_interrupting_before_the_first_sample_leaves_nothing(monkeypatch: pytest
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_what_went_to_standard_output(number: signal.Signals, code: int) -> None:
-    call = [sys.executable, "-c", "import sys; from bytecodec.commands import utf82wav; sys.exit(utf82wav([]))"]
+def signalled(program: str, number: signal.Signals, pause: float = 0) -> int:
+    """The exit code of a program that is sent a signal when it has written most of what a pipe gave it so far, or
+    so many seconds later, when it waits for more."""
     more_than_buffers_hold = ALL_BYTES * 1000
-    with open("b.wav", "wb") as stdout, subprocess.Popen(call, stdin=subprocess.PIPE, stdout=stdout) as process:
+    with (
+        open("b.wav", "wb") as stdout,
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=stdout) as process,
+    ):
         assert process.stdin is not None
         process.stdin.write(encode(more_than_buffers_hold).encode())
         process.stdin.flush()
-        deadline = time.monotonic() + 20
-        while Path("b.wav").stat().st_size < 44 + len(more_than_buffers_hold) - 70_000 and time.monotonic() < deadline:
+        deadline = time.monotonic() + PATIENCE
+        while Path("b.wav").stat().st_size < 44 + len(more_than_buffers_hold) - 70_000:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
+        time.sleep(pause)
         process.send_signal(number)
-        assert process.wait(20) == code
+        code = process.wait(PATIENCE)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
     written = samples_in("b.wav")
     assert len(written) > 100_000
     assert more_than_buffers_hold.startswith(written)
+    return code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_what_went_to_standard_output(number: signal.Signals, code: int) -> None:
+    program = "import sys; from bytecodec.commands import utf82wav; sys.exit(utf82wav([]))"
+    assert signalled(program, number) == code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal masks")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_that_does_not_interrupt_reading_is_noticed_all_the_same(number: signal.Signals, code: int) -> None:
+    """One that comes just before read(2) does not, nor one that another thread gets, which is how it is made sure."""
+    program = (
+        "import signal, sys, threading; from bytecodec.commands import utf82wav\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})\n"
+        "sys.exit(utf82wav([]))"
+    )
+    assert signalled(program, number, pause=0.5) == code
 
 
 def test_interrupting_a_finite_input_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import bytecodec
+from charrnn import yardstick
 from charrnn.commands.train import charrnn_train
 from charrnn.recipe import RECIPES
 from charrnn.train import Trainer
@@ -60,6 +61,46 @@ def test_it_says_what_it_will_do_and_prints_the_run(here, capsys):
     assert "train 1,600, val 200, test 200" in err
     assert "4 rows x 8 steps, 49 iterations an epoch, 5 iterations; fp32 on cpu with 1 threads" in err
     assert "charrnn-sample runs/sound-001" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "brief"),
+    [
+        ("sound.txt", "{flac:.2f} bits a sample in FLAC, {order0:.2f}", "FLAC {flac:.2f}, order-0 {order0:.2f}"),
+        ("poem.txt", "{bzip2:.2f} bits a symbol in bzip2, {order0:.2f}", "bzip2 {bzip2:.2f}, order-0 {order0:.2f}"),
+    ],
+)
+def test_the_validation_loss_stands_beside_what_others_take(here, capsys, name, sentence, brief):
+    Path("poem.txt").write_text("Žluťoučký kůň úpěl ďábelské ódy. 你好世界。\n" * 40, encoding="utf-8")
+    assert charrnn_train([name, *SMALL, "--max-iterations", "4", "--checkpoint-every", "2", "--run-dir", "r"]) == 0
+    bits = json.loads(Path("r/config.json").read_text(encoding="utf-8"))["yardsticks"]
+    err = capsys.readouterr().err
+    plan = f"yardstick the validation part takes {sentence.format(**bits)} under the histogram of the training part\n"
+    assert plan in err
+    assert err.count(f" bits a symbol; {brief.format(**bits)}), checkpoint.\n") == 2
+
+
+def test_without_a_validation_part_there_is_no_yardstick(here, capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--val-frac", "0", "--run-dir", "r"]) == 0
+    assert "yardstick" not in capsys.readouterr().err
+    assert json.loads(Path("r/config.json").read_text())["yardsticks"] == {}
+
+
+def test_a_resumed_run_keeps_its_yardsticks_and_one_that_has_none_goes_on_without(here, capsys, monkeypatch):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    monkeypatch.delattr(yardstick, "yardsticks")  # nothing is measured again
+    capsys.readouterr()
+    assert charrnn_train(["--resume", "r", "--max-iterations", "4"]) == 0
+    err = capsys.readouterr().err
+    assert "yardstick the validation part takes" in err
+    assert "; FLAC " in err
+    config = json.loads(Path("r/config.json").read_text())
+    del config["yardsticks"]
+    Path("r/config.json").write_text(json.dumps(config))
+    assert charrnn_train(["--resume", "r", "--max-iterations", "6"]) == 0
+    err = capsys.readouterr().err
+    assert "yardstick" not in err
+    assert " bits a symbol), checkpoint.\n" in err
 
 
 def test_the_next_run_counts_up(here, capsys):
@@ -247,7 +288,7 @@ def test_a_run_that_cannot_be_resumed_is_refused_in_a_sentence(here, capsys):
 def test_a_config_that_somebody_changed_is_refused_in_a_sentence(here, capsys):
     charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
     good = json.loads(Path("r/config.json").read_text())
-    changes = {"val_frac": "x", "test_frac": 2, "rate": "x", "threads": -3, "inputs": [3]}
+    changes = {"val_frac": "x", "test_frac": 2, "rate": "x", "threads": -3, "inputs": [3], "yardsticks": {"flac": "x"}}
     training = {"batch_size": -5, "seq_length": 0, "checkpoint_every": 0, "keep": -1, "seed": "x", "grad_clip": "x"}
     training |= {"max_epochs": "x", "device": "tpu", "precision": "fp8"}
     bad = [{**good, name: value} for name, value in changes.items()]

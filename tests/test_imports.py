@@ -59,8 +59,8 @@ def codec():
 @pytest.fixture(scope="module")
 def light():
     """Modules that have to start at once."""
-    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime"]
-    return loaded_by([*names, "charrnn.commands.train", "charrnn.commands.sample"])
+    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.yardstick"]
+    return loaded_by([*names, "charrnn.commands.train", "charrnn.commands.sample", "charrnn.commands.eval"])
 
 
 @pytest.fixture(scope="module")

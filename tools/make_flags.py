@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from bytecodec import commands
+from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "utf82bin": commands.utf82bin,
     "charrnn-train": charrnn_train,
     "charrnn-sample": charrnn_sample,
+    "charrnn-eval": charrnn_eval,
 }
 INTRODUCTION = """# Flags
 

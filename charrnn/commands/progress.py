@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 from bytecodec.console import progress, say
+from charrnn import yardstick
 from charrnn.train import Trainer
 
 ESTIMATE_AFTER = 5.0  # seconds of training after which the time that is left can be told
@@ -26,6 +27,8 @@ class Narrator:
         self._first = trainer.place.iteration
         self._estimated = False
         self._loss = 0.0
+        beside = yardstick.in_brief(trainer.run.config().get("yardsticks", {}))  # a run of before has none
+        self._beside = f"; {beside}" if beside else ""
         minutes = trainer.settings.max_minutes
         self._by_clock = trainer.iterations is None and minutes is not None
         total = 60 * minutes if self._by_clock and minutes else trainer.iterations
@@ -64,9 +67,10 @@ class Narrator:
         if row is None:
             self._line(f"iteration {iteration:,}: checkpoint.")
         else:
+            bits = f"{row['val_bits']:.3f} bits a symbol{self._beside}"
             self._line(
                 f"iteration {iteration:,}, epoch {row['epoch']:.2f}: "
-                f"validation loss {row['val_loss']:.4f} ({row['val_bits']:.3f} bits a symbol), checkpoint."
+                f"validation loss {row['val_loss']:.4f} ({bits}), checkpoint."
             )
 
     def end(self) -> None:

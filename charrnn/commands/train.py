@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Interruption, Parser, command, print_path, say, wrong_command_line
+from bytecodec.console import Interruption, Parser, command, print_path, progress, say, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
 from charrnn.commands.flags import given, number, numbers, path, whole
@@ -225,10 +225,23 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "training": settings.to_json(),
         }
         trainer = _trainer(model, corpus, settings, config, run, narrator)
+        config["yardsticks"] = _yardsticks(trainer, corpus, config, args.quiet)
         trainer.save_resume()
         run.write_config(config)
     _say_the_plan(trainer, config, args.quiet)
     return trainer
+
+
+def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet: bool) -> dict[str, float]:
+    """What others take for the validation part, to be held against its loss; {} where there is no such part."""
+    from charrnn import yardstick
+
+    val, train = trainer.parts["val"], trainer.parts["train"]
+    if len(val) < 2:
+        return {}
+    with progress(yardstick.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
+        mulaw = config["encoding"] == "mulaw"
+        return yardstick.yardsticks(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
@@ -285,6 +298,9 @@ def _check_config(config: dict[str, Any]) -> None:
     for value in (samples["seconds"], *samples["temperatures"]):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"samples is {samples!r}")
+    yardsticks = config.get("yardsticks", {})  # a run of before there were any goes on without
+    if not isinstance(yardsticks, dict) or not all(isinstance(bits, int | float) for bits in yardsticks.values()):
+        raise ValueError(f"yardsticks is {yardsticks!r}")
     if not all(isinstance(name, str) for name in config["inputs"]):
         raise ValueError(f"inputs is {config['inputs']!r}")
 
@@ -353,6 +369,7 @@ def _check_same_network(args: Namespace, named: set[str], config: Any) -> None:
 
 
 def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
+    from charrnn import yardstick
     from charrnn.commands.progress import duration
 
     settings, model = trainer.settings, trainer.model.config
@@ -362,11 +379,14 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
+    bits = config.get("yardsticks", {})
+    beside = f"yardstick the validation part takes {yardstick.sentence(bits)}\n" if bits else ""
     say(
         f"network   {model.cell}, {model.layers} layers of {model.rnn_size}, embeddings of {model.wordvec_size}: "
         f"{trainer.model.number_of_parameters():,} parameters\n"
         f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
         f"{model.vocab_size} different ones; {parts}\n"
+        f"{beside}"
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
         f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads\n"
         f"run       {trainer.run.path}",
