@@ -51,9 +51,7 @@ def main() -> None:
     settled = slice(SETTLED // WINDOW, None)
     gap = ours.mean(0)[settled] - theirs.mean(0)[settled]
     spread = np.ptp(theirs, axis=0)[settled].max()
-    print(
-        f"training loss, means over {WINDOW} iterations from {SETTLED} on, mean of {len(runs)} seeds here against theirs:"
-    )
+    print(f"training loss in means over {WINDOW} iterations, from {SETTLED} on; {len(runs)} seeds here against theirs:")
     print(
         f"  mean difference {gap.mean():+.4f} nats, largest {np.abs(gap).max():.4f}; "
         f"their own seeds differ by up to {spread:.4f}"

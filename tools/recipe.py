@@ -64,8 +64,8 @@ def train(recording: Path, size: str, minutes: float, threads: int, runs: dict[s
         seed = run.name.rpartition("-")[2]
         if (run / "val.csv").exists():
             continue
-        flags = f"--layers {layers} --rnn-size {units} --recipe {recipe} --seed {seed} --max-minutes {minutes} --threads {threads}"
-        every = "--checkpoint-every 500 --keep 1 -q"
+        flags = f"--layers {layers} --rnn-size {units} --recipe {recipe} --seed {seed} --threads {threads}"
+        every = f"--max-minutes {minutes} --checkpoint-every 500 --keep 1 -q"
         command = [sys.executable, "-m", "charrnn.commands.train", str(recording), "--run-dir", str(run)]
         print(f"{recording.stem}, {size}, {recipe}, seed {seed}", file=sys.stderr)
         running.append(subprocess.Popen([*command, *flags.split(), *every.split()], stdout=subprocess.DEVNULL))
