@@ -2,16 +2,22 @@
 
 Every cell has
 
-    forward(x: (N, T, D), state) -> (y: (N, T, H), state)      a sequence at once, as fast as torch can
-    step(x: (N, D), state)       -> (y: (N, H), state)         one step, as its equations are written
-    initial_state(n)             -> state                      zeros
+    forward(x: (N, T, D), state) -> (y: (N, T, output_size), state)    a sequence at once, as fast as torch can
+    step(x: (N, D), state)       -> (y: (N, output_size), state)       one step, as its equations are written
+    initial_state(n)             -> state                              zeros
 
-and ``state`` is a tuple of (N, ·) tensors that is passed in and handed back, never kept.
+and ``state`` is a tuple of (N, ·) tensors that is passed in and handed back, never kept. The equations below have
+x_t (D,) and H units, and * multiplies element by element.
+
+Weights begin as torch-rnn's do: normal with deviation 1/sqrt(D + the length of what is fed back), biases zero.
+Where torch.nn has a second bias that would only learn the first one's gradient again, it stays zero and frozen.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +25,8 @@ from torch.nn import functional
 
 CellState = tuple[Tensor, ...]
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
+
+UNIFORM = "uniform"  # a forget bias of its own for each unit
 
 
 class LSTM(nn.LSTM):
@@ -30,36 +38,50 @@ class LSTM(nn.LSTM):
 
     Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000. The gates lie
     in torch.nn's order, in ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, H) and ``bias_ih_l0`` (4H,).
-    torch.nn.LSTM has a second bias, which would only learn the first one's gradient again: it stays zero.
+
+    Parameters
+    ----------
+    forget_bias
+        The forget gates' initial bias; "uniform": of each unit its own, from U(0, 1).
     """
+
+    OPTIONS: tuple[str, ...] = ("forget_bias",)  # what it takes of a ModelConfig beside its sizes
+    FROZEN: tuple[str, ...] = ("bias_hh_l0",)  # parameters that stay zero
 
     weight_ih_l0: nn.Parameter
     weight_hh_l0: nn.Parameter
     bias_ih_l0: nn.Parameter
     bias_hh_l0: nn.Parameter
 
-    def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
-        super().__init__(input_size, hidden_size, batch_first=True)
+    def __init__(
+        self, input_size: int, hidden_size: int, forget_bias: float | str = 1.0, *, proj_size: int = 0
+    ) -> None:
+        super().__init__(input_size, hidden_size, batch_first=True, proj_size=proj_size)
         self.bias_hh_l0.requires_grad_(False)
         self.initialise(forget_bias)
 
-    def initialise(self, forget_bias: float) -> None:
+    @property
+    def output_size(self) -> int:
+        """The length of an output, which is also what is fed back."""
+        return self.proj_size or self.hidden_size
+
+    def initialise(self, forget_bias: float | str) -> None:
         """torch-rnn's initial values: one (D+H) x 4H matrix from normal(0, 1/sqrt(D+H)), the biases zero but
         the forget gate's."""
-        deviation = (self.input_size + self.hidden_size) ** -0.5
+        _initialise(self, self.output_size)
         with torch.no_grad():
-            self.weight_ih_l0.normal_(0, deviation)
-            self.weight_hh_l0.normal_(0, deviation)
-            self.bias_ih_l0.zero_()
-            self.bias_hh_l0.zero_()
-            self.bias_ih_l0[self.hidden_size : 2 * self.hidden_size] = forget_bias
+            forget = self.bias_ih_l0[self.hidden_size : 2 * self.hidden_size]
+            if forget_bias == UNIFORM:
+                forget.uniform_(0, 1)
+            else:
+                forget.fill_(float(forget_bias))
 
     def initial_state(self, n: int) -> CellState:
         """Zeros for n streams."""
-        return (self.weight_hh_l0.new_zeros(n, self.hidden_size), self.weight_hh_l0.new_zeros(n, self.hidden_size))
+        return (self.weight_hh_l0.new_zeros(n, self.output_size), self.weight_hh_l0.new_zeros(n, self.hidden_size))
 
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
-        """Run over x (N, T, D); returns y (N, T, H) and the state after the last step."""
+        """Run over x (N, T, D); returns y (N, T, output_size) and the state after the last step."""
         h, c = state
         y, (h, c) = super().forward(x, (h[None], c[None]))
         return y, (h[0], c[0])
@@ -74,7 +96,192 @@ class LSTM(nn.LSTM):
         return h, (h, c)
 
 
-def unrolled(cell: LSTM, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+class LSTMP(LSTM):
+    """LSTM with a recurrent projection: state (r: (N, P), c: (N, H)), output r.
+
+        i, f, g, o = split(W x_t + U r_(t-1) + b)
+        c_t = sigmoid(f) * c_(t-1) + sigmoid(i) * tanh(g)
+        r_t = R (sigmoid(o) * tanh(c_t))
+
+    Sak, Senior and Beaufays 2014, without its peepholes and its second, non-recurrent projection: only P < H numbers
+    go back and up, so that for the same parameters and work there are more memory cells.
+    ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, P), ``weight_hr_l0`` (P, H), ``bias_ih_l0`` (4H,).
+    W and U begin with deviation 1/sqrt(D + P), R with 1/sqrt(H), what it adds up.
+    """
+
+    OPTIONS = ("proj_size", "forget_bias")
+
+    weight_hr_l0: nn.Parameter
+
+    def __init__(self, input_size: int, hidden_size: int, proj_size: int, forget_bias: float | str = 1.0) -> None:
+        super().__init__(input_size, hidden_size, forget_bias, proj_size=proj_size)
+
+    def initialise(self, forget_bias: float | str) -> None:
+        """The LSTM's initial values, and the projection's."""
+        super().initialise(forget_bias)
+        with torch.no_grad():
+            self.weight_hr_l0.normal_(0, self.hidden_size**-0.5)
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
+        """Run over x (N, T, D); returns r (N, T, P) and the state after the last step."""
+        with warnings.catch_warnings():  # on a CPU torch takes its own kernel instead of oneDNN's, and says so
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported")
+            return super().forward(x, state)
+
+    def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
+        """One step for x (N, D)."""
+        h, (_, c) = super().step(x, state, linear)
+        r = linear(h, self.weight_hr_l0)
+        return r, (r, c)
+
+
+class GRU(nn.GRU):
+    """Gated recurrent unit in torch.nn's variant: state (h: (N, H),).
+
+        r, z = sigmoid(split(W_rz x_t + b_rz + U_rz h_(t-1) + d_rz))
+        n = tanh(W_n x_t + b_n + r * (U_n h_(t-1) + d_n))
+        h_t = (1 - z) * n + z * h_(t-1)
+
+    Cho, van Merriënboer, Gulcehre et al. 2014 reset before the product, U_n (r * h_(t-1)); after it, as here, U is one
+    product with h. ``weight_ih_l0`` (3H, D), ``weight_hh_l0`` (3H, H), ``bias_ih_l0`` (3H,) and ``bias_hh_l0``
+    (3H,), in the order r, z, n. Both biases learn: d_n stands within the reset and is no second b_n, and one
+    that is half frozen would be neither torch's nor simpler.
+    """
+
+    OPTIONS: tuple[str, ...] = ()
+    FROZEN: tuple[str, ...] = ()
+
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter
+    bias_hh_l0: nn.Parameter
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, batch_first=True)
+        self.output_size = hidden_size
+        _initialise(self, hidden_size)
+
+    def initial_state(self, n: int) -> CellState:
+        """Zeros for n streams."""
+        return (self.weight_hh_l0.new_zeros(n, self.hidden_size),)
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
+        """Run over x (N, T, D); returns h (N, T, H) and the state after the last step."""
+        y, h = super().forward(x, state[0][None])
+        return y, (h[0],)
+
+    def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
+        """One step for x (N, D)."""
+        (h,) = state
+        from_x = linear(x, self.weight_ih_l0, self.bias_ih_l0).chunk(3, dim=1)
+        from_h = linear(h, self.weight_hh_l0, self.bias_hh_l0).chunk(3, dim=1)
+        r = torch.sigmoid(from_x[0] + from_h[0])
+        z = torch.sigmoid(from_x[1] + from_h[1])
+        n = torch.tanh(from_x[2] + r * from_h[2])
+        h = (1 - z) * n + z * h
+        return h, (h,)
+
+
+class RNN(nn.RNN):
+    """The plain recurrent layer of torch-rnn's ``-model_type rnn``: state (h: (N, H),).
+
+        h_t = tanh(W x_t + U h_(t-1) + b)
+
+    Elman 1990. ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H) and ``bias_ih_l0`` (H,).
+    """
+
+    OPTIONS: tuple[str, ...] = ()
+    FROZEN: tuple[str, ...] = ("bias_hh_l0",)
+
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter
+    bias_hh_l0: nn.Parameter
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, nonlinearity="tanh", batch_first=True)
+        self.output_size = hidden_size
+        self.bias_hh_l0.requires_grad_(False)
+        _initialise(self, hidden_size)
+
+    def initial_state(self, n: int) -> CellState:
+        """Zeros for n streams."""
+        return (self.weight_hh_l0.new_zeros(n, self.hidden_size),)
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
+        """Run over x (N, T, D); returns h (N, T, H) and the state after the last step."""
+        y, h = super().forward(x, state[0][None])
+        return y, (h[0],)
+
+    def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
+        """One step for x (N, D)."""
+        h = torch.tanh(linear(x, self.weight_ih_l0, self.bias_ih_l0) + linear(state[0], self.weight_hh_l0))
+        return h, (h,)
+
+
+class RecurrentLinear(nn.Linear):
+    """A linear layer that hears its own last output, without bounds on it: state (y: (N, M),).
+
+        y_t = W x_t + U y_(t-1) + b
+
+    The recurrent output layer of Zen and Sak 2015; on top of LSTM layers it makes LSTMOR. ``weight`` (M, D),
+    ``recurrent_weight`` (M, M) and ``bias`` (M,).
+
+    W and b begin as any linear layer's, and U at zero, so that training starts from the same network as without
+    it: nothing here bounds y, and a U whose largest eigenvalue were over 1 would let it grow with every step. U
+    learns from the first iteration all the same, for its gradient is the sum of (dL/dy_t) y_(t-1)'.
+    """
+
+    OPTIONS: tuple[str, ...] = ()
+    FROZEN: tuple[str, ...] = ()
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size)
+        self.output_size = output_size
+        self.recurrent_weight = nn.Parameter(torch.zeros(output_size, output_size))
+
+    def initial_state(self, n: int) -> CellState:
+        """Zeros for n streams."""
+        return (self.weight.new_zeros(n, self.output_size),)
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
+        """Run over x (N, T, D); returns y (N, T, M) and the state after the last step.
+
+        W x + b is one product, only U is in the loop. Outputs add up in the state's precision also where the
+        products are in bf16, whose rounding would otherwise go round with them.
+        """
+        (y,) = state
+        outputs = []
+        for fresh in super().forward(x).to(y.dtype).unbind(dim=1):
+            y = fresh + functional.linear(y, self.recurrent_weight)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), (y,)
+
+    def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
+        """One step for x (N, D)."""
+        y = linear(x, self.weight, self.bias) + linear(state[0], self.recurrent_weight)
+        return y, (y,)
+
+
+def _initialise(cell: nn.RNNBase, fed_back: int) -> None:
+    """torch-rnn's initial values of a layer: weights from normal(0, 1/sqrt(D + what is fed back)), biases zero."""
+    deviation = (cell.input_size + fed_back) ** -0.5
+    with torch.no_grad():
+        for name, parameter in cell.named_parameters():
+            if name.startswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(0, deviation)
+
+
+class Cell(Protocol):
+    """What runs a step at a time."""
+
+    def step(self, x: Tensor, state: CellState, linear: Linear = ...) -> tuple[Tensor, CellState]:
+        """One step for x (N, D)."""
+
+
+def unrolled(cell: Cell, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
     """``cell.forward`` step by step: slow, readable, and what the fast ones are tested against."""
     outputs = []
     for x_t in x.unbind(dim=1):
@@ -83,4 +290,6 @@ def unrolled(cell: LSTM, x: Tensor, state: CellState) -> tuple[Tensor, CellState
     return torch.stack(outputs, dim=1), state
 
 
-CELLS = {"lstm": LSTM}
+# By the names of --cell: the class of the recurrent layers. lstmor is LSTM layers under a RecurrentLinear.
+CELLS: dict[str, type[LSTM | GRU | RNN]] = {"lstm": LSTM, "lstmp": LSTMP, "lstmor": LSTM, "gru": GRU, "rnn": RNN}
+OUTPUTS = {"lstmor": RecurrentLinear}  # where the output layer is another than nn.Linear

@@ -37,7 +37,6 @@ _FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of 
     "train_loss": (int, float, NoneType),
     "val_loss": (int, float, NoneType),
 }
-FROZEN = "bias_hh_l0"  # torch.nn.LSTM's second bias is zero for ever (see cells.py) and is not kept
 
 
 @dataclass
@@ -115,8 +114,9 @@ def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
 
 
 def model_tensors(model: CharRNN) -> dict[str, Tensor]:
-    """The tensors of a network that a file keeps, by name."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(FROZEN)}
+    """The tensors of a network that a file keeps, by name: all but those that are zero for ever (see cells.py)."""
+    frozen = _frozen(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def set_model_tensors(model: CharRNN, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
@@ -130,10 +130,16 @@ def set_model_tensors(model: CharRNN, tensors: Mapping[str, Tensor], assign: boo
         if tensors[name].shape != expected[name].shape or tensors[name].dtype != torch.float32:
             have, want = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], expected[name]))
             raise ValueError(f"{name} is {have}, and has to be {want}")
-    frozen = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name.endswith(FROZEN)}
-    model.load_state_dict({**tensors, **frozen}, assign=assign)
+    frozen = _frozen(model)
+    zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name in frozen}
+    model.load_state_dict({**tensors, **zeros}, assign=assign)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.endswith(FROZEN))
+        parameter.requires_grad_(name not in frozen)
+
+
+def _frozen(model: CharRNN) -> set[str]:
+    """Names of the parameters that stay zero, as the cells say."""
+    return {f"{place}.{name}" for place, part in model.named_modules() for name in getattr(part, "FROZEN", ())}
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
@@ -143,10 +149,13 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 
 def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
     """Back from `state_tensors`, in the form of ``like``; a ValueError where it does not fit."""
-    for name, tensor in state_tensors(like).items():
-        if name not in tensors or tensors[name].shape != tensor.shape or not tensors[name].is_floating_point():
-            raise ValueError("its hidden state is that of another network")
-    return tuple(tuple(tensors[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(like))
+    wanted = state_tensors(like)
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith("state.")}
+    if found.keys() != wanted.keys() or any(
+        found[name].shape != tensor.shape or not found[name].is_floating_point() for name, tensor in wanted.items()
+    ):
+        raise ValueError("its hidden state is that of another network")
+    return tuple(tuple(found[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(like))
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

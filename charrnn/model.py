@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.cells import CELLS, CellState, Linear
+from charrnn.cells import CELLS, OUTPUTS, UNIFORM, CellState, Linear
 from charrnn.vocab import Vocab
 
-State = tuple[CellState, ...]  # one a layer
+State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,9 @@ class ModelConfig:
     dropout
         The probability with which each output of each layer is dropped while training, in [0, 1).
     forget_bias
-        The initial bias of the forget gates.
+        The initial bias of the forget gates, of cells that have them; "uniform": from U(0, 1), for each unit its own.
+    proj_size
+        P, the numbers that an lstmp layer hands on, less than H (None: half of H). None for every other cell.
     """
 
     vocab_size: int
@@ -44,7 +45,8 @@ class ModelConfig:
     layers: int = 3
     cell: str = "lstm"
     dropout: float = 0.0
-    forget_bias: float = 1.0
+    forget_bias: float | str = 1.0
+    proj_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "wordvec_size", "rnn_size", "layers"):
@@ -55,8 +57,21 @@ class ModelConfig:
             raise ValueError(f"cell is {self.cell!r}, and has to be one of {', '.join(CELLS)}")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}, and has to be at least 0 and less than 1")
-        if not isinstance(self.forget_bias, int | float):
-            raise ValueError(f"forget_bias is {self.forget_bias!r}, and has to be a number")
+        if not isinstance(self.forget_bias, int | float) and self.forget_bias != UNIFORM:
+            raise ValueError(f"forget_bias is {self.forget_bias!r}, and has to be a number or {UNIFORM!r}")
+        self._settle_projection()
+
+    def _settle_projection(self) -> None:
+        projects = "proj_size" in CELLS[self.cell].OPTIONS
+        if self.proj_size is None and projects:
+            object.__setattr__(self, "proj_size", max(1, self.rnn_size // 2))
+        size = self.proj_size
+        if size is not None and not projects:
+            raise ValueError(f"proj_size is {size!r}, and {self.cell} has no projection")
+        if size is not None and (type(size) is not int or not 1 <= size < self.rnn_size):
+            raise ValueError(
+                f"proj_size is {size!r}, and has to be a whole number from 1 to less than rnn_size, {self.rnn_size}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -70,31 +85,41 @@ class CharRNN(nn.Module):
     """
 
     layers: Any  # of one class of charrnn.cells
+    output: Any  # nn.Linear, or what charrnn.cells.OUTPUTS has instead
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.vocab: Vocab | None = None  # what the ids mean, once a checkpoint says so
-        sizes = [config.wordvec_size] + [config.rnn_size] * config.layers
+        cell = CELLS[config.cell]
+        options = {name: getattr(config, name) for name in cell.OPTIONS}
         self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
-        self.layers = nn.ModuleList(
-            CELLS[config.cell](size_in, size_out, config.forget_bias) for size_in, size_out in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList()
+        size = config.wordvec_size
+        for _ in range(config.layers):
+            self.layers.append(cell(size, config.rnn_size, **options))
+            size = self.layers[-1].output_size
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(sizes[-1], config.vocab_size)  # from uniform(-1/sqrt(H), 1/sqrt(H))
+        # The weight and bias of either kind of output layer are from uniform(-1/sqrt(size), 1/sqrt(size)).
+        self.output = OUTPUTS.get(config.cell, nn.Linear)(size, config.vocab_size)
 
     def initial_state(self, n: int) -> State:
         """The zero state of n streams."""
-        return tuple(layer.initial_state(n) for layer in self.layers)
+        recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
+        return tuple(part.initial_state(n) for part in recurrent)
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
         x = self.embedding(ids)  # (N, T, D)
         new_state = []
-        for layer, layer_state in zip(self.layers, state, strict=True):
-            x, layer_state = layer(x, layer_state)  # (N, T, H)
+        depth = len(self.layers)
+        for layer, layer_state in zip(self.layers, state[:depth], strict=True):
+            x, layer_state = layer(x, layer_state)  # (N, T, H), of an lstmp (N, T, P)
             x = self.dropout(x)
             new_state.append(layer_state)
+        if self.config.cell in OUTPUTS:
+            logits, output_state = self.output(x, *state[depth:])
+            return logits, (*new_state, output_state)
         return self.output(x), tuple(new_state)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
@@ -106,9 +131,13 @@ class CharRNN(nn.Module):
         """Logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""
         x = self.embedding(ids)  # (N, D)
         new_state = []
-        for layer, layer_state in zip(self.layers, state, strict=True):
+        depth = len(self.layers)
+        for layer, layer_state in zip(self.layers, state[:depth], strict=True):
             x, layer_state = layer.step(x, layer_state, linear)
             new_state.append(layer_state)
+        if self.config.cell in OUTPUTS:
+            logits, output_state = self.output.step(x, *state[depth:], linear)
+            return logits, (*new_state, output_state)
         return linear(x, self.output.weight, self.output.bias), tuple(new_state)
 
     def number_of_parameters(self) -> int:

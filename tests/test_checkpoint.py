@@ -98,6 +98,7 @@ def test_the_metadata_is_json_that_says_what_the_network_is(tmp_path, tiny_model
                 "cell": "lstm",
                 "dropout": 0.0,
                 "forget_bias": 1.0,
+                "proj_size": None,
             },
             "vocab": {"alphabet": "latin"},
             "step": 12,

@@ -40,6 +40,20 @@ def number(least: float, most: float = float("inf"), above: bool = False) -> Cal
     return parse
 
 
+def number_or(word: str, least: float) -> Callable[[str], float | str]:
+    """A finite number of at least ``least``, or a word."""
+
+    def parse(text: str) -> float | str:
+        if text == word:
+            return text
+        try:
+            return number(least)(text)
+        except ArgumentTypeError as error:
+            raise ArgumentTypeError(f"{error}, nor {word!r}") from None
+
+    return parse
+
+
 def numbers(least: float) -> Callable[[str], list[float]]:
     """Numbers of at least ``least``, with commas between them."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bytecodec.console import Interruption, Parser, command, print_path, say, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import given, number, path, whole
+from charrnn.commands.flags import given, number, number_or, path, whole
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from charrnn.model import CharRNN
     from charrnn.train import Settings, Trainer
 
-MODEL_FLAGS = ("rnn_size", "layers", "wordvec_size", "forget_bias", "dropout")
+CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.cells has them too, but loads torch
+WITHOUT_FORGET_GATES = ("gru", "rnn")
+MODEL_FLAGS = ("cell", "rnn_size", "proj_size", "layers", "wordvec_size", "forget_bias", "dropout")
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
 FLAGS_BESIDE_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
 DEFAULT_EPOCHS = 50
@@ -50,10 +52,20 @@ def parser() -> Parser:
     data.add_argument("--batch-size", type=whole(1), default=50, metavar="N", help="rows of a batch")
     data.add_argument("--seq-length", type=whole(1), default=50, metavar="T", help="steps of a batch")
     model = p.add_argument_group("network")
+    model.add_argument("--cell", choices=CELLS, default="lstm", help="kind of recurrent layer")
     model.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="units of a layer")
+    model.add_argument(
+        "--proj-size", type=whole(1, 10**6), metavar="P", help="units of an lstmp layer's projection (default: H // 2)"
+    )
     model.add_argument("--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="recurrent layers")
     model.add_argument("--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="numbers in an embedding")
-    model.add_argument("--forget-bias", type=number(-1e6), default=1.0, metavar="B", help="initial forget gates' bias")
+    model.add_argument(
+        "--forget-bias",
+        type=number_or("uniform", -1e6),
+        default=1.0,
+        metavar="B",
+        help="initial forget gates' bias, or uniform: of each unit its own from U(0, 1)",
+    )
     model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
     learn = p.add_argument_group("learning")
     learn.add_argument("--learning-rate", type=number(0, above=True), default=2e-3, metavar="R", help="of Adam")
@@ -128,6 +140,22 @@ def _check(p: Parser, args: Namespace, named: set[str]) -> None:
         )
     if "max_epochs" not in named and args.max_iterations is None and args.max_minutes is None and not args.resume:
         args.max_epochs = DEFAULT_EPOCHS
+    if not args.init_from or "cell" in named:  # else the cell is that of the file, which is compared once it is read
+        _check_network(p, args, named)
+
+
+def _check_network(p: Parser, args: Namespace, named: set[str]) -> None:
+    """Refuse flags that do not go with the cell."""
+    if args.cell == "lstmp":
+        size = args.rnn_size // 2 if args.proj_size is None else args.proj_size
+        if not 1 <= size < args.rnn_size and not args.init_from:
+            wrong_command_line(
+                p, f"--cell lstmp projects --rnn-size {args.rnn_size} to fewer, and --proj-size is {size}."
+            )
+    elif "proj_size" in named:
+        wrong_command_line(p, f"--proj-size is for --cell lstmp: {args.cell} has no projection.")
+    if args.cell in WITHOUT_FORGET_GATES and "forget_bias" in named:
+        wrong_command_line(p, f"{args.cell} has no forget gates: leave --forget-bias out.")
 
 
 def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
@@ -282,7 +310,9 @@ def _check_same_network(args: Namespace, named: set[str], config: Any) -> None:
     for name in MODEL_FLAGS:
         if name in named and getattr(args, name) != getattr(config, name):
             flag = "--" + name.replace("_", "-")
-            raise InputError(f"{args.init_from} has {flag} {getattr(config, name)}: leave {flag} out.")
+            has = getattr(config, name)
+            what = f"{flag} {has}" if has is not None else f"--cell {config.cell}, which knows no {flag}"
+            raise InputError(f"{args.init_from} has {what}: leave {flag} out.")
 
 
 def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
@@ -295,8 +325,10 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
+    projection = f" projected to {model.proj_size}" if model.proj_size else ""
     say(
-        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}, embeddings of {model.wordvec_size}: "
+        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{projection}, "
+        f"embeddings of {model.wordvec_size}: "
         f"{trainer.model.number_of_parameters():,} parameters\n"
         f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
         f"{model.vocab_size} different ones; {parts}\n"
