@@ -149,7 +149,9 @@ class _Reader:
         if self._values > MOST_VALUES:
             raise self._refusal(f"it holds more than {MOST_VALUES:,} values, which no network has")
         if depth > MOST_DEPTH:
-            raise self._refusal(f"tables lie more than {MOST_DEPTH} deep within each other, which in no network they do")
+            raise self._refusal(
+                f"tables lie more than {MOST_DEPTH} deep within each other, which in no network they do"
+            )
         begin, kind = self._at, self._int()
         if kind == NIL:
             return None
@@ -283,7 +285,8 @@ class _Reader:
     def _take(self, size: int) -> memoryview:
         if size > self._left():
             raise InputError(
-                f"{self._name} ends at byte {len(self._data):,} in the middle of an object: it was cut off. Copy it anew."
+                f"{self._name} ends at byte {len(self._data):,} in the middle of an object: it was cut off. "
+                "Copy it anew."
             )
         self._at += size
         return self._data[self._at - size : self._at]

@@ -1,8 +1,9 @@
 """Networks that torch-rnn trained, as checkpoints of ours.
 
-torch-rnn's checkpoint is a table with the network under ``model``, an nn.LanguageModel whose ``net`` is a list of layers:
-nn.LookupTable, then nn.LSTM or nn.VanillaRNN, nn.BatchNormalization between two nn.View if it was asked for, nn.Dropout if
-it was asked for, again and again, and nn.View, nn.Linear, nn.View at the end (LanguageModel.lua).
+torch-rnn's checkpoint is a table with the network under ``model``, an nn.LanguageModel, whose ``net`` is a list of
+layers: nn.LookupTable; then, as often as there are layers, nn.LSTM or nn.VanillaRNN, nn.BatchNormalization between two
+nn.View where it was asked for, nn.Dropout where it was asked for; at the end nn.View, nn.Linear, nn.View
+(LanguageModel.lua).
 
 Batch normalisation (Ioffe and Szegedy 2015), once trained, multiplies and shifts each unit's output by what it has
 learnt, y = a x + c, so it goes into the next layer's matrix and bias: W y + b = (W a) x + (W c + b). The function is
@@ -33,7 +34,7 @@ from charrnn.vocab import Vocab
 
 Floats = NDArray[np.floating[Any]]
 RATE = 11025
-MOST_UNITS = 1 << 16  # of a layer or an embedding
+MOST_COLUMNS = 1 << 18  # of a matrix, such as the four gates of 65,536 units
 UNSEEN = 30.0  # nats by which a byte that the network never saw is less likely than the mean of the others
 
 # Where the gates of ours stand in torch-rnn's matrices: input, forget, output, candidate there; input, forget,
@@ -58,9 +59,9 @@ def load(
 
     Returns
     -------
-    Its log-probabilities are torch-rnn's in evaluation mode, to the rounding of 32-bit floats. Characters that all lie in
-    one alphabet of the codec become its 256 (see `_as_bytes`); others keep torch-rnn's order. The epoch is 0, since
-    torch-rnn keeps none.
+    A network whose log-probabilities are torch-rnn's in evaluation mode, to the rounding of 32-bit floats. Characters
+    that all lie in one alphabet of the codec become its 256 (see `_as_bytes`); others keep torch-rnn's order. The
+    epoch is 0, since torch-rnn keeps none.
 
     Raises
     ------
@@ -124,8 +125,9 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
     """The layers of ``net`` in their order."""
     net = model.fields.get("net")
     modules = net.fields.get("modules") if isinstance(net, TorchObject) else None
-    layers = [modules.get(float(i + 1)) for i in range(len(modules))] if isinstance(modules, dict) else []
-    if not layers or not all(isinstance(layer, TorchObject) for layer in layers):
+    found = [modules.get(float(i + 1)) for i in range(len(modules))] if isinstance(modules, dict) else []
+    layers = [layer for layer in found if isinstance(layer, TorchObject)]
+    if not layers or len(layers) != len(found):
         raise ValueError("its model has no list of layers")
     arrays = [layer.fields.get(name) for layer in layers for name in _LEARNT]
     if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > file_size:
@@ -208,7 +210,7 @@ def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, .
         raise ValueError(f"the {name} of its {layer.name} is missing, or of an unknown form")
     if shape and array.shape != shape:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and not {shape} as its neighbours want")
-    if max(array.shape[1:], default=1) > 4 * MOST_UNITS:
+    if max(array.shape[1:], default=1) > MOST_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
 
@@ -225,6 +227,8 @@ def _characters(
 ) -> str:
     """The symbols in their order, each one character."""
     tokens = _read_json(Path(vocab_file)) if vocab_file else model.fields.get("idx_to_token")
+    if vocab_file and not tokens:
+        raise InputError(f"{vocab_file} has no idx_to_token, as the .json of torch-rnn's preprocess.py has.")
     beside = Path(path).with_suffix(".json")
     if not tokens and beside.is_file():
         tokens = _read_json(beside)
@@ -233,14 +237,16 @@ def _characters(
         source = options.get("input_json") if isinstance(options, dict) else None
         named = f", which is called {Path(source).name[:60]!r} there" if isinstance(source, str) and source else ""
         raise ValueError(f"it has no vocabulary: give the .json of torch-rnn's preprocess.py with --vocab{named}")
-    characters = [tokens.get(float(i + 1)) for i in range(len(tokens))]
-    for i, character in enumerate(characters):
+    characters: list[str] = []
+    for i in range(len(tokens)):
+        character = tokens.get(float(i + 1))
         if not isinstance(character, str) or len(character) != 1 or "\ud800" <= character <= "\udfff":
             shown = repr(character[:30]) if isinstance(character, str) else "missing"
             raise ValueError(
                 f"its symbol {i + 1} is {shown}, and has to be one character; preprocess.py makes others "
                 "with --encoding bytes, and so do versions of it for words or syllables"
             )
+        characters.append(character)
     if len(set(characters)) != len(characters):
         raise ValueError("two symbols of its vocabulary are the same")
     return "".join(characters)

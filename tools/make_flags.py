@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from bytecodec import commands
+from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "utf82bin": commands.utf82bin,
     "charrnn-train": charrnn_train,
     "charrnn-sample": charrnn_sample,
+    "charrnn-convert": charrnn_convert,
 }
 INTRODUCTION = """# Flags
 
