@@ -39,9 +39,9 @@ from bytecodec.console import is_special_file
 from bytecodec.errors import InputError
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_RECURSIVE_FUNCTION, RECURSIVE_FUNCTION = range(9)
-MOST_VALUES = 1_000_000  # long tables of numbers count as one; a checkpoint has some thousands
+MOST_VALUES = 500_000  # tables of numbers count as one, strings as one for each 64 bytes; a checkpoint has thousands
 MOST_DEPTH = 64  # of tables within tables; torch-rnn's go down about ten
-MOST_CHARACTERS = 1 << 20  # of a string
+STRING_BYTES = 64  # that count as a value
 MOST_DIMENSIONS = 8
 LEAST_ENTRY = 12  # bytes of a table's entry: the shortest key takes 8, nil 4
 
@@ -145,9 +145,7 @@ class _Reader:
 
     def read(self, depth: int, fields: bool = False) -> Any:
         """The object at this place, ``depth`` objects down; ``fields``: as an object's table, which is no `Numbers`."""
-        self._values += 1
-        if self._values > MOST_VALUES:
-            raise self._refusal(f"it holds more than {MOST_VALUES:,} values, which no network has")
+        self._count(1)
         if depth > MOST_DEPTH:
             raise self._refusal(
                 f"tables lie more than {MOST_DEPTH} deep within each other, which in no network they do"
@@ -259,9 +257,13 @@ class _Reader:
 
     def _string(self) -> str:
         size = self._size("bytes of a string", 1)
-        if size > MOST_CHARACTERS:
-            raise self._refusal(f"a string is {size:,} bytes long, which none of a network is")
+        self._count(size // STRING_BYTES)
         return bytes(self._take(size)).decode("utf-8", "surrogateescape")
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > MOST_VALUES:
+            raise self._refusal(f"there are more than {MOST_VALUES:,} values, which no network has")
 
     def _size(self, what: str, least: int) -> int:
         """An int that counts things of at least ``least`` bytes each that follow."""

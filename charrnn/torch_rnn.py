@@ -35,7 +35,8 @@ from charrnn.vocab import Vocab
 Floats = NDArray[np.floating[Any]]
 RATE = 11025
 MOST_COLUMNS = 1 << 18  # of a matrix, such as the four gates of 65,536 units
-UNSEEN = 30.0  # nats by which a byte that the network never saw is less likely than the mean of the others
+MOST_LAYERS = 1000
+UNSEEN = 20.0  # nats by which a byte that the network never saw is less likely than the mean of the others
 
 # Where the gates of ours stand in torch-rnn's matrices: input, forget, output, candidate there; input, forget,
 # candidate, output in torch.nn.
@@ -129,6 +130,8 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
     layers = [layer for layer in found if isinstance(layer, TorchObject)]
     if not layers or len(layers) != len(found):
         raise ValueError("its model has no list of layers")
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"it has {len(layers):,} layers, and {MOST_LAYERS:,} are the most")
     arrays = [layer.fields.get(name) for layer in layers for name in _LEARNT]
     if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > file_size:
         raise ValueError("its layers share their weights, and together are larger than the file")
@@ -171,7 +174,9 @@ def _recurrent(layer: TorchObject, x: _Input) -> dict[str, Floats]:
     _, order = _CELLS[layer.name]
     bias = _numbers(layer, "bias", 1)
     units = len(bias) // len(order)
-    weight = _numbers(layer, "weight", 2, (x.width + units, units * len(order)))
+    weight = _numbers(layer, "weight", 2, (x.width + units, len(bias)))
+    if units * len(order) != len(bias):
+        raise ValueError(f"the bias of its {layer.name} has {len(bias)} numbers for {len(order)} gates")
     weight_ih, bias = x.into(weight[: x.width], bias)
     parts = [slice(gate * units, (gate + 1) * units) for gate in order]
     return {
@@ -267,8 +272,8 @@ def _as_bytes(tensors: dict[str, Floats], known: NDArray[np.int64]) -> None:
 
     A byte that it never saw is read as the nearest one that it knows, as if a louder sound were clipped. Its
     logit is the mean of the known ones less `UNSEEN`. By Jensen's inequality the mean is at most
-    log(sum(exp)) - log(V), so a known byte's log-probability falls by at most (256 - V) / V * exp(-UNSEEN), under
-    1e-10, whatever the state; and it stays near enough to be learnt when training goes on with another sound.
+    log(sum(exp)) - log(V), so a known byte's log-probability falls by at most (256 - V) / V * exp(-UNSEEN), less than
+    1e-6, whatever the state; and it stays near enough to be learnt when training goes on with another sound.
     """
     every = np.arange(256)
     nearest = np.abs(known[None, :] - every[:, None]).argmin(axis=1)
