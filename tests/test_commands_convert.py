@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from charrnn.checkpoint import load
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
-from charrnn.engines import engine
 
 BYTES = list(bytecodec.encode(bytes(range(120, 137))))
 LETTERS = list("cab é")
@@ -81,9 +81,10 @@ def test_training_goes_on_from_it_with_a_sound_that_has_other_bytes(write_wav):
     assert charrnn_train(["new.wav", "--init-from", "old.safetensors", "--run-dir", "run", *flags.split()]) == 0
     new = load("run")
     assert (new.rate, new.encoding, new.model.config.dropout) == (8000, "linear", 0)
-    old, new = (-engine(c, "eager").score(samples[None, :1000]).mean() for c in (load("old.safetensors"), new))
-    assert old > 7  # for one sample in three it takes 20 nats, since the network has never seen that byte
-    assert new < 2  # ln 3 = 1.1 is all that can be learnt
+    with open("run/log.csv", newline="") as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert losses[0] > 7  # for one sample in three it takes 20 nats, since the network has never seen that byte
+    assert np.mean(losses[-10:]) < 1.5  # ln 3 = 1.1 is all that can be learnt
 
 
 def test_a_file_that_is_there_is_replaced_whole(capsys):
