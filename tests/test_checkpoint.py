@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import charrnn
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
+from charrnn.cells import CELLS
 from charrnn.checkpoint import Checkpoint, Streams, load, load_streams, save, save_streams
 from charrnn.model import ModelConfig, build
 from charrnn.vocab import Vocab
@@ -74,6 +75,39 @@ def test_what_comes_back_evaluates_and_can_learn_but_for_the_frozen_bias(saved):
     assert not any(model.state_dict()[name].any() for name in frozen)
     x = torch.zeros(1, 3, dtype=torch.int64)
     model.loss(x, x, model.initial_state(1))[0].backward()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_network_of_every_cell_comes_back_bit_for_bit_and_can_go_on_learning(tmp_path, tiny_config, cell):
+    model = build(replace(tiny_config, cell=cell), 4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape))
+    save(tmp_path / "a", Checkpoint(model, Vocab("abcdefg")))
+    found = load(tmp_path / "a").model
+    assert found.config == model.config
+    want, got = (dict(m.named_parameters()) for m in (model, found))
+    assert want.keys() == got.keys()
+    for name, parameter in want.items():
+        assert torch.equal(got[name], parameter), name
+        assert got[name].requires_grad == parameter.requires_grad, name
+    second_biases = [name for name in load_file(tmp_path / "a") if name.endswith("bias_hh_l0")]
+    assert len(second_biases) == (2 if cell == "gru" else 0)
+    x = torch.zeros(1, 3, dtype=torch.int64)
+    found.loss(x, x, found.initial_state(1))[0].backward()
+
+
+def test_a_network_whose_weights_somebody_froze_is_saved_whole(tmp_path, tiny_checkpoint):
+    tiny_checkpoint.model.requires_grad_(False)
+    save(tmp_path / "a", tiny_checkpoint)
+    want = tiny_checkpoint.model.state_dict()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in load(tmp_path / "a").model.state_dict().items())
+
+
+def test_a_file_from_before_there_was_a_projection_is_an_lstm(saved, tiny_checkpoint):
+    rewritten(saved, lambda facts: facts | {"model": without(facts["model"], "proj_size")})
+    assert load(saved).model.config == tiny_checkpoint.model.config
 
 
 def test_the_same_checkpoint_is_the_same_bytes(saved, tmp_path):
@@ -200,6 +234,14 @@ def without(facts, name):
         (lambda facts: facts | {"model": facts["model"] | {"gates": 3}}, "unexpected keyword argument 'gates'"),
         (lambda facts: facts | {"model": facts["model"] | {"layers": "2"}}, "layers is '2', and has to be"),
         (lambda facts: facts | {"model": facts["model"] | {"cell": {}}}, "cell is {}, and has to be one of"),
+        (lambda facts: facts | {"model": facts["model"] | {"cell": "gru"}}, "layers.0.bias_hh_l0 is missing"),
+        (lambda facts: facts | {"model": facts["model"] | {"cell": "rnn"}}, "layers.0.bias_ih_l0 is (24,)"),
+        (lambda facts: facts | {"model": facts["model"] | {"cell": "lstmor"}}, "output.recurrent_weight is missing"),
+        (lambda facts: facts | {"model": facts["model"] | {"cell": "lstmp"}}, "layers.0.weight_hh_l0 is (24, 6)"),
+        (lambda facts: facts | {"model": facts["model"] | {"proj_size": 3}}, "and lstm has no projection"),
+        (lambda facts: facts | {"model": facts["model"] | {"cell": "lstmp", "proj_size": 10**30}}, "proj_size is 1000"),
+        (lambda facts: facts | {"model": facts["model"] | {"forget_bias": "high"}}, "forget_bias is 'high'"),
+        (lambda facts: facts | {"model": facts["model"] | {"forget_bias": 10**400}}, ""),
         (lambda facts: facts | {"model": facts["model"] | {"layers": 1}}, "belongs to no network like this"),
         (lambda facts: facts | {"model": facts["model"] | {"layers": 3}}, "layers.2.bias_ih_l0 is missing"),
         (lambda facts: facts | {"model": facts["model"] | {"layers": 10**9}}, "it says that it has 1000000000 layers"),
@@ -313,6 +355,33 @@ def test_streams_come_back_bit_for_bit(tmp_path, tiny_model):
             np.testing.assert_array_equal(found.state[i][j], want.state[i][j])
 
 
+def streams_of(model, n=3):
+    rng = np.random.default_rng(0)
+    state = tuple(
+        tuple(rng.normal(size=tuple(t.shape)).astype(np.float32) for t in layer) for layer in model.initial_state(n)
+    )
+    return Streams(state, np.arange(n, dtype=np.int64), seed=7, position=123)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams_of_every_cell_come_back_bit_for_bit(tmp_path, tiny_config, cell):
+    model = build(replace(tiny_config, cell=cell), 0)
+    want = streams_of(model)
+    save_streams(tmp_path / "s", want)
+    found = load_streams(tmp_path / "s", model)
+    for layer, wanted in zip(found.state, want.state, strict=True):
+        for array, other in zip(layer, wanted, strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_streams_of_another_cell_are_refused_even_where_all_that_is_asked_for_is_there(tmp_path, tiny_config):
+    for cell, other in [("lstm", "gru"), ("lstmor", "lstm"), ("lstm", "lstmor"), ("lstmp", "lstm"), ("rnn", "lstm")]:
+        save_streams(tmp_path / "s", streams_of(build(replace(tiny_config, cell=cell), 0)))
+        assert sentence(tmp_path / "s", load_streams, build(replace(tiny_config, cell=other), 0)) == (
+            "FILE does not fit this network: its hidden state is that of another network."
+        )
+
+
 def test_a_checkpoint_is_no_streams_and_streams_no_checkpoint(saved, tmp_path, tiny_model):
     save_streams(tmp_path / "s", streams(tiny_model))
     assert sentence(tmp_path / "s") == "FILE holds 'streams', and 'symbols' was wanted."
@@ -321,7 +390,7 @@ def test_a_checkpoint_is_no_streams_and_streams_no_checkpoint(saved, tmp_path, t
 
 def test_streams_of_another_network_are_refused(tmp_path, tiny_model):
     save_streams(tmp_path / "s", streams(tiny_model))
-    for other in (ModelConfig(7, 5, 8, 2), ModelConfig(7, 5, 6, 3)):
+    for other in (ModelConfig(7, 5, 8, 2), ModelConfig(7, 5, 6, 3), ModelConfig(7, 5, 6, 1)):
         assert sentence(tmp_path / "s", load_streams, build(other, 0)) == (
             "FILE does not fit this network: its hidden state is that of another network."
         )

@@ -18,6 +18,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import bytecodec
+from charrnn import cells
+from charrnn.commands import train
+from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.train import Trainer
 
@@ -120,6 +123,63 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_never_stopped(here, stop
     assert_same_run("whole", "parts")
 
 
+def test_the_command_line_offers_the_cells_that_there_are():
+    assert list(cells.CELLS) == list(train.CELLS)
+    forgetless = {name for name, cell in cells.CELLS.items() if "forget_bias" not in cell.OPTIONS}
+    assert forgetless == set(train.WITHOUT_FORGET_GATES)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("cell", train.CELLS)
+def test_every_cell_trains_resumes_exactly_and_samples_from_a_saved_state(here, cell, precision):
+    flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6", "-q"]
+    assert charrnn_train(["sound.txt", *flags, "--max-iterations", "12", "--run-dir", "whole"]) == 0
+    with interrupted_at(8):
+        assert charrnn_train(["sound.txt", *flags, "--max-iterations", "12", "--run-dir", "parts"]) == 130
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+    losses = [float(row["train_loss"]) for row in rows("whole/log.csv")]
+    assert losses[-1] < losses[0]
+    take = ["whole", "--seed", "5", "-q", "-o"]
+    assert charrnn_sample([*take, "at-once.txt", "--length", "90"]) == 0
+    assert charrnn_sample([*take, "a.txt", "--length", "40", "--state-out", "state"]) == 0
+    assert charrnn_sample([*take, "b.txt", "--length", "50", "--state-in", "state"]) == 0
+    assert Path("a.txt").read_text() + Path("b.txt").read_text() == Path("at-once.txt").read_text()
+
+
+def test_the_plan_names_the_cell_and_its_projection(here, capsys):
+    charrnn_train(["sound.txt", *SMALL, "--cell", "lstmp", "--max-iterations", "1"])
+    assert "lstmp, 2 layers of 12 projected to 6, embeddings of 6: " in capsys.readouterr().err
+    charrnn_train(["sound.txt", *SMALL, "--cell", "lstmp", "--proj-size", "11", "--max-iterations", "1"])
+    assert "lstmp, 2 layers of 12 projected to 11, embeddings of 6: " in capsys.readouterr().err
+    charrnn_train(["sound.txt", *SMALL, "--cell", "gru", "--max-iterations", "1"])
+    assert "gru, 2 layers of 12, embeddings of 6: " in capsys.readouterr().err
+
+
+def test_forget_biases_are_as_the_command_line_says(here):
+    for bias in ("uniform", "-3"):
+        flags = ["--forget-bias", bias, "--max-iterations", "1", "--run-dir", bias.strip("-"), "-q"]
+        assert charrnn_train(["sound.txt", *SMALL, *flags]) == 0
+    biases = {name: load_file(f"{name}/checkpoints/00000001.safetensors") for name in ("uniform", "3")}
+    forget = {name: tensors["layers.1.bias_ih_l0"][12:24] for name, tensors in biases.items()}
+    assert np.ptp(forget["uniform"]) > 0.3  # after one step of Adam, of 0.002
+    assert forget["3"] == pytest.approx(-3, abs=0.01)
+
+
+def test_a_network_to_begin_with_keeps_its_cell(here, capsys):
+    for cell in ("gru", "lstmp"):
+        charrnn_train(["sound.txt", *SMALL, "--cell", cell, "--max-iterations", "1", "--run-dir", cell, "-q"])
+    assert charrnn_train(["sound.txt", *SMALL[6:], "--init-from", "lstmp", "--max-iterations", "1"]) == 0
+    assert "lstmp, 2 layers of 12 projected to 6" in capsys.readouterr().err
+    begin = ["sound.txt", "--init-from"]
+    assert "gru has --cell gru: leave --cell out." in refusal(capsys, *begin, "gru", "--cell", "rnn")
+    assert "lstmp has --proj-size 6: leave --proj-size out." in refusal(capsys, *begin, "lstmp", "--proj-size", "5")
+    assert "gru has --cell gru, which knows no --proj-size: leave --proj-size out." in refusal(
+        capsys, *begin, "gru", "--proj-size", "5"
+    )
+    assert charrnn_train([*begin, "lstmp", "--proj-size", "6", *SMALL[6:], "--max-iterations", "1", "-q"]) == 0
+
+
 @contextlib.contextmanager
 def interrupted_at(iteration):
     """Ctrl-C in the middle of an iteration."""
@@ -172,6 +232,14 @@ def test_resume_finds_a_run_by_its_name_under_runs(here, capsys):
         (["sound.txt", "--val-frac", "0.6", "--test-frac", "0.4"], "leave nothing to train on"),
         (["sound.txt", "--rate", "999"], "--rate: 999 is too small"),
         (["sound.txt", "--what"], "--what"),
+        (["sound.txt", "--cell", "gated"], "--cell: invalid choice: 'gated'"),
+        (["sound.txt", "--proj-size", "3"], "--proj-size is for --cell lstmp: lstm has no projection."),
+        (["x", "--init-from", "y", "--cell", "gru", "--proj-size", "3"], "gru has no projection."),
+        (["sound.txt", "--cell", "lstmp", "--rnn-size", "9", "--proj-size", "9"], "--rnn-size 9 to fewer"),
+        (["sound.txt", "--cell", "lstmp", "--rnn-size", "1"], "--rnn-size 1 to fewer"),
+        (["sound.txt", "--cell", "gru", "--forget-bias", "1"], "gru has no forget gates: leave --forget-bias out."),
+        (["sound.txt", "--cell", "rnn", "--forget-bias", "uniform"], "rnn has no forget gates"),
+        (["sound.txt", "--forget-bias", "normal"], "--forget-bias: 'normal' is no number, nor 'uniform'"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(here, capsys, flags, words):

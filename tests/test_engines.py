@@ -1,6 +1,7 @@
 """An engine is a plain function of weights, state and numbers, and a stream hangs on nothing beside it."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 import charrnn
 from bytecodec.errors import InputError
+from charrnn.cells import CELLS
 from charrnn.checkpoint import save
 from charrnn.engines import ENGINES, NOTHING, eager
 from charrnn.engines.eager import EagerEngine, choose
@@ -104,9 +106,20 @@ def spied(monkeypatch, forced):
     return seen
 
 
+def worked(config):
+    """A network in which also what begins at zero is at work."""
+    model = build(config, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    return model
+
+
 @pytest.mark.parametrize("size", [6, 256])
-def test_step_by_step_gives_the_probabilities_of_the_whole_sequence(monkeypatch, size):
-    model = build(ModelConfig(V, 5, size, 2), 0)
+@pytest.mark.parametrize("cell", CELLS)
+def test_step_by_step_gives_the_probabilities_of_the_whole_sequence(monkeypatch, cell, size):
+    model = worked(ModelConfig(V, 5, size, 2, cell))
     ids = symbols(3, 40)
     seen = spied(monkeypatch, ids)
     engine = EagerEngine(model, 3)
@@ -173,6 +186,18 @@ def test_priming_with_what_was_said_is_having_said_it(tiny_model, cut):
     engine.prime(whole[:, : cut // 2])
     engine.prime(whole[:, cut // 2 : cut])
     np.testing.assert_array_equal(engine.run(u[cut:], 1.0), whole[:, cut:])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_state_of_every_cell_goes_on_exactly_elsewhere(tiny_config, cell):
+    model, u = worked(replace(tiny_config, cell=cell)), numbers(30, 3)
+    whole = EagerEngine(model, 3).run(u, 1.0)
+    first, second = EagerEngine(model, 3), EagerEngine(model, 3)
+    first.run(u[:17], 1.0)
+    second.set_state(*first.get_state())
+    np.testing.assert_array_equal(second.run(u[17:], 1.0), whole[:, 17:])
+    first.reset()
+    np.testing.assert_array_equal(first.run(u, 1.0), whole)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 17, 30])
