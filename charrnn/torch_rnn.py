@@ -284,10 +284,10 @@ def _as_bytes(tensors: dict[str, Floats], known: NDArray[np.int64]) -> None:
     tensors["output.weight"][known], tensors["output.bias"][known] = weight, bias
 
 
-def _built(cell: str, tensors: Mapping[str, Floats], dropout: Any) -> CharRNN:
-    """The network of the tensors, in evaluation mode."""
+def _built(cell: str, tensors: dict[str, Floats], dropout: Any) -> CharRNN:
+    """The network of the tensors, in evaluation mode. It takes them out of ``tensors``, so that few are there twice."""
     with np.errstate(over="ignore"):
-        single = {name: np.array(array, dtype=np.float32, order="C") for name, array in tensors.items()}
+        single = {name: np.array(tensors.pop(name), dtype=np.float32, order="C") for name in list(tensors)}
     if not all(np.isfinite(array).all() for array in single.values()):
         raise ValueError("its weights are not all finite numbers")
     symbols, wordvec_size = single["embedding.weight"].shape
