@@ -119,7 +119,8 @@ class _Input:
         if isinstance(self.scale, float) and isinstance(self.shift, float) and (self.scale, self.shift) == (1, 0):
             return weight, bias  # to the last bit
         scale, shift = (np.broadcast_to(np.float64(v), self.width) for v in (self.scale, self.shift))
-        return scale[:, None] * weight, shift @ weight + bias
+        with np.errstate(all="ignore"):  # what is not finite is refused in the end
+            return scale[:, None] * weight, shift @ weight + bias
 
 
 def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
