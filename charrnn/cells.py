@@ -27,6 +27,7 @@ CellState = tuple[Tensor, ...]
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
 
 UNIFORM = "uniform"  # a forget bias of its own for each unit
+FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 
 
 class LSTM(nn.LSTM):
@@ -220,16 +221,20 @@ class RNN(nn.RNN):
 
 
 class RecurrentLinear(nn.Linear):
-    """A linear layer that hears its own last output, without bounds on it: state (y: (N, M),).
+    """A linear layer that hears its own last output: state (y: (N, M),).
 
         y_t = W x_t + U y_(t-1) + b
 
-    The recurrent output layer of Zen and Sak 2015; on top of LSTM layers it makes LSTMOR. ``weight`` (M, D),
-    ``recurrent_weight`` (M, M) and ``bias`` (M,).
+    The recurrent output layer of Zen and Sak 2015; on top of LSTM layers it makes LSTMOR. ``weight`` (M, D), ``bias``
+    (M,) and ``recurrent_weight`` (M, M), which is U but for rows whose absolute values add up to more than 0.99:
+    those are scaled down to it.
+
+    Without that limit nothing bounds y: Adam moves the M elements of a row by about its rate each, so that at 256
+    symbols two iterations at 2e-3 make a U that grows with every step, and training ends in numbers without end.
+    With it, no output ever comes to more than 100 times the largest of W x + b, however long one samples.
 
     W and b begin as any linear layer's, and U at zero, so that training starts from the same network as without
-    it: nothing here bounds y, and a U whose largest eigenvalue were over 1 would let it grow with every step. U
-    learns from the first iteration all the same, for its gradient is the sum of (dL/dy_t) y_(t-1)'.
+    it. U learns from the first iteration all the same: its gradient is the sum of (dL/dy_t) y_(t-1)'.
     """
 
     OPTIONS: tuple[str, ...] = ()
@@ -244,6 +249,10 @@ class RecurrentLinear(nn.Linear):
         """Zeros for n streams."""
         return (self.weight.new_zeros(n, self.output_size),)
 
+    def scale(self) -> Tensor:
+        """The factors (M,) of the rows of ``recurrent_weight`` that make it U."""
+        return 1 / (self.recurrent_weight.abs().sum(dim=1) / FEEDBACK_LIMIT).clamp(min=1)
+
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
         """Run over x (N, T, D); returns y (N, T, M) and the state after the last step.
 
@@ -251,15 +260,16 @@ class RecurrentLinear(nn.Linear):
         products are in bf16, whose rounding would otherwise go round with them.
         """
         (y,) = state
+        scale = self.scale()
         outputs = []
         for fresh in super().forward(x).to(y.dtype).unbind(dim=1):
-            y = fresh + functional.linear(y, self.recurrent_weight)
+            y = fresh + functional.linear(y, self.recurrent_weight) * scale
             outputs.append(y)
         return torch.stack(outputs, dim=1), (y,)
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
         """One step for x (N, D)."""
-        y = linear(x, self.weight, self.bias) + linear(state[0], self.recurrent_weight)
+        y = linear(x, self.weight, self.bias) + linear(state[0], self.recurrent_weight) * self.scale()
         return y, (y,)
 
 

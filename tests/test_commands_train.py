@@ -133,13 +133,14 @@ def test_the_command_line_offers_the_cells_that_there_are():
 @pytest.mark.parametrize("cell", train.CELLS)
 def test_every_cell_trains_resumes_exactly_and_samples_from_a_saved_state(here, cell, precision):
     flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6", "-q"]
+    flags += ["--learning-rate", "0.02"]
     assert charrnn_train(["sound.txt", *flags, "--max-iterations", "12", "--run-dir", "whole"]) == 0
     with interrupted_at(8):
         assert charrnn_train(["sound.txt", *flags, "--max-iterations", "12", "--run-dir", "parts"]) == 130
     assert charrnn_train(["--resume", "parts", "-q"]) == 0
     assert_same_run("whole", "parts")
     losses = [float(row["train_loss"]) for row in rows("whole/log.csv")]
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-3:]) < losses[0] - 0.5
     take = ["whole", "--seed", "5", "-q", "-o"]
     assert charrnn_sample([*take, "at-once.txt", "--length", "90"]) == 0
     assert charrnn_sample([*take, "a.txt", "--length", "40", "--state-out", "state"]) == 0
