@@ -39,6 +39,17 @@ def shared_audio():
 
 
 @pytest.fixture(scope="session")
+def shared_torch_rnn():
+    """The folder of what torch-rnn itself wrote and computed."""
+    folder = Path(os.environ.get("T7", ROOT.parent / "shared" / "torch_rnn"))
+    if not folder.is_dir():
+        pytest.skip(
+            f"there are no checkpoints of torch-rnn in {folder}: name their folder in the environment variable T7"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tone():
     """Two seconds of two tones and a little noise, (22050,) bytes around silence."""
     t = np.arange(22050) / 11025

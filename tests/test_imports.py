@@ -59,8 +59,9 @@ def codec():
 @pytest.fixture(scope="module")
 def light():
     """Modules that have to start at once."""
-    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.yardstick"]
-    return loaded_by([*names, "charrnn.commands.train", "charrnn.commands.sample", "charrnn.commands.eval"])
+    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
+    names += ["charrnn.yardstick", "charrnn.torch7"]
+    return loaded_by([*names, *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert"))])
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,8 @@ def test_training_and_sampling_do_not_import_each_other(network):
         ("charrnn.checkpoint", "charrnn.train"),
         ("charrnn.runlog", "charrnn.checkpoint"),
         ("charrnn.model", "charrnn.checkpoint"),
+        ("charrnn.torch7", "charrnn.torch_rnn"),
+        ("charrnn.checkpoint", "charrnn.torch_rnn"),
     ],
 )
 def test_nothing_downstream_is_imported_upstream(network, upstream, downstream):

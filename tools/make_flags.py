@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from bytecodec import commands
+from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-train": charrnn_train,
     "charrnn-sample": charrnn_sample,
     "charrnn-eval": charrnn_eval,
+    "charrnn-convert": charrnn_convert,
 }
 INTRODUCTION = """# Flags
 
