@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import bytecodec
 from charrnn import cells, yardstick
-from charrnn.commands import train
+from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.recipe import RECIPES
@@ -165,13 +165,13 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_never_stopped(here, stop
 
 
 def test_the_command_line_offers_the_cells_that_there_are():
-    assert list(cells.CELLS) == list(train.CELLS)
+    assert list(cells.CELLS) == list(train_flags.CELLS)
     forgetless = {name for name, cell in cells.CELLS.items() if "forget_bias" not in cell.OPTIONS}
-    assert forgetless == set(train.WITHOUT_FORGET_GATES)
+    assert forgetless == set(train_flags.WITHOUT_FORGET_GATES)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("cell", train.CELLS)
+@pytest.mark.parametrize("cell", train_flags.CELLS)
 def test_every_cell_trains_resumes_exactly_and_samples_from_a_saved_state(here, cell, precision):
     flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6", "-q"]
     flags += ["--learning-rate", "0.02"]
