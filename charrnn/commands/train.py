@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Interruption, Parser, command, print_path, say, wrong_command_line
+from bytecodec.console import DONE, Interruption, Parser, command, print_path, say, wrong_command_line
 from bytecodec.errors import InputError
-from charrnn import runlog, runtime
+from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given, number, path, whole
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from charrnn.commands.progress import Narrator
     from charrnn.data import Corpus
     from charrnn.model import CharRNN
+    from charrnn.parallel import World
     from charrnn.recipe import Settings
     from charrnn.train import Trainer
 
@@ -98,22 +99,39 @@ def parser() -> Parser:
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; returns the exit code."""
     p = parser()
-    args = p.parse_args(argv)
-    named = given(p, argv)
-    _check(p, args, named)
+    with parallel.muted():
+        args = p.parse_args(argv)
+        named = given(p, argv)
+        _check(p, args, named)
     runtime.before_torch()
     from charrnn.commands.progress import Narrator
 
-    narrator = Narrator(args.quiet, args.print_every)
     with contextlib.ExitStack() as stack:
-        trainer = _resumed(args, stack, narrator) if args.resume else _new(args, named, stack, narrator)
+        world = stack.enter_context(parallel.join())
+        args.quiet |= not world.leads
+        narrator = Narrator(args.quiet, args.print_every)
+        trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
         interruption = stack.enter_context(Interruption())
         trainer.train(stopped=lambda: bool(interruption))
-    _say_how_it_ended(trainer, interruption, args.quiet)
-    print_path(trainer.run.path)
-    return interruption.exit_code
+        exit_code = int(world.most(interruption.exit_code))
+    _say_how_it_ended(trainer, exit_code != DONE, args.quiet)
+    if world.leads:
+        print_path(trainer.run.path)
+    return exit_code
+
+
+def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
+    """The run as the command line says. Of several processes the one that leads makes or finds it, and the others open
+    it when it is ready; so they do after a restart by torchrun, whose command line is that of the beginning."""
+    begun = world.run_before_restart() if world.leads else world.hear()
+    if not world.leads or (begun and not args.resume):
+        args = Namespace(**{**vars(args), **dict.fromkeys(LENGTH_FLAGS), "resume": begun, "device": "auto"})
+    trainer = _resumed(args, stack, narrator, world) if args.resume else _new(args, named, stack, narrator, world)
+    if world.leads:
+        world.announce(str(trainer.run.path.resolve()))
+    return trainer
 
 
 def _check(p: Parser, args: Namespace, named: set[str]) -> None:
@@ -131,13 +149,14 @@ def _check(p: Parser, args: Namespace, named: set[str]) -> None:
         args.max_epochs = DEFAULT_EPOCHS
 
 
-def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A new run: data, network and settings from the command line."""
     from charrnn import data
     from charrnn.checkpoint import load
     from charrnn.model import ModelConfig, build
     from charrnn.recipe import Settings
 
+    _check_rows(args.batch_size, world)
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
     old = load(args.init_from) if args.init_from else None
@@ -170,16 +189,17 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "val_frac": args.val_frac,
             "test_frac": args.test_frac,
             "threads": threads,
+            "processes": world.size,
             "training": settings.to_json(),
         }
-        trainer = _trainer(model, corpus, settings, config, run, narrator)
+        trainer = _trainer(model, corpus, settings, config, run, narrator, world)
         trainer.save_resume()
         run.write_config(config)
     _say_the_plan(trainer, config, args.quiet)
     return trainer
 
 
-def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
     from charrnn import data
     from charrnn.model import CharRNN, ModelConfig
@@ -187,7 +207,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
-    stack.enter_context(run.locked())
+    if world.leads:
+        stack.enter_context(run.locked())
     config = run.config()
     if not run.resume_file.exists():  # to begin at 0 would cut the logs away
         raise InputError(
@@ -204,6 +225,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
         model = CharRNN(ModelConfig(**config["model"]))
         corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         _check_config(config)
+        _check_rows(settings.batch_size, world)
+        if config.get("processes", 1) != world.size:  # the cores are shared anew
+            config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
@@ -213,8 +237,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
         raise InputError(
             f"{run.corpus_file} holds {len(corpus.ids):,} symbols, and the run began with {config['symbols']:,}."
         )
-    trainer = _trainer(model, corpus, settings, config, run, narrator)
-    run.write_config(config)
+    trainer = _trainer(model, corpus, settings, config, run, narrator, world)
+    if world.leads:
+        run.write_config(config)
     say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
     _say_the_plan(trainer, config, args.quiet)
     return trainer
@@ -234,8 +259,19 @@ def _check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"inputs is {config['inputs']!r}")
 
 
+def _check_rows(rows: int, world: World) -> None:
+    if rows < world.size:
+        raise InputError(f"--batch-size {rows} is too few rows for {world.size} processes: start at most {rows}.")
+
+
 def _trainer(
-    model: CharRNN, corpus: Corpus, settings: Settings, config: dict[str, Any], run: runlog.Run, narrator: Narrator
+    model: CharRNN,
+    corpus: Corpus,
+    settings: Settings,
+    config: dict[str, Any],
+    run: runlog.Run,
+    narrator: Narrator,
+    world: World,
 ) -> Trainer:
     from charrnn.checkpoint import Checkpoint
     from charrnn.train import Trainer
@@ -251,7 +287,8 @@ def _trainer(
             f"{settings.batch_size} rows x {settings.seq_length} steps, which takes {needed:,}. "
             "Lower --batch-size or --seq-length, or give more."
         )
-    return Trainer(model.to(settings.device), parts, settings, run, package, narrator)
+    runtime.take_device(settings.device)
+    return Trainer(model.to(settings.device), parts, settings, run, package, narrator, world)
 
 
 @contextlib.contextmanager
@@ -293,6 +330,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     parts = ", ".join(f"{name} {len(ids):,}" for name, ids in trainer.parts.items())
     length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
     per_epoch = trainer.batches.row_length // settings.seq_length
+    many = f" in each of {trainer.world.size} processes" if trainer.world.size > 1 else ""
     until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
@@ -302,7 +340,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
         f"{model.vocab_size} different ones; {parts}\n"
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
-        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads\n"
+        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
         f"run       {trainer.run.path}",
         quiet,
     )
@@ -310,9 +348,9 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         say("there is no validation part: the losses of val.csv are left out.", quiet)
 
 
-def _say_how_it_ended(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
+def _say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
     path, place = trainer.run.path, trainer.place
-    if interruption:
+    if interrupted:
         say(
             f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
             quiet,
