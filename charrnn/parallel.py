@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -164,11 +166,10 @@ class _Group(World):
         self._distributed = distributed
         self.rank, self.size = rank, size
         keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         on_gpus = distributed.is_nccl_available() and torch.cuda.is_available()
         with _together():
             self._store: Any = distributed.TCPStore(address, port, size, keeper, TIMEOUT)
-            self._attempt: Any = distributed.PrefixStore(f"charrnn/{attempt}", self._store)
+            self._attempt: Any = distributed.PrefixStore(_meeting(self._store, rank, size), self._store)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
                 store=self._attempt,
@@ -264,6 +265,30 @@ class _Group(World):
         with _together():
             known = self._store.check([RUN_KEY])
             return os.fsdecode(self._store.get(RUN_KEY)) if known else None
+
+
+def _meeting(store: Any, rank: int, size: int) -> str:
+    """A name for this meeting that no earlier one had, the same in all processes.
+
+    The store may hold what was written before a restart, and the restarts that torchrun counts differ from host to
+    host. So nothing that is found in it is believed: the leader clears the greetings of old before it waits for new
+    ones, and a process greets until it is answered by the name that it made up.
+    """
+    name = uuid.uuid4().hex
+    others = [f"charrnn/hello/{other}" for other in range(1, size)]
+    if rank == 0:
+        for hello in others:
+            store.delete_key(hello)
+        for hello in others:
+            store.set(f"charrnn/welcome/{store.get(hello).decode()}", name)
+        return name
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while not store.check([f"charrnn/welcome/{name}"]):
+        if time.monotonic() > deadline:
+            raise RuntimeError("timeout")
+        store.set(f"charrnn/hello/{rank}", name)
+        time.sleep(0.02)
+    return str(store.get(f"charrnn/welcome/{name}").decode())
 
 
 @contextlib.contextmanager
