@@ -167,7 +167,7 @@ def alone(tmp_path_factory):
     return folder
 
 
-SIZES = pytest.mark.parametrize("size", [2, 3])
+SIZES = pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 
 
 def weights(folder):
