@@ -142,10 +142,12 @@ class Trainer:
         Raises
         ------
         InputError
-            A loss is not finite.
+            A loss is not finite, or another process is gone or began with other weights.
         """
         self.model.train()
         try:
+            if not self.world.alike(self.parameters.values(), self.place.iteration):
+                raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
             if self.place.checkpointed != self.place.iteration:  # stopped: not validated, but something to play

@@ -6,7 +6,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -30,6 +29,8 @@ from charrnn.recipe import Settings
 from charrnn.runlog import TIME_COLUMNS, Run, read_rows
 from charrnn.train import Trainer
 from charrnn.vocab import Vocab
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
 VOCAB = Vocab("abcde")
 SETTINGS = Settings(batch_size=4, seq_length=5, learning_rate=0.01, max_iterations=16, checkpoint_every=7)
@@ -112,6 +113,13 @@ def work(world, folder):
         finish(folder / "from one", world)
         late = trainer(folder / "late", world)
         late.train(lambda: rank == 1 and late.place.iteration == 7)  # asked for in a validation
+        other = trainer(folder / "other", world)
+        with torch.no_grad():
+            other.model.output.bias[0] += 1e-6 * rank
+        try:
+            other.train()
+        except InputError as error:
+            found["other"] = str(error)
         found["late"] = late.place.iteration, late.place.checkpointed
     return found
 
@@ -286,6 +294,11 @@ def test_processes_draw_different_dropout(group):
 def test_a_stop_that_one_process_asks_for_in_a_validation_stops_all(group):
     for found in group(2)[1]:
         assert found["late"] == [7, 0]
+
+
+def test_processes_that_begin_with_other_weights_are_told(group):
+    for found in group(2)[1]:
+        assert "the processes did not all read the same" in found["other"]
 
 
 def test_without_torchrun_one_is_alone(monkeypatch):
@@ -536,11 +549,13 @@ def test_two_agents_as_on_two_hosts_restart_together(here):
 def test_what_is_wrong_is_said_once(here, flags, said):
     with Job(*flags) as job:
         assert job.end() == (1, [f"charrnn-train: {said}"])
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/*"))
 
 
 @pytest.mark.slow
 def test_a_full_disk_on_the_leader_ends_all_in_one_sentence(here):
+    resource = pytest.importorskip("resource")
+
     def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))
 
