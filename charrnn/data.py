@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bytecodec.errors import InputError
 from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
 
 BLOCK = 1 << 22  # bytes of text read at a time
+RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
 BYTE_ORDER_MARK = "\ufeff"
 
 # How the files of the formats begin that libsndfile reads: a word, four bytes of length and a word (WAV in its
@@ -77,7 +79,7 @@ class ContiguousBatches:
 
     A batch is a function of the position in the rows, counted in symbols, so that a run is resumed by one
     integer; targets are the inputs shifted by one. What is left after the last whole batch is dropped, as in
-    torch-rnn.
+    torch-rnn. Of a corpus that is mapped from disk, only what was read lately stays in the process's memory.
 
     Parameters
     ----------
@@ -100,12 +102,26 @@ class ContiguousBatches:
         self._x = ids[:used].reshape(n, self.row_length)[self.own]
         self._y = ids[1 : used + 1].reshape(n, self.row_length)[self.own]
         self.rows = self._x.shape[0]
+        self._map = _map_below(ids)
+        self._read = 0
 
     def at(self, position: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Inputs and targets, each (N, steps), from ``position`` on in every row; rows begin again at their end."""
         start = position % self.row_length
         window = slice(start, start + steps)
+        self._read += self.rows * steps
+        if self._map is not None and self._read > RELEASE:
+            self._read = 0
+            self._map.madvise(mmap.MADV_DONTNEED)  # the system may keep them as cache; they are mapped again if needed
         return self._x[:, window].astype(np.int64), self._y[:, window].astype(np.int64)
+
+
+def _map_below(ids: Ids) -> mmap.mmap | None:
+    """The file in memory that an array is a part of, where there is one and the system can be told what it needs."""
+    below: object = ids
+    while isinstance(below, np.ndarray):
+        below = below.base
+    return below if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
 
 
 def prepare(

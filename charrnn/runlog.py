@@ -131,13 +131,12 @@ class CsvLog:
     def __init__(self, path: Path, columns: tuple[str, ...], iteration: int) -> None:
         self.path, self.columns = path, columns
         self.last: dict[str, str] | None = None
-        kept = list(takewhile(lambda row: _is_until(row, iteration), read_rows(path))) if path.exists() else []
-        with open_output(str(path)) as file:
+        kept = takewhile(lambda row: _is_until(row, iteration), _rows(path)) if path.exists() else ()
+        with open_output(str(path)) as file:  # beside the old one, which may be larger than memory
             file.write((",".join(columns) + "\n").encode())
             for row in kept:
                 file.write((",".join(row[column] for column in columns) + "\n").encode())
-        if kept:
-            self.last = kept[-1]
+                self.last = row
         self._file = path.open("a", encoding="utf-8", newline="")
 
     def add(self, row: Mapping[str, float]) -> None:
@@ -165,10 +164,13 @@ class CsvLog:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of a log; one that is being written, or was cut off, is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = file.read().split("\n")[:-1]  # what has no line end is no whole row
-    rows = list(csv.DictReader(lines))
-    return [row for row in rows if None not in row and None not in row.values()]
+    return list(_rows(path))
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        whole = (line.removesuffix("\n") for line in file if line.endswith("\n"))
+        yield from (row for row in csv.DictReader(whole) if None not in row and None not in row.values())
 
 
 def _is_until(row: Mapping[str, str], iteration: int) -> bool:

@@ -36,8 +36,11 @@ def before_torch() -> None:
 
     Waiting OpenMP threads sleep early (see `SPIN_COUNT`; a setting in the environment wins). And glibc keeps
     freed memory: by default it gives every large tensor back to the system, so that each iteration of
-    training takes some 40,000 page faults to get the same memory again, a quarter of its time.
+    training takes some 40,000 page faults to get the same memory again, a quarter of its time. Of several processes
+    on a machine, `set_threads` gives each its share of the cores, where torchrun gives it one thread.
     """
+    if local_processes() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
@@ -60,13 +63,42 @@ def default_threads() -> int:
     return int(value)
 
 
+def local_processes() -> int:
+    """How many processes torchrun started on this machine to train together."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(value) if value.isdecimal() and int(value) else 1
+
+
 def set_threads(count: int) -> int:
-    """Have torch compute on ``count`` threads (0: a core each); returns how many it is."""
+    """Have torch compute on ``count`` threads (0: a core each, or this process's share of them); returns how many."""
     import torch
 
+    if not count and local_processes() > 1:
+        count = max(1, torch.get_num_threads() // local_processes())
     if count:
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def take_device(device: str) -> None:
+    """Have ``cuda`` mean a GPU of this process's own, where several processes train on a machine.
+
+    Raises
+    ------
+    InputError
+        There is no GPU, or there are fewer than processes.
+    """
+    if choose_device(device) != "cuda" or local_processes() == 1:
+        return
+    import torch
+
+    count, rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if rank >= count:
+        raise InputError(
+            f"torch finds {count} NVIDIA GPUs here for {local_processes()} processes: "
+            f"start at most {count} with --nproc-per-node, or use --device cpu."
+        )
+    torch.cuda.set_device(rank)
 
 
 def choose_device(name: str) -> str:

@@ -147,10 +147,12 @@ class Trainer:
         Raises
         ------
         InputError
-            A loss is not finite.
+            A loss is not finite, or another process is gone or began with other weights.
         """
         self.model.train()
         try:
+            if not self.world.alike(self.parameters.values(), self.place.iteration):
+                raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
             if self.place.checkpointed != self.place.iteration:  # stopped: not validated, but something to play
@@ -245,19 +247,19 @@ class Trainer:
 
     def _checkpoint(self, stopped: Callable[[], bool]) -> None:
         """Validate and save, at the end of which every process knows how many validations brought no best."""
-        row = None
-        if self.world.leads:
-            row = self._validate(stopped)
-            if row:
-                self.val_log.add(row)
-                self.val_log.sync()
+        row = self._validate(stopped)
+        if row and self.world.leads:
+            self.val_log.add(row)
+            self.val_log.sync()
         self.place.checkpointed = self.place.iteration
         self._save(row["val_loss"] if row else None)
-        self.stale = self._count_stale()
+        self.stale = int(self.world.leaders(self._count_stale()))
         if self.world.leads:
             self.listener.checkpointed(self.place.iteration, row)
             if self.sample and self.place.iteration:
                 self.sample(self.place.iteration)
+        if self.sample:
+            self.world.wait()
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The row of val.csv for now, or None where there is no validation part."""
@@ -266,12 +268,13 @@ class Trainer:
             return None
 
         def tell(done: int, total: int) -> None:
-            if stopped():
+            if self.world.any(stopped()):
                 raise _StoppedError
-            self.listener.validating(done, total)
+            if self.world.leads:
+                self.listener.validating(done, total)
 
         with self._weights_to_keep():
-            nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell)
+            nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell, self.world)
         return {
             "iteration": self.place.iteration,
             "epoch": self.epoch,
@@ -311,10 +314,10 @@ class Trainer:
     def _count_stale(self) -> int:
         """How many validations there were since the best one."""
         stale = 0
-        if self.world.leads and self.run.val_file.exists():
+        if self.run.val_file.exists():
             losses = [float(row["val_loss"]) for row in read_rows(self.run.val_file)]
             stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-        return int(self.world.leaders(stale))
+        return stale
 
     def _forget_old(self) -> None:
         if self.settings.keep:
@@ -324,9 +327,11 @@ class Trainer:
                     old.unlink()
 
     def save_resume(self) -> None:
-        """Write all that going on takes; the rows of all processes in one state."""
+        """Write all that going on takes; the rows of all processes in one state, which they are asked for but at the
+        beginning, when the others wait for this file."""
         place = self.place
-        state = self.world.gather(place.state)
+        begun = place.iteration > 0
+        state = self.world.gather(place.state) if begun else self.model.initial_state(self.settings.batch_size)
         if not self.world.leads:
             return
         tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(self.model).items()}

@@ -76,3 +76,37 @@ def test_before_torch_a_setting_in_the_environment_wins_and_torch_is_not_loaded(
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | before
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{after} False\n"
+
+
+def test_processes_on_a_machine_share_its_cores(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for cores, share in ((4, 2), (3, 1), (1, 1)):
+        torch.set_num_threads(cores)
+        assert runtime.set_threads(0) == share
+    assert runtime.set_threads(3) == 3  # asked for
+    torch.set_num_threads(1)
+
+
+def test_the_one_thread_that_torchrun_gives_is_forgotten(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runtime.before_torch()
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # no torchrun here: somebody meant it
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    runtime.before_torch()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for rank in "01":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        runtime.take_device("cuda")
+        runtime.take_device("cpu")
+    assert taken == [0, 1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="finds 2 NVIDIA GPUs here for 3 processes: start at most 2"):
+        runtime.take_device("cuda")

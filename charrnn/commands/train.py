@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Interruption, command, print_path, progress, say
+from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
-from charrnn import runlog, runtime
+from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
 from charrnn.recipe import RECIPES, Settings
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from charrnn.commands.progress import Narrator
     from charrnn.data import Corpus
     from charrnn.model import CharRNN
+    from charrnn.parallel import World
     from charrnn.samples import CheckpointSampler
     from charrnn.train import Trainer
 
@@ -32,26 +33,43 @@ NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; returns the exit code."""
     p = parser()
-    args = p.parse_args(argv)
-    named = given(p, argv)
-    check(p, args, named)
+    with parallel.muted():
+        args = p.parse_args(argv)
+        named = given(p, argv)
+        check(p, args, named)
     runtime.before_torch()
     from charrnn.commands.progress import Narrator
 
-    narrator = Narrator(args.quiet, args.print_every)
     with contextlib.ExitStack() as stack:
-        trainer = _resumed(args, stack, narrator) if args.resume else _new(args, named, stack, narrator)
+        world = stack.enter_context(parallel.join())
+        args.quiet |= not world.leads
+        narrator = Narrator(args.quiet, args.print_every)
+        trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
         interruption = stack.enter_context(Interruption())
         trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
-    _say_how_it_ended(trainer, interruption, args.quiet)
-    print_path(trainer.run.path)
-    return interruption.exit_code
+        exit_code = int(world.most(interruption.exit_code))
+    _say_how_it_ended(trainer, exit_code != DONE, args.quiet)
+    if world.leads:
+        print_path(trainer.run.path)
+    return exit_code
 
 
-def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
+    """The run as the command line says. Of several processes the one that leads makes or finds it, and the others open
+    it when it is ready; so they do after a restart by torchrun, whose command line is that of the beginning."""
+    begun = world.run_before_restart() if world.leads else world.hear()
+    if not world.leads or (begun and not args.resume):
+        args = Namespace(**{**vars(args), **dict.fromkeys(LENGTH_FLAGS), "resume": begun, "device": "auto"})
+    trainer = _resumed(args, stack, narrator, world) if args.resume else _new(args, named, stack, narrator, world)
+    if world.leads:
+        world.announce(str(trainer.run.path.resolve()))
+    return trainer
+
+
+def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A new run: data, network and settings from the command line."""
     from charrnn import data
     from charrnn.checkpoint import load
@@ -70,6 +88,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     fields = RECIPES[args.recipe] | {name: value for name, value in asked.items() if value is not None}
     fields |= {"max_epochs": args.max_epochs, "precision": runtime.choose_precision(args.precision, device)}
     settings = Settings(**fields | {"device": device})
+    _check_rows(settings.batch_size, world)
     with _removed_unless_finished(run.path):
         stack.enter_context(run.locked())
         corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
@@ -93,10 +112,11 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "val_frac": args.val_frac,
             "test_frac": args.test_frac,
             "threads": threads,
+            "processes": world.size,
             "samples": {"seconds": args.sample_seconds, "temperatures": args.temperature or [1.0]},
             "training": settings.to_json(),
         }
-        trainer = _trainer(model, corpus, settings, config, run, narrator)
+        trainer = _trainer(model, corpus, settings, config, run, narrator, world)
         config["yardsticks"] = _yardsticks(trainer, corpus, config, args.quiet)
         trainer.save_resume()
         run.write_config(config)
@@ -116,14 +136,15 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
         return yardstick.yardsticks(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
-def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -> Trainer:
+def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
     from charrnn import data
     from charrnn.model import CharRNN, ModelConfig
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
-    stack.enter_context(run.locked())
+    if world.leads:
+        stack.enter_context(run.locked())
     config = run.config()
     if not run.resume_file.exists():  # to begin at 0 would cut the logs away
         raise InputError(
@@ -140,6 +161,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
         model = CharRNN(ModelConfig(**config["model"]))
         corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         _check_config(config)
+        _check_rows(settings.batch_size, world)
+        if config.get("processes", 1) != world.size:  # the cores are shared anew
+            config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
@@ -149,8 +173,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator) -
         raise InputError(
             f"{run.corpus_file} holds {len(corpus.ids):,} symbols, and the run began with {config['symbols']:,}."
         )
-    trainer = _trainer(model, corpus, settings, config, run, narrator)
-    run.write_config(config)
+    trainer = _trainer(model, corpus, settings, config, run, narrator, world)
+    if world.leads:
+        run.write_config(config)
     say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
     _say_the_plan(trainer, config, args.quiet)
     return trainer
@@ -188,8 +213,19 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
     return CheckpointSampler(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
 
 
+def _check_rows(rows: int, world: World) -> None:
+    if rows < world.size:
+        raise InputError(f"--batch-size {rows} is too few rows for {world.size} processes: start at most {rows}.")
+
+
 def _trainer(
-    model: CharRNN, corpus: Corpus, settings: Settings, config: dict[str, Any], run: runlog.Run, narrator: Narrator
+    model: CharRNN,
+    corpus: Corpus,
+    settings: Settings,
+    config: dict[str, Any],
+    run: runlog.Run,
+    narrator: Narrator,
+    world: World,
 ) -> Trainer:
     from charrnn.checkpoint import Checkpoint
     from charrnn.train import Trainer
@@ -205,7 +241,8 @@ def _trainer(
             f"{settings.batch_size} rows x {settings.seq_length} steps, which takes {needed:,}. "
             "Lower --batch-size or --seq-length, or give more."
         )
-    return Trainer(model.to(settings.device), parts, settings, run, package, narrator)
+    runtime.take_device(settings.device)
+    return Trainer(model.to(settings.device), parts, settings, run, package, narrator, world=world)
 
 
 @contextlib.contextmanager
@@ -250,6 +287,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     parts = ", ".join(f"{name} {len(ids):,}" for name, ids in trainer.parts.items())
     length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
     per_epoch = trainer.batches.row_length // settings.seq_length
+    many = f" in each of {trainer.world.size} processes" if trainer.world.size > 1 else ""
     until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
@@ -264,7 +302,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         f"{model.vocab_size} different ones; {parts}\n"
         f"{beside}"
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
-        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads\n"
+        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
         f"run       {trainer.run.path}",
         quiet,
     )
@@ -272,7 +310,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         say("there is no validation part: the losses of val.csv are left out.", quiet)
 
 
-def _say_how_it_ended(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
+def _say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
     path, place = trainer.run.path, trainer.place
     if trainer.stopped_early:
         say(
@@ -280,7 +318,7 @@ def _say_how_it_ended(trainer: Trainer, interruption: Interruption, quiet: bool)
             f"Sample from the best with: charrnn-sample {path} --checkpoint best",
             quiet,
         )
-    elif interruption:
+    elif interrupted:
         say(
             f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
             quiet,

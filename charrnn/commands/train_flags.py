@@ -20,6 +20,7 @@ wav2utf8 in.wav out.txt && charrnn-train out.txt --rnn-size 680 --layers 3
 charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
 charrnn-train recordings/ --run-dir runs/choir
 charrnn-train --resume runs/choir --max-epochs 80
+torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac     on two processes or GPUs
 """
 
 
