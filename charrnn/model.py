@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from charrnn.cells import CELLS, OUTPUTS, UNIFORM, CellState, Linear
 from charrnn.vocab import Vocab
+
+NARROWEST, WIDEST = 2.0, 128.0  # ids, of the functions that a smooth network begins with
 
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
 
@@ -150,8 +153,34 @@ def detach(state: State) -> State:
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
-def build(config: ModelConfig, seed: int) -> CharRNN:
-    """A new network whose initial values hang on the seed alone."""
+def build(config: ModelConfig, seed: int, smooth: bool = False) -> CharRNN:
+    """A new network whose initial values hang on the seed alone.
+
+    Parameters
+    ----------
+    smooth
+        For ids that are amounts, as a sample's bytes are: the rows of embedding and output begin as smooth functions
+        of the id, instead of as independent as torch-rnn's, so that what is learnt of one amount holds for its
+        neighbours from the first iteration.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CharRNN(config)
+        model = CharRNN(config)
+        if smooth:
+            _smooth(model.embedding.weight, 1.0)
+            _smooth(model.output.weight, (3 * model.output.in_features) ** -0.5)  # the deviation that it had
+        return model
+
+
+@torch.no_grad()
+def _smooth(weight: Tensor, deviation: float) -> None:
+    """Fill a matrix (V, M) with column m going up and down over the V ids as a cosine of random phase and frequency.
+
+    These are random Fourier features (Rahimi and Recht 2007) of Gaussian kernels whose widths go from 2 to 128 ids, in
+    equal ratios from column to column.
+    """
+    ids = torch.arange(weight.shape[0])[:, None]
+    widths = torch.logspace(math.log10(NARROWEST), math.log10(WIDEST), weight.shape[1])
+    frequencies = torch.randn(weight.shape[1]) / widths
+    phases = 2 * math.pi * torch.rand(weight.shape[1])
+    weight.copy_(deviation * math.sqrt(2) * torch.cos(ids * frequencies + phases))

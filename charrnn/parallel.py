@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from charrnn.model import State
 
 TIMEOUT = timedelta(minutes=10)  # for a process that trains to meet the others, who then take it for hung
-PATIENCE = timedelta(days=30)  # for the leader to prepare a corpus or to sample; that it died is noticed at once all the same
+PATIENCE = timedelta(
+    days=30
+)  # for the leader to prepare a corpus or to sample; that it died is noticed at once all the same
 BUCKET = 1 << 24  # numbers (64 MB) that are averaged at a time
 RUN_KEY = "charrnn/run"  # of this job's run, in the store that outlives torchrun's restarts
 

@@ -35,6 +35,8 @@ class Settings:
         Iterations over which the rate rises from zero; 0: none.
     weight_decay
         Of the matrices, in Adam's decoupled form (Loshchilov and Hutter 2019); 0: none.
+    smooth
+        Whether a network of linear sound begins smooth (`charrnn.model.build`).
     average
         The decay of the averaged weights that are validated and kept, in [0, 1); 0: the last weights themselves.
     grad_clip, clip
@@ -62,6 +64,7 @@ class Settings:
     lr_decay_factor: float = 0.5
     warmup: int = 0
     weight_decay: float = 0.0
+    smooth: bool = False
     average: float = 0.0
     grad_clip: float = 5.0
     clip: str = "value"
@@ -85,6 +88,8 @@ class Settings:
         for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+        if not isinstance(self.smooth, bool):
+            raise ValueError(f"smooth is {self.smooth!r}, and has to be true or false")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average!r}, and has to be at least 0 and less than 1")
         for name in ("max_epochs", "max_iterations", "max_minutes"):
@@ -112,9 +117,10 @@ class Settings:
 RECIPES: dict[str, dict[str, Any]] = {
     "torch-rnn": {},
     "modern": {
-        "learning_rate": 4e-3,
         "schedule": "cosine",
         "warmup": 100,
+        "smooth": True,
+        "average": 0.995,
         "grad_clip": 1.0,
         "clip": "norm",
     },

@@ -223,3 +223,23 @@ def test_a_network_of_one_symbol_has_nothing_to_learn():
     model = CharRNN(ModelConfig(1, 2, 3, 1))
     zeros = torch.from_numpy(np.zeros((2, 5), dtype=np.int64))
     assert model.loss(zeros, zeros, model.initial_state(2))[0].item() == 0
+
+
+def test_a_smooth_network_begins_with_neighbours_alike_and_the_deviations_of_any_other():
+    config = ModelConfig(vocab_size=256, wordvec_size=300, rnn_size=250, layers=1)
+    smooth, other = build(config, 3, smooth=True), build(config, 3)
+    for name in ("embedding", "output"):
+        rows, plain = (getattr(model, name).weight.detach() for model in (smooth, other))
+        assert rows.std().item() == pytest.approx(plain.std().item(), rel=0.1)
+        steps = (rows[1:] - rows[:-1]).norm(dim=1) / (plain[1:] - plain[:-1]).norm(dim=1)
+        assert steps.max() < 0.25  # of how far apart independent rows are
+        assert torch.corrcoef(rows[[0, 255]])[0, 1].abs() < 0.2  # and the ends have nothing to do with each other
+    same = [p for name, p in smooth.named_parameters() if name.startswith("layers")]
+    for p, q in zip(same, other.layers.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=0, rtol=0)
+
+
+def test_a_smooth_start_hangs_on_the_seed_alone(tiny_config):
+    one, two, three = (build(tiny_config, seed, smooth=True).embedding.weight for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)

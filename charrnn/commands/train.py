@@ -92,13 +92,14 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     with _removed_unless_finished(run.path):
         stack.enter_context(run.locked())
         corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
+        is_sound = corpus.vocab.alphabet is not None
         if old:
             model = old.model
             _check_same_network(args, named, model.config)
         else:
             shape = {name: getattr(args, name) for name in MODEL_FLAGS}
-            model = build(ModelConfig(len(corpus.vocab), **shape), args.seed)
-        is_sound = corpus.vocab.alphabet is not None
+            amounts = is_sound and not options.mulaw  # G.711's codes are not in the order of what they stand for
+            model = build(ModelConfig(len(corpus.vocab), **shape), args.seed, settings.smooth and amounts)
         if args.sample_seconds and not is_sound:
             raise InputError(f"--sample-seconds: {', '.join(corpus.names)} is text, which has no seconds.")
         config = {
