@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional
 from charrnn.cells import CELLS, OUTPUTS, UNIFORM, CellState, Linear
 from charrnn.vocab import Vocab
 
-NARROWEST, WIDEST = 2.0, 128.0  # ids, of the functions that a smooth network begins with
+WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
 
@@ -174,13 +173,15 @@ def build(config: ModelConfig, seed: int, smooth: bool = False) -> CharRNN:
 
 @torch.no_grad()
 def _smooth(weight: Tensor, deviation: float) -> None:
-    """Fill a matrix (V, M) with column m going up and down over the V ids as a cosine of random phase and frequency.
+    """Fill each column of a matrix (V, M) with a random smooth function of the V ids.
 
-    These are random Fourier features (Rahimi and Recht 2007) of Gaussian kernels whose widths go from 2 to 128 ids, in
-    equal ratios from column to column.
+    A column is white noise under a Gaussian filter, which makes it a sample of a Gaussian process with the kernel
+    exp(-(i - j)^2 / 2 w^2) (Rasmussen and Williams 2006), w its width. An equal share of the columns has each width.
     """
-    ids = torch.arange(weight.shape[0])[:, None]
-    widths = torch.logspace(math.log10(NARROWEST), math.log10(WIDEST), weight.shape[1])
-    frequencies = torch.randn(weight.shape[1]) / widths
-    phases = 2 * math.pi * torch.rand(weight.shape[1])
-    weight.copy_(deviation * math.sqrt(2) * torch.cos(ids * frequencies + phases))
+    ids = torch.arange(weight.shape[0])
+    beyond = 3 * max(WIDTHS)  # there is noise before the first id and after the last, too
+    places = torch.arange(-beyond, weight.shape[0] + beyond)
+    for width, columns in zip(WIDTHS, weight.tensor_split(len(WIDTHS), dim=1), strict=True):
+        filters = torch.exp(-(((ids[:, None] - places) / width) ** 2))  # (V, places)
+        filters *= deviation / filters.norm(dim=1, keepdim=True)
+        columns.copy_(filters @ torch.randn(len(places), columns.shape[1]))
