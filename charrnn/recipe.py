@@ -31,6 +31,8 @@ class Settings:
     lr_decay_every, lr_decay_factor
         Of the schedule ``steps``: the rate is multiplied by the factor as the epochs (counted from 1) pass each
         multiple of ``every``.
+    beta2
+        How slowly Adam's second moment forgets, in [0, 1): it reaches back 1 / (1 - beta2) iterations.
     warmup
         Iterations over which the rate rises from zero; 0: none.
     weight_decay
@@ -62,6 +64,7 @@ class Settings:
     schedule: str = "steps"
     lr_decay_every: int = 5
     lr_decay_factor: float = 0.5
+    beta2: float = 0.999
     warmup: int = 0
     weight_decay: float = 0.0
     smooth: bool = False
@@ -85,13 +88,14 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
                 raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
-        for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average"):
+        for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average", "beta2"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
         if not isinstance(self.smooth, bool):
             raise ValueError(f"smooth is {self.smooth!r}, and has to be true or false")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average!r}, and has to be at least 0 and less than 1")
+        for name in ("average", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be at least 0 and less than 1")
         for name in ("max_epochs", "max_iterations", "max_minutes"):
             if not isinstance(getattr(self, name), int | float | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
@@ -118,6 +122,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "torch-rnn": {},
     "modern": {
         "schedule": "cosine",
+        "beta2": 0.99,
         "warmup": 100,
         "smooth": True,
         "average": 0.995,

@@ -99,7 +99,8 @@ class Trainer:
         n, steps = settings.batch_size, settings.seq_length
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, fused=True)
+        betas = (0.9, settings.beta2)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=betas, fused=True)
         self.average = Average(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
