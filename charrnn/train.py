@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,29 +17,19 @@ from torch import Tensor, nn
 
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
+from charrnn import resume
 from charrnn.average import Average
 from charrnn.data import ContiguousBatches
 from charrnn.evaluate import BITS, evaluate
-from charrnn.model import CharRNN, State, detach
+from charrnn.model import CharRNN, detach
 from charrnn.parallel import ALONE, World
 from charrnn.recipe import Settings, learning_rate
+from charrnn.resume import Place
 from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
 from charrnn.runtime import autocast
 from charrnn.vocab import Ids
 
 FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
-RESUME_KIND = "resume"
-
-
-@dataclass
-class Place:
-    """Where a run is: with the weights and the optimiser's moments, all that going on needs."""
-
-    state: State  # of this process's rows
-    iteration: int = 0
-    position: int = 0  # symbols of each row that have been read, over all epochs
-    seconds: float = 0.0  # of training, pauses left out
-    checkpointed: int = 0  # the iteration of the last validation and checkpoint
 
 
 class Listener(Protocol):
@@ -104,7 +93,7 @@ class Trainer:
         self.average = Average(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
-            self._restore()
+            self.place = resume.load(run.resume_file, model, self.optimizer, self.average, n, self.batches.own)
         if world.leads:
             self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
             self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.checkpointed)
@@ -330,46 +319,14 @@ class Trainer:
     def save_resume(self) -> None:
         """Write all that going on takes; the rows of all processes in one state, which they are asked for but at the
         beginning, when the others wait for this file."""
-        place = self.place
-        begun = place.iteration > 0
-        state = self.world.gather(place.state) if begun else self.model.initial_state(self.settings.batch_size)
-        if not self.world.leads:
-            return
-        tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(self.model).items()}
-        for name, parameter in self.parameters.items():
-            for moment, tensor in self.optimizer.state[parameter].items():
-                tensors[f"adam.{moment}.{name}"] = tensor
-        if self.average:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
-        tensors |= files.state_tensors(state)
-        facts = {name: getattr(place, name) for name in ("iteration", "position", "seconds", "checkpointed")}
-        files.write_tensors(self.run.resume_file, RESUME_KIND, tensors, facts)
-
-    def _restore(self) -> None:
-        facts, tensors = files.read_tensors(self.run.resume_file, RESUME_KIND)
-        try:
-            model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-            files.set_model_tensors(self.model, model)
-            for name, parameter in self.parameters.items():
-                moments = {m: tensors.get(f"adam.{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
-                kept = {m: t.to(parameter.device, copy=True) for m, t in moments.items() if t is not None}
-                self.optimizer.state[parameter] = kept
-            if self.average:
-                for name, average in self.average.tensors.items():
-                    average.copy_(tensors[f"average.{name}"])
-            state = files.state_from_tensors(tensors, self.model.initial_state(self.settings.batch_size))
-            own = tuple(tuple(tensor[self.batches.own] for tensor in layer) for layer in state)
-            counts = {name: int(facts[name]) for name in ("iteration", "position", "checkpointed")}
-            self.place = Place(_to(own, self.settings.device), seconds=float(facts["seconds"]), **counts)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.run.resume_file} does not belong to this run: {error}.") from None
+        begun = self.place.iteration > 0
+        rows = self.settings.batch_size
+        state = self.world.gather(self.place.state) if begun else self.model.initial_state(rows)
+        if self.world.leads:
+            resume.save(self.run.resume_file, self.model, self.optimizer, self.average, self.place, state)
 
 
 def _mixed(seed: int, iteration: int, rank: int) -> int:
     """A seed of an iteration's own, mixed because torch's generator on the CPU takes only 32 of the 64 bits."""
     entropy = (seed, iteration, rank) if rank else (seed, iteration)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-
-
-def _to(state: State, device: str) -> State:
-    return tuple(tuple(tensor.to(device) for tensor in layer) for layer in state)

@@ -17,7 +17,9 @@ def test_torch_rnns_recipe_is_torch_rnns():
     assert (settings.learning_rate, settings.schedule) == (2e-3, "steps")
     assert (settings.lr_decay_every, settings.lr_decay_factor) == (5, 0.5)
     assert (settings.grad_clip, settings.clip) == (5, "value")
-    assert settings.warmup == settings.weight_decay == settings.early_stop == 0
+    assert settings.warmup == settings.weight_decay == settings.early_stop == settings.average == 0
+    assert settings.beta2 == 0.999
+    assert not settings.smooth
 
 
 @pytest.mark.parametrize("name", RECIPES)
