@@ -9,7 +9,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-DEFAULT_RECIPE = "torch-rnn"
+DEFAULT_RECIPE = "modern"
+WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen however short the run is
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
 
@@ -34,7 +35,7 @@ class Settings:
     beta2
         How slowly Adam's second moment forgets, in [0, 1): it reaches back 1 / (1 - beta2) iterations.
     warmup
-        Iterations over which the rate rises from zero; 0: none.
+        Iterations over which the rate rises from zero, at most a twentieth of the planned length; 0: none.
     weight_decay
         Of the matrices, in Adam's decoupled form (Loshchilov and Hutter 2019); 0: none.
     smooth
@@ -152,7 +153,7 @@ def learning_rate(settings: Settings, iteration: int, epoch: int, progress: floa
     """
     rate = settings.learning_rate
     if settings.warmup:
-        rate *= min(1.0, (iteration + 1) / settings.warmup)
+        rate *= min(1.0, max((iteration + 1) / settings.warmup, progress / WARMUP_PART))
     if settings.schedule == "steps":
         return rate * settings.lr_decay_factor ** ((epoch + 1) // settings.lr_decay_every)
     return rate * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -50,6 +50,13 @@ def test_the_warm_up_rises_in_equal_steps_to_the_rate(warmup):
     assert learning_rate(settings, warmup + 7, 0, 0) == 1
 
 
+def test_the_warm_up_of_a_short_run_takes_no_more_than_a_twentieth_of_it():
+    settings = Settings(schedule="steps", learning_rate=1.0, warmup=100)
+    assert learning_rate(settings, 1, 0, 1 / 40) == pytest.approx(0.5)
+    assert learning_rate(settings, 2, 0, 2 / 40) == 1
+    assert learning_rate(settings, 49, 0, 49 / 10000) == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

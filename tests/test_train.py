@@ -204,7 +204,7 @@ def test_along_a_cosine_the_last_step_is_the_smallest(tmp_path):
     made = finish(tmp_path, Settings(**SETTINGS.to_json() | changes))
     rates = [row["learning_rate"] for row in made.listener.rows]
     assert rates[0] == pytest.approx(0.001)
-    assert max(rates) == rates[9]
+    assert max(rates) == rates[2]  # a twentieth of 40 iterations
     assert rates[20] == pytest.approx(0.005)
     assert rates[-1] == min(rates) < 2e-5
 

@@ -22,7 +22,6 @@ SETTINGS = {  # about two and a half minutes on two cores; a slower machine stop
     "rnn-size": 256,
     "layers": 2,
     "wordvec-size": 64,
-    "lr-decay-every": 8,
     "max-epochs": 24,
     "max-minutes": 3,
 }
