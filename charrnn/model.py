@@ -39,6 +39,8 @@ class ModelConfig:
         The initial bias of the forget gates, of cells that have them; "uniform": from U(0, 1), for each unit its own.
     proj_size
         P, the numbers that an lstmp layer hands on, less than H (None: half of H). None for every other cell.
+    layer_norm
+        Whether what a layer hands on, above it, is normalised (Ba, Kiros and Hinton 2016); its state is not.
     """
 
     vocab_size: int
@@ -49,12 +51,15 @@ class ModelConfig:
     dropout: float = 0.0
     forget_bias: float | str = 1.0
     proj_size: int | None = None
+    layer_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "wordvec_size", "rnn_size", "layers"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
+        if not isinstance(self.layer_norm, bool):
+            raise ValueError(f"layer_norm is {self.layer_norm!r}, and has to be true or false")
         if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f"cell is {self.cell!r}, and has to be one of {', '.join(CELLS)}")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
@@ -97,10 +102,12 @@ class CharRNN(nn.Module):
         options = {name: getattr(config, name) for name in cell.OPTIONS}
         self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
         self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()  # one a layer, which do nothing where there is no normalisation
         size = config.wordvec_size
         for _ in range(config.layers):
             self.layers.append(cell(size, config.rnn_size, **options))
             size = self.layers[-1].output_size
+            self.norms.append(nn.LayerNorm(size) if config.layer_norm else nn.Identity())
         self.dropout = nn.Dropout(config.dropout)
         # The weight and bias of either kind of output layer are from uniform(-1/sqrt(size), 1/sqrt(size)).
         self.output = OUTPUTS.get(config.cell, nn.Linear)(size, config.vocab_size)
@@ -115,9 +122,9 @@ class CharRNN(nn.Module):
         x = self.embedding(ids)  # (N, T, D)
         new_state = []
         depth = len(self.layers)
-        for layer, layer_state in zip(self.layers, state[:depth], strict=True):
+        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
             x, layer_state = layer(x, layer_state)  # (N, T, H), of an lstmp (N, T, P)
-            x = self.dropout(x)
+            x = self.dropout(norm(x))
             new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
             logits, output_state = self.output(x, *state[depth:])
@@ -134,8 +141,9 @@ class CharRNN(nn.Module):
         x = self.embedding(ids)  # (N, D)
         new_state = []
         depth = len(self.layers)
-        for layer, layer_state in zip(self.layers, state[:depth], strict=True):
+        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
             x, layer_state = layer.step(x, layer_state, linear)
+            x = norm(x)
             new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
             logits, output_state = self.output.step(x, *state[depth:], linear)

@@ -122,8 +122,10 @@ class Settings:
 RECIPES: dict[str, dict[str, Any]] = {
     "torch-rnn": {},
     "modern": {
+        "batch_size": 100,
+        "learning_rate": 3e-3,
         "schedule": "cosine",
-        "beta2": 0.99,
+        "beta2": 0.95,
         "warmup": 100,
         "smooth": True,
         "average": 0.995,
@@ -132,6 +134,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """By name, what a recipe says other than the defaults of `Settings`."""
+
+LAYER_NORM = {"torch-rnn": False, "modern": True}
+"""By name, whether a recipe's networks are normalised (`charrnn.model.ModelConfig`)."""
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:

@@ -105,8 +105,9 @@ def test_a_network_whose_weights_somebody_froze_is_saved_whole(tmp_path, tiny_ch
     assert all(torch.equal(tensor, want[name]) for name, tensor in load(tmp_path / "a").model.state_dict().items())
 
 
-def test_a_file_from_before_there_was_a_projection_is_an_lstm(saved, tiny_checkpoint):
-    rewritten(saved, lambda facts: facts | {"model": without(facts["model"], "proj_size")})
+@pytest.mark.parametrize("field", ["proj_size", "layer_norm"])
+def test_a_file_from_before_there_was_a_field_is_a_plain_lstm(saved, tiny_checkpoint, field):
+    rewritten(saved, lambda facts: facts | {"model": without(facts["model"], field)})
     assert load(saved).model.config == tiny_checkpoint.model.config
 
 
@@ -133,6 +134,7 @@ def test_the_metadata_is_json_that_says_what_the_network_is(tmp_path, tiny_model
                 "dropout": 0.0,
                 "forget_bias": 1.0,
                 "proj_size": None,
+                "layer_norm": False,
             },
             "vocab": {"alphabet": "latin"},
             "step": 12,

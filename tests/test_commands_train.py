@@ -58,7 +58,7 @@ def test_it_says_what_it_will_do_and_prints_the_run(here, capsys):
     assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "5"]) == 0
     out, err = capsys.readouterr()
     assert out == "runs/sound-001\n"
-    assert "lstm, 2 layers of 12, embeddings of 6" in err
+    assert "lstm, 2 layers of 12, normalised, embeddings of 6" in err
     assert "sound.txt: 2,000 symbols" in err
     assert "train 1,600, val 200, test 200" in err
     assert "4 rows x 8 steps, 49 iterations an epoch, 5 iterations; fp32 on cpu with 1 threads" in err
@@ -191,11 +191,11 @@ def test_every_cell_trains_resumes_exactly_and_samples_from_a_saved_state(here, 
 
 def test_the_plan_names_the_cell_and_its_projection(here, capsys):
     charrnn_train(["sound.txt", *SMALL, "--cell", "lstmp", "--max-iterations", "1"])
-    assert "lstmp, 2 layers of 12 projected to 6, embeddings of 6: " in capsys.readouterr().err
+    assert "lstmp, 2 layers of 12 projected to 6, normalised, embeddings of 6: " in capsys.readouterr().err
     charrnn_train(["sound.txt", *SMALL, "--cell", "lstmp", "--proj-size", "11", "--max-iterations", "1"])
-    assert "lstmp, 2 layers of 12 projected to 11, embeddings of 6: " in capsys.readouterr().err
+    assert "lstmp, 2 layers of 12 projected to 11, normalised, embeddings of 6: " in capsys.readouterr().err
     charrnn_train(["sound.txt", *SMALL, "--cell", "gru", "--max-iterations", "1"])
-    assert "gru, 2 layers of 12, embeddings of 6: " in capsys.readouterr().err
+    assert "gru, 2 layers of 12, normalised, embeddings of 6: " in capsys.readouterr().err
 
 
 def test_forget_biases_are_as_the_command_line_says(here):

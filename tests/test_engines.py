@@ -262,7 +262,7 @@ def test_the_probabilities_after_a_symbol_add_up_to_1(tiny_model):
 
 SHAPES = {
     "small": ModelConfig(V, 5, 6, 2),
-    "odd": ModelConfig(11, 13, 37, 3),
+    "odd": ModelConfig(11, 13, 37, 3, layer_norm=True),
     "almost": ModelConfig(256, 32, 250, 2),
     "packed": ModelConfig(256, 32, 260, 2),  # matrices from 2**18 numbers on are laid out anew
     "full": ModelConfig(256),

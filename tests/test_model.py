@@ -51,9 +51,27 @@ def test_the_loss_is_the_mean_cross_entropy_worked_out_by_hand(tiny_model):
     assert loss.item() == pytest.approx(sum(nats) / 12, rel=1e-6)
 
 
+def test_a_normalised_layer_hands_on_mean_zero_and_deviation_one_by_gain_and_bias(tiny_config):
+    model = build(replace(tiny_config, layer_norm=True), 0).double()
+    for parameter in model.norms.parameters():
+        torch.nn.init.normal_(parameter, 1.0, 0.5)
+    ids, state = symbols(3, 1), model.initial_state(3)
+    x = model.embedding(ids[:, 0])
+    for layer, norm, before in zip(model.layers, model.norms, state, strict=True):
+        y = layer.step(x, before)[0].detach().numpy()
+        normal = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-5)
+        x = torch.from_numpy(normal * norm.weight.detach().numpy() + norm.bias.detach().numpy())
+    logits, after = model(ids, state)
+    torch.testing.assert_close(logits[:, 0], model.output(x))
+    plain = CharRNN(tiny_config).double()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(after[0], plain(ids, state)[1][0])  # what a layer feeds back is not normalised
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
 @every_cell
-def test_a_step_is_a_sequence_of_one(tiny_config, cell):
-    model = build(replace(tiny_config, cell=cell), 0)
+def test_a_step_is_a_sequence_of_one(tiny_config, cell, layer_norm):
+    model = build(replace(tiny_config, cell=cell, layer_norm=layer_norm), 0)
     with torch.no_grad():
         for parameter in model.output.parameters():
             parameter.normal_(0, 0.3)  # a feedback that is still zero could be left out unseen

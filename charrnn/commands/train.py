@@ -15,7 +15,7 @@ from bytecodec.errors import InputError
 from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
-from charrnn.recipe import RECIPES, Settings
+from charrnn.recipe import LAYER_NORM, RECIPES, Settings
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -98,6 +98,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             _check_same_network(args, named, model.config)
         else:
             shape = {name: getattr(args, name) for name in MODEL_FLAGS}
+            shape["layer_norm"] = LAYER_NORM[args.recipe]
             amounts = is_sound and not options.mulaw  # G.711's codes are not in the order of what they stand for
             model = build(ModelConfig(len(corpus.vocab), **shape), args.seed, settings.smooth and amounts)
         if args.sample_seconds and not is_sound:
@@ -294,9 +295,10 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
     bits = config.get("yardsticks", {})
     beside = f"yardstick the validation part takes {yardstick.sentence(bits)}\n" if bits else ""
-    projection = f" projected to {model.proj_size}" if model.proj_size else ""
+    how = f" projected to {model.proj_size}" if model.proj_size else ""
+    how += ", normalised" if model.layer_norm else ""
     say(
-        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{projection}, "
+        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
         f"embeddings of {model.wordvec_size}: "
         f"{trainer.model.number_of_parameters():,} parameters\n"
         f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
