@@ -105,7 +105,10 @@ VARIANTS = {
     "fp32": (SETTINGS, 0.0),
     "dropout": (SETTINGS, 0.3),
     "bf16": (Settings(**SETTINGS.to_json() | {"precision": "bf16"}), 0.0),
-    "modern": (Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"weight_decay": 0.1, "average": 0.9}), 0.1),
+    "modern": (
+        Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"batch_size": 3, "weight_decay": 0.1, "average": 0.9}),
+        0.1,
+    ),
     "keep": (Settings(**SETTINGS.to_json() | {"keep": 1, "lr_decay_every": 1}), 0.0),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
