@@ -44,7 +44,9 @@ clean: demo-clean
 # torch first: what depends on it would otherwise be free to choose another build of it.
 TORCH ?= torch
 
-$(VENV)/core.done: setup.cfg pyproject.toml constraints.txt
+KERNEL := $(wildcard charrnn/engines/cpu_kernel*.[ch])
+
+$(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older or missing: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \

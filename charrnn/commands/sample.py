@@ -26,6 +26,8 @@ from bytecodec.console import (
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
 from charrnn.commands.flags import number, numbers, path, whole
+from charrnn.engines import ENGINES
+from charrnn.engines.cpu import INTEGERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +96,13 @@ def parser() -> Parser:
     )
     segments.add_argument("--segments-dir", type=path, metavar="DIR", help="keep each segment as a file, too")
     how = p.add_argument_group("how")
-    how.add_argument("--engine", choices=("auto", "eager"), default="auto", help="what runs the network")
-    how.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
+    how.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: the fastest)")
+    how.add_argument(
+        "--precision",
+        choices=(*runtime.PRECISIONS, *INTEGERS),
+        default="auto",
+        help="of weights (default: int6, or fp32)",
+    )
     how.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),

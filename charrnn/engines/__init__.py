@@ -7,14 +7,18 @@ same symbols, but for rounding at a border between two.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.console import say
 from bytecodec.errors import InputError
 
-ENGINES = ("auto", "eager")
+if TYPE_CHECKING:
+    from charrnn.model import CharRNN
+
+ENGINES = ("auto", "cpu", "eager")
 NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
 
 EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
@@ -68,11 +72,12 @@ def engine(
     checkpoint
         A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint`.
     kind
-        auto (the fastest that there is) or eager (the reference in torch).
+        cpu (compiled), eager (the reference in torch), or auto: the fastest that there is for the network. Where
+        that is not the compiled one, it says so on stderr.
     streams
         N, 1 or more.
     precision
-        fp32, bf16, or auto: the engine's own best.
+        fp32, bf16, of the compiled engine also int7, int6 or int4; auto: the engine's own best.
     threads
         On the CPU; 0: a core each.
 
@@ -82,13 +87,30 @@ def engine(
         The checkpoint cannot be used, or there is no such engine.
     """
     from charrnn.checkpoint import Checkpoint, load
-    from charrnn.engines.eager import EagerEngine
-    from charrnn.runtime import set_threads
 
     if kind not in ENGINES:
         raise InputError(f"there is no engine {kind!r}: the engines are {', '.join(ENGINES)}.")
     if streams < 1:
         raise InputError(f"{streams} streams: it takes 1 or more.")
-    set_threads(threads)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    if kind != "eager":
+        from charrnn.engines import cpu
+
+        try:
+            return cpu.CpuEngine(arrays(loaded.model), loaded.model.config, streams, precision, threads)
+        except cpu.UnavailableError as error:
+            if kind == "cpu" or precision in cpu.INTEGERS:
+                raise
+            say(f"{error} Sampling with the eager engine, which is many times slower.")
+    from charrnn.engines.eager import PRECISIONS, EagerEngine
+    from charrnn.runtime import set_threads
+
+    if precision not in PRECISIONS:
+        raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
+    set_threads(threads)
     return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)
+
+
+def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:
+    """A network's weights by their names, on the CPU."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}

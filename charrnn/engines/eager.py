@@ -15,6 +15,7 @@ from torch.nn import functional
 from charrnn.engines import NOTHING, EngineState
 from charrnn.model import CharRNN
 
+PRECISIONS = ("auto", "fp32", "bf16")
 SCORE_STEPS = 512
 LARGE = 1 << 18  # numbers in a matrix from which on laying it out anew pays
 
