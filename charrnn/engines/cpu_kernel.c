@@ -17,12 +17,12 @@
 
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -39,7 +39,7 @@
 enum { LANES = 16, GROUP = 4, MOST_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };         /* cells */
 enum { FP32 = 0, BF16 = 1 };            /* formats of weights; 4, 6 and 7 are integers of so many bits */
-enum { SPINS = 2000 };                  /* looks at the counter before a waiting thread lets others run */
+enum { SPINS = 1000, NAP = 1000 };      /* looks at the counter before a waiting thread sleeps, and ns that it does */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -108,18 +108,21 @@ typedef struct {
 
 INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arrived, 1, memory_order_acq_rel); }
 
+/* Whoever is waited for may have been taken off its processor by another process. Then spinning on keeps a processor
+ * from it, and so does sched_yield, which returns at once where nobody waits for this very one: only one that sleeps
+ * leaves its processor idle, so that the system moves the other thread there. */
 static void wait_for(Counter *counter, int64_t goal)
 {
     for (int spins = 0; atomic_load_explicit(&counter->arrived, memory_order_acquire) < goal; spins++) {
-        if (spins > SPINS) {
-            sched_yield();  /* whoever is waited for may have been taken off its processor: make room */
-        } else {
-#if ON_X86
-            _mm_pause();
-#elif ON_ARM
-            __asm__ volatile("yield");
-#endif
+        if (spins >= SPINS) {
+            nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
+            continue;
         }
+#if ON_X86
+        _mm_pause();
+#elif ON_ARM
+        __asm__ volatile("yield");
+#endif
     }
 }
 

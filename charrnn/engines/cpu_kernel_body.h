@@ -418,15 +418,10 @@ static void V(choose)(const Shared *shared, int64_t s, int64_t step)
 
 /* -- the steps ------------------------------------------------------------ */
 
-INLINE void V(arrive)(Thread *t)
+INLINE void V(meet)(Thread *t)
 {
     t->goal += t->shared->threads;
     arrive(&t->shared->counter);
-}
-
-INLINE void V(meet)(Thread *t)
-{
-    V(arrive)(t);
     wait_for(&t->shared->counter, t->goal);
 }
 
@@ -458,9 +453,9 @@ static const Vectors *V(embed)(Thread *t, int64_t step)
 
 /* All steps, as one of the threads.
  *
- * A layer's recurrent product can be done as soon as its state is there, or as late as the next step. It is done late
- * in one step and at once in the same one for the next, so that its weights are read twice in a row, the second time
- * from the core's own cache; the next step then has none to do. Late ones fill the time in which others are waited for.
+ * A layer's product with its state can be had as late as the step that takes it, or as soon as that state is there, a
+ * step earlier. Every other step has it late and, once the threads have met, at once again for the step to come: its
+ * weights are read twice in a row, the second time from the core's own cache, and the next step has none to read.
  */
 static void V(run)(Thread *t)
 {
@@ -471,35 +466,26 @@ static void V(run)(Thread *t)
         V(take_in)(&t->h[l], work->h[l], work->streams, network->layer[l].outputs, network->layer[l].recurrent.format);
     V(meet)(t);
     for (int64_t step = 0; step < work->steps; step++) {
-        int late = !ready, early = late && step + 1 < work->steps;
-        const Vectors *x = NULL;
+        int late = !ready;
+        ready = late && step + 1 < work->steps;
+        const Vectors *x = network->table ? NULL : V(embed)(t, step);
         for (int l = 0; l < depth; l++) {
             const Layer *layer = network->layer + l;
-            if (late)
-                V(product)(t, &layer->recurrent, &t->h[l], t->shared->recurrent[l]);
-            if (l) {
-                wait_for(&t->shared->counter, t->goal);
-                x = V(hand_on)(t, l - 1);
-                if (early)
-                    V(product)(t, &layer[-1].recurrent, &t->h[l - 1], t->shared->recurrent[l - 1]);
-            } else if (!network->table) {
-                x = V(embed)(t, step);
-            }
             if (x)
                 V(product)(t, &layer->input, x, t->shared->input);
+            if (late)
+                V(product)(t, &layer->recurrent, &t->h[l], t->shared->recurrent[l]);
             V(update)(t, l, step);
             if (layer->cell == LSTMP) {
                 V(meet)(t);
                 V(take_in)(&t->x, t->shared->hidden, work->streams, layer->units, layer->projection.format);
                 V(product)(t, &layer->projection, &t->x, work->h[l]);
             }
-            V(arrive)(t);
+            V(meet)(t);
+            x = V(hand_on)(t, l);
+            if (ready)
+                V(product)(t, &layer->recurrent, &t->h[l], t->shared->recurrent[l]);
         }
-        wait_for(&t->shared->counter, t->goal);
-        x = V(hand_on)(t, depth - 1);
-        if (early)
-            V(product)(t, &network->layer[depth - 1].recurrent, &t->h[depth - 1], t->shared->recurrent[depth - 1]);
-        ready = early;
         if (!work->forced || work->scores) {
             V(product)(t, &network->output, x, t->shared->logits);
             V(meet)(t);
