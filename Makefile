@@ -54,5 +54,5 @@ $(VENV)/core.done: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/core.done
-	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots]'
+	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report]'
 	@touch $@

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bytecodec import commands
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
+from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-sample": charrnn_sample,
     "charrnn-eval": charrnn_eval,
     "charrnn-convert": charrnn_convert,
+    "charrnn-plot": charrnn_plot,
 }
 INTRODUCTION = """# Flags
 
