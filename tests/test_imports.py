@@ -61,7 +61,9 @@ def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
     names += ["charrnn.yardstick", "charrnn.torch7"]
-    return loaded_by([*names, *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot"))])
+    return loaded_by(
+        [*names, *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot", "report"))]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from bytecodec import commands
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.plot import charrnn_plot
+from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-eval": charrnn_eval,
     "charrnn-convert": charrnn_convert,
     "charrnn-plot": charrnn_plot,
+    "charrnn-report": charrnn_report,
 }
 INTRODUCTION = """# Flags
 
