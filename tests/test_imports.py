@@ -62,7 +62,10 @@ def light():
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
     names += ["charrnn.yardstick", "charrnn.torch7"]
     return loaded_by(
-        [*names, *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot", "report"))]
+        [
+            *names,
+            *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot", "report", "video")),
+        ]
     )
 
 

@@ -14,6 +14,7 @@ from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
+from charrnn.commands.video import charrnn_video
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "wav2utf8": commands.wav2utf8,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-convert": charrnn_convert,
     "charrnn-plot": charrnn_plot,
     "charrnn-report": charrnn_report,
+    "charrnn-video": charrnn_video,
 }
 INTRODUCTION = """# Flags
 

@@ -89,7 +89,7 @@ def make(
             }
         )
     curves = [_curves(story, name) for story, name in zip(stories, names, strict=True)]
-    return _page(runs, _originals(stories, samples, coder), curves, names)
+    return _page(runs, _originals(stories, coder), curves, names)
 
 
 def _page(
@@ -157,15 +157,15 @@ def _player(story: Story, name: str, sample: Sample, coder: _Coder) -> Player:
     return _sound(f"{name}: {title}", title, words, samples, rate, coder)
 
 
-def _originals(stories: Sequence[Story], samples: Sequence[Sequence[Sample]], coder: _Coder) -> list[Player]:
+def _originals(stories: Sequence[Story], coder: _Coder) -> list[Player]:
     """What the runs were trained on, once each."""
     found: dict[str, Player] = {}
-    for story, some in zip(stories, samples, strict=True):
+    seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
+    for story in stories:
         config = story.config
         key = json.dumps([config.get(name) for name in ("inputs", "symbols", "rate", "encoding", "val_frac")])
         if key in found:
             continue
-        seconds = max((coder.seconds[sample.path] for sample in some), default=ORIGINAL_SECONDS)
         if (original := story.original(seconds)) is not None:
             part, place = original
             title = f"The original: {story.inputs}"
