@@ -4,6 +4,7 @@
 #   make test                  all fast tests;  make test-slow: the others, too
 #   make lint                  ruff and mypy
 #   make bench                 the speed of codec, training and sampling beside named baselines
+#   make screenshots           the pictures of docs/pictures; needs chromium and ffmpeg
 #   make demo-clean, clean     forget the demo's network;  the environment as well
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -12,7 +13,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
 
-.PHONY: demo demo-clean test test-slow lint bench dist clean
+.PHONY: demo demo-clean test test-slow lint bench screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -34,6 +35,9 @@ lint: $(VENV)/dev.done
 
 bench: $(VENV)/core.done
 	$(BIN)/python tools/bench.py
+
+screenshots: $(VENV)/dev.done
+	$(BIN)/python tools/screenshots.py
 
 dist: $(VENV)/dev.done
 	$(BIN)/python -m build

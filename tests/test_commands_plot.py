@@ -96,6 +96,9 @@ def test_a_run_without_an_output_name_is_drawn_beside_it(trained_run):
     shutil.copytree(trained_run, "runs/other")
     assert charrnn_plot(["runs/other", "--width", "300", "--height", "200"]) == 0
     assert Path("runs/other.png").exists()
+    shutil.copytree(trained_run, "runs/v.2")
+    assert charrnn_plot(["v.2", "--width", "300", "--height", "200"]) == 0
+    assert Path("v.2.png").exists()
 
 
 def test_columns_are_chosen_by_name():

@@ -119,10 +119,11 @@ def film(runs: list[Path], folder: Path) -> None:
 
 def keep(picture: Path, name: str) -> None:
     """Into docs/pictures, as small as it can be read."""
-    with Image.open(picture) as image:
+    with Image.open(picture) as read:
+        image = read.convert("RGB")
         if image.width > SHRUNK:
             image = image.resize((SHRUNK, round(image.height * SHRUNK / image.width)), Image.Resampling.LANCZOS)
-        image.convert("RGB").save(OUT / f"{name}.webp", quality=82, method=6)
+        image.save(OUT / f"{name}.webp", quality=82, method=6)
     print(OUT / f"{name}.webp", flush=True)
 
 

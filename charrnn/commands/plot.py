@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-plot; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    output = args.output or str(Path(args.file[0]).with_suffix(".png"))
+    output = args.output or _beside(Path(args.file[0]))
     kind = "png" if output == "-" else output.rpartition(".")[2].lower()
     if kind not in FORMATS:
         wrong(p, f"{output}: a picture's name ends in {', '.join(f'.{name}' for name in FORMATS)}.")
@@ -151,7 +152,21 @@ def _series(args: Namespace) -> tuple[list[Series], str, str]:
 def _csv_file(name: str) -> Path:
     """A CSV file, or the log of a run that is named."""
     file = Path(name)
-    return file if file.is_file() or file.suffix else runlog.find_run(name).log_file
+    if file.is_file():
+        return file
+    try:
+        return runlog.find_run(name).log_file
+    except InputError:
+        if not file.suffix:
+            raise
+    return file  # and opening it says that it is not there
+
+
+def _beside(file: Path) -> str:
+    """The picture's name where none is given."""
+    if file.is_file():
+        return str(file.with_suffix(".png"))
+    return str(file.parent / f"{Path(os.path.abspath(file)).name}.png")
 
 
 def _check_drawable(one: Series, args: Namespace) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bytecodec.console import Parser, command, open_output, print_path, progress, say
 from charrnn import runlog
 from charrnn.commands.flags import needs, path
+
+if TYPE_CHECKING:
+    from charrnn.show.runs import Story
 
 LARGE = 30_000_000  # bytes from which on a page is slow to send and to open
 EXAMPLES = """
@@ -39,8 +43,7 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with needs("report"):
         from charrnn.show import report, runs
-    found = [runlog.find_run(name) for name in args.run]
-    stories = [runs.Story(run, lambda words: say(words, args.quiet)) for run in found]
+    stories = read_stories(args.run, args.quiet)
     samples = [runs.chosen(s, args.checkpoints) if s.samples or args.checkpoints else [] for s in stories]
     for story in stories:
         if not story.samples:
@@ -55,6 +58,16 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     if args.output != "-":
         print_path(args.output)
     return 0
+
+
+def read_stories(names: Sequence[str], quiet: bool) -> list[Story]:
+    """The runs of these names, with their logs."""
+    from charrnn.show.runs import Story
+
+    found = [runlog.find_run(name) for name in names]
+    size = sum(run.log_file.stat().st_size for run in found if run.log_file.is_file())
+    with progress(size, "B", quiet, unit_scale=True, desc="reading") as bar:
+        return [Story(run, lambda words: say(words, quiet), bar.update) for run in found]
 
 
 if __name__ == "__main__":

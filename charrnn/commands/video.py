@@ -7,9 +7,9 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
-from bytecodec.console import Parser, command, open_output, print_path, progress, say, wrong_command_line
-from charrnn import runlog
+from bytecodec.console import Parser, command, open_output, print_path, progress, wrong_command_line
 from charrnn.commands.flags import needs, path, whole
+from charrnn.commands.report import read_stories
 
 EXAMPLES = """
 charrnn-video runs/voice-001
@@ -47,8 +47,7 @@ def charrnn_video(argv: Sequence[str] | None = None) -> int:
     with needs("plots"):
         from charrnn.show import film, runs, video
     video.ffmpeg()
-    found = [runlog.find_run(name) for name in args.run]
-    stories = [runs.Story(run, lambda words: say(words, args.quiet)) for run in found]
+    stories = read_stories(args.run, args.quiet)
     samples = [runs.chosen(story, args.checkpoints) for story in stories]
     layout = film.Layout(*args.size)
     with open_output(args.output) as file, progress(0, " frames", args.quiet) as bar:

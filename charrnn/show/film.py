@@ -106,7 +106,7 @@ class Pen:
         bold: bool = False,
         anchor: str = "ls",
     ) -> None:
-        """Write at a place of a film of 1280 x 720, where its baseline begins; smaller or cut where it would not fit."""
+        """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it would not fit."""
         left, top, *_ = self._layout.box(x, y, 0, 0)
         width = self._layout.width
         room = 0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]
