@@ -249,8 +249,10 @@ def test_pointing_at_the_curves_says_their_values(open_page):
     assert "training" in page.locator("#plot .hoverlayer").text_content()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("name", "width"), [("one.html", 1280), ("two.html", 1280), ("two.html", 360)])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [("two.html", 1280, "light"), ("two.html", 1280, "dark"), ("two.html", 360, "light"), ("one.html", 360, "dark")],
+)
 def test_labels_and_contrast_are_as_they_should_be_and_nothing_hangs_over(open_page, name, width, scheme):
     axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / AXE
     page = open_page(name, width, scheme)

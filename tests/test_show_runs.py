@@ -104,6 +104,13 @@ def test_settings_that_are_missing_do_not_keep_the_rest_from_being_told(run):
     assert Story(run).original(1) is None
 
 
+@pytest.mark.parametrize(("key", "value"), [("model", [1]), ("rate", "high"), ("inputs", "a.wav"), ("val_frac", "x")])
+def test_a_config_that_was_changed_is_named(run, key, value):
+    change(run, **{key: value})
+    with pytest.raises(InputError, match=rf"config\.json is not as charrnn-train wrote it: {key} is "):
+        Story(run)
+
+
 def test_a_damaged_val_csv_is_named(run):
     run.val_file.write_text("iteration,epoch\n1,2\n")
     with pytest.raises(InputError, match=r"val\.csv is not as charrnn-train wrote it"):

@@ -18,6 +18,15 @@ from charrnn.runlog import Run, read_rows
 from charrnn.show.curves import BITS, Curve, Tell, curve, flac_of, read_columns, rolling
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
+KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it holds it
+    "model": (dict,),
+    "training": (dict,),
+    "inputs": (list,),
+    "symbols": (int,),
+    "rate": (int,),
+    "val_frac": (int, float),
+    "test_frac": (int, float),
+}
 WINDOW = 100  # iterations before a checkpoint that its training loss is the mean of
 
 
@@ -63,6 +72,9 @@ class Story:
 
     def __init__(self, run: Run, tell: Tell = lambda _: None, done: Callable[[int], object] = lambda _: None) -> None:
         self.run, self.config = run, run.config()
+        for key, kinds in KINDS.items():
+            if not isinstance(self.config.get(key), (*kinds, type(None))):
+                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {self.config[key]!r}.")
         self.name = run.path.resolve().name
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
@@ -180,9 +192,9 @@ def facts(story: Story) -> dict[str, str]:
         "Network": story.network,
         "Embeddings": str(model.get("wordvec_size", "?")),
         "Parameters": f"{story.parameters:,}" if story.parameters else "",
-        "Recipe": f"{settings.get('recipe', '?')}, learning rate {settings.get('learning_rate', 0):g}",
+        "Recipe": f"{settings.get('recipe', '?')}, learning rate {settings.get('learning_rate', '?')}",
         "Batch": f"{settings.get('batch_size', '?')} rows of {settings.get('seq_length', '?')} steps",
-        "Dropout": f"{model['dropout']:g}" if model.get("dropout") else "",
+        "Dropout": str(model.get("dropout") or ""),
         "Computed in": f"{settings.get('precision', '?')} on {settings.get('device', '?')}",
         "Began with": str(config.get("init_from") or ""),
         "Seed": str(settings.get("seed", "?")),
