@@ -42,7 +42,7 @@ function draw() {
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
     font: { family: getComputedStyle(document.body).fontFamily, color: color("--ink"), size: 13 },
-    margin: { l: narrow ? 40 : 62, r: 16, t: 40, b: 56 },
+    margin: { l: narrow ? 40 : 62, r: 16, t: 40, b: 64 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--faint"), activecolor: color("--accent") },
     hovermode: "x unified", hoverlabel: { bgcolor: color("--card"), bordercolor: color("--line"), font: { color: color("--ink") } },
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
