@@ -23,6 +23,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     Path("a.csv").write_text(LOSSES)
 
 
+SMALL = ["--width", "400", "--height", "250"]
+
+
 def pixels(name):
     with Image.open(name) as image:
         return np.asarray(image.convert("RGB")).astype(int)
@@ -51,8 +54,8 @@ def test_the_widest_picture_is_16383_pixels(capsys):
 
 @pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
 def test_the_ending_says_the_format_and_the_same_input_gives_the_same_file(kind, begin):
-    assert charrnn_plot(["a.csv", "-o", f"b.{kind}", "--log-x", "--log-y"]) == 0
-    assert charrnn_plot(["a.csv", "-o", f"c.{kind}", "--log-x", "--log-y"]) == 0
+    assert charrnn_plot(["a.csv", "-o", f"b.{kind}", "--log-x", "--log-y", *SMALL]) == 0
+    assert charrnn_plot(["a.csv", "-o", f"c.{kind}", "--log-x", "--log-y", *SMALL]) == 0
     written = Path(f"b.{kind}").read_bytes()
     assert written.startswith(begin)
     assert written == Path(f"c.{kind}").read_bytes()
@@ -111,17 +114,17 @@ def test_columns_are_chosen_by_name():
 
 def test_left_out_rows_are_said(capsys):
     Path("a.csv").write_text(LOSSES + "half,")
-    assert charrnn_plot(["a.csv"]) == 0
+    assert charrnn_plot(["a.csv", *SMALL]) == 0
     said = "a.csv: the last row has no line end, so it may be half-written, and is left out.\n"
     assert capsys.readouterr().err == said
-    assert charrnn_plot(["a.csv", "--quiet"]) == 0
+    assert charrnn_plot(["a.csv", "--quiet", *SMALL]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_one_row_is_a_picture_too():
     Path("b.csv").write_text("x,y\n5,2\n")
-    assert charrnn_plot(["b.csv"]) == 0
-    assert charrnn_plot(["b.csv", "--log-x", "--log-y"]) == 0
+    assert charrnn_plot(["b.csv", *SMALL]) == 0
+    assert charrnn_plot(["b.csv", "--log-x", "--log-y", *SMALL]) == 0
 
 
 def test_a_recording_is_drawn_with_its_seams(tone):
@@ -129,7 +132,7 @@ def test_a_recording_is_drawn_with_its_seams(tone):
         for part in (tone[:11025], tone[11025:]):
             wav.cue()
             wav.write(part)
-    assert charrnn_plot(["a.wav", "-o", "a.svg"]) == 0
+    assert charrnn_plot(["a.wav", "-o", "a.svg", *SMALL]) == 0
     svg = Path("a.svg").read_text()
     for words in (">a.wav<", ">kHz<", ">seconds<", ">dashed: where a segment begins<"):
         assert words in svg, words
@@ -140,7 +143,7 @@ def test_a_recording_is_drawn_with_its_seams(tone):
 
 def test_silence_is_drawn(write_wav):
     write_wav("a.wav", [128] * 1000)
-    assert charrnn_plot(["a.wav"]) == 0
+    assert charrnn_plot(["a.wav", *SMALL]) == 0
 
 
 @pytest.mark.parametrize(
