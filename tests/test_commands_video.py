@@ -1,10 +1,12 @@
 """charrnn-video, and the film that it makes."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +200,21 @@ def test_what_ffmpeg_complains_of_is_said_and_no_file_is_left(mine, monkeypatch,
     assert charrnn_video(["mine", "-o", "a.mp4"]) == 1
     assert capsys.readouterr() == ("", "charrnn-video: ffmpeg could not make the video: Unknown encoder libx264.\n")
     assert sorted(os.listdir()) == ["bin", "mine"]
+
+
+def test_a_full_disk_under_the_temporary_files_is_named(mine, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(video, "ffmpeg", lambda: "ffmpeg")
+    monkeypatch.setattr(tempfile, "tempdir", os.getcwd())
+    monkeypatch.setattr(video, "_write_sound", full)
+    assert charrnn_video(["mine", "-o", "a.mp4"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("charrnn-video: ")
+    assert said.removeprefix("charrnn-video: ").startswith(os.getcwd() + os.sep + "tmp")
+    assert ": No space left on device." in said
+    assert os.listdir() == ["mine"]
 
 
 @needs_ffmpeg

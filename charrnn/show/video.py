@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
+import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,11 @@ def make(
     begin(total)
     with tempfile.TemporaryDirectory() as folder:
         sound, target = Path(folder) / "sound.wav", Path(folder) / "film.mp4"
-        _write_sound(sound, parts, cards, fps)
+        try:
+            _write_sound(sound, parts, cards, fps)
+        except OSError as error:
+            error.filename = folder  # which is on another disk, perhaps, than the film
+            raise
         frames = _frames(parts, layout, cards, fps, title or _title(stories))
         _encode(program, _with_progress(frames, layout, total, done), layout, fps, sound, target)
         with target.open("rb") as made:
@@ -195,20 +200,19 @@ def _with_progress(
 
 def _write_sound(path: Path, parts: Sequence[Part], cards: Sequence[int], fps: int) -> None:
     """The sound of the whole film, silence under the cards, at the highest rate of the parts."""
-    import soundfile
-
     rate = max(part.rate for part in parts)
     frames, written = cards[0], 0
-    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16", format="WAV") as file:
+    with path.open("wb") as file, wave.open(file, "wb") as sound:  # soundfile hides that a disk is full
+        sound.setparams((1, 2, rate, 0, "NONE", ""))
         for part in parts:
             frames += cards[1]
             silence = round(frames * rate / fps) - written
-            sound = _at_rate(part.sound, part.rate, rate)
-            file.write(np.zeros(silence, np.float32))
-            file.write(sound)
-            written += silence + len(sound)
+            samples = np.pad(_at_rate(part.sound, part.rate, rate), (silence, 0))
+            sound.writeframesraw(np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
+            written += len(samples)
             frames += part.frames
-        file.write(np.zeros(max(0, round((frames + cards[2]) * rate / fps) - written), np.float32))
+        silence = max(0, round((frames + cards[2]) * rate / fps) - written)
+        sound.writeframesraw(np.zeros(silence, "<i2").tobytes())
 
 
 def _at_rate(sound: Floats, rate: int, wanted: int) -> Floats:
@@ -244,5 +248,6 @@ def _encode(program: str, frames: Iterator[Frame], layout: Layout, fps: int, sou
             code = process.wait()
         if code:
             complaints.seek(0)
-            said = complaints.read(BEHIND).decode("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
+            said = complaints.read(BEHIND).decode("utf-8", "replace").strip().splitlines()
+            said = said or [f"it ended with {code}, and {tempfile.gettempdir()} may be full"]
             raise InputError(f"ffmpeg could not make the video: {said[-1].strip().rstrip('.')}.")
