@@ -211,6 +211,8 @@ def load(path: str | Path) -> FrameCheckpoint:
         files.set_model_tensors(model, tensors, assign=True)
         known = files.known(facts)
         del known["encoding"]
+        if known["rate"] is None:
+            raise ValueError("it has no rate")
         return FrameCheckpoint(model.eval(), path=str(path), **known)
     except files.UNUSABLE as error:
         raise files.unusable(path, error) from None
