@@ -153,7 +153,7 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
         wrong_command_line(p, f"{flag} goes with --recipe torch-rnn: in {args.recipe}, the rate falls to the end.")
     if "temperature" in named and not args.sample_seconds:
         wrong_command_line(p, "--temperature goes with --sample-seconds.")
-    if "max_epochs" not in named and args.max_iterations is None and args.max_minutes is None and not args.resume:
+    if args.max_epochs is None and args.max_iterations is None and args.max_minutes is None and not args.resume:
         args.max_epochs = DEFAULT_EPOCHS
     if not args.init_from or "cell" in named:  # else the cell is that of the file, which is compared once it is read
         _check_network(p, args, named)
