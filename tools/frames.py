@@ -129,18 +129,34 @@ def sounds_table(args: argparse.Namespace, spacings: list[int]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for source in args.recordings:
         heard = recording(source)
-        for loss, spacing in [("mse", spacings[0]), *(("gaussian", spacing) for spacing in spacings)]:
+        kinds = [(loss, spacing) for spacing in spacings for loss in ("gaussian", "gaussian, drawn white")]
+        for kind, spacing in [("mse", spacings[0]), *kinds]:
+            loss = kind.partition(",")[0]
             run = args.runs / f"{source.stem}-{loss}-{spacing}"
             flags = f"--loss {loss} --cell lstmp --rnn-size 128 {SHAPE.format(spacing=spacing)}"
             train(args, source, run, f"{flags} --max-minutes {args.minutes}")
-            sound, speed = generate(args, run, args.seconds)
+            sound, speed = generate(args, run if loss == kind else whitened(run), args.seconds)
             end = level(sound[-20 * RATE :]) - level(heard)
             lines.append(
-                f"| {source.stem} | {loss} | {spacing} | {int(read_rows(Run(run).val_file)[-1]['iteration']):,} | "
+                f"| {source.stem} | {kind} | {spacing} | {int(read_rows(Run(run).val_file)[-1]['iteration']):,} | "
                 f"{end:+.1f} dB | {level_drift(sound, RATE):+.1f} ({level_drift(heard, RATE):+.1f}) | "
                 f"{spectrum_distance(sound, heard, RATE):.1f} | {seams(sound, spacing)} | {speed:.1f} |"
             )
     return "\n".join(lines)
+
+
+def whitened(run: Path) -> Path:
+    """A run whose newest network draws white noise, for which its filter is taken out; only to be sampled from."""
+    from charrnn import checkpoint, frames
+
+    target = run.with_name(run.name + "-white")
+    if not target.exists():
+        found = frames.load(run)
+        found.model.noise.zero_()[0] = 1
+        (target / "checkpoints").mkdir(parents=True)
+        (target / "config.json").write_text((run / "config.json").read_text())
+        checkpoint.save(target / "checkpoints" / Path(found.path).name, found)
+    return target
 
 
 def parameters(run: Path) -> int:
