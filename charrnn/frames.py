@@ -118,7 +118,10 @@ class FrameRNN(Layers):
         -------
         means (B, M), full scale 1; their variances (B, M), or None where the loss is the mean squared error; the state.
         """
-        y, state = self.run(self.table(x) / self.unit, state)
+        return self._predict(self.table(x), state)
+
+    def _predict(self, table: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+        y, state = self.run(table / self.unit, state)
         y = y.float()
         means = y[..., 0] * self.unit
         if self.config.loss == "mse":
@@ -128,8 +131,8 @@ class FrameRNN(Layers):
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean squared error, or mean nats of the normal density, of int16 samples y (B, M) given x, and the state."""
-        x, y = x.float() / FULL_SCALE, y.float() / FULL_SCALE
-        means, variances, state = self(x, state)
+        y = y.float() / FULL_SCALE
+        means, variances, state = self._predict(self.table(x).float() / FULL_SCALE, state)
         if variances is None:
             return functional.mse_loss(means, y), state
         nats = ((y - means) ** 2 / variances + variances.log() + math.log(2 * math.pi)) / 2

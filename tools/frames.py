@@ -14,10 +14,8 @@ The runs are kept in --runs, and one that is there already is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +74,10 @@ def train(args: argparse.Namespace, source: Path, run: Path, flags: str) -> None
         subprocess.run([*command, *flags.split(), *threads.split()], check=True, stdout=subprocess.DEVNULL)
 
 
-def generate(args: argparse.Namespace, run: Path, seconds: float, join: str = "carry") -> tuple[Sound, float]:
-    """Generate, unless that is done; the sound, and how many times faster than real time it was made."""
-    file, speed = run / f"{join}.wav", run / f"{join}.json"
-    if not speed.exists():
+def generate(args: argparse.Namespace, run: Path, seconds: float, join: str = "carry") -> Sound:
+    """Generate, unless that is done."""
+    file = run / f"{join}.wav"
+    if not file.exists():
         command = [
             sys.executable,
             "-m",
@@ -90,10 +88,8 @@ def generate(args: argparse.Namespace, run: Path, seconds: float, join: str = "c
             "-o",
             str(file),
         ]
-        began = time.perf_counter()
         subprocess.run([*command, "--join", join, "--threads", str(args.threads), "--seed", "1", "-q"], check=True)
-        speed.write_text(json.dumps(seconds / (time.perf_counter() - began)))
-    return soundfile.read(file)[0], json.loads(speed.read_text())
+    return np.asarray(soundfile.read(file)[0])
 
 
 def recording(path: Path) -> Sound:
@@ -103,21 +99,18 @@ def recording(path: Path) -> Sound:
 
 def cells_table(args: argparse.Namespace, source: Path) -> str:
     """The three cells on one recording, as Markdown."""
-    head = ["cell", "parameters", "mean squared error, validation", "bits a sample", "iterations a second"]
-    head += ["generation against real time", "seams carried: jump", "reset: jump"]
+    head = ["cell", "parameters", "mean squared error, validation", "bits a sample", "seams carried: jump"]
+    head += ["reset: jump"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for cell in CELLS:
         run = args.runs / f"{source.stem}-{cell}"
         shape = SHAPE.format(spacing=100)
         train(args, source, run, f"--loss mse --cell {cell} --rnn-size 96 {shape} --max-iterations {args.iterations}")
-        sound, speed = generate(args, run, 10.0)
-        jumps = [seams(x, 100) for x in (sound, generate(args, run, 10.0, "reset")[0])]
+        jumps = [seams(generate(args, run, 10.0, join), 100) for join in ("carry", "reset")]
         last = read_rows(Run(run).val_file)[-1]
-        log = read_rows(Run(run).log_file)
-        pace = 1 / np.median(np.diff([float(row["elapsed_seconds"]) for row in log]))
         lines.append(
             f"| `{cell}` | {parameters(run):,} | {float(last['val_loss']):.6f} | {float(last['val_bits']):.2f} | "
-            f"{pace:.1f} | {speed:.1f} | {jumps[0]} | {jumps[1]} |"
+            f"{jumps[0]} | {jumps[1]} |"
         )
     return "\n".join(lines)
 
@@ -125,7 +118,7 @@ def cells_table(args: argparse.Namespace, source: Path) -> str:
 def sounds_table(args: argparse.Namespace, spacings: list[int]) -> str:
     """Both losses on every recording, as Markdown."""
     head = ["recording", "loss", "T", "iterations", "level at the end", "drift, dB a minute (recording)"]
-    head += ["spectrum, dB away", "seams: jump", "against real time"]
+    head += ["spectrum, dB away", "seams: jump"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for source in args.recordings:
         heard = recording(source)
@@ -135,12 +128,12 @@ def sounds_table(args: argparse.Namespace, spacings: list[int]) -> str:
             run = args.runs / f"{source.stem}-{loss}-{spacing}"
             flags = f"--loss {loss} --cell lstmp --rnn-size 128 {SHAPE.format(spacing=spacing)}"
             train(args, source, run, f"{flags} --max-minutes {args.minutes}")
-            sound, speed = generate(args, run if loss == kind else whitened(run), args.seconds)
+            sound = generate(args, run if loss == kind else whitened(run), args.seconds)
             end = level(sound[-20 * RATE :]) - level(heard)
             lines.append(
                 f"| {source.stem} | {kind} | {spacing} | {int(read_rows(Run(run).val_file)[-1]['iteration']):,} | "
                 f"{end:+.1f} dB | {level_drift(sound, RATE):+.1f} ({level_drift(heard, RATE):+.1f}) | "
-                f"{spectrum_distance(sound, heard, RATE):.1f} | {seams(sound, spacing)} | {speed:.1f} |"
+                f"{spectrum_distance(sound, heard, RATE):.1f} | {seams(sound, spacing)} |"
             )
     return "\n".join(lines)
 
