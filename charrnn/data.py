@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
@@ -121,7 +121,8 @@ class ContiguousBatches:
         if self.row_length < 1:
             raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + {reach.far}")
         self.own = slice(rank * n // world, (rank + 1) * n // world)
-        rows = sliding_window_view(ids, self.row_length + reach.far)[:: self.row_length][:n]
+        shape, (size,) = (n, self.row_length + reach.far), ids.strides
+        rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # each laps over the next by far
         self._rows, self._rest = rows[self.own], ids[None, n * self.row_length :]
         self.rows = self._rows.shape[0]
         self._reach = reach

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from charrnn import checkpoint, frames
+from charrnn import checkpoint, frames, frames_noise
 from charrnn.commands import sample as sampling
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
@@ -34,7 +34,16 @@ def voice(seconds):
     return (3000 * x + np.random.default_rng(0).normal(0, 60, t.size)).astype(np.int16)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def short_rounds():
+    """The noise is fitted in rounds of 10 passes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames_noise, "LEAST_ROUND", 200)
+        patch.setattr(frames_noise, "FREE_PASSES", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frames")
     soundfile.write(folder / "voice.wav", voice(6), RATE, subtype="PCM_16")
@@ -43,7 +52,7 @@ def recordings(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(recordings):
     """Runs called mse and gaussian, hardly trained."""
     for loss in ("mse", "gaussian"):

@@ -362,9 +362,11 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
         _say_how_fast(job.done, len(paths), time.monotonic() - began, job.checkpoint.rate, paths)
 
 
-def _say_how_fast(done: int, streams: int, seconds: float, rate: int | None, paths: list[str]) -> None:
+def _say_how_fast(
+    done: int, streams: int, seconds: float, rate: int | None, paths: list[str], what: str = "symbols"
+) -> None:
     speed = done * streams / max(seconds, 1e-9)
-    text = f"{done * streams:,} symbols in {seconds:.1f} s, {speed:,.0f} a second"
+    text = f"{done * streams:,} {what} in {seconds:.1f} s, {speed:,.0f} a second"
     if rate:
         text += f", {speed / rate:.2f} times real time"
     if paths[0] != "-":

@@ -137,4 +137,4 @@ def _write(
     if limited := sum(take.limited for take in takes) - before:
         say(f"{limited:,} of {done * len(takes):,} samples were beyond full scale, and are limited to it.", args.quiet)
     if not args.quiet:
-        sample._say_how_fast(done, len(paths), time.monotonic() - began, checkpoint.rate, paths)
+        sample._say_how_fast(done, len(paths), time.monotonic() - began, checkpoint.rate, paths, "samples")
