@@ -342,10 +342,12 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     if _is_frames(config):
         from charrnn.commands.train_frames import describe
 
-        what, kinds = describe(model, config["rate"]), ""
+        what, unit, kinds, early = describe(model, config["rate"]), "samples", "", trainer.reach.far
     else:
-        what, kinds = f"embeddings of {model.wordvec_size}", f", {model.vocab_size} different ones"
-    parts = ", ".join(f"{name} {len(ids):,}" for name, ids in trainer.parts.items())
+        what, unit, kinds = f"embeddings of {model.wordvec_size}", "symbols", f", {model.vocab_size} different ones"
+        early = 0
+    counts = {name: max(0, len(ids) - early * (name != "train")) for name, ids in trainer.parts.items()}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
     per_epoch = trainer.batches.row_length // settings.seq_length
     many = f" in each of {trainer.world.size} processes" if trainer.world.size > 1 else ""
@@ -360,7 +362,7 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
         f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
         f"{what}: "
         f"{trainer.model.number_of_parameters():,} parameters\n"
-        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}{kinds}; {parts}\n"
+        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}\n"
         f"{beside}"
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
         f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
