@@ -60,7 +60,7 @@ def codec():
 def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
-    names += ["charrnn.yardstick", "charrnn.torch7"]
+    names += ["charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
     return loaded_by(
         [
             *names,
@@ -130,6 +130,11 @@ def test_training_and_sampling_do_not_import_each_other(network):
         ("charrnn.runlog", "charrnn.checkpoint"),
         ("charrnn.model", "charrnn.checkpoint"),
         ("charrnn.torch7", "charrnn.torch_rnn"),
+        ("charrnn.model", "charrnn.frames"),
+        ("charrnn.frames", "charrnn.frames_noise"),
+        ("charrnn.frames", "charrnn.frames_generate"),
+        ("charrnn.generate", "charrnn.frames_generate"),
+        ("charrnn.data", "charrnn.frames_data"),
         ("charrnn.checkpoint", "charrnn.torch_rnn"),
     ],
 )
