@@ -2,8 +2,10 @@
 #   make demo                  hear a network's version of a voice, after about four minutes
 #   make demo INPUT=my.wav     the same with a recording of your own
 #   make test                  all fast tests;  make test-slow: the others, too
+#   make sanitize             the compiled engine's kernel under address, undefined-behaviour and thread sanitizers
 #   make lint                  ruff and mypy
 #   make bench                 the speed of codec, training and sampling beside named baselines
+#   make screenshots           the pictures of docs/pictures; needs chromium and ffmpeg
 #   make demo-clean, clean     forget the demo's network;  the environment as well
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -12,7 +14,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
 
-.PHONY: demo demo-clean test test-slow lint bench dist clean
+.PHONY: demo demo-clean test test-slow sanitize lint bench screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -27,6 +29,9 @@ test: $(VENV)/dev.done
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
+sanitize: $(VENV)/dev.done
+	$(BIN)/python -m pytest -q -m slow tests/test_cpu_kernel.py -k sanitizers
+
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,6 +39,9 @@ lint: $(VENV)/dev.done
 
 bench: $(VENV)/core.done
 	$(BIN)/python tools/bench.py
+
+screenshots: $(VENV)/dev.done
+	$(BIN)/python tools/screenshots.py
 
 dist: $(VENV)/dev.done
 	$(BIN)/python -m build
@@ -56,5 +64,5 @@ $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/core.done
-	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots]'
+	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report]'
 	@touch $@

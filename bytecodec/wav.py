@@ -1,4 +1,4 @@
-"""Any recording to 8-bit mono at one rate, in blocks."""
+"""Any recording to mono samples of 8 or 16 bits at one rate, in blocks."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def read_blocks(
     gain_db: float = 0.0,
     dither: bool = False,
     mulaw: bool = False,
+    bits: int = 8,
     tell: Callable[[str], object] | None = None,
     progress: Callable[[int, int | None], object] | None = None,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[NDArray[Any]]:
     """Read a recording as 8-bit mono samples at one rate.
 
     Channels are averaged, the rate is changed by `bytecodec.resample.Resampler`, and a sample x of 16 bits becomes
@@ -73,6 +74,8 @@ def read_blocks(
         wanted rate has nothing to be rounded, and gets none.
     mulaw
         Give the bytes of G.711 mu-law in place of linear ones.
+    bits
+        8, or 16 for int16 samples floor(32768 x + 1/2): a mono 16-bit file at the wanted rate comes out as it is.
     tell
         Is called with each sentence that a person should read: cut short, clipped, quiet.
     progress
@@ -80,7 +83,7 @@ def read_blocks(
 
     Yields
     ------
-    uint8 (n,)
+    uint8 (n,), or int16 (n,)
         The next samples, at least one in all.
 
     Raises
@@ -97,9 +100,10 @@ def read_blocks(
         raise InputError(f"a gain of {gain_db:g} dB is out of range: take one from -200 to 200.")
     if mulaw and dither:
         raise InputError("dither is for linear samples: leave it out, or mulaw.")
-    return _read(
-        source, rate, (start, duration), normalize, gain_db, dither, mulaw, tell or _ignore, progress or _ignore
-    )
+    if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
+        raise ValueError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither")
+    part = (start, duration)
+    return _read(source, rate, part, normalize, gain_db, dither, mulaw, bits, tell or _ignore, progress or _ignore)
 
 
 def check_rate(rate: int, what: str = "a rate") -> None:
@@ -127,9 +131,10 @@ def _read(
     gain_db: float,
     dither: bool,
     mulaw: bool,
+    bits: int,
     tell: Callable[[str], object],
     progress: Callable[[int, int | None], object],
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):
         scale, done = 10 ** (gain_db / 20), 0
         if normalize:
@@ -138,7 +143,7 @@ def _read(
             scale, done = scale * (_FULL_SCALE / peak if peak > _SILENCE else 1), first.frames_read
         recording = _Recording(file, name, part, lambda n, of: progress(done + n, of and done + of))
         exact = recording.is_8_bit_mono and recording.rate == rate and scale == 1
-        quantise = _Quantiser(scale, dither and not exact, mulaw)
+        quantise = _Quantiser16(scale) if bits == 16 else _Quantiser(scale, dither and not exact, mulaw)
         for block in _resampled(recording, rate):
             yield quantise(block)
         for sentence in (recording.ended_early(), quantise.clipped_or_quiet()):
@@ -329,3 +334,24 @@ class _Quantiser:
         if bits == 0:
             return "is silent: every sample is 128."
         return f"is quiet: its peak uses {bits} of the 8 bits; --normalize brings it to full scale."
+
+
+class _Quantiser16:
+    """Rounds samples of full scale 1 to int16, and remembers how they filled their range."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale = np.float32(scale * 32768)
+        self._clipped = self._peak = 0
+
+    def __call__(self, block: Samples) -> NDArray[np.int16]:
+        values = np.floor(block * self._scale + np.float32(0.5))
+        self._clipped += int(np.count_nonzero((values < -32768) | (values > 32768)))  # 32768: full scale
+        values = values.clip(-32768, 32767)
+        self._peak = max(self._peak, int(np.abs(values).max()))
+        rounded: NDArray[np.int16] = values.astype(np.int16)
+        return rounded
+
+    def clipped_or_quiet(self) -> str:
+        if self._clipped:
+            return f"is too loud for full scale: samples clipped: {self._clipped:,}; --normalize keeps them whole."
+        return "" if self._peak else "is silent: every sample is 0."

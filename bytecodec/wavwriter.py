@@ -1,4 +1,4 @@
-"""8-bit WAV, to a file or, with the length unknown, to a pipe."""
+"""WAV, to a file or, with the length unknown, to a pipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import os
 import stat
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
 
 from bytecodec.alphabet import Bytes
 from bytecodec.errors import InputError
@@ -16,7 +18,7 @@ from bytecodec.wav import check_rate
 MOST_BYTES = 2**32 - 1
 
 _UNKNOWN = 0xFFFFFFFF  # what ffmpeg writes to a pipe too; players then read to the end
-_PCM, _MULAW = 1, 7  # format tags
+_PCM, _FLOAT, _MULAW = 1, 3, 7  # format tags
 _CUE_BYTES = 24
 
 
@@ -25,7 +27,7 @@ class WavFullError(InputError):
 
 
 class WavWriter:
-    """Writes 8-bit mono samples as a WAV file, as they come.
+    """Writes mono samples as a WAV file, as they come.
 
     To a regular file, `close` writes the true sizes into the header, the pad byte after an odd number of
     samples and the cue points; before that, and in a pipe, the header says that the length is unknown, so what
@@ -39,6 +41,8 @@ class WavWriter:
         In Hz, 1,000 to 768,000.
     mulaw
         The bytes are G.711 mu-law and not unsigned linear ones; players are told by the format tag 7.
+    bits
+        Of a sample: 8, which are unsigned; 16, which are signed; or 32, a floating-point number with full scale 1.
 
     Attributes
     ----------
@@ -60,18 +64,21 @@ class WavWriter:
     48
     """
 
-    def __init__(self, stream: BinaryIO, rate: int = 11025, mulaw: bool = False) -> None:
+    def __init__(self, stream: BinaryIO, rate: int = 11025, mulaw: bool = False, bits: int = 8) -> None:
         check_rate(rate)
+        if bits not in (8, 16, 32) or (mulaw and bits != 8):
+            raise ValueError(f"bits is {bits!r}, and has to be 8, 16 or 32, and 8 for mu-law")
         self.samples = 0
         self._stream = stream
         self._rate = rate
-        self._tag = _MULAW if mulaw else _PCM
+        self._tag = _MULAW if mulaw else _FLOAT if bits == 32 else _PCM
+        self._width = bits // 8
         self._cues: list[int] = []
         self._begin: int | None = None  # where the header stands; None in a pipe
         self._state = "new"
 
-    def write(self, samples: Bytes) -> None:
-        """Write the next samples: a uint8 array (n,) or any bytes.
+    def write(self, samples: Bytes | NDArray[Any]) -> None:
+        """Write the next samples: a uint8 array (n,) or any bytes; of 16 or 32 bits int16 or float32.
 
         Raises
         ------
@@ -82,7 +89,7 @@ class WavWriter:
         data = memoryview(samples).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         room = len(data) if self._begin is None else self._room()
         self._stream.write(data[:room])
-        self.samples += min(room, len(data))
+        self.samples += min(room, len(data)) // self._width
         if self._begin is None:
             self._stream.flush()
         if room < len(data):
@@ -118,25 +125,29 @@ class WavWriter:
 
     def _room(self) -> int:
         after = 1 + (12 + _CUE_BYTES * len(self._cues) if self._cues else 0)
-        return max(0, MOST_BYTES - len(self._header(0, 0)) - after - self.samples)
+        room = max(0, MOST_BYTES - len(self._header(0, 0)) - after - self.samples * self._width)
+        return room - room % self._width
 
     def _finish(self, begin: int) -> None:
         header = len(self._header(0, 0))
         # Ctrl-C may have come between a write and the count of it.
-        self.samples = max(self.samples, self._stream.tell() - begin - header)
-        self._stream.write(b"\0" * (self.samples % 2) + self._cue_chunk())
+        size = max(self.samples * self._width, self._stream.tell() - begin - header)
+        self.samples = size // self._width
+        self._stream.write(b"\0" * (size % 2) + self._cue_chunk())
         end = self._stream.tell()
         self._stream.seek(begin)
         self._stream.write(self._header(end - begin - 8, self.samples))
         self._stream.seek(end)
 
     def _header(self, riff_bytes: int, samples: int) -> bytes:
-        form = struct.pack("<HHIIHH", self._tag, 1, self._rate, self._rate, 1, 8)
+        width = self._width
+        form = struct.pack("<HHIIHH", self._tag, 1, self._rate, self._rate * width, width, 8 * width)
         if self._tag == _PCM:
             chunks = _chunk(b"fmt ", form)
         else:  # the standard asks for both the size of an extension and a fact chunk
             chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", samples))
-        return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", samples)
+        size = samples if samples == _UNKNOWN else samples * width
+        return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", size)
 
     def _cue_chunk(self) -> bytes:
         if not self._cues:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
@@ -28,8 +28,9 @@ from charrnn.vocab import Vocab
 FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
+UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
-_FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
+FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
     "step": (int,),
     "epoch": (int, float),
     "rate": (int, NoneType),
@@ -37,6 +38,21 @@ _FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of 
     "train_loss": (int, float, NoneType),
     "val_loss": (int, float, NoneType),
 }
+
+
+class Keepable(Protocol):
+    """A network and what is known of it, as a file keeps them."""
+
+    @property
+    def kind(self) -> str:
+        """What the file says that it holds."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside its tensors, as JSON."""
 
 
 @dataclass
@@ -59,6 +75,7 @@ class Checkpoint:
         In nats a symbol; None where not measured.
     """
 
+    kind: ClassVar[str] = KIND
     model: CharRNN
     vocab: Vocab
     step: int = 0
@@ -69,16 +86,15 @@ class Checkpoint:
     val_loss: float | None = None
     path: str = ""
 
+    def facts(self) -> dict[str, Any]:
+        """All but the tensors, as JSON."""
+        known = {name: getattr(self, name) for name in FACTS}
+        return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **known}
 
-def save(path: str | Path, checkpoint: Checkpoint) -> None:
+
+def save(path: str | Path, checkpoint: Keepable) -> None:
     """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns."""
-    model = checkpoint.model
-    facts = {
-        "model": model.config.to_json(),
-        "vocab": checkpoint.vocab.to_json(),
-        **{name: getattr(checkpoint, name) for name in _FACTS},
-    }
-    write_tensors(path, KIND, model_tensors(model), facts)
+    write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -101,9 +117,14 @@ def load(path: str | Path) -> Checkpoint:
         with torch.device("meta"):  # takes no memory until the shapes are known to be those of the file
             model = CharRNN(config)
         set_model_tensors(model, tensors, assign=True)
-        return Checkpoint(model.eval(), vocab, path=str(path), **_known(facts))
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's, of sizes beyond all
-        raise InputError(f"{path} is not a checkpoint that this version can use: {_words(error)}.") from None
+        return Checkpoint(model.eval(), vocab, path=str(path), **known(facts))
+    except UNUSABLE as error:
+        raise unusable(path, error) from None
+
+
+def unusable(path: str | Path, error: Exception) -> InputError:
+    """What to say of a file whose facts or tensors do not make a network."""
+    return InputError(f"{path} is not a checkpoint that this version can use: {_words(error)}.")
 
 
 def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
@@ -113,13 +134,13 @@ def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
     return checkpoint.model.to(device)
 
 
-def model_tensors(model: CharRNN) -> dict[str, Tensor]:
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a network that a file keeps, by name: all but those that are zero for ever (see cells.py)."""
     frozen = _frozen(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
-def set_model_tensors(model: CharRNN, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
+def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
     """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
     expected = model_tensors(model)
     for name in sorted(expected.keys() | tensors.keys()):
@@ -137,7 +158,7 @@ def set_model_tensors(model: CharRNN, tensors: Mapping[str, Tensor], assign: boo
         parameter.requires_grad_(name not in frozen)
 
 
-def _frozen(model: CharRNN) -> set[str]:
+def _frozen(model: nn.Module) -> set[str]:
     """Names of the parameters that stay zero, as the cells say."""
     return {f"{place}.{name}" for place, part in model.named_modules() for name in getattr(part, "FROZEN", ())}
 
@@ -197,16 +218,17 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     return dict(facts)
 
 
-def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: facts[name] for name in _FACTS if name in facts}
-    for name, value in known.items():
-        if not isinstance(value, _FACTS[name]) or isinstance(value, bool):
+def known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The `FACTS` that there are; a ValueError where one is nothing of its kind."""
+    found = {name: facts[name] for name in FACTS if name in facts}
+    for name, value in found.items():
+        if not isinstance(value, FACTS[name]) or isinstance(value, bool):
             raise ValueError(f"its {name} is {value!r}")
-    if known.get("rate") is not None and known["rate"] < 1:
-        raise ValueError(f"its rate is {known['rate']!r}")
-    if known.get("encoding") not in (None, "linear", "mulaw"):
-        raise ValueError(f"its encoding is {known['encoding']!r}")
-    return known
+    if found.get("rate") is not None and found["rate"] < 1:
+        raise ValueError(f"its rate is {found['rate']!r}")
+    if found.get("encoding") not in (None, "linear", "mulaw"):
+        raise ValueError(f"its encoding is {found['encoding']!r}")
+    return found
 
 
 def _words(error: Exception) -> str:

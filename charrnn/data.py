@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
@@ -68,10 +69,25 @@ class Corpus:
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
         torch-rnn cuts, and the rest for train."""
-        n = len(self.ids)
-        val, test = int(val_frac * n), int(test_frac * n)
-        train = n - val - test
-        return {"train": self.ids[:train], "val": self.ids[train : train + val], "test": self.ids[train + val :]}
+        train, val = borders(len(self.ids), val_frac, test_frac)
+        return {"train": self.ids[:train], "val": self.ids[train:val], "test": self.ids[val:]}
+
+
+def borders(n: int, val_frac: float, test_frac: float) -> tuple[int, int]:
+    """Where the training part of n symbols ends, and where the validation part does."""
+    val, test = int(val_frac * n), int(test_frac * n)
+    return n - val - test, n - test
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which symbols a network may read to predict symbol s: from s - far to s - near."""
+
+    far: int = 1
+    near: int = 1
+
+
+NEXT_SYMBOL = Reach()  # of a network that reads one symbol and predicts the one after it
 
 
 class ContiguousBatches:
@@ -80,6 +96,9 @@ class ContiguousBatches:
     A batch is a function of the position in the rows, counted in symbols, so that a run is resumed by one
     integer; targets are the inputs shifted by one. What is left after the last whole batch is dropped, as in
     torch-rnn. Of a corpus that is mapped from disk, only what was read lately stays in the process's memory.
+
+    With another ``reach`` the rows are cut so that the targets lie end to end: what the first ones of a row are
+    predicted from is the end of the row before.
 
     Parameters
     ----------
@@ -91,29 +110,43 @@ class ContiguousBatches:
         A row's length is a multiple of this: the number of steps T of a batch.
     rank, world
         Which of how many workers this is: it gets rows ``rank * N / world`` and on, the slice ``own`` of the N.
+    reach
+        What belongs to a target: with Reach(far, near) the inputs of m targets are far - near + m symbols.
     """
 
-    def __init__(self, ids: Ids, n: int, multiple: int = 1, rank: int = 0, world: int = 1) -> None:
-        self.row_length = (len(ids) - 1) // (n * multiple) * multiple
+    def __init__(
+        self, ids: Ids, n: int, multiple: int = 1, rank: int = 0, world: int = 1, reach: Reach = NEXT_SYMBOL
+    ) -> None:
+        self.row_length = (len(ids) - reach.far) // (n * multiple) * multiple
         if self.row_length < 1:
-            raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + 1")
+            raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + {reach.far}")
         self.own = slice(rank * n // world, (rank + 1) * n // world)
-        used = n * self.row_length
-        self._x = ids[:used].reshape(n, self.row_length)[self.own]
-        self._y = ids[1 : used + 1].reshape(n, self.row_length)[self.own]
-        self.rows = self._x.shape[0]
+        shape, (size,) = (n, self.row_length + reach.far), ids.strides
+        rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # each laps over the next by far
+        self._rows, self._rest = rows[self.own], ids[None, n * self.row_length :]
+        self.rows = self._rows.shape[0]
+        self._reach = reach
+        self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # what torch takes: samples, or ids
         self._map = _map_below(ids)
         self._read = 0
 
-    def at(self, position: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets, each (N, steps), from ``position`` on in every row; rows begin again at their end."""
+    def at(self, position: int, steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Inputs (N, far - near + steps) and targets (N, steps), from ``position`` on in every row; rows begin again at
+        their end."""
         start = position % self.row_length
-        window = slice(start, start + steps)
         self._read += self.rows * steps
         if self._map is not None and self._read > RELEASE:
             self._read = 0
             self._map.madvise(mmap.MADV_DONTNEED)  # the system may keep them as cache; they are mapped again if needed
-        return self._x[:, window].astype(np.int64), self._y[:, window].astype(np.int64)
+        return self._pair(self._rows[:, start : start + self._reach.far + steps])
+
+    def rest(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Inputs and targets of what follows the last row and fills no rows, (1, ·)."""
+        return self._pair(self._rest)
+
+    def _pair(self, piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        far, near = self._reach.far, self._reach.near
+        return piece[:, : piece.shape[1] - near].astype(self._dtype), piece[:, far:].astype(self._dtype)
 
 
 def _map_below(ids: Ids) -> mmap.mmap | None:
@@ -139,7 +172,7 @@ def prepare(
     InputError
         A file is neither a recording nor UTF-8, recordings are mixed with plain text, or nothing is in them.
     """
-    files = [file for name in inputs for file in _files(Path(name), quiet)]
+    files = [file for name in inputs for file in files_of(Path(name), quiet)]
     sounds = {file for file in files if is_sound(file)}
     texts = {file: _Characters.of(file) for file in files if file not in sounds}
     if not sounds and not any(text.code_points.size for text in texts.values()):
@@ -197,7 +230,8 @@ def is_sound(path: Path) -> bool:
     return begins_so or path.suffix.lower() in SOUND_SUFFIXES
 
 
-def _files(path: Path, quiet: bool) -> list[Path]:
+def files_of(path: Path, quiet: bool) -> list[Path]:
+    """The file itself, or the recordings in a folder, or its texts if there are none, sorted."""
     if not path.is_dir():
         return [path]
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))

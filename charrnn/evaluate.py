@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn.data import ContiguousBatches
-from charrnn.model import CharRNN, State
+from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
+from charrnn.model import Layers, State
 from charrnn.parallel import ALONE, World
 from charrnn.runtime import autocast
 from charrnn.vocab import Ids
@@ -20,15 +20,21 @@ ROWS = 50
 STEPS = 256
 
 
+def in_bits(nats: float) -> float:
+    """Bits for nats."""
+    return nats * BITS
+
+
 def evaluate(
-    model: CharRNN,
+    model: Layers,
     ids: Ids,
     precision: str = "fp32",
     device: str = "cpu",
     tell: Callable[[int, int], None] = lambda done, total: None,
     world: World = ALONE,
+    reach: Reach = NEXT_SYMBOL,
 ) -> float:
-    """Mean loss in nats of every symbol of ids (n,), n >= 2, but the first.
+    """Mean loss in nats of every symbol of ids (n,), n >= 2, but the first (of another ``reach``: the first ``far``).
 
     The part is read as 50 rows (fewer where it has fewer symbols) from the zero state, whatever the shape of
     the batches in training, so that figures of different runs can be compared. What does not fill the rows
@@ -38,32 +44,39 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        return _mean_loss(model, ids, precision, device, tell, world)
+        return _mean_loss(model, ids, precision, device, tell, world, reach)
     finally:
         model.train(training)
 
 
 @torch.no_grad()
 def _mean_loss(
-    model: CharRNN, ids: Ids, precision: str, device: str, tell: Callable[[int, int], None], world: World
+    model: Layers,
+    ids: Ids,
+    precision: str,
+    device: str,
+    tell: Callable[[int, int], None],
+    world: World,
+    reach: Reach,
 ) -> float:
-    rows = min(ROWS, len(ids) - 1)
-    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size)  # the last of many has the last row
+    total, count = 0.0, len(ids) - reach.far
+    rows = min(ROWS, count)
+    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, reach)  # the last of many has the last row
     state = model.initial_state(batches.rows)
-    total, count = 0.0, len(ids) - 1
 
-    def score(x: NDArray[np.int64], y: NDArray[np.int64], state: State) -> tuple[float, State]:
+    def score(x: NDArray[Any], y: NDArray[Any], state: State) -> tuple[float, State]:
         with autocast(precision, device):
             loss, state = model.loss(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), state)
-        return float(loss) * x.size, state
+        return float(loss) * y.size, state
 
-    for position in range(0, batches.row_length, STEPS):
+    steps = max(STEPS, reach.near // 32)  # those that reach far back are handed many symbols beside each step's own
+    for position in range(0, batches.row_length, steps):
         if batches.rows:
-            nats, state = score(*batches.at(position, STEPS), state)
+            nats, state = score(*batches.at(position, steps), state)
             total += nats
-        tell(rows * min(position + STEPS, batches.row_length), count)
-    left = ids[rows * batches.row_length :].astype(np.int64)[None]
-    if left.shape[1] > 1 and world.rank == world.size - 1:
+        tell(rows * min(position + steps, batches.row_length), count)
+    x, y = batches.rest()
+    if y.size and world.rank == world.size - 1:
         last_row = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in state)
-        total += score(left[:, :-1], left[:, 1:], last_row)[0]
+        total += score(x, y, last_row)[0]
     return world.sum(total) / count

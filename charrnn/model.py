@@ -1,4 +1,4 @@
-"""The character network: embedding, stacked recurrent layers, linear to logits."""
+"""Stacked recurrent layers under an output layer, and the character network, which is these over an embedding."""
 
 from __future__ import annotations
 
@@ -54,72 +54,81 @@ class ModelConfig:
     layer_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "wordvec_size", "rnn_size", "layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
-        if not isinstance(self.layer_norm, bool):
-            raise ValueError(f"layer_norm is {self.layer_norm!r}, and has to be true or false")
-        if not isinstance(self.cell, str) or self.cell not in CELLS:
-            raise ValueError(f"cell is {self.cell!r}, and has to be one of {', '.join(CELLS)}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}, and has to be at least 0 and less than 1")
-        if not isinstance(self.forget_bias, int | float) and self.forget_bias != UNIFORM:
-            raise ValueError(f"forget_bias is {self.forget_bias!r}, and has to be a number or {UNIFORM!r}")
-        self._settle_projection()
-
-    def _settle_projection(self) -> None:
-        projects = "proj_size" in CELLS[self.cell].OPTIONS
-        if self.proj_size is None and projects:
-            object.__setattr__(self, "proj_size", max(1, self.rnn_size // 2))
-        size = self.proj_size
-        if size is not None and not projects:
-            raise ValueError(f"proj_size is {size!r}, and {self.cell} has no projection")
-        if size is not None and (type(size) is not int or not 1 <= size < self.rnn_size):
-            raise ValueError(
-                f"proj_size is {size!r}, and has to be a whole number from 1 to less than rnn_size, {self.rnn_size}"
-            )
+        check_whole(self, "vocab_size", "wordvec_size")
+        check_layers(self)
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return asdict(self)
 
 
-class CharRNN(nn.Module):
-    """A character network with torch-rnn's shape and initial values.
+def check_whole(config: object, *names: str) -> None:
+    """Raise a ValueError where one of these is no whole number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
 
-    N streams, T steps, V symbols, D long embeddings, H units. The state is an argument and a result, never kept.
+
+def check_layers(config: Any) -> None:
+    """Raise a ValueError where a config's layers make no network; a projection's size that is left out is settled.
+
+    Of a config it takes what `ModelConfig` has from ``rnn_size`` on, with the same meanings.
+    """
+    check_whole(config, "rnn_size", "layers")
+    if not isinstance(config.layer_norm, bool):
+        raise ValueError(f"layer_norm is {config.layer_norm!r}, and has to be true or false")
+    if not isinstance(config.cell, str) or config.cell not in CELLS:
+        raise ValueError(f"cell is {config.cell!r}, and has to be one of {', '.join(CELLS)}")
+    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is {config.dropout!r}, and has to be at least 0 and less than 1")
+    if not isinstance(config.forget_bias, int | float) and config.forget_bias != UNIFORM:
+        raise ValueError(f"forget_bias is {config.forget_bias!r}, and has to be a number or {UNIFORM!r}")
+    projects = "proj_size" in CELLS[config.cell].OPTIONS
+    if config.proj_size is None and projects:
+        object.__setattr__(config, "proj_size", max(1, config.rnn_size // 2))
+    size = config.proj_size
+    if size is not None and not projects:
+        raise ValueError(f"proj_size is {size!r}, and {config.cell} has no projection")
+    if size is not None and (type(size) is not int or not 1 <= size < config.rnn_size):
+        raise ValueError(
+            f"proj_size is {size!r}, and has to be a whole number from 1 to less than rnn_size, {config.rnn_size}"
+        )
+
+
+class Layers(nn.Module):
+    """Recurrent layers, one above the other, and an output layer: all of a network but what it makes of its input.
+
+    N streams, T steps, D numbers in, V out, H units. The state is an argument and a result, never kept.
     """
 
+    config: Any
     layers: Any  # of one class of charrnn.cells
     output: Any  # nn.Linear, or what charrnn.cells.OUTPUTS has instead
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+    def stack(self, config: Any, input_size: int, output_size: int) -> None:
+        """Make the layers."""
         self.config = config
-        self.vocab: Vocab | None = None  # what the ids mean, once a checkpoint says so
         cell = CELLS[config.cell]
         options = {name: getattr(config, name) for name in cell.OPTIONS}
-        self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()  # one a layer, which do nothing where there is no normalisation
-        size = config.wordvec_size
+        size = input_size
         for _ in range(config.layers):
             self.layers.append(cell(size, config.rnn_size, **options))
             size = self.layers[-1].output_size
             self.norms.append(nn.LayerNorm(size) if config.layer_norm else nn.Identity())
         self.dropout = nn.Dropout(config.dropout)
         # The weight and bias of either kind of output layer are from uniform(-1/sqrt(size), 1/sqrt(size)).
-        self.output = OUTPUTS.get(config.cell, nn.Linear)(size, config.vocab_size)
+        self.output = OUTPUTS.get(config.cell, nn.Linear)(size, output_size)
 
     def initial_state(self, n: int) -> State:
         """The zero state of n streams."""
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
-    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
-        x = self.embedding(ids)  # (N, T, D)
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Outputs (N, T, V) for inputs (N, T, D), and the state after the last of them."""
         new_state = []
         depth = len(self.layers)
         for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
@@ -127,9 +136,36 @@ class CharRNN(nn.Module):
             x = self.dropout(norm(x))
             new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
-            logits, output_state = self.output(x, *state[depth:])
-            return logits, (*new_state, output_state)
+            y, output_state = self.output(x, *state[depth:])
+            return y, (*new_state, output_state)
         return self.output(x), tuple(new_state)
+
+    def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
+        """The mean loss of targets y (N, T), and the state after them: what makes each network the one that it is."""
+        raise NotImplementedError
+
+    def number_of_parameters(self) -> int:
+        """How many numbers it learns."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class CharRNN(Layers):
+    """A character network with torch-rnn's shape and initial values.
+
+    N streams, T steps, V symbols, D long embeddings, H units. The state is an argument and a result, never kept.
+    """
+
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.vocab: Vocab | None = None  # what the ids mean, once a checkpoint says so
+        self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
+        self.stack(config, config.wordvec_size, config.vocab_size)
+
+    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
+        return self.run(self.embedding(ids), state)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean cross-entropy in nats a symbol of the symbols y (N, T) that follow x (N, T), and the state after."""
@@ -149,10 +185,6 @@ class CharRNN(nn.Module):
             logits, output_state = self.output.step(x, *state[depth:], linear)
             return logits, (*new_state, output_state)
         return linear(x, self.output.weight, self.output.bias), tuple(new_state)
-
-    def number_of_parameters(self) -> int:
-        """How many numbers it learns."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def detach(state: State) -> State:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn.average import Average
-from charrnn.model import CharRNN, State
+from charrnn.model import Layers, State
 
 KIND = "resume"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what Adam keeps of a parameter
@@ -31,7 +31,7 @@ class Place:
 
 
 def save(
-    path: Path, model: CharRNN, optimizer: torch.optim.Optimizer, average: Average | None, place: Place, state: State
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: Average | None, place: Place, state: State
 ) -> None:
     """Write the file, whole or not at all.
 
@@ -52,7 +52,7 @@ def save(
 
 
 def load(
-    path: Path, model: CharRNN, optimizer: torch.optim.Optimizer, average: Average | None, rows: int, own: slice
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: Average | None, rows: int, own: slice
 ) -> Place:
     """Put what a file holds into network, optimiser and average; returns the place.
 
@@ -76,7 +76,7 @@ def load(
                 if average:
                     average.tensors[name].copy_(_like(parameter, tensors, f"average.{name}"))
         state = files.state_from_tensors(tensors, model.initial_state(rows))
-        device = model.embedding.weight.device
+        device = next(model.parameters()).device
         return Place(
             tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in state),
             seconds=float(facts["seconds"]),

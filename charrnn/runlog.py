@@ -239,6 +239,17 @@ def newest_run() -> Run:
     )
 
 
+def checkpoint_kind(path: Path) -> str:
+    """What a checkpoint file says that it holds, read without torch; "" where it says nothing that can be read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, path.stat().st_size)))
+        return str(json.loads(header["__metadata__"]["charrnn"])["kind"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
 def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     """The checkpoint file that a path or a run's name stands for.
 

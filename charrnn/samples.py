@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bytecodec.console import progress
+from charrnn import frames
 from charrnn.checkpoint import load
 from charrnn.engines import engine
+from charrnn.frames_generate import Take
 from charrnn.generate import generate
-from charrnn.outputs import open_sound
+from charrnn.outputs import open_samples, open_sound
 from charrnn.runlog import Run
 
 CHUNK = 256  # symbols between looks at whether to stop
@@ -62,6 +64,26 @@ class CheckpointSampler:
                     raise _StoppedError
                 sound.write(ids[0])
                 bar.update(len(ids[0]))
+
+
+class FrameSampler(CheckpointSampler):
+    """The same for a run of a frame predictor."""
+
+    def _sample(self, step: int, temperature: float) -> None:
+        checkpoint = frames.load(self._run.checkpoint_file(step))
+        left = max(1, round(self._seconds * checkpoint.rate))
+        take = Take(checkpoint.model, seed=self._seed, temperature=temperature)
+        with (
+            progress(left, " samples", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
+            open_samples(str(self._run.sample_file(step, temperature)), checkpoint.rate) as sound,
+        ):
+            while left:
+                if self._stopped():
+                    raise _StoppedError
+                samples = take.read(left)
+                sound.write(samples)
+                bar.update(len(samples))
+                left -= len(samples)
 
 
 class _StoppedError(Exception):

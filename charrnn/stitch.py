@@ -84,7 +84,9 @@ class SeamMeasure:
         return min(self.jump_p, self.spectrum_p) < level / 2  # two tests
 
 
-def measure_seams(samples: NDArray[Any], seams: Sequence[int], seed: int = 0) -> SeamMeasure:
+def measure_seams(
+    samples: NDArray[Any], seams: Sequence[int], seed: int = 0, window: int = SPECTRUM_WINDOW
+) -> SeamMeasure:
     """Compare the seams of a sound with the inside of its segments.
 
     Parameters
@@ -95,6 +97,9 @@ def measure_seams(samples: NDArray[Any], seams: Sequence[int], seed: int = 0) ->
         For each seam, the number of the first sample after it. Those within a window of either end are left out.
     seed
         Of the choice of places inside, which are all where there are few of them.
+    window
+        Samples on each side of a place whose spectra are compared; what is nearer to a seam than this is not inside. A
+        quarter of the distance between seams, or less.
 
     Raises
     ------
@@ -104,7 +109,6 @@ def measure_seams(samples: NDArray[Any], seams: Sequence[int], seed: int = 0) ->
     from scipy.stats import mannwhitneyu  # takes half a second to import
 
     x = np.asarray(samples, dtype=np.float64)
-    window = SPECTRUM_WINDOW
     at = np.array([s for s in seams if window <= s <= len(x) - window], dtype=np.int64)
     is_inside = np.zeros(len(x) + 1, dtype=np.bool_)
     is_inside[window : len(x) - window + 1] = True
@@ -117,18 +121,18 @@ def measure_seams(samples: NDArray[Any], seams: Sequence[int], seed: int = 0) ->
         inside = np.random.Generator(np.random.Philox(seed)).choice(inside, INSIDE_PLACES, replace=False)
     figures = []
     for measure in (_jumps, _spectrum_changes):
-        result = mannwhitneyu(measure(x, at), measure(x, inside), alternative="greater")
+        result = mannwhitneyu(measure(x, at, window), measure(x, inside, window), alternative="greater")
         figures += [float(result.statistic) / (len(at) * len(inside)), float(result.pvalue)]
     return SeamMeasure(*figures)
 
 
-def _jumps(x: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+def _jumps(x: NDArray[np.float64], places: NDArray[np.int64], window: int) -> NDArray[np.float64]:
     return np.abs(x[places] - x[places - 1])
 
 
-def _spectrum_changes(x: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
-    offsets = np.arange(SPECTRUM_WINDOW)
-    before, after = (_decibels(x[places[:, None] + offsets - shift]) for shift in (SPECTRUM_WINDOW, 0))
+def _spectrum_changes(x: NDArray[np.float64], places: NDArray[np.int64], window: int) -> NDArray[np.float64]:
+    offsets = np.arange(window)
+    before, after = (_decibels(x[places[:, None] + offsets - shift]) for shift in (window, 0))
     return np.asarray(np.sqrt(np.mean((after - before) ** 2, axis=1)))
 
 

@@ -19,9 +19,9 @@ from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn import resume
 from charrnn.average import Average
-from charrnn.data import ContiguousBatches
-from charrnn.evaluate import BITS, evaluate
-from charrnn.model import CharRNN, detach
+from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
+from charrnn.evaluate import evaluate, in_bits
+from charrnn.model import Layers, detach
 from charrnn.parallel import ALONE, World
 from charrnn.recipe import Settings, learning_rate
 from charrnn.resume import Place
@@ -70,23 +70,30 @@ class Trainer:
         Called with the iteration when its checkpoint is on the disk, to make its sound.
     world
         The processes that train together, each on rows of its own; the one that leads writes and listens.
+    reach
+        Which symbols its batches hold beside each target.
+    bits
+        What a loss comes to in bits a symbol.
     """
 
     def __init__(
         self,
-        model: CharRNN,
+        model: Layers,
         parts: Mapping[str, Ids],
         settings: Settings,
         run: Run,
-        package: Callable[[int, float, float | None, float | None], files.Checkpoint],
+        package: Callable[[int, float, float | None, float | None], files.Keepable],
         listener: Listener,
         sample: Callable[[int], None] | None = None,
         world: World = ALONE,
+        reach: Reach = NEXT_SYMBOL,
+        bits: Callable[[float], float] = in_bits,
     ) -> None:
         self.model, self.parts, self.settings, self.run = model, parts, settings, run
         self.package, self.listener, self.sample, self.world = package, listener, sample, world
+        self.reach, self.bits = reach, bits
         n, steps = settings.batch_size, settings.seq_length
-        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size)
+        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, reach)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         betas = (0.9, settings.beta2)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=betas, fused=True)
@@ -206,7 +213,7 @@ class Trainer:
             "iteration": place.iteration,
             "epoch": self.epoch,
             "train_loss": nats,
-            "train_bits": nats * BITS,
+            "train_bits": self.bits(nats),
             "learning_rate": rate,
             "grad_norm": norm,
             "symbols_per_second": symbols / (time.monotonic() - began),
@@ -254,7 +261,7 @@ class Trainer:
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The row of val.csv for now, or None where there is no validation part."""
         ids = self.parts["val"]
-        if len(ids) < 2:
+        if len(ids) <= self.reach.far:
             return None
 
         def tell(done: int, total: int) -> None:
@@ -264,12 +271,13 @@ class Trainer:
                 self.listener.validating(done, total)
 
         with self._weights_to_keep():
-            nats = evaluate(self.model, ids, self.settings.precision, self.settings.device, tell, self.world)
+            settings = self.settings
+            nats = evaluate(self.model, ids, settings.precision, settings.device, tell, self.world, self.reach)
         return {
             "iteration": self.place.iteration,
             "epoch": self.epoch,
             "val_loss": nats,
-            "val_bits": nats * BITS,
+            "val_bits": self.bits(nats),
             "elapsed_seconds": self.place.seconds,
         }
 

@@ -1,6 +1,7 @@
 """What the tests share: a steady hypothesis, one thread, a sound to learn, and networks small enough to follow."""
 
 import os
+import shutil
 import sys
 import wave
 from pathlib import Path
@@ -87,6 +88,34 @@ def trained_run(tmp_path_factory, tone_file):
     folder = tmp_path_factory.mktemp("runs") / "tone"
     assert charrnn_train([str(tone_file), "--run-dir", str(folder), *TRAINED.split()]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def sounding_run(tmp_path_factory, trained_run, tone, write_wav):
+    """`trained_run` with sounds of its checkpoints: noise that gives way to the tone. Not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "sounding"
+    shutil.copytree(trained_run, folder)
+    (folder / "samples").mkdir()
+    noise = np.random.default_rng(1).integers(0, 256, 11025)
+    for step, part in ((200, 0.5), (400, 0.0)):
+        for temperature in (0.8, 1.0):
+            mixed = part * noise + (1 - part) * tone[: len(noise)]
+            write_wav(folder / "samples" / f"{step:08d}_t{temperature:.2f}.wav", mixed.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser without a window, which has no network either."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no chromium: install it, or name one in the environment variable CHROMIUM")
+    flags = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

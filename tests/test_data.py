@@ -299,8 +299,7 @@ def test_a_corpus_is_mapped_and_its_parts_and_batches_are_views_of_it(corpus, tm
     train = found.split(0.1, 0.1)["train"]
     assert np.shares_memory(train, found.ids)
     batches = ContiguousBatches(train, 4, 5)
-    assert np.shares_memory(batches._x, found.ids)
-    assert np.shares_memory(batches._y, found.ids)
+    assert np.shares_memory(batches._rows, found.ids)
 
 
 def test_a_corpus_larger_than_memory_is_read_where_it_is_needed(tmp_path):

@@ -83,7 +83,9 @@ def test_in_fp32_its_probabilities_are_the_eager_engines(variant, models, shape,
     np.testing.assert_allclose(compiled(model).score(ids), EagerEngine(model).score(ids), atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("bf16", 0.03), ("int7", 0.1), ("int6", 0.2), ("int4", 1.0)])
+@pytest.mark.parametrize(
+    ("precision", "most"), [("bf16", 0.03), ("int7", 0.1), ("int6", 0.2), ("int5", 0.5), ("int4", 1.0)]
+)
 @pytest.mark.parametrize("cell", cpu.CELLS)
 @pytest.mark.parametrize("shape", ["small", "one layer", "wide"])
 def test_fewer_bits_are_near_and_are_not_the_same(variant, models, shape, cell, precision, most):
@@ -274,6 +276,24 @@ def test_scores_take_any_number_of_rows_and_touch_no_stream(models):
     assert engine.score(ids[:, :1]).shape == (len(ids), 0)
 
 
+def test_the_number_of_threads_is_the_one_that_was_faster_of_late(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(cpu.time, "monotonic", lambda: clock[0])
+    pace = cpu._Pace(2, 1)
+
+    def block(seconds):
+        with pace.measured(10) as threads:
+            clock[0] += seconds[threads]
+        return threads
+
+    alone, disturbed = {2: 0.1, 1: 0.19}, {2: 0.5, 1: 0.2}
+    assert [block(alone) for _ in range(5)] == [2, 1, 2, 2, 2]
+    busy = [block(disturbed) for _ in range(12)]
+    assert busy.count(2) <= 4
+    again = [block(alone) for _ in range(40)]
+    assert again[-5:] == [2, 2, 2, 2, 2]
+
+
 def test_more_threads_than_there_is_work_for_are_no_harm(models):
     model, u = models["small", "lstm"], numbers(30, 2)
     np.testing.assert_array_equal(compiled(model, 2, "int6", 40).run(u, 1.0), compiled(model, 2, "int6").run(u, 1.0))
@@ -346,8 +366,10 @@ def test_the_fastest_engine_is_the_compiled_one(trained_run, capfd):
     assert isinstance(charrnn.engine(trained_run, "eager"), EagerEngine)
     with pytest.raises(InputError, match="the eager engine has no precision int6: it takes auto, fp32, bf16"):
         charrnn.engine(trained_run, "eager", precision="int6")
-    with pytest.raises(InputError, match="there is no precision 'int5': it is auto, fp32, bf16, int4, int6, int7"):
-        charrnn.engine(trained_run, "cpu", precision="int5")
+    with pytest.raises(
+        InputError, match="there is no precision 'int8': it is auto, fp32, bf16, int4, int5, int6, int7"
+    ):
+        charrnn.engine(trained_run, "cpu", precision="int8")
 
 
 def test_no_memory_is_an_error_of_pythons(tiny_model):

@@ -60,8 +60,20 @@ def codec():
 def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
-    names += ["charrnn.yardstick", "charrnn.torch7"]
-    return loaded_by([*names, *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert"))])
+    names += ["charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
+    return loaded_by(
+        [
+            *names,
+            *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot", "report", "video")),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
+    return loaded_by([name for name in modules_of("charrnn") if name.startswith("charrnn.show")])
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,13 @@ def test_the_codec_starts_without_scipy(codec):
 def test_what_reads_runs_and_what_parses_flags_loads_no_torch(light):
     for name, modules in light.items():
         assert not roots(modules) & {"torch", "scipy", "safetensors", "matplotlib"}, name
+
+
+def test_what_there_is_to_look_at_is_made_without_torch(pictures):
+    for name, modules in pictures.items():
+        assert not roots(modules) & {"torch", "scipy", "safetensors"}, name
+        assert {m for m in modules if m.startswith("charrnn.")} <= {"charrnn.runlog", *pictures}, name
+    assert not roots(pictures["charrnn.show.curves"]) & {"matplotlib"}
 
 
 def test_importing_charrnn_loads_almost_nothing(light):
@@ -111,6 +130,11 @@ def test_training_and_sampling_do_not_import_each_other(network):
         ("charrnn.runlog", "charrnn.checkpoint"),
         ("charrnn.model", "charrnn.checkpoint"),
         ("charrnn.torch7", "charrnn.torch_rnn"),
+        ("charrnn.model", "charrnn.frames"),
+        ("charrnn.frames", "charrnn.frames_noise"),
+        ("charrnn.frames", "charrnn.frames_generate"),
+        ("charrnn.generate", "charrnn.frames_generate"),
+        ("charrnn.data", "charrnn.frames_data"),
         ("charrnn.checkpoint", "charrnn.torch_rnn"),
     ],
 )

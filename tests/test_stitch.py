@@ -147,7 +147,9 @@ def test_silence_has_no_audible_seams():
 
 def test_the_inside_is_at_least_a_window_away_from_every_seam(monkeypatch):
     asked = []
-    monkeypatch.setattr("charrnn.stitch._jumps", lambda x, at: asked.append(at) or np.arange(len(at), dtype=float))
+    monkeypatch.setattr(
+        "charrnn.stitch._jumps", lambda x, at, window: asked.append(at) or np.arange(len(at), dtype=float)
+    )
     seams = [1000, 1100, 3000]
     measure_seams(sound("noise", 4000), seams)
     assert asked[0].tolist() == seams

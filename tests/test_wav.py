@@ -183,6 +183,45 @@ def test_lossy_formats_come_close(tmp_path: Path, name: str, subtype: str, steps
     assert np.abs(values[2000:20000] - (tone[2000:20000] / 256 + 128)).max() < steps
 
 
+# 16 bits.
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
+def test_any_16_bit_samples_pass_as_they_are(values: list[int]) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.array(values, np.int16), 16000, format="WAV", subtype="PCM_16")
+    file.seek(0)
+    found = read(file, 16000, bits=16)
+    assert found.dtype == np.int16
+    assert found.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("value", "sample"),
+    [(0.0, 0), (1.0, 32767), (1.5, 32767), (-1.0, -32768), (-1.5, -32768), (0.5 / 32768, 1), (-0.5 / 32768, 0)],
+)
+def test_floating_point_rounds_to_the_nearest_of_16_bits_and_saturates(
+    tmp_path: Path, value: float, sample: int
+) -> None:
+    assert read(save(tmp_path / "a.wav", [value], 16000, "FLOAT", np.float32), 16000, bits=16).tolist() == [sample]
+
+
+def test_16_bits_say_what_is_clipped_and_what_is_silent(tmp_path: Path) -> None:
+    loud = save(tmp_path / "loud.wav", [1.0, 1.5, -1.5, -1.0], 16000, "FLOAT", np.float32)
+    assert any("samples clipped: 2" in sentence for sentence in heard(loud, rate=16000, bits=16))
+    silent = save(tmp_path / "silent.wav", np.zeros(9), 16000)
+    assert any("every sample is 0" in sentence for sentence in heard(silent, rate=16000, bits=16))
+    assert heard(save(tmp_path / "soft.wav", noise(100, peak=9), 16000), rate=16000, bits=16) == []
+
+
+def test_16_bits_know_neither_mu_law_nor_dither(tmp_path: Path) -> None:
+    for options in ({"mulaw": True}, {"dither": True}):
+        with pytest.raises(ValueError, match="bits is 16"):
+            read_blocks(tmp_path / "a.wav", bits=16, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="bits is 24"):
+        read_blocks(tmp_path / "a.wav", bits=24)
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     assert read(save(tmp_path / "a.wav", [[256, 768], [25600, -25600]])).tolist() == [130, 128]
 

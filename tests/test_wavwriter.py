@@ -73,6 +73,43 @@ def test_python_and_libsndfile_read_it(tmp_path: Path) -> None:
     assert (rate, (samples // 256 + 128).tolist()) == (8000, list(range(255)))
 
 
+@pytest.mark.parametrize(("bits", "dtype", "subtype"), [(16, "<i2", "PCM_16"), (32, "<f4", "FLOAT")])
+def test_samples_of_16_bits_and_floats_are_read_as_they_were_written(bits: int, dtype: str, subtype: str) -> None:
+    samples = (np.array([0, -32768, 32767, 5, -3]) / (1 if bits == 16 else 32768)).astype(dtype)
+    stream = io.BytesIO()
+    with WavWriter(stream, 16000, bits=bits) as writer:
+        writer.write(samples[:2])
+        writer.cue()
+        writer.write(samples[2:])
+        assert writer.samples == 5
+    stream.seek(0)
+    with soundfile.SoundFile(stream) as file:
+        assert (file.subtype, file.samplerate, file.frames) == (subtype, 16000, 5)
+        found = file.read(dtype="int16" if bits == 16 else "float32")
+    assert np.array_equal(found, samples)
+    data = stream.getvalue()
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    assert int.from_bytes(data[data.index(b"cue ") + 32 :][:4], "little") == 2
+
+
+@pytest.mark.parametrize(("bits", "mulaw"), [(24, False), (16, True)])
+def test_other_bits_are_refused(bits: int, mulaw: bool) -> None:
+    with pytest.raises(ValueError, match="has to be 8, 16 or 32"):
+        WavWriter(io.BytesIO(), 16000, mulaw, bits)
+
+
+def test_a_full_file_ends_with_a_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wavwriter, "MOST_BYTES", 100)
+    stream = io.BytesIO()
+    writer = WavWriter(stream, 16000, bits=16)
+    with pytest.raises(WavFullError):
+        writer.write(np.arange(100, dtype="<i2"))
+    writer.close()
+    stream.seek(0)
+    assert np.array_equal(soundfile.read(stream, dtype="int16")[0], np.arange(writer.samples))
+    assert writer.samples == (100 - 44 - 1) // 2
+
+
 def test_mulaw_has_format_tag_7_an_extension_size_and_a_fact_chunk(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with path.open("wb") as file, WavWriter(file, mulaw=True) as writer:

@@ -159,6 +159,63 @@ def eager(streams: int, precision: str = "fp32") -> float:
     return 16 * streams * per_second(lambda: next(symbols))
 
 
+# -- the frame predictor: samples a second ------------------------------------------------------------
+
+FRAMES = {
+    "day12": ("lstm", 2, 300, 40, 40000, 4),
+    "finale": ("lstmp", 1, 512, 240, 4000, 32),
+}  # and the rows of a batch
+FRAMES["T 100"] = ("lstm", 2, 300, 40, 100, 100)
+
+
+def frame_training(preset: str, plain: bool, most: int = 4000) -> float:
+    """Training on windows of noise, T of 4,000 at most: the frame predictor, or nn.LSTM under nn.Linear."""
+    from charrnn import runtime
+
+    if not plain:
+        runtime.before_torch()
+    import torch
+    from torch import nn
+
+    from charrnn.frames import FrameConfig, FrameRNN
+
+    cell, layers, units, taps, spacing, rows = FRAMES[preset]
+    spacing = min(spacing, most)
+    projection = units // 2 if cell == "lstmp" else 0
+    x = torch.randint(-3000, 3000, (rows, taps * spacing), dtype=torch.int16)
+    y = x[:, :spacing]
+    model = FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing))
+    lstm = nn.LSTM(taps, units, layers, batch_first=True, proj_size=projection)
+    output, table = nn.Linear(projection or units, 1), model.table(x / 32768)
+    parameters = [*lstm.parameters(), *output.parameters()] if plain else list(model.parameters())
+    optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=2e-3, fused=not plain)
+    state = model.initial_state(rows)
+
+    def iterate() -> None:
+        if plain:
+            loss = nn.functional.mse_loss(output(lstm(table)[0])[..., 0], y / 32768)
+        else:
+            loss = model.loss(x, y, state)[0]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return rows * spacing * per_second(iterate)
+
+
+def frame_generation(preset: str, loss: str) -> float:
+    """One take of an untrained network, pass by pass."""
+    from charrnn import runtime
+
+    runtime.before_torch()
+    from charrnn.frames import FrameConfig, FrameRNN
+    from charrnn.frames_generate import Take
+
+    cell, layers, units, taps, spacing, _ = FRAMES[preset]
+    take = Take(FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing, loss=loss)).eval())
+    return spacing * per_second(lambda: take.read(spacing))
+
+
 # -- codec: millions of bytes a second ------------------------------------------------------------
 
 
@@ -218,6 +275,21 @@ TABLES: dict[str, tuple[str, list[tuple[str, Callable[..., float], tuple[Any, ..
             ("plain nn.LSTM loop, bf16, a core busy", plain_loop, ("bf16",), True),
             ("charrnn-train, fp32, a core busy", charrnn_train, ("fp32",), True),
             ("charrnn-train, bf16, a core busy", charrnn_train, ("bf16",), True),
+        ],
+    ),
+    "frames": (
+        "samples a second (training: of all rows, with T of 4,000 at most; real time is 16,000)",
+        [
+            ("training, day12: nn.LSTM", frame_training, ("day12", True), False),
+            ("training, day12", frame_training, ("day12", False), False),
+            ("training, finale: nn.LSTM", frame_training, ("finale", True), False),
+            ("training, finale", frame_training, ("finale", False), False),
+            ("training, 2x300, T 100: nn.LSTM", frame_training, ("T 100", True), False),
+            ("training, 2x300, T 100", frame_training, ("T 100", False), False),
+            ("generating, day12, mse", frame_generation, ("day12", "mse"), False),
+            ("generating, day12, gaussian", frame_generation, ("day12", "gaussian"), False),
+            ("generating, finale, mse", frame_generation, ("finale", "mse"), False),
+            ("generating, 2x300, T 100, gaussian", frame_generation, ("T 100", "gaussian"), False),
         ],
     ),
     "sample": (

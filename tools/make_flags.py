@@ -10,8 +10,11 @@ from collections.abc import Callable
 from bytecodec import commands
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
+from charrnn.commands.plot import charrnn_plot
+from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
+from charrnn.commands.video import charrnn_video
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "wav2utf8": commands.wav2utf8,
@@ -22,6 +25,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-sample": charrnn_sample,
     "charrnn-eval": charrnn_eval,
     "charrnn-convert": charrnn_convert,
+    "charrnn-plot": charrnn_plot,
+    "charrnn-report": charrnn_report,
+    "charrnn-video": charrnn_video,
 }
 INTRODUCTION = """# Flags
 

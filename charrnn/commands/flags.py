@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from bytecodec.errors import InputError
 
 
 def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
@@ -81,3 +84,17 @@ def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[st
     return {
         name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not missing and value != []
     }
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around the import of what an extra brings; an InputError that says how to get it where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "charrnn", "bytecodec"):
+            raise
+        raise InputError(
+            f"{package} is not installed, which this takes: pip install 'charrnn-sound[{extra}]' brings it."
+        ) from None

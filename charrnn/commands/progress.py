@@ -12,6 +12,7 @@ from charrnn.train import Trainer
 ESTIMATE_AFTER = 5.0  # seconds of training after which the time that is left can be told
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal for a bar
 SMOOTHING = 0.98
+DIGITS = "#.4g"  # four that count, as a mean squared error is a small number
 
 
 class Narrator:
@@ -43,7 +44,8 @@ class Narrator:
         """An iteration is done."""
         loss, iteration = row["train_loss"], int(row["iteration"])
         self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * loss if self._loss else loss
-        text = f"loss {self._loss:.3f} ({self._loss / 0.693147:.2f} bits), {row['symbols_per_second']:,.0f} symbols/s"
+        bits = self._trainer.bits(self._loss)
+        text = f"loss {self._loss:{DIGITS}} ({bits:.2f} bits), {row['symbols_per_second']:,.0f} symbols/s"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(row["elapsed_seconds"] - self._bar.n if self._by_clock else 1)
@@ -70,7 +72,7 @@ class Narrator:
             bits = f"{row['val_bits']:.3f} bits a symbol{self._beside}"
             self._line(
                 f"iteration {iteration:,}, epoch {row['epoch']:.2f}: "
-                f"validation loss {row['val_loss']:.4f} ({bits}), checkpoint."
+                f"validation loss {row['val_loss']:#.5g} ({bits}), checkpoint."
             )
 
     def end(self) -> None:

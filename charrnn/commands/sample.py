@@ -25,7 +25,7 @@ from bytecodec.console import (
 )
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import number, numbers, path, whole
+from charrnn.commands.flags import given, number, numbers, path, whole
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu import INTEGERS
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from charrnn.checkpoint import Checkpoint, Streams
     from charrnn.engines import Engine
+    from charrnn.frames import FrameCheckpoint
 
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
@@ -92,16 +93,17 @@ def parser() -> Parser:
         "--join",
         choices=("carry", "reset"),
         default="carry",
-        help="what a segment starts from: the state in which the last one ended, or nothing",
+        help="what a segment, or a pass of a frame predictor, starts from: the last one's state, or nothing",
     )
     segments.add_argument("--segments-dir", type=path, metavar="DIR", help="keep each segment as a file, too")
     how = p.add_argument_group("how")
-    how.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: the fastest)")
+    how.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network: auto is the fastest")
+    how.add_argument("--float", action="store_true", help="of a frame predictor: 32-bit floats, in place of 16 bits")
     how.add_argument(
         "--precision",
         choices=(*runtime.PRECISIONS, *INTEGERS),
         default="auto",
-        help="of weights (default: int6, or fp32)",
+        help="of weights; auto: compiled int5, of small networks int7; eager fp32",
     )
     how.add_argument(
         "--threads",
@@ -158,6 +160,10 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-sample; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
+    if _is_of_frames(args):
+        from charrnn.commands.sample_frames import sample_frames
+
+        return sample_frames(p, args, given(p, argv))
     _check(p, args)
     runtime.before_torch()
     if not args.network:
@@ -181,6 +187,15 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
                 break
     endless = job.plan.length is None and interruption.exit_code == INTERRUPTED
     return 0 if endless else interruption.exit_code
+
+
+def _is_of_frames(args: Namespace) -> bool:
+    """Whether the network is a frame predictor; what is wrong with its name is said when it is read."""
+    try:
+        network = args.network or runlog.newest_run().path
+        return runlog.checkpoint_kind(runlog.checkpoint_path(network, args.checkpoint)) == "frames"
+    except InputError:
+        return False
 
 
 def _job(args: Namespace) -> Job:
@@ -210,6 +225,8 @@ def _job(args: Namespace) -> Job:
 
 def _check(p: Parser, args: Namespace) -> None:
     """Refuse what is wrong whatever the files hold."""
+    if args.float:
+        wrong_command_line(p, "--float is for frame predictors: a network of symbols writes bytes.")
     sizes = args.segment_length or args.segment_seconds
     if not args.segments and (sizes or args.segments_dir or args.join == "reset"):
         wrong_command_line(p, "--segment-length, --segment-seconds, --segments-dir and --join go with --segments K.")
@@ -246,7 +263,7 @@ def _check_place(path: str) -> None:
         raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Make it first.")
 
 
-def _plan(args: Namespace, checkpoint: Checkpoint) -> Plan:
+def _plan(args: Namespace, checkpoint: Checkpoint | FrameCheckpoint) -> Plan:
     rate = checkpoint.rate
     suffix = Path(args.output).suffix.lower()
     several = len(args.temperature) > 1 or (args.streams or 1) > 1
@@ -304,7 +321,7 @@ def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[
 
 def _take(job: Job, temperature: float, paths: list[str], interruption: Interruption) -> None:
     """Sample all streams into their files."""
-    from charrnn.outputs import Segments, open_takes
+    from charrnn.outputs import Segments, open_take, open_takes
     from charrnn.stitch import stitch
 
     args, plan = job.args, job.plan
@@ -314,7 +331,10 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
         takes = stack.enter_context(open_takes(paths, plan.sound, job.checkpoint))
         keep = None
         if args.segments_dir:
-            keep = stack.enter_context(Segments(Path(args.segments_dir), plan.sound, job.checkpoint))
+            segments = Segments(
+                Path(args.segments_dir), plan.sound, lambda path: open_take(path, plan.sound, job.checkpoint)
+            )
+            keep = stack.enter_context(segments)
         bar = stack.enter_context(progress(total, " symbols", args.quiet, unit_scale=True))
         for number, ids in stitch(
             job.engine,
@@ -349,9 +369,11 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
         _say_how_fast(job.done, len(paths), time.monotonic() - began, job.checkpoint.rate, paths)
 
 
-def _say_how_fast(done: int, streams: int, seconds: float, rate: int | None, paths: list[str]) -> None:
+def _say_how_fast(
+    done: int, streams: int, seconds: float, rate: int | None, paths: list[str], what: str = "symbols"
+) -> None:
     speed = done * streams / max(seconds, 1e-9)
-    text = f"{done * streams:,} symbols in {seconds:.1f} s, {speed:,.0f} a second"
+    text = f"{done * streams:,} {what} in {seconds:.1f} s, {speed:,.0f} a second"
     if rate:
         text += f", {speed / rate:.2f} times real time"
     if paths[0] != "-":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 from argparse import Namespace
@@ -71,17 +72,8 @@ def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrat
 
 def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A new run: data, network and settings from the command line."""
-    from charrnn import data
-    from charrnn.checkpoint import load
-    from charrnn.model import ModelConfig, build
-
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
-    old = load(args.init_from) if args.init_from else None
-    if old and old.rate:  # what its bytes mean, unless the command line says otherwise
-        args.rate = args.rate if "rate" in named else old.rate
-        args.mulaw = args.mulaw or old.encoding == "mulaw"
-    options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
     device = runtime.choose_device(args.device)
     threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
     asked = {name: getattr(args, name, None) for name in Settings.__dataclass_fields__}
@@ -89,27 +81,23 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     fields |= {"max_epochs": args.max_epochs, "precision": runtime.choose_precision(args.precision, device)}
     settings = Settings(**fields | {"device": device})
     _check_rows(settings.batch_size, world)
+    model: Any
+    corpus: Any
     with _removed_unless_finished(run.path):
         stack.enter_context(run.locked())
-        corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
-        is_sound = corpus.vocab.alphabet is not None
-        if old:
-            model = old.model
-            _check_same_network(args, named, model.config)
+        if args.frames:
+            from charrnn.commands import train_frames
+
+            model, corpus, facts = train_frames.make(args, named, inputs, run)
+            settings = dataclasses.replace(settings, seq_length=model.config.spacing)
         else:
-            shape = {name: getattr(args, name) for name in MODEL_FLAGS}
-            shape["layer_norm"] = LAYER_NORM[args.recipe]
-            amounts = is_sound and not options.mulaw  # G.711's codes are not in the order of what they stand for
-            model = build(ModelConfig(len(corpus.vocab), **shape), args.seed, settings.smooth and amounts)
-        if args.sample_seconds and not is_sound:
+            model, corpus, facts = _make_symbols(args, named, inputs, run, settings)
+        if args.sample_seconds and not facts["rate"]:
             raise InputError(f"--sample-seconds: {', '.join(corpus.names)} is text, which has no seconds.")
         config = {
             "inputs": list(corpus.names),
             "symbols": len(corpus.ids),
-            "rate": options.rate if is_sound else None,
-            "encoding": options.encoding if is_sound else None,
-            "vocab": corpus.vocab.to_json(),
-            "model": model.config.to_json(),
+            **facts,
             "init_from": args.init_from,
             "val_frac": args.val_frac,
             "test_frac": args.test_frac,
@@ -126,12 +114,47 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     return trainer
 
 
+def _make_symbols(
+    args: Namespace, named: set[str], inputs: Sequence[str], run: runlog.Run, settings: Settings
+) -> tuple[CharRNN, Corpus, dict[str, Any]]:
+    """Network, data, and what config.json says of them, for a new run of a character network."""
+    from charrnn import data
+    from charrnn.checkpoint import load
+    from charrnn.model import ModelConfig, build
+
+    old = load(args.init_from) if args.init_from else None
+    if old and old.rate:  # what its bytes mean, unless the command line says otherwise
+        args.rate = args.rate if "rate" in named else old.rate
+        args.mulaw = args.mulaw or old.encoding == "mulaw"
+    options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
+    corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
+    is_sound = corpus.vocab.alphabet is not None
+    if old:
+        model = old.model
+        _check_same_network(args, named, model.config)
+    else:
+        shape = {name: getattr(args, name) for name in MODEL_FLAGS}
+        shape["layer_norm"] = LAYER_NORM[args.recipe]
+        amounts = is_sound and not options.mulaw  # G.711's codes are not in the order of what they stand for
+        model = build(ModelConfig(len(corpus.vocab), **shape), args.seed, settings.smooth and amounts)
+    return (
+        model,
+        corpus,
+        {
+            "rate": options.rate if is_sound else None,
+            "encoding": options.encoding if is_sound else None,
+            "vocab": corpus.vocab.to_json(),
+            "model": model.config.to_json(),
+        },
+    )
+
+
 def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet: bool) -> dict[str, float]:
     """What others take for the validation part, to be held against its loss; {} where there is no such part."""
     from charrnn import yardstick
 
     val, train = trainer.parts["val"], trainer.parts["train"]
-    if len(val) < 2:
+    if len(val) < 2 or _is_frames(config):  # they are of symbols
         return {}
     with progress(yardstick.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
@@ -153,6 +176,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
+    model: Any
+    corpus: Any
     try:
         if any(value is not None for value in lengths.values()):
             config["training"].update(lengths)
@@ -160,8 +185,13 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
         settings = Settings(**config["training"])
-        model = CharRNN(ModelConfig(**config["model"]))
-        corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+        if not _is_frames(config):
+            model = CharRNN(ModelConfig(**config["model"]))
+            corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+        else:
+            from charrnn.commands import train_frames
+
+            model, corpus = train_frames.reopen(run, config)
         _check_config(config)
         _check_rows(settings.batch_size, world)
         if config.get("processes", 1) != world.size:  # the cores are shared anew
@@ -206,13 +236,15 @@ def _check_config(config: dict[str, Any]) -> None:
 
 def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> CheckpointSampler | None:
     """What makes the sound of each checkpoint, where that was asked for."""
-    from charrnn.samples import CheckpointSampler
+    from charrnn.samples import CheckpointSampler, FrameSampler
 
-    samples = trainer.run.config().get("samples", NO_SAMPLES)
+    config = trainer.run.config()
+    samples = config.get("samples", NO_SAMPLES)
     if not samples["seconds"]:
         return None
     seed = trainer.settings.seed
-    return CheckpointSampler(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
+    kind = FrameSampler if _is_frames(config) else CheckpointSampler
+    return kind(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
 
 
 def _check_rows(rows: int, world: World) -> None:
@@ -221,22 +253,24 @@ def _check_rows(rows: int, world: World) -> None:
 
 
 def _trainer(
-    model: CharRNN,
-    corpus: Corpus,
+    model: Any,
+    corpus: Any,
     settings: Settings,
     config: dict[str, Any],
     run: runlog.Run,
     narrator: Narrator,
     world: World,
 ) -> Trainer:
-    from charrnn.checkpoint import Checkpoint
     from charrnn.train import Trainer
 
-    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
-        return Checkpoint(model, corpus.vocab, step, epoch, config["rate"], config["encoding"], train_loss, val_loss)
+    if _is_frames(config):
+        from charrnn.commands import train_frames
 
-    parts = corpus.split(config["val_frac"], config["test_frac"])
-    needed = settings.batch_size * settings.seq_length + 1
+        brings = train_frames.task(model, corpus, config)
+    else:
+        brings = _symbol_task(model, corpus, config)
+    parts = brings["parts"]
+    needed = settings.batch_size * settings.seq_length + brings["reach"].far
     if len(parts["train"]) < needed:
         raise InputError(
             f"{', '.join(corpus.names)}: {len(parts['train']):,} symbols to train on are too few for one batch of "
@@ -244,7 +278,26 @@ def _trainer(
             "Lower --batch-size or --seq-length, or give more."
         )
     runtime.take_device(settings.device)
-    return Trainer(model.to(settings.device), parts, settings, run, package, narrator, world=world)
+    return Trainer(model.to(settings.device), settings=settings, run=run, listener=narrator, world=world, **brings)
+
+
+def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict[str, Any]:
+    """What a character network brings to its `Trainer`."""
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.data import NEXT_SYMBOL
+
+    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
+        return Checkpoint(model, corpus.vocab, step, epoch, config["rate"], config["encoding"], train_loss, val_loss)
+
+    return {
+        "parts": corpus.split(config["val_frac"], config["test_frac"]),
+        "package": package,
+        "reach": NEXT_SYMBOL,
+    }
+
+
+def _is_frames(config: dict[str, Any]) -> bool:
+    return config.get("kind") == "frames"
 
 
 @contextlib.contextmanager
@@ -286,7 +339,15 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     from charrnn.commands.progress import duration
 
     settings, model = trainer.settings, trainer.model.config
-    parts = ", ".join(f"{name} {len(ids):,}" for name, ids in trainer.parts.items())
+    if _is_frames(config):
+        from charrnn.commands.train_frames import describe
+
+        what, unit, kinds, early = describe(model, config["rate"]), "samples", "", trainer.reach.far
+    else:
+        what, unit, kinds = f"embeddings of {model.wordvec_size}", "symbols", f", {model.vocab_size} different ones"
+        early = 0
+    counts = {name: max(0, len(ids) - early * (name != "train")) for name, ids in trainer.parts.items()}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
     per_epoch = trainer.batches.row_length // settings.seq_length
     many = f" in each of {trainer.world.size} processes" if trainer.world.size > 1 else ""
@@ -299,17 +360,16 @@ def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None
     how += ", normalised" if model.layer_norm else ""
     say(
         f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
-        f"embeddings of {model.wordvec_size}: "
+        f"{what}: "
         f"{trainer.model.number_of_parameters():,} parameters\n"
-        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} symbols{length}, "
-        f"{model.vocab_size} different ones; {parts}\n"
+        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}\n"
         f"{beside}"
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
         f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
         f"run       {trainer.run.path}",
         quiet,
     )
-    if not len(trainer.parts["val"]) > 1:
+    if not len(trainer.parts["val"]) > trainer.reach.far:
         say("there is no validation part: the losses of val.csv are left out.", quiet)
 
 

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from bytecodec.console import Parser, wrong_command_line
 from charrnn import runtime
+from charrnn.commands import frames_flags
 from charrnn.commands.flags import number, number_or, numbers, path, whole
 from charrnn.recipe import DEFAULT_RECIPE, RECIPES, Settings
 
@@ -20,6 +21,7 @@ wav2utf8 in.wav out.txt && charrnn-train out.txt --rnn-size 680 --layers 3
 charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
 charrnn-train recordings/ --run-dir runs/choir
 charrnn-train --resume runs/choir --max-epochs 80
+charrnn-train voice.flac --frames --loss gaussian --max-minutes 30
 torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac     on two processes or GPUs
 """
 
@@ -55,6 +57,7 @@ def parser() -> Parser:
         help="initial forget gates' bias, or uniform: of each unit its own from U(0, 1)",
     )
     model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
+    frames_flags.add(p)
     learn = p.add_argument_group("learning")
     learn.add_argument("--recipe", choices=tuple(RECIPES), default=DEFAULT_RECIPE, help="how to learn (docs/model.md)")
     learn.add_argument(
@@ -140,6 +143,7 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
         if foreign:
             names = ", ".join("INPUT" if name == "input" else "--" + name.replace("_", "-") for name in foreign)
             wrong_command_line(p, f"--resume goes on with what the run was started with, so {names} cannot be given.")
+    frames_flags.settle(p, args, named)
     if args.val_frac + args.test_frac >= 1:
         wrong_command_line(
             p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."
@@ -149,7 +153,7 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
         wrong_command_line(p, f"{flag} goes with --recipe torch-rnn: in {args.recipe}, the rate falls to the end.")
     if "temperature" in named and not args.sample_seconds:
         wrong_command_line(p, "--temperature goes with --sample-seconds.")
-    if "max_epochs" not in named and args.max_iterations is None and args.max_minutes is None and not args.resume:
+    if args.max_epochs is None and args.max_iterations is None and args.max_minutes is None and not args.resume:
         args.max_epochs = DEFAULT_EPOCHS
     if not args.init_from or "cell" in named:  # else the cell is that of the file, which is compared once it is read
         _check_network(p, args, named)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from itertools import count, takewhile
@@ -24,16 +27,16 @@ VARIANT = "CHARRNN_KERNEL"  # the environment variable that forces a variant of 
 ANOTHER = "CHARRNN_KERNEL_LIBRARY"  # and the one that names another build of it: one with sanitizers, say
 CELLS = ("lstm", "lstmp", "gru", "rnn")  # by the kernel's numbers
 GATES = {"lstm": 4, "lstmp": 4, "gru": 3, "rnn": 1}
-FORMATS = {"fp32": 0, "bf16": 1, "int4": 4, "int6": 6, "int7": 7}
+FORMATS = {"fp32": 0, "bf16": 1, "int4": 4, "int5": 5, "int6": 6, "int7": 7}
 INTEGERS = tuple(name for name in FORMATS if name.startswith("int"))
-DEFAULT = "int6"
+SMALL = 2_000_000  # weights that fit in a core's own cache, where more bits cost no time
 OUTPUT_BITS = 7  # of integers: a rounded logit is a wrong probability at once, and few weights are its
 LANES = 16
 TILE = 4 * LANES
 MOST_INPUTS = 1 << 16  # more could overflow 32 bits
 TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddings are kept instead of its weights
-SMALL = 1 << 20  # weights of a matrix product that a second thread does not help with
 SCORE_ROWS = 64
+RETRY = 2.0  # seconds after which the number of threads that was slower is tried again
 
 
 class UnavailableError(InputError):
@@ -164,7 +167,6 @@ class _Packer:
     def __init__(self, form: int) -> None:
         self.format = form
         self.kept: list[NDArray[Any]] = []
-        self.weights = 0  # bytes of them, without tables
 
     def address(self, array: NDArray[Any]) -> int:
         self.kept.append(array)
@@ -180,7 +182,6 @@ class _Packer:
         weights, scale = _aligned(size), np.zeros(len(rows), dtype=np.float32)
         if lib.charrnn_pack(byref(m), rows.ctypes.data, weights.ctypes.data, scale.ctypes.data):
             raise MemoryError
-        self.weights += size
         m.weights, m.scale = self.address(weights), self.address(scale)
         return m
 
@@ -189,6 +190,29 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     room = np.zeros(size + 4096, dtype=np.uint8)
     start = -room.ctypes.data % 4096
     return room[start : start + size]
+
+
+class _Pace:
+    """Which number of threads is the fastest just now.
+
+    Several threads meet many times a symbol: where another process takes a core from one of them, all of them wait, and
+    one thread alone is faster. So is it for networks of a few units.
+    """
+
+    def __init__(self, *numbers: int) -> None:
+        self._tried = dict.fromkeys(numbers, -math.inf)  # when
+        self._seconds = dict.fromkeys(numbers, 0.0)  # a symbol
+
+    @contextlib.contextmanager
+    def measured(self, symbols: int) -> Iterator[int]:
+        """The number of threads to do some symbols with, within which this is done."""
+        began = time.monotonic()
+        stale = [number for number, tried in self._tried.items() if began - tried > RETRY]
+        number = stale[0] if stale else min(self._seconds, key=self._seconds.__getitem__)
+        yield number
+        self._tried[number] = time.monotonic()
+        took = (self._tried[number] - began) / symbols
+        self._seconds[number] = took if stale else (3 * self._seconds[number] + took) / 4
 
 
 class CpuEngine:
@@ -201,9 +225,10 @@ class CpuEngine:
     config
         A `charrnn.model.ModelConfig` of a cell in `CELLS`.
     precision
-        Of the weights, a name in `FORMATS`; auto: `DEFAULT`. With integers, what a layer takes is rounded to 8 bits.
+        Of the weights, a name in `FORMATS`; auto: int5, of a network with less than `SMALL` weights int7. With
+        integers, what a layer takes is rounded to 8 bits.
     threads
-        0: a core each where the network is large enough for that to be faster.
+        0: one or a core each, whichever is the faster just now. They have no influence on what is drawn.
 
     Raises
     ------
@@ -231,12 +256,13 @@ class CpuEngine:
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
                 raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
-        self._packer = _Packer(FORMATS[DEFAULT if precision == "auto" else precision])
+        if precision == "auto":
+            precision = "int7" if sum(array.size for array in tensors.values()) < SMALL else "int5"
+        self._packer = _Packer(FORMATS[precision])
         self._units = _padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
         self._outputs = _padded(config.proj_size, TILE) if config.cell == "lstmp" else self._units
         self._network = self._pack({name: np.asarray(t, dtype=np.float32) for name, t in tensors.items()})
-        small = self._packer.weights * streams < SMALL
-        self._threads = threads or (1 if small else _cores())
+        self._pace = _Pace(*([threads] if threads else [_cores(), 1]))
         self.reset()
 
     def _pack(self, tensors: Mapping[str, Floats]) -> _Network:
@@ -387,7 +413,9 @@ class CpuEngine:
             None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
         )
         work.temperature = temperature
-        if library().charrnn_run(self._variant, byref(self._network), byref(work), self._threads):
+        with self._pace.measured(steps * n) as threads:
+            failed = library().charrnn_run(self._variant, byref(self._network), byref(work), threads)
+        if failed:
             raise MemoryError
 
     def _known(self, ids: NDArray[np.integer[Any]], lowest: int = 0) -> Ids:

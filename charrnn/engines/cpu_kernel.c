@@ -8,7 +8,7 @@
  * tile has all gates of 16 units. A thread owns some tiles of each matrix, and so some units of each layer; threads
  * meet once a layer, at a counter, and while one waits for the others it does what does not hang on them.
  *
- * Integer weights of 4, 6 or 7 bits are unsigned (a row's zero lies in the middle) and inputs are signed bytes, which
+ * Integer weights of 4 to 7 bits are unsigned (a row's zero lies in the middle) and inputs are signed bytes, which
  * is what the processors' dot products take: 4 products are added up in each 32-bit lane, exactly. So a stream's
  * symbols hang neither on the number of streams nor on that of threads, to the last bit.
  *
@@ -38,7 +38,8 @@
 
 enum { LANES = 16, GROUP = 4, MOST_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };         /* cells */
-enum { FP32 = 0, BF16 = 1 };            /* formats of weights; 4, 6 and 7 are integers of so many bits */
+enum { FP32 = 0, BF16 = 1 };            /* formats of weights; 4 to 7 are integers of so many bits */
+enum { FETCHED = 3, FETCHED_AT_ONCE = 24 }; /* cache lines of weights to come, for each step of what is at hand */
 enum { SPINS = 1000, NAP = 1000 };      /* looks at the counter before a waiting thread sleeps, and ns that it does */
 
 #define EXPORT __attribute__((visibility("default")))
@@ -149,10 +150,25 @@ typedef struct {
     int32_t size;
 } Vectors;
 
+/* Weights that are brought into the core's cache while others are worked on. */
+typedef struct {
+    const uint8_t *next, *end;
+} Ahead;
+
+INLINE void fetch(Ahead *ahead, int lines)
+{
+    if (ahead->next < ahead->end) {
+        for (int i = 0; i < lines; i++)
+            __builtin_prefetch(ahead->next + i * CACHE_LINE, 0, 2);
+        ahead->next += lines * CACHE_LINE;
+    }
+}
+
 typedef struct {
     Shared *shared;
     int number;
     int64_t goal;          /* of the counter, at the next meeting */
+    Ahead ahead;
     Vectors *h;            /* per layer: its state, for its recurrent product */
     Vectors x;             /* what the matrix at hand takes */
     float *normed;         /* (streams, most outputs) */
@@ -319,11 +335,13 @@ EXPORT int64_t charrnn_size(const Matrix *m) { return rows_of(m) * m->inputs * s
  * there is no memory.
  *
  * A vector of integers is 64 bytes: 4 inputs of each of 16 rows. Of 4 bits, two vectors share one, the second in the
- * upper halves. Of 6 bits, four share three: each of the three has two bits of the fourth above its own six. */
+ * upper halves. Of 5 bits, four lie so, and their fifth bits in 32 bytes after them. Of 6 bits, four share three: each of
+ * the three has two bits of the fourth above its own six. */
 EXPORT int charrnn_pack(const Matrix *m, const float *rows, uint8_t *weights, float *scale)
 {
     int64_t inputs = m->inputs;
-    int bits = m->format, top = (1 << (bits - 1)) - 1, group = bits == FP32 ? 1 : bits == BF16 ? 2 : GROUP;
+    int bits = m->format, group = bits == FP32 ? 1 : bits == BF16 ? 2 : GROUP;
+    int top = bits > BF16 ? (1 << (bits - 1)) - 1 : 0;
     int8_t *whole = malloc((size_t)inputs);
     if (!whole)
         return -1;
@@ -346,6 +364,10 @@ EXPORT int charrnn_pack(const Matrix *m, const float *rows, uint8_t *weights, fl
                 unsigned value = (unsigned)(whole[k] + top + 1);
                 if (bits == 4) {
                     weights[nth / 2 * 64 + lane] |= (uint8_t)(value << nth % 2 * 4);
+                } else if (bits == 5) {
+                    uint8_t *quad = weights + nth / 4 * 160;
+                    quad[nth % 4 / 2 * 64 + lane] |= (uint8_t)((value & 15) << nth % 2 * 4);
+                    quad[128 + lane % 32] |= (uint8_t)((value >> 4) << (nth % 4 + lane / 32 * 4));
                 } else if (bits == 6 && nth % 4 < 3) {
                     weights[nth / 4 * 192 + nth % 4 * 64 + lane] |= (uint8_t)value;
                 } else if (bits == 6) {

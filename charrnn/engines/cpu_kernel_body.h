@@ -91,6 +91,19 @@ INLINE V(bytes) V(load)(const uint8_t *w)
     return loaded;
 }
 
+/* The fifth bits of four vectors of weights, in the lower four bits of each byte of a part; of 64 bytes, the first 32 have
+ * theirs in the lower halves of 32 bytes, the others in the upper halves. */
+INLINE V(bytes) V(fifths)(const uint8_t *w, int part)
+{
+#if defined(WITH_AVX512)
+    __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)w));
+    (void)part;
+    return (V(bytes))_mm512_mask_srli_epi64(both, 0xf0, both, 4);
+#else
+    return V(load)(w + part * V(BYTES) % 32) >> (part * V(BYTES) / 32 * 4);
+#endif
+}
+
 /* A part of four vectors of weights, a byte each, from where they lie in their bits (see charrnn_pack). */
 INLINE void V(unpack)(const uint8_t *w, int bits, int part, V(bytes) four[4])
 {
@@ -98,6 +111,10 @@ INLINE void V(unpack)(const uint8_t *w, int bits, int part, V(bytes) four[4])
     if (bits == 4) {
         V(bytes) a = V(load)(w), b = V(load)(w + 64);
         four[0] = a & 0x0f0f, four[1] = a >> 4 & 0x0f0f, four[2] = b & 0x0f0f, four[3] = b >> 4 & 0x0f0f;
+    } else if (bits == 5) {
+        V(bytes) a = V(load)(w), b = V(load)(w + 64), high = V(fifths)(w + 128 - part * V(BYTES), part);
+        four[0] = (a & 0x0f0f) | (high << 4 & 0x1010), four[1] = (a >> 4 & 0x0f0f) | (high << 3 & 0x1010);
+        four[2] = (b & 0x0f0f) | (high << 2 & 0x1010), four[3] = (b >> 4 & 0x0f0f) | (high << 1 & 0x1010);
     } else if (bits == 6) {
         V(bytes) a = V(load)(w), b = V(load)(w + 64), c = V(load)(w + 128);
         four[0] = a & 0x3f3f, four[1] = b & 0x3f3f, four[2] = c & 0x3f3f;
@@ -109,7 +126,7 @@ INLINE void V(unpack)(const uint8_t *w, int bits, int part, V(bytes) four[4])
 }
 
 /* `sums` (streams, width) of one tile's integer weights. All but w, inputs and x are constants where this is expanded. */
-INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x,
+INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x, Ahead *ahead,
                     ints (*sums)[MOST_WIDTH])
 {
     /* One stream alone has two chains of sums, so that no dot product need wait for the one before it. */
@@ -123,6 +140,7 @@ INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inpu
             for (int i = 0; i < width * V(PARTS); i++)
                 sum[chain][s][i / V(PARTS)][i % V(PARTS)] = (V(sums)){0};
     for (int k = 0; k < inputs; k += 4 * GROUP) {
+        fetch(ahead, FETCHED);
 #pragma GCC unroll 4
         for (int quad = 0; quad < width; quad++) {
 #pragma GCC unroll 4
@@ -189,7 +207,7 @@ INLINE void V(number_dots)(int streams, int width, int format, const uint8_t *w,
 
 /* One tile's rows of some streams, from stream `s` on, to `out`, which lies `rows` apart from stream to stream. */
 INLINE void V(tile)(int streams, int width, int format, const Matrix *m, int64_t tile, const uint8_t *w,
-                    const Vectors *x, int64_t s, float *out, int64_t rows)
+                    const Vectors *x, int64_t s, Ahead *ahead, float *out, int64_t rows)
 {
     int64_t first = tile * width * LANES;
     out += s * rows + first;
@@ -207,7 +225,7 @@ INLINE void V(tile)(int streams, int width, int format, const Matrix *m, int64_t
     ints sums[V(STREAMS)][MOST_WIDTH];
     for (int i = 0; i < streams; i++)
         bytes[i] = x->bytes + (s + i) * x->size;
-    V(dots)(streams, width, format, w, m->inputs, bytes, sums);
+    V(dots)(streams, width, format, w, m->inputs, bytes, ahead, sums);
     for (int i = 0; i < streams; i++) {
         int32_t middle = x->sum[s + i] * (1 << (m->format - 1)); /* what weights of zero add, being in the middle */
         for (int v = 0; v < width; v++) {
@@ -218,23 +236,23 @@ INLINE void V(tile)(int streams, int width, int format, const Matrix *m, int64_t
 }
 
 INLINE void V(tile_of_width)(int width, int format, const Matrix *m, int64_t tile, const uint8_t *w, const Vectors *x,
-                             int64_t streams, float *out, int64_t rows)
+                             int64_t streams, Ahead *ahead, float *out, int64_t rows)
 {
     int64_t s = 0;
     for (; s + V(STREAMS) <= streams; s += V(STREAMS))
-        V(tile)(V(STREAMS), width, format, m, tile, w, x, s, out, rows);
+        V(tile)(V(STREAMS), width, format, m, tile, w, x, s, ahead, out, rows);
     for (; V(STREAMS) > 1 && s < streams; s++)
-        V(tile)(1, width, format, m, tile, w, x, s, out, rows);
+        V(tile)(1, width, format, m, tile, w, x, s, ahead, out, rows);
 }
 
 INLINE void V(tile_of_format)(int format, const Matrix *m, int64_t tile, const uint8_t *w, const Vectors *x,
-                              int64_t streams, float *out, int64_t rows)
+                              int64_t streams, Ahead *ahead, float *out, int64_t rows)
 {
     switch (m->width) {
-    case 1: V(tile_of_width)(1, format, m, tile, w, x, streams, out, rows); break;
-    case 2: V(tile_of_width)(2, format, m, tile, w, x, streams, out, rows); break;
-    case 3: V(tile_of_width)(3, format, m, tile, w, x, streams, out, rows); break;
-    default: V(tile_of_width)(4, format, m, tile, w, x, streams, out, rows);
+    case 1: V(tile_of_width)(1, format, m, tile, w, x, streams, ahead, out, rows); break;
+    case 2: V(tile_of_width)(2, format, m, tile, w, x, streams, ahead, out, rows); break;
+    case 3: V(tile_of_width)(3, format, m, tile, w, x, streams, ahead, out, rows); break;
+    default: V(tile_of_width)(4, format, m, tile, w, x, streams, ahead, out, rows);
     }
 }
 
@@ -245,14 +263,15 @@ INLINE int64_t V(share)(const Thread *t, int64_t count, int end)
 }
 
 /* This thread's rows of a matrix times the vectors of all streams, to `out` (streams, rows). */
-static void V(product)(const Thread *t, const Matrix *m, const Vectors *x, float *out)
+static void V(product)(Thread *t, const Matrix *m, const Vectors *x, float *out)
 {
+    Ahead *ahead = &t->ahead;
     int64_t streams = t->shared->work->streams, tiles = m->vectors / m->width, rows = rows_of(m);
     int64_t weights = (int64_t)m->width * LANES * m->inputs, size = weights * stored_bits(m->format) / 8;
     for (int64_t tile = V(share)(t, tiles, 0); tile < V(share)(t, tiles, 1); tile++) {
         const uint8_t *w = m->weights + tile * size;
         int format = m->format;
-        if ((format == 4 || format == 6) && streams > V(STREAMS)) { /* unpacked once for all of them */
+        if (format > BF16 && format < 7 && streams > V(STREAMS)) { /* unpacked once for all of them */
             for (int64_t quad = 0; quad < weights / 256; quad++)
                 for (int part = 0; part < V(PARTS); part++) {
                     V(bytes) four[4];
@@ -264,11 +283,12 @@ static void V(product)(const Thread *t, const Matrix *m, const Vectors *x, float
             format = 7;
         }
         switch (format) {
-        case FP32: V(tile_of_format)(FP32, m, tile, w, x, streams, out, rows); break;
-        case BF16: V(tile_of_format)(BF16, m, tile, w, x, streams, out, rows); break;
-        case 4: V(tile_of_format)(4, m, tile, w, x, streams, out, rows); break;
-        case 6: V(tile_of_format)(6, m, tile, w, x, streams, out, rows); break;
-        default: V(tile_of_format)(7, m, tile, w, x, streams, out, rows);
+        case FP32: V(tile_of_format)(FP32, m, tile, w, x, streams, ahead, out, rows); break;
+        case BF16: V(tile_of_format)(BF16, m, tile, w, x, streams, ahead, out, rows); break;
+        case 4: V(tile_of_format)(4, m, tile, w, x, streams, ahead, out, rows); break;
+        case 5: V(tile_of_format)(5, m, tile, w, x, streams, ahead, out, rows); break;
+        case 6: V(tile_of_format)(6, m, tile, w, x, streams, ahead, out, rows); break;
+        default: V(tile_of_format)(7, m, tile, w, x, streams, ahead, out, rows);
         }
     }
 }
@@ -335,7 +355,7 @@ INLINE int64_t V(symbol)(const Work *work, int64_t s, int64_t step)
 }
 
 /* This thread's units of a layer, from the products with its input and with its state. */
-static void V(update)(const Thread *t, int l, int64_t step)
+static void V(update)(Thread *t, int l, int64_t step)
 {
     const Shared *shared = t->shared;
     const Work *work = shared->work;
@@ -350,6 +370,7 @@ static void V(update)(const Thread *t, int l, int64_t step)
         const float *recurrent = shared->recurrent[l] + s * rows;
         float *h = (cell == LSTMP ? shared->hidden : work->h[l]) + s * layer->units;
         for (int64_t block = from; block < to; block++) {
+            fetch(&t->ahead, FETCHED_AT_ONCE);
             floats in[MOST_WIDTH], back[MOST_WIDTH];
             for (int g = 0; g < gates; g++) {
                 int64_t row = (block * gates + g) * LANES;
@@ -425,6 +446,13 @@ INLINE void V(meet)(Thread *t)
     wait_for(&t->shared->counter, t->goal);
 }
 
+/* Let what is at hand fetch this thread's rows of a matrix that it will take soon. */
+INLINE void V(look_ahead)(Thread *t, const Matrix *m)
+{
+    int64_t tiles = m->vectors / m->width, size = (int64_t)m->width * LANES * m->inputs * stored_bits(m->format) / 8;
+    t->ahead = (Ahead){m->weights + V(share)(t, tiles, 0) * size, m->weights + V(share)(t, tiles, 1) * size};
+}
+
 /* What layer l hands on, once all threads have computed their units of it. */
 static const Vectors *V(hand_on)(Thread *t, int l)
 {
@@ -475,7 +503,10 @@ static void V(run)(Thread *t)
                 V(product)(t, &layer->input, x, t->shared->input);
             if (late)
                 V(product)(t, &layer->recurrent, &t->h[l], t->shared->recurrent[l]);
+            const Matrix *next = l + 1 < depth ? &layer[1].input : &network->output;
+            V(look_ahead)(t, late ? &layer->recurrent : next);
             V(update)(t, l, step);
+            t->ahead = (Ahead){0};
             if (layer->cell == LSTMP) {
                 V(meet)(t);
                 V(take_in)(&t->x, t->shared->hidden, work->streams, layer->units, layer->projection.format);
@@ -483,8 +514,11 @@ static void V(run)(Thread *t)
             }
             V(meet)(t);
             x = V(hand_on)(t, l);
-            if (ready)
+            if (ready) {
+                V(look_ahead)(t, next);
                 V(product)(t, &layer->recurrent, &t->h[l], t->shared->recurrent[l]);
+                t->ahead = (Ahead){0};
+            }
         }
         if (!work->forced || work->scores) {
             V(product)(t, &network->output, x, t->shared->logits);

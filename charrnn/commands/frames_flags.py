@@ -1,0 +1,76 @@
+"""What --frames changes on the command line of charrnn-train: its flags, defaults, presets and what it refuses."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from bytecodec.console import Parser, wrong_command_line
+from charrnn.commands.flags import whole
+
+LOSSES = ("mse", "gaussian")  # charrnn.frames has them too, but loads torch
+FLAGS = ("preset", "frame_taps", "loss")
+DEFAULTS: dict[str, Any] = {  # other than those of a character network
+    "rate": 16000,
+    "rnn_size": 300,
+    "layers": 2,
+    "forget_bias": "uniform",
+    "seq_length": 100,
+    "frame_taps": 40,
+    "loss": "mse",
+    "precision": "fp32",
+}
+PRESETS: dict[str, dict[str, Any]] = {  # the blog's, but for the batches
+    "day12": {
+        "cell": "lstm",
+        "rnn_size": 300,
+        "layers": 2,
+        "frame_taps": 40,
+        "seq_length": 40000,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "max_epochs": 128.0,
+    },
+    "finale": {
+        "cell": "lstmp",
+        "rnn_size": 512,
+        "layers": 1,
+        "frame_taps": 240,
+        "seq_length": 4000,
+        "batch_size": 32,
+    },
+}
+FOREIGN = ("mulaw", "wordvec_size")  # flags of a character network
+
+
+def add(p: Parser) -> None:
+    """Add the flags."""
+    group = p.add_argument_group("frame predictor (docs/model.md)")
+    group.add_argument(
+        "--frames",
+        action="store_true",
+        help="predict samples as real numbers, --seq-length apart. Defaults are then --rate 16000 --rnn-size 300 "
+        "--layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
+    )
+    group.add_argument("--preset", choices=tuple(PRESETS), help="all settings of an experiment of 2016")
+    group.add_argument("--frame-taps", type=whole(1, 10**6), metavar="N", help="samples that a step sees (default: 40)")
+    group.add_argument(
+        "--loss", choices=LOSSES, help="mean squared error, or a mean and a variance to draw from (default: mse)"
+    )
+
+
+def settle(p: Parser, args: Namespace, named: set[str]) -> None:
+    """Refuse what does not go with or without --frames, and fill in its defaults."""
+    if not args.frames:
+        if foreign := [name for name in FLAGS if name in named]:
+            wrong_command_line(p, f"--{foreign[0].replace('_', '-')} goes with --frames.")
+        return
+    if foreign := [name for name in FOREIGN if name in named]:
+        flag = "--" + foreign[0].replace("_", "-")
+        wrong_command_line(p, f"{flag} is for networks of symbols: leave it out, or --frames.")
+    chosen = PRESETS.get(args.preset, {})
+    if args.max_iterations is not None or args.max_minutes is not None:
+        chosen = {name: value for name, value in chosen.items() if name != "max_epochs"}
+    for name, value in (DEFAULTS | chosen).items():
+        if name not in named:
+            setattr(args, name, value)

@@ -1,0 +1,196 @@
+"""charrnn-plot: pictures of losses and of recordings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bytecodec.console import Parser, command, open_output, print_path, progress, refuse_same_file, say
+from bytecodec.console import wrong_command_line as wrong
+from bytecodec.errors import InputError
+from charrnn import runlog
+from charrnn.commands.flags import needs, path, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from charrnn.show.curves import Series
+    from charrnn.show.plots import Look
+
+MOST_PIXELS = 16383
+FORMATS = ("png", "svg", "pdf")
+LABELS = {"elapsed_seconds": "seconds trained", "epoch": "epochs"}
+EXAMPLES = """
+charrnn-plot runs/voice-001/log.csv
+charrnn-plot runs/voice-001 runs/voice-002 -o both.svg --log-x --unit bits
+charrnn-plot log.csv -o wall.png --width 16383 --height 1080 --average median
+charrnn-plot results.csv --x step --y loss,accuracy -o results.pdf
+charrnn-plot out.wav
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-plot."""
+    p = Parser(
+        "charrnn-plot",
+        "Draw the losses of runs, or columns of any CSV with a header: how far they spread in each column of pixels as "
+        "a band, their average as a line. Of recordings it draws waveform and spectrogram, with the segments' seams.",
+        EXAMPLES,
+    )
+    p.add_argument("file", nargs="+", type=path, metavar="FILE", help="log.csv, a run, another CSV, or a recording")
+    p.add_argument("-o", "--output", type=path, metavar="OUT", help=".png, .svg, .pdf or - (default: FILE's name.png)")
+    p.add_argument("--width", type=whole(200, MOST_PIXELS), default=1600, metavar="PIXELS", help="of the picture")
+    p.add_argument("--height", type=whole(150, MOST_PIXELS), default=900, metavar="PIXELS", help="of the picture")
+    p.add_argument("--log-x", action="store_true", help="a logarithmic axis along x")
+    p.add_argument("--log-y", action="store_true", help="a logarithmic axis along y")
+    p.add_argument("--x", type=path, metavar="COLUMN", help="along x (default: iteration, or a CSV's first column)")
+    p.add_argument(
+        "--y",
+        type=_names,
+        default=[],
+        metavar="LIST",
+        help="columns to draw (default: the losses, or a CSV's second column)",
+    )
+    p.add_argument("--unit", choices=("nats", "bits"), default="nats", help="of losses, a symbol")
+    p.add_argument("--average", choices=("mean", "median", "none"), default="mean", help="the line over the spread")
+    p.add_argument(
+        "--window", type=whole(1), default=None, metavar="ROWS", help="that it looks at (default: a hundredth of them)"
+    )
+    p.add_argument("--colors", type=_names, default=[], metavar="LIST", help="of the curves: names or #rrggbb")
+    p.add_argument("--theme", choices=("light", "dark"), default="light", help="the colours of the paper")
+    p.add_argument("--title", default="", metavar="TEXT", help="above the picture")
+    return p
+
+
+@command
+def charrnn_plot(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-plot; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    output = args.output or _beside(Path(args.file[0]))
+    kind = "png" if output == "-" else output.rpartition(".")[2].lower()
+    if kind not in FORMATS:
+        wrong(p, f"{output}: a picture's name ends in {', '.join(f'.{name}' for name in FORMATS)}.")
+    with needs("plots"):
+        from charrnn.show import plots
+    for color in args.colors:
+        if not plots.is_color(color):
+            wrong(p, f"--colors: {color!r} is no colour. There are names such as teal, and #rrggbb.")
+    for name in args.file:
+        if not Path(name).is_dir():
+            refuse_same_file(name, output)
+    figure = _figure(args, _look(args))
+    with open_output(output) as file:
+        plots.save(figure, file, kind)
+    if output != "-":
+        print_path(output)
+    return 0
+
+
+def _figure(args: Namespace, look: Look) -> Figure:
+    """The picture of recordings, or else of curves."""
+    from charrnn.show import plots, sound
+
+    sounds = [
+        Path(name).suffix.lower() != ".csv" and Path(name).is_file() and sound.is_recording(Path(name))
+        for name in args.file
+    ]
+    if any(sounds) and not all(sounds):
+        raise InputError(
+            f"{args.file[sounds.index(True)]} is a recording and {args.file[sounds.index(False)]} is none: "
+            "they go into two pictures."
+        )
+    if all(sounds):
+        pictures = []
+        with progress(look.width * len(args.file), " columns", args.quiet) as bar:
+            for name in args.file:
+                pictures.append((Path(name).name, sound.picture_of(Path(name), look.width, bar.update)))
+        return plots.draw_sounds(pictures, look)
+    series, x_label, y_label = _series(args)
+    for one in series:
+        _check_drawable(one, args)
+    return plots.draw_curves(series, look, x_label, y_label)
+
+
+def _look(args: Namespace) -> Look:
+    from charrnn.show.plots import Look
+
+    flags = ("width", "height", "log_x", "log_y", "average", "theme", "title")
+    return Look(**{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0)
+
+
+def _series(args: Namespace) -> tuple[list[Series], str, str]:
+    """All curves, and what the axes say."""
+    from charrnn.show.curves import LOSSES, csv_series
+
+    found: list[Series] = []
+    x_names: set[str] = set()
+    y_names: set[str] = set()
+    files = [_csv_file(name) for name in args.file]
+    with progress(sum(f.stat().st_size for f in files), "B", args.quiet, unit_scale=True, desc="reading") as bar:
+        for file, name in zip(files, _short_names(files), strict=True):
+            series, x, ys = csv_series(
+                file, name, args.x or "", args.y, lambda words: say(words, args.quiet), bar.update
+            )
+            found += series
+            x_names.add(x)
+            y_names.update(ys)
+    y_label = ", ".join(sorted(y_names))
+    if y_names <= set(LOSSES):
+        y_label = f"loss, {args.unit} a symbol"
+    elif args.unit == "bits":
+        raise InputError(f"--unit bits is for losses in nats, and {y_label} is none.")
+    if args.unit == "bits":
+        found = [one.in_bits() for one in found]
+    return found, ", ".join(LABELS.get(x, x) for x in sorted(x_names)), y_label
+
+
+def _csv_file(name: str) -> Path:
+    """A CSV file, or the log of a run that is named."""
+    file = Path(name)
+    if file.is_file():
+        return file
+    try:
+        return runlog.find_run(name).log_file
+    except InputError:
+        if not file.suffix:
+            raise
+    return file  # and opening it says that it is not there
+
+
+def _beside(file: Path) -> str:
+    """The picture's name where none is given."""
+    if file.is_file():
+        return str(file.with_suffix(".png"))
+    return str(file.parent / f"{Path(os.path.abspath(file)).name}.png")
+
+
+def _check_drawable(one: Series, args: Namespace) -> None:
+    """An InputError where the axes could show no point of a curve."""
+    x, y = one.train.x, one.train.y
+    if not len(x):
+        raise InputError(f"{one.name} has no row with both numbers.")
+    for log, values, flag in ((args.log_x, x, "--log-x"), (args.log_y, y, "--log-y")):
+        if log and not (values > 0).any():
+            raise InputError(f"{one.name} has no number above 0 to show with {flag}: leave the flag out.")
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """What tells the files apart: a run's folder, else the file's name, else the whole path."""
+    short = [file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files]
+    return [name if short.count(name) == 1 else str(file) for name, file in zip(short, files, strict=True)]
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ArgumentTypeError(f"{text!r} has an empty name in it")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_plot())

@@ -1,0 +1,74 @@
+"""charrnn-report: runs in one page, to read, to hear and to send on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bytecodec.console import Parser, command, open_output, print_path, progress, say
+from charrnn import runlog
+from charrnn.commands.flags import needs, path
+
+if TYPE_CHECKING:
+    from charrnn.show.runs import Story
+
+LARGE = 30_000_000  # bytes from which on a page is slow to send and to open
+EXAMPLES = """
+charrnn-report runs/voice-001
+charrnn-report voice-001 voice-002 -o both.html
+charrnn-report voice-001 -o short.html --checkpoints 1000,5000,best,newest
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-report."""
+    p = Parser(
+        "charrnn-report",
+        "Write a page of one or several runs: what was trained on what, curves to zoom, and every checkpoint's sound "
+        "beside the original's. It is one HTML file, opens from disk and loads nothing.",
+        EXAMPLES,
+    )
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="a run's folder, or its name under ./runs")
+    p.add_argument("-o", "--output", type=path, default="report.html", metavar="OUT", help="the page; -: stdout")
+    p.add_argument(
+        "--checkpoints", type=path, metavar="LIST", help="to be heard: iterations, first, best, newest (default: all)"
+    )
+    return p
+
+
+@command
+def charrnn_report(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-report; returns the exit code."""
+    args = parser().parse_args(argv)
+    with needs("report"):
+        from charrnn.show import report, runs
+    stories = read_stories(args.run, args.quiet)
+    samples = [runs.chosen(s, args.checkpoints) if s.samples or args.checkpoints else [] for s in stories]
+    for story in stories:
+        if not story.samples:
+            why = "--sample-seconds writes what each checkpoint sounds like" if story.is_sound else "it is of text"
+            say(f"the run {story.run.path} has nothing to hear: {why}.", args.quiet)
+    with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
+        page = report.make(stories, samples, bar.update).encode("utf-8", "replace")
+    with open_output(args.output, binary=False) as file:
+        file.write(page)
+    if len(page) > LARGE:
+        say(f"the page has {len(page) / 1e6:.0f} MB: --checkpoints takes fewer sounds into it.", args.quiet)
+    if args.output != "-":
+        print_path(args.output)
+    return 0
+
+
+def read_stories(names: Sequence[str], quiet: bool) -> list[Story]:
+    """The runs of these names, with their logs."""
+    from charrnn.show.runs import Story
+
+    found = [runlog.find_run(name) for name in names]
+    size = sum(run.log_file.stat().st_size for run in found if run.log_file.is_file())
+    with progress(size, "B", quiet, unit_scale=True, desc="reading") as bar:
+        return [Story(run, lambda words: say(words, quiet), bar.update) for run in found]
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_report())

@@ -1,0 +1,68 @@
+"""charrnn-video: a film of how runs learnt."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+
+from bytecodec.console import Parser, command, open_output, print_path, progress, wrong_command_line
+from charrnn.commands.flags import needs, path, whole
+from charrnn.commands.report import read_stories
+
+EXAMPLES = """
+charrnn-video runs/voice-001
+charrnn-video small large finale -o evolution.mp4 --title "Three networks"
+charrnn-video voice-001 --checkpoints first,1000,5000,best,newest
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-video."""
+    p = Parser(
+        "charrnn-video",
+        "Make a film of runs: for each its settings, then each checkpoint's sound in order, with the waveform to come, "
+        "the spectrum, and the loss graph scrolling to that moment. It takes ffmpeg on the PATH.",
+        EXAMPLES,
+    )
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="a run's folder, or its name under ./runs")
+    p.add_argument("-o", "--output", type=path, default="evolution.mp4", metavar="OUT", help="the film, a .mp4")
+    p.add_argument(
+        "--checkpoints", type=path, metavar="LIST", help="to be heard: iterations, first, best, newest (default: all)"
+    )
+    p.add_argument("--size", type=_size, default="1280x720", metavar="WxH", help="pixels, even numbers")
+    p.add_argument("--fps", type=whole(5, 120), default=30, metavar="N", help="frames a second")
+    p.add_argument("--title", default="", metavar="TEXT", help="on the first card (default: what was learnt)")
+    return p
+
+
+@command
+def charrnn_video(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-video; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.output.lower().endswith(".mp4"):
+        wrong_command_line(p, f"{args.output}: the film's name ends in .mp4.")
+    with needs("plots"):
+        from charrnn.show import film, runs, video
+    video.ffmpeg()
+    stories = read_stories(args.run, args.quiet)
+    samples = [runs.chosen(story, args.checkpoints) for story in stories]
+    layout = film.Layout(*args.size)
+    with open_output(args.output) as file, progress(0, " frames", args.quiet) as bar:
+        video.make(stories, samples, file, layout, args.fps, args.title, bar.reset, bar.update)
+    print_path(args.output)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    width, height = map(int, found.groups()) if found else (0, 0)
+    if not (320 <= width <= 7680 and 180 <= height <= 4320) or width % 2 or height % 2:
+        raise ArgumentTypeError(f"{text!r} is no size: two even numbers such as 1280x720, up to 7680x4320")
+    return width, height
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_video())

@@ -1,0 +1,151 @@
+"use strict";
+const { curves, themes } = JSON.parse(document.getElementById("data").textContent);
+const plot = document.getElementById("plot");
+const choices = document.getElementById("choices");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const NAT = Math.LN2;
+
+// The curves.
+
+function draw() {
+  const chosen = Object.fromEntries(new FormData(choices));
+  const css = getComputedStyle(document.documentElement);
+  const color = (name) => css.getPropertyValue(name).trim();
+  const palette = themes[dark.matches ? "dark" : "light"];
+  const narrow = plot.clientWidth < 600;
+  const unit = (values) => (chosen.unit === "nats" ? values.map((value) => value * NAT) : values);
+  const along = (points) => (chosen.x === "time" ? points.time.map((s) => s / divisor) : points.iteration);
+  const longest = Math.max(...curves.map((run) => run.time[run.time.length - 1]));
+  const [divisor, word] = longest > 5400 ? [3600, "hours"] : longest > 90 ? [60, "minutes"] : [1, "seconds"];
+  const traces = [];
+  curves.forEach((run, number) => {
+    const stroke = palette[number % palette.length];
+    const x = along(run);
+    const raw = run.low.every((value, at) => value === run.high[at]); // no band, but each iteration
+    const line = { width: raw ? 0.6 : 0, color: stroke + "80" };
+    const band = { x, mode: "lines", line, hoverinfo: "skip", showlegend: false, legendgroup: run.name };
+    traces.push({ ...band, y: unit(run.low) });
+    traces.push({ ...band, y: unit(run.high), fill: "tonexty", fillcolor: stroke + "40" });
+    traces.push({
+      x, y: unit(run.mean), name: run.name, legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
+      hovertemplate: "%{y:.3f} training",
+    });
+    traces.push({
+      x: along(run.val), y: unit(run.val.bits), name: run.name, legendgroup: run.name, showlegend: false,
+      mode: "lines+markers", line: { color: stroke, width: 1.4, dash: "dash" },
+      marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: "%{y:.3f} validation",
+    });
+  });
+  const levels = [...new Set(curves.map((run) => run.flac).filter(Boolean).map((bits) => bits.toFixed(2)))];
+  const up = (bits) => (chosen.unit === "nats" ? bits * NAT : Number(bits));
+  const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, tickcolor: color("--line") };
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
+    font: { family: getComputedStyle(document.body).fontFamily, color: color("--ink"), size: 13 },
+    margin: { l: narrow ? 40 : 62, r: 16, t: 40, b: 64 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--faint"), activecolor: color("--accent") },
+    hovermode: "x unified", hoverlabel: { bgcolor: color("--card"), bordercolor: color("--line"), font: { color: color("--ink") } },
+    legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+    xaxis: {
+      ...axis, type: chosen.xscale, title: { text: chosen.x === "time" ? word + " trained" : "iteration" },
+      tickformat: chosen.x === "time" ? "" : ",", ...(chosen.xscale === "log" ? { dtick: 1 } : {}),
+    },
+    yaxis: {
+      ...axis, type: chosen.yscale, title: narrow ? undefined : { text: `loss, ${chosen.unit} a symbol` },
+      ...(chosen.yscale === "log" ? { tickmode: "array", tickvals: [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
+    },
+    shapes: levels.map((bits) => ({
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: up(bits), y1: up(bits), line: { color: color("--ink"), dash: "dot", width: 1.2 },
+    })),
+    annotations: levels.map((bits) => ({
+      text: `FLAC ${up(bits).toFixed(2)}`, xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false,
+      y: chosen.yscale === "log" ? Math.log10(up(bits)) : up(bits),
+    })),
+  };
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: !narrow, scrollZoom: false,
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // of the others one shares the data with a server
+  };
+  return Plotly.react(plot, traces, layout, config);
+}
+
+function zoom(factor) {
+  if (!factor) return Plotly.relayout(plot, { "xaxis.autorange": true, "yaxis.autorange": true });
+  const [from, to] = plot._fullLayout.xaxis.range;
+  const [middle, half] = [(from + to) / 2, ((to - from) / 2) * factor];
+  return Plotly.relayout(plot, { "xaxis.range": [middle - half, middle + half] });
+}
+
+draw();
+choices.addEventListener("change", draw);
+choices.addEventListener("submit", (event) => event.preventDefault());
+choices.addEventListener("click", (event) => {
+  if (event.target.dataset.zoom !== undefined) zoom(Number(event.target.dataset.zoom));
+});
+dark.addEventListener("change", draw);
+addEventListener("beforeprint", draw);
+
+// The sounds.
+
+const players = [...document.querySelectorAll("audio")];
+const volume = document.getElementById("volume");
+const all = document.getElementById("all");
+const now = document.getElementById("now");
+let inOrder = false;
+
+function setVolume() {
+  for (const player of players) player.volume = Number(volume.value);
+}
+
+function follow(player) {
+  const place = player.closest(".sound").querySelector(".place");
+  place.hidden = !player.currentTime;
+  place.style.left = `${(100 * player.currentTime) / (player.duration || 1)}%`;
+  if (!player.paused) requestAnimationFrame(() => follow(player));
+}
+
+function setOrder(playing) {
+  inOrder = playing;
+  all.textContent = playing ? "Stop" : "Play all in order";
+}
+
+function start(player) {
+  player.currentTime = 0;
+  player.play();
+  player.closest(".sound").scrollIntoView({ block: "nearest" });
+}
+
+for (const player of players) {
+  const card = player.closest(".sound");
+  player.addEventListener("play", () => {
+    for (const other of players) if (other !== player) other.pause();
+    card.classList.add("playing");
+    now.textContent = player.getAttribute("aria-label");
+    follow(player);
+  });
+  player.addEventListener("pause", () => card.classList.remove("playing"));
+  player.addEventListener("seeked", () => follow(player));
+  player.addEventListener("ended", () => {
+    const next = players[players.indexOf(player) + 1];
+    if (inOrder && next) start(next);
+    else setOrder(false);
+  });
+  card.querySelector(".pictures").addEventListener("click", (event) => {
+    const box = event.currentTarget.getBoundingClientRect();
+    const part = (event.clientX - box.left) / box.width;
+    const seek = () => { player.currentTime = part * player.duration; };
+    if (player.readyState) seek();
+    else player.addEventListener("loadedmetadata", seek, { once: true });
+    player.play();
+  });
+}
+
+if (volume) {
+  setVolume();
+  volume.addEventListener("input", setVolume);
+  all.addEventListener("click", () => {
+    setOrder(!inOrder);
+    if (inOrder) start(players[0]);
+    else for (const player of players) player.pause();
+  });
+}

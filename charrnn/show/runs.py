@@ -1,0 +1,255 @@
+"""What a run directory has to tell: what was trained on what, how it went, and what its checkpoints sound like."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+from bytecodec.mulaw import decode_mulaw
+from charrnn.runlog import Run, read_rows
+from charrnn.show.curves import BITS, Curve, Tell, curve, flac_of, read_columns, rolling
+
+SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
+KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it holds it
+    "model": (dict,),
+    "training": (dict,),
+    "inputs": (list,),
+    "symbols": (int,),
+    "rate": (int,),
+    "val_frac": (int, float),
+    "test_frac": (int, float),
+}
+WINDOW = 100  # iterations before a checkpoint that its training loss is the mean of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a checkpoint sounds like at a temperature."""
+
+    step: int
+    temperature: float
+    path: Path
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training was at an iteration; losses in bits a symbol, None where they are not known."""
+
+    step: int
+    epoch: float
+    seconds: float
+    train_bits: float
+    val_bits: float | None
+
+
+class Story:
+    """A run with all that its files say, read once.
+
+    Attributes
+    ----------
+    name
+        The run's folder.
+    train, val
+        Losses in bits a symbol at each iteration and validation.
+    time
+        Seconds trained at each point of ``train``.
+    flac
+        Bits a sample that FLAC takes for the validation part; None where it is not known.
+
+    Raises
+    ------
+    InputError
+        It is no run, or has no iteration yet.
+    """
+
+    def __init__(self, run: Run, tell: Tell = lambda _: None, done: Callable[[int], object] = lambda _: None) -> None:
+        self.run, self.config = run, run.config()
+        for key, kinds in KINDS.items():
+            if not isinstance(self.config.get(key), (*kinds, type(None))):
+                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {self.config[key]!r}.")
+        self.name = run.path.resolve().name
+        if not run.log_file.is_file():
+            raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
+        columns = read_columns(run.log_file, ("iteration", "train_loss", "elapsed_seconds", "epoch"), tell, done)
+        columns = columns[np.isfinite(columns).all(axis=1)]
+        if not len(columns):
+            raise InputError(f"{run.log_file} has no loss that is a number.")
+        self.train = curve(columns[:, 0], columns[:, 1] * BITS)
+        self.time, self._epochs = columns[:, 2], columns[:, 3]
+        self.val = self._validations()
+        self.flac = flac_of(run)
+
+    def _validations(self) -> Curve:
+        rows = read_rows(self.run.val_file) if self.run.val_file.is_file() else []
+        try:
+            points = np.array([(row["iteration"], row["val_loss"]) for row in rows], np.float64).reshape(-1, 2)
+        except (KeyError, ValueError):
+            raise InputError(f"{self.run.val_file} is not as charrnn-train wrote it.") from None
+        return curve(points[:, 0], points[:, 1] * BITS)
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """What there is to hear, by iteration, then by temperature."""
+        found = []
+        for path in self.run.samples_folder.glob("*.wav"):
+            if name := SAMPLE_NAME.fullmatch(path.name):
+                found.append(Sample(int(name[1]), float(name[2]), path))
+        return sorted(found, key=lambda sample: (sample.step, sample.temperature))
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it was trained on sound."""
+        return bool(self.config.get("rate"))
+
+    @property
+    def rate(self) -> int:
+        """Samples a second; 0 of text."""
+        return int(self.config.get("rate") or 0)
+
+    @property
+    def inputs(self) -> str:
+        """The names of what it was trained on, without their folders."""
+        names = [Path(str(name)).name for name in self.config.get("inputs") or ["?"]]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    @property
+    def network(self) -> str:
+        """Such as 'LSTM, 3 layers of 680'."""
+        model = self.config.get("model") or {}
+        layers = model.get("layers", "?")
+        cell, size = str(model.get("cell", "network")).upper(), model.get("rnn_size", "?")
+        return f"{cell}, {layers} layer{'s' * (layers != 1)} of {size}"
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """How many numbers the network learns, from the head of its newest checkpoint; None before the first."""
+        files = self.run.checkpoints()
+        try:
+            with files[-1].open("rb") as file:
+                head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            return sum(int(np.prod(one["shape"])) for name, one in head.items() if name != "__metadata__")
+        except (IndexError, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+            return None
+
+    def at(self, step: int) -> Moment:
+        """Where training was at an iteration."""
+        row = min(int(np.searchsorted(self.train.x, step)), len(self.train) - 1)
+        near = Curve(self.train.x[: row + 1], self.train.y[: row + 1])
+        validated = np.flatnonzero(self.val.x == step)
+        return Moment(
+            step,
+            float(self._epochs[row]),
+            float(self.time[row]),
+            float(rolling(near, np.array([row]), WINDOW)[0]),
+            float(self.val.y[validated[-1]]) if len(validated) else None,
+        )
+
+    def best(self) -> Moment | None:
+        """The moment of the lowest validation loss; None before the first validation."""
+        return self.at(int(self.val.x[self.val.y.argmin()])) if len(self.val) else None
+
+    def original(self, seconds: float) -> tuple[NDArray[np.float32], float] | None:
+        """What begins with the validation part, which training never saw, and where in the data it is, in seconds.
+
+        Samples (n,) with full scale 1; None where the bytes that it was trained on are no longer there, or are text.
+        """
+        count = self.config.get("symbols")
+        val, test = (self.config.get(name) for name in ("val_frac", "test_frac"))
+        numbers = all(isinstance(number, int | float) for number in (count, val, test))
+        file = self.run.corpus_file
+        if not self.is_sound or not numbers or not file.is_file() or file.stat().st_size != count:
+            return None
+        place = max(0, count - int(val * count) - int(test * count)) if val else 0
+        data = np.fromfile(file, np.uint8, round(seconds * self.rate), offset=place)
+        if not len(data):
+            return None
+        is_mulaw = self.config.get("encoding") == "mulaw"
+        samples = decode_mulaw(data) / 32768 if is_mulaw else (data - 128.0) / 128
+        return np.asarray(samples, np.float32), place / self.rate
+
+
+def facts(story: Story) -> dict[str, str]:
+    """What was trained on what, and how far, as words under names."""
+    config, model = story.config, story.config.get("model") or {}
+    settings = config.get("training") or {}
+    last = story.at(int(story.train.x[-1]))
+    symbols = config.get("symbols") or 0
+    sound = f"{duration(symbols / story.rate)} of sound at {story.rate:,} Hz, {config.get('encoding')}"
+    found = {
+        "Trained on": story.inputs,
+        "That is": sound if story.is_sound else f"{symbols:,} characters of text",
+        "Kept for validation, test": " and ".join(
+            f"{float(config.get(n) or 0):.0%}" for n in ("val_frac", "test_frac")
+        ),
+        "Network": story.network,
+        "Embeddings": str(model.get("wordvec_size", "?")),
+        "Parameters": f"{story.parameters:,}" if story.parameters else "",
+        "Recipe": f"{settings.get('recipe', '?')}, learning rate {settings.get('learning_rate', '?')}",
+        "Batch": f"{settings.get('batch_size', '?')} rows of {settings.get('seq_length', '?')} steps",
+        "Dropout": str(model.get("dropout") or ""),
+        "Computed in": f"{settings.get('precision', '?')} on {settings.get('device', '?')}",
+        "Began with": str(config.get("init_from") or ""),
+        "Seed": str(settings.get("seed", "?")),
+        "Trained for": f"{last.step:,} iterations, {last.epoch:.2f} epochs, {duration(last.seconds)}",
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def chosen(story: Story, which: str | None) -> list[Sample]:
+    """The samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
+
+    Raises
+    ------
+    InputError
+        There are none, or not one of those that the list names.
+    """
+    samples = story.samples
+    if not samples:
+        raise InputError(
+            f"the run {story.run.path} has no sound in {story.run.samples_folder}: train with --sample-seconds, or "
+            f"write one there with charrnn-sample, named such as {story.run.sample_file(1000, 1.0).name}."
+        )
+    if which is None:
+        return samples
+    steps = {sample.step for sample in samples}
+    wanted = set()
+    for word in which.split(","):
+        step = _step(story, word.strip(), steps)
+        if step not in steps:
+            there = ", ".join(map(str, sorted(steps)))
+            raise InputError(f"the run {story.run.path} has no sound of checkpoint {word.strip()}. It has {there}.")
+        wanted.add(step)
+    return [sample for sample in samples if sample.step in wanted]
+
+
+def _step(story: Story, word: str, steps: set[int]) -> int:
+    if word == "newest":
+        return max(steps)
+    if word == "first":
+        return min(steps)
+    if word == "best":
+        best = story.best()
+        return best.step if best else -1
+    return int(word) if word.isdecimal() else -1
+
+
+def unlike(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Names that tell runs apart: their own, or with the folder where two are called the same."""
+    return [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the words that fit, such as '3 min' or '2.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,172 @@
+"""Recordings as pictures: envelope and spectrogram in as many columns as there are pixels, and the marks in a WAV."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+
+Floats = NDArray[np.float32]
+
+WINDOW = 0.046  # seconds that a spectrum looks at: 512 samples at 11025 Hz
+LOOKS = 4  # spectra that are averaged, at most, in one column
+RANGE = 70.0  # dB below the loudest that are shown
+
+
+@dataclass(frozen=True)
+class SoundPicture:
+    """A recording in columns.
+
+    Attributes
+    ----------
+    low, high
+        (columns,) the least and greatest sample in each, full scale 1.
+    decibels
+        (bins, columns) power spectra over full scale, from 0 Hz to half the rate.
+    rate, frames
+        In Hz; and how many there are.
+    marks
+        Seconds at which segments begin, where the WAV has cue points.
+    """
+
+    low: Floats
+    high: Floats
+    decibels: Floats
+    rate: int
+    frames: int
+    marks: tuple[float, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The length."""
+        return self.frames / self.rate
+
+
+def is_recording(path: Path) -> bool:
+    """Whether libsndfile can read it. An OSError where it cannot be opened."""
+    import soundfile
+
+    with path.open("rb") as file:
+        try:
+            soundfile.info(file)
+        except (soundfile.LibsndfileError, TypeError):  # the latter of a file that is named .raw
+            return False
+    return True
+
+
+def read_sound(path: Path) -> tuple[Floats, int]:
+    """A whole recording, mono (n,) with full scale 1, and its rate; an InputError where it is none."""
+    import soundfile
+
+    with path.open("rb") as file:
+        try:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, TypeError) as error:
+            raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
+    if not len(samples):
+        raise InputError(f"{path} holds no sound: its header counts 0 samples.")
+    return _mono(samples), int(rate)
+
+
+def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda _: None) -> SoundPicture:
+    """Envelope and spectrogram of a recording, in memory for the picture alone.
+
+    Parameters
+    ----------
+    columns
+        How many, at most: a sound has no more than it has samples.
+    done
+        Is called with how many columns were made since.
+
+    Raises
+    ------
+    InputError
+        It is no recording, holds no sound, or is damaged.
+    """
+    import soundfile
+
+    with path.open("rb") as file:
+        try:
+            with soundfile.SoundFile(file) as sound:
+                if not sound.frames:
+                    raise InputError(f"{path} holds no sound: its header counts 0 samples.")
+
+                def read(start: int, count: int) -> Floats:
+                    sound.seek(start)
+                    return _mono(sound.read(count, dtype="float32", always_2d=True))
+
+                parts = _columns(read, sound.frames, sound.samplerate, columns, done)
+                return SoundPicture(*parts, sound.samplerate, sound.frames, cue_points(path, sound.samplerate))
+        except (soundfile.LibsndfileError, TypeError) as error:
+            raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
+
+
+def picture(samples: Floats, rate: int, columns: int) -> SoundPicture:
+    """The same of samples (n,) that are there, n >= 1."""
+    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, lambda _: None)
+    return SoundPicture(*parts, rate, len(samples))
+
+
+def window_length(rate: int) -> int:
+    """Samples that a spectrum looks at: a power of two, nearly `WINDOW` seconds."""
+    return int(2 ** max(4, round(np.log2(WINDOW * rate))))
+
+
+def spectra(windows: Floats) -> Floats:
+    """Powers (m, w / 2 + 1) of windows (m, w), of which a sine at full scale has 1 at its peak."""
+    shape = np.hanning(windows.shape[1]).astype(np.float32)
+    return np.asarray(np.abs(np.fft.rfft(windows * shape, axis=1)) ** 2 / (shape.sum() / 2) ** 2, np.float32)
+
+
+def cue_points(path: Path, rate: int) -> tuple[float, ...]:
+    """Seconds of the cue points of a WAV, which charrnn-sample puts where a segment begins; () of anything else."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
+            return ()
+        while len(head := file.read(8)) == 8:
+            name, size = head[:4], int.from_bytes(head[4:], "little")
+            if name != b"cue ":
+                file.seek(size + size % 2, 1)
+                continue
+            data = file.read(min(size, 1 << 20))
+            points = (struct.unpack_from("<I", data, at + 20)[0] for at in range(4, len(data) - 23, 24))
+            return tuple(sorted(point / rate for point in points))
+    return ()
+
+
+def _columns(
+    read: Callable[[int, int], Floats], frames: int, rate: int, columns: int, done: Callable[[int], object]
+) -> tuple[Floats, Floats, Floats]:
+    count, window = min(columns, frames), window_length(rate)
+    low, high = np.zeros((2, count), np.float32)
+    decibels = np.empty((window // 2 + 1, count), np.float32)
+    edges = np.linspace(0, frames, count + 1).astype(np.int64)
+    for column, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+        begin = max(0, (start + stop - window) // 2 if stop - start < window else start)
+        block = read(begin, max(window, stop - start))
+        inside = block[start - begin : stop - begin]
+        if len(inside):
+            low[column], high[column] = inside.min(), inside.max()
+        block = np.pad(block, (0, max(0, window - len(block))))
+        looks = np.linspace(0, len(block) - window, min(LOOKS, -(-len(block) // window))).astype(np.int64)
+        power = spectra(block[looks[:, None] + np.arange(window)]).mean(axis=0)
+        decibels[:, column] = 10 * np.log10(power + 1e-12)
+        if column % 256 == 255:
+            done(256)
+    return low, high, decibels
+
+
+def _mono(frames: Floats) -> Floats:
+    return np.asarray(np.nan_to_num(frames.mean(axis=1)), np.float32)
+
+
+def _reason(error: Any) -> str:
+    words = getattr(error, "error_string", "") or str(error)
+    return f"libsndfile: {words.removeprefix('Error : ').rstrip('.')}"

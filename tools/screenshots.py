@@ -1,0 +1,131 @@
+"""Make the pictures of docs/pictures: of plots, of the report in a browser, of the film.
+
+    python tools/screenshots.py                 trains three small networks on data/voice.wav first, for some minutes
+    python tools/screenshots.py --runs RUN ...  takes runs that are there
+
+Needs chromium (its path in CHROMIUM, or on the PATH) with playwright, and ffmpeg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from charrnn.commands.plot import charrnn_plot
+from charrnn.commands.report import charrnn_report
+from charrnn.commands.train import charrnn_train
+from charrnn.commands.video import charrnn_video
+
+ROOT = Path(__file__).parent.parent
+OUT = ROOT / "docs" / "pictures"
+NETWORKS = {
+    "lstm-1x32": "--rnn-size 32 --layers 1",
+    "gru-1x96": "--cell gru --rnn-size 96 --layers 1",
+    "lstm-2x128": "--rnn-size 128 --layers 2 --wordvec-size 64",
+}
+SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --temperature 1 --quiet"
+WIDE, NARROW = (1280, 900), (390, 844)
+SHRUNK = 960  # pixels that the pictures of wide things have: what a page shows
+FLAGS = ["--no-sandbox", "--disable-background-networking"]
+
+
+def main() -> None:
+    """Train where there is no run, then take every picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", type=Path, help="that have samples")
+    parser.add_argument("--threads", default="0", help="to train with")
+    args = parser.parse_args()
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("there is no chromium: install it, or name one in the environment variable CHROMIUM.")
+    OUT.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = args.runs or train(folder, args.threads)
+        plots(runs, folder)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            report(browser, runs, folder)
+            browser.close()
+        film(runs, folder)
+
+
+def train(folder: Path, threads: str) -> list[Path]:
+    """Three networks that learn the voice of data/."""
+    runs = [folder / name for name in NETWORKS]
+    for run, flags in zip(runs, NETWORKS.values(), strict=True):
+        print(f"training {run.name}", flush=True)
+        voice = str(ROOT / "data" / "voice.wav")
+        command = [voice, "--run-dir", str(run), *flags.split(), *SETTINGS.split(), "--threads", threads]
+        assert charrnn_train(command) == 0
+    return runs
+
+
+def plots(runs: list[Path], folder: Path) -> None:
+    """Losses of all the runs, and the newest sound of the last."""
+    names = [str(run) for run in runs]
+    losses, sound = folder / "losses.png", folder / "sound.png"
+    size = ["--width", str(SHRUNK), "--height", "540"]
+    assert charrnn_plot([*names, "-o", str(losses), "--unit", "bits", "--log-x", "--log-y", *size]) == 0
+    newest = str(max((runs[-1] / "samples").glob("*.wav")))
+    assert charrnn_plot([newest, "-o", str(sound), "--theme", "dark", *size]) == 0
+    for picture in (losses, sound):
+        keep(picture, picture.stem)
+
+
+def report(browser: Browser, runs: list[Path], folder: Path) -> None:
+    """The page in light and dark, wide and narrow, and its sounds."""
+    page_file = folder / "report.html"
+    assert charrnn_report([*map(str, runs), "-o", str(page_file)]) == 0
+    for name, size, scheme, place in (
+        ("report", WIDE, "light", "header"),
+        ("report-sounds", WIDE, "dark", "#listen"),
+        ("report-narrow", NARROW, "dark", "header"),
+        ("report-narrow-sounds", NARROW, "light", "#listen"),
+    ):
+        page = browser.new_page(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if scheme == "dark" else "light",
+        )
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("#plot .main-svg")
+        page.locator(place).evaluate("(one) => one.scrollIntoView()")
+        page.wait_for_timeout(500)
+        shot = folder / f"{name}.png"
+        page.screenshot(path=shot)
+        page.close()
+        keep(shot, name)
+
+
+def film(runs: list[Path], folder: Path) -> None:
+    """A frame of a clip, of a card, and of the end."""
+    made = folder / "film.mp4"
+    assert charrnn_video([*map(str, runs), "-o", str(made), "-q"]) == 0
+    probe = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(made)]
+    length = float(subprocess.run(probe, capture_output=True, check=True).stdout)
+    for name, second in (("film", 0.87 * length), ("film-card", 5.0), ("film-end", length - 2)):
+        shot = folder / f"{name}.png"
+        command = ["ffmpeg", "-v", "error", "-y", "-ss", f"{second:.2f}", "-i", str(made), "-frames:v", "1", str(shot)]
+        subprocess.run(command, check=True)
+        keep(shot, name)
+
+
+def keep(picture: Path, name: str) -> None:
+    """Into docs/pictures, as small as it can be read."""
+    with Image.open(picture) as read:
+        image = read.convert("RGB")
+        if image.width > SHRUNK:
+            image = image.resize((SHRUNK, round(image.height * SHRUNK / image.width)), Image.Resampling.LANCZOS)
+        image.save(OUT / f"{name}.webp", quality=82, method=6)
+    print(OUT / f"{name}.webp", flush=True)
+
+
+if __name__ == "__main__":
+    main()
