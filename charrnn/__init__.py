@@ -15,7 +15,7 @@ _HOME = {
     "engine": ("charrnn.engines", "engine"),
     "measure_seams": ("charrnn.stitch", "measure_seams"),
     "CharRNN": ("charrnn.model", "CharRNN"),
-    "ModelConfig": ("charrnn.model", "ModelConfig"),
+    "ModelConfig": ("charrnn.config", "ModelConfig"),
     "Vocab": ("charrnn.vocab", "Vocab"),
 }
 

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config import UNIFORM
+
 CellState = tuple[Tensor, ...]
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
 
-UNIFORM = "uniform"  # a forget bias of its own for each unit
 FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 
 

@@ -1,43 +1,20 @@
-"""Trained networks, resume states and hidden states on disk: safetensors files, written whole or not at all.
-
-Nothing here unpickles, so a file from a stranger cannot run code.
-"""
+"""Networks of torch to and from the files of `charrnn.stored`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from bytecodec.console import open_output
-from bytecodec.errors import InputError
-from charrnn import runlog
-from charrnn.model import CharRNN, ModelConfig, State
+from charrnn import stored
+from charrnn.config import ModelConfig
+from charrnn.model import CharRNN, State
+from charrnn.stored import KIND, read_arrays, write_arrays
 from charrnn.vocab import Vocab
-
-FORMAT = 1
-KIND = "symbols"
-STREAMS_KIND = "streams"
-UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
-METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
-FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
-    "step": (int,),
-    "epoch": (int, float),
-    "rate": (int, NoneType),
-    "encoding": (str, NoneType),
-    "train_loss": (int, float, NoneType),
-    "val_loss": (int, float, NoneType),
-}
 
 
 class Keepable(Protocol):
@@ -86,9 +63,14 @@ class Checkpoint:
     val_loss: float | None = None
     path: str = ""
 
+    @property
+    def config(self) -> ModelConfig:
+        """What the network is."""
+        return self.model.config
+
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
-        known = {name: getattr(self, name) for name in FACTS}
+        known = {name: getattr(self, name) for name in stored.FACTS}
         return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **known}
 
 
@@ -105,26 +87,16 @@ def load(path: str | Path) -> Checkpoint:
     InputError
         The file is missing, cut off, or no checkpoint of this program's.
     """
-    path = runlog.checkpoint_path(path)
-    facts, tensors = read_tensors(path, KIND)
-    try:
-        vocab = Vocab.from_json(facts["vocab"])
-        config = ModelConfig(**facts["model"])
-        if config.vocab_size != len(vocab):
-            raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        if config.layers > len(tensors):
-            raise ValueError(f"it says that it has {config.layers} layers, and holds {len(tensors)} tensors")
-        with torch.device("meta"):  # takes no memory until the shapes are known to be those of the file
-            model = CharRNN(config)
-        set_model_tensors(model, tensors, assign=True)
-        return Checkpoint(model.eval(), vocab, path=str(path), **known(facts))
-    except UNUSABLE as error:
-        raise unusable(path, error) from None
+    return of_stored(stored.load(path))
 
 
-def unusable(path: str | Path, error: Exception) -> InputError:
-    """What to say of a file whose facts or tensors do not make a network."""
-    return InputError(f"{path} is not a checkpoint that this version can use: {_words(error)}.")
+def of_stored(network: stored.Stored) -> Checkpoint:
+    """The same network in torch."""
+    with torch.device("meta"):  # its weights are those of the file
+        model = CharRNN(network.config)
+    set_model_tensors(model, {name: torch.from_numpy(array) for name, array in network.weights.items()}, assign=True)
+    known = {name: getattr(network, name) for name in stored.FACTS}
+    return Checkpoint(model.eval(), network.vocab, path=network.path, **known)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
@@ -181,102 +153,10 @@ def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors with facts beside them as JSON; the file appears whole or not at all."""
-    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **facts})}
-    data = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    with open_output(str(path)) as file:
-        file.write(data)
+    write_arrays(path, kind, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}, facts)
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of a file of the given kind; an InputError for any other file."""
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            facts = _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}): it was cut off, or is something else."
-        ) from None
-
-
-def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
-    if text is None:
-        raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
-    try:
-        facts = json.loads(text)
-        version, found = facts["format"], facts["kind"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(
-            f"{path} has no description of a network in its safetensors metadata that can be read."
-        ) from None
-    if version != FORMAT:
-        raise InputError(f"{path} has format {version!r}, and this version of charrnn reads format {FORMAT}.")
-    if found != kind:
-        raise InputError(f"{path} holds {found!r}, and {kind!r} was wanted.")
-    return dict(facts)
-
-
-def known(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The `FACTS` that there are; a ValueError where one is nothing of its kind."""
-    found = {name: facts[name] for name in FACTS if name in facts}
-    for name, value in found.items():
-        if not isinstance(value, FACTS[name]) or isinstance(value, bool):
-            raise ValueError(f"its {name} is {value!r}")
-    if found.get("rate") is not None and found["rate"] < 1:
-        raise ValueError(f"its rate is {found['rate']!r}")
-    if found.get("encoding") not in (None, "linear", "mulaw"):
-        raise ValueError(f"its encoding is {found['encoding']!r}")
-    return found
-
-
-def _words(error: Exception) -> str:
-    return f"it does not say its {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-
-
-@dataclass(frozen=True)
-class Streams:
-    """N streams that stopped sampling: all that going on from there takes.
-
-    Attributes
-    ----------
-    state
-        Per layer, a tuple of (N, ·) arrays.
-    last
-        (N,) the last symbols, which the network has not read yet.
-    seed, position
-        The generator's seed, and how many of its numbers each stream has used.
-    """
-
-    state: tuple[tuple[NDArray[np.float32], ...], ...]
-    last: NDArray[np.int64]
-    seed: int
-    position: int
-
-
-def save_streams(path: str | Path, streams: Streams) -> None:
-    """Write streams to a file that appears whole or not at all."""
-    tensors = {
-        f"state.{i}.{j}": torch.from_numpy(a) for i, layer in enumerate(streams.state) for j, a in enumerate(layer)
-    }
-    facts = {"seed": streams.seed, "position": streams.position}
-    write_tensors(path, STREAMS_KIND, {**tensors, "last": torch.from_numpy(streams.last)}, facts)
-
-
-def load_streams(path: str | Path, model: CharRNN) -> Streams:
-    """Read streams of a network of this shape; an InputError where they are of another."""
-    facts, tensors = read_tensors(path, STREAMS_KIND)
-    try:
-        last = tensors["last"].numpy()
-        known = range(-1, model.config.vocab_size)  # -1: a stream before its first symbol
-        if last.ndim != 1 or not len(last) or last.dtype != np.int64 or not {*last.tolist()} <= {*known}:
-            raise ValueError("its last symbols are not those of this network")
-        state = state_from_tensors(tensors, model.initial_state(len(last)))
-        arrays = tuple(tuple(t.numpy() for t in layer) for layer in state)
-        for name in ("seed", "position"):
-            if not isinstance(facts[name], int) or not 0 <= facts[name] < 2**64:
-                raise ValueError(f"its {name} is {facts[name]!r}")
-        return Streams(arrays, last, facts["seed"], facts["position"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not fit this network: {_words(error)}.") from None
+    facts, arrays = read_arrays(path, kind)
+    return facts, {name: torch.from_numpy(array) for name, array in arrays.items()}

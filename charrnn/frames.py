@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from charrnn import checkpoint as files
-from charrnn import runlog
+from charrnn import runlog, stored
+from charrnn.config import check_layers, check_whole
 from charrnn.data import Reach
-from charrnn.model import Layers, State, check_layers, check_whole
+from charrnn.model import Layers, State
 
 KIND = "frames"
 LOSSES = ("mse", "gaussian")
@@ -191,7 +192,7 @@ class FrameCheckpoint:
 
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
-        known = {name: getattr(self, name, None) for name in files.FACTS}
+        known = {name: getattr(self, name, None) for name in stored.FACTS}
         return {"model": self.model.config.to_json(), **known}
 
 
@@ -212,10 +213,10 @@ def load(path: str | Path) -> FrameCheckpoint:
         with torch.device("meta"):
             model = FrameRNN(config)
         files.set_model_tensors(model, tensors, assign=True)
-        known = files.known(facts)
+        known = stored.known(facts)
         del known["encoding"]
         if known["rate"] is None:
             raise ValueError("it has no rate")
         return FrameCheckpoint(model.eval(), path=str(path), **known)
-    except files.UNUSABLE as error:
-        raise files.unusable(path, error) from None
+    except stored.UNUSABLE as error:
+        raise stored.unusable(path, error) from None

@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.cells import CELLS, OUTPUTS, UNIFORM, CellState, Linear
+from charrnn.cells import CELLS, OUTPUTS, CellState, Linear
+from charrnn.config import ModelConfig
 from charrnn.vocab import Vocab
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """All that says what a network is.
-
-    Attributes
-    ----------
-    vocab_size
-        V, the number of different symbols, 1 or more.
-    wordvec_size
-        D, the length of an embedding.
-    rnn_size
-        H, the units of a layer.
-    layers
-        The number of recurrent layers.
-    cell
-        A name in `charrnn.cells.CELLS`.
-    dropout
-        The probability with which each output of each layer is dropped while training, in [0, 1).
-    forget_bias
-        The initial bias of the forget gates, of cells that have them; "uniform": from U(0, 1), for each unit its own.
-    proj_size
-        P, the numbers that an lstmp layer hands on, less than H (None: half of H). None for every other cell.
-    layer_norm
-        Whether what a layer hands on, above it, is normalised (Ba, Kiros and Hinton 2016); its state is not.
-    """
-
-    vocab_size: int
-    wordvec_size: int = 110
-    rnn_size: int = 680
-    layers: int = 3
-    cell: str = "lstm"
-    dropout: float = 0.0
-    forget_bias: float | str = 1.0
-    proj_size: int | None = None
-    layer_norm: bool = False
-
-    def __post_init__(self) -> None:
-        check_whole(self, "vocab_size", "wordvec_size")
-        check_layers(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return asdict(self)
-
-
-def check_whole(config: object, *names: str) -> None:
-    """Raise a ValueError where one of these is no whole number above 0."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
-
-
-def check_layers(config: Any) -> None:
-    """Raise a ValueError where a config's layers make no network; a projection's size that is left out is settled.
-
-    Of a config it takes what `ModelConfig` has from ``rnn_size`` on, with the same meanings.
-    """
-    check_whole(config, "rnn_size", "layers")
-    if not isinstance(config.layer_norm, bool):
-        raise ValueError(f"layer_norm is {config.layer_norm!r}, and has to be true or false")
-    if not isinstance(config.cell, str) or config.cell not in CELLS:
-        raise ValueError(f"cell is {config.cell!r}, and has to be one of {', '.join(CELLS)}")
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout!r}, and has to be at least 0 and less than 1")
-    if not isinstance(config.forget_bias, int | float) and config.forget_bias != UNIFORM:
-        raise ValueError(f"forget_bias is {config.forget_bias!r}, and has to be a number or {UNIFORM!r}")
-    projects = "proj_size" in CELLS[config.cell].OPTIONS
-    if config.proj_size is None and projects:
-        object.__setattr__(config, "proj_size", max(1, config.rnn_size // 2))
-    size = config.proj_size
-    if size is not None and not projects:
-        raise ValueError(f"proj_size is {size!r}, and {config.cell} has no projection")
-    if size is not None and (type(size) is not int or not 1 <= size < config.rnn_size):
-        raise ValueError(
-            f"proj_size is {size!r}, and has to be a whole number from 1 to less than rnn_size, {config.rnn_size}"
-        )
 
 
 class Layers(nn.Module):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.console import is_special_file, open_output
-from charrnn.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.stored import Stored
 
 
 class Output(Protocol):
@@ -26,7 +29,7 @@ class Output(Protocol):
 
 
 @contextlib.contextmanager
-def open_text(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
+def open_text(path: str, checkpoint: Checkpoint | Stored) -> Iterator[Output]:
     """UTF-8 text, to a file or, for ``-``, to standard output as it comes."""
     with open_output(path, binary=False) as file:
         live = path == "-" or is_special_file(path)
@@ -44,7 +47,7 @@ def open_text(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def open_sound(path: str, checkpoint: Checkpoint) -> Iterator[Output]:
+def open_sound(path: str, checkpoint: Checkpoint | Stored) -> Iterator[Output]:
     """An 8-bit WAV with a cue point at each mark; ids are its bytes."""
     if checkpoint.rate is None:
         raise ValueError("a network of text makes no sound")
@@ -83,13 +86,13 @@ def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
 
 
 @contextlib.contextmanager
-def open_takes(paths: list[str], sound: bool, checkpoint: Checkpoint) -> Iterator[list[Output]]:
+def open_takes(paths: list[str], sound: bool, checkpoint: Checkpoint | Stored) -> Iterator[list[Output]]:
     """An output for each path."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(open_take(path, sound, checkpoint)) for path in paths]
 
 
-def open_take(path: str, sound: bool, checkpoint: Checkpoint) -> contextlib.AbstractContextManager[Output]:
+def open_take(path: str, sound: bool, checkpoint: Checkpoint | Stored) -> contextlib.AbstractContextManager[Output]:
     """The output of one take, to be entered."""
     return (open_sound if sound else open_text)(path, checkpoint)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from bytecodec.console import progress
 from charrnn import frames
-from charrnn.checkpoint import load
 from charrnn.engines import engine
 from charrnn.frames_generate import Take
 from charrnn.generate import generate
 from charrnn.outputs import open_samples, open_sound
 from charrnn.runlog import Run
+from charrnn.stored import load
 
 CHUNK = 256  # symbols between looks at whether to stop
 

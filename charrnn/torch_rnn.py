@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from bytecodec import ALPHABETS, alphabet_of
 from bytecodec.errors import InputError
 from charrnn.checkpoint import Checkpoint, set_model_tensors
-from charrnn.model import CharRNN, ModelConfig
+from charrnn.config import ModelConfig
+from charrnn.model import CharRNN
 from charrnn.torch7 import Numbers, TorchObject
 from charrnn.torch7 import load as load_torch7
 from charrnn.vocab import Vocab

@@ -129,7 +129,7 @@ def trained(trained_run):
 @pytest.fixture
 def tiny_config():
     """7 symbols, embeddings of 5, 2 layers of 6 units."""
-    from charrnn.model import ModelConfig
+    from charrnn.config import ModelConfig
 
     return ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
 

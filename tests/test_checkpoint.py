@@ -18,8 +18,10 @@ import charrnn
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn.cells import CELLS
-from charrnn.checkpoint import Checkpoint, Streams, load, load_streams, save, save_streams
-from charrnn.model import ModelConfig, build
+from charrnn.checkpoint import Checkpoint, load, save
+from charrnn.config import ModelConfig
+from charrnn.model import build
+from charrnn.stored import Streams, load_streams, save_streams
 from charrnn.vocab import Vocab
 
 
@@ -231,7 +233,7 @@ def without(facts, name):
         (lambda facts: without(facts, "vocab"), "it does not say its 'vocab'"),
         (lambda facts: facts | {"vocab": {"alphabet": "braille"}}, "the network has 7 symbols, its vocabulary 256"),
         (lambda facts: facts | {"vocab": 7}, "the vocabulary is neither"),
-        (lambda facts: facts | {"model": []}, "charrnn.model.ModelConfig() argument after ** must be a mapping"),
+        (lambda facts: facts | {"model": []}, "charrnn.config.ModelConfig() argument after ** must be a mapping"),
         (lambda facts: facts | {"model": {}}, "missing 1 required positional argument: 'vocab_size'"),
         (lambda facts: facts | {"model": facts["model"] | {"gates": 3}}, "unexpected keyword argument 'gates'"),
         (lambda facts: facts | {"model": facts["model"] | {"layers": "2"}}, "layers is '2', and has to be"),
@@ -279,11 +281,11 @@ def test_facts_that_an_older_file_does_not_hold_have_their_defaults(saved):
         (lambda tensors: tensors | {"more": torch.zeros(2)}, "more belongs to no network like this"),
         (
             lambda tensors: tensors | {"output.bias": torch.zeros(8)},
-            "output.bias is (8,) torch.float32, and has to be (7,) torch.float32",
+            "output.bias is (8,) float32, and has to be (7,) float32",
         ),
-        (lambda tensors: tensors | {"output.bias": torch.zeros(7, 1)}, "output.bias is (7, 1) torch.float32"),
-        (lambda tensors: tensors | {"output.bias": torch.zeros(7).half()}, "output.bias is (7,) torch.float16"),
-        (lambda tensors: tensors | {"output.bias": torch.zeros(7).int()}, "output.bias is (7,) torch.int32"),
+        (lambda tensors: tensors | {"output.bias": torch.zeros(7, 1)}, "output.bias is (7, 1) float32"),
+        (lambda tensors: tensors | {"output.bias": torch.zeros(7).half()}, "output.bias is (7,) float16"),
+        (lambda tensors: tensors | {"output.bias": torch.zeros(7).int()}, "output.bias is (7,) int32"),
         (lambda _: {}, "layers, and holds 0 tensors"),
     ],
 )
@@ -349,7 +351,7 @@ def streams(tiny_model, n=3):
 def test_streams_come_back_bit_for_bit(tmp_path, tiny_model):
     want = streams(tiny_model)
     save_streams(tmp_path / "s", want)
-    found = load_streams(tmp_path / "s", tiny_model)
+    found = load_streams(tmp_path / "s", tiny_model.config)
     assert (found.seed, found.position) == (2**64 - 1, 123)
     np.testing.assert_array_equal(found.last, want.last)
     for i in range(2):
@@ -370,7 +372,7 @@ def test_streams_of_every_cell_come_back_bit_for_bit(tmp_path, tiny_config, cell
     model = build(replace(tiny_config, cell=cell), 0)
     want = streams_of(model)
     save_streams(tmp_path / "s", want)
-    found = load_streams(tmp_path / "s", model)
+    found = load_streams(tmp_path / "s", model.config)
     for layer, wanted in zip(found.state, want.state, strict=True):
         for array, other in zip(layer, wanted, strict=True):
             np.testing.assert_array_equal(array, other)
@@ -379,7 +381,7 @@ def test_streams_of_every_cell_come_back_bit_for_bit(tmp_path, tiny_config, cell
 def test_streams_of_another_cell_are_refused_even_where_all_that_is_asked_for_is_there(tmp_path, tiny_config):
     for cell, other in [("lstm", "gru"), ("lstmor", "lstm"), ("lstm", "lstmor"), ("lstmp", "lstm"), ("rnn", "lstm")]:
         save_streams(tmp_path / "s", streams_of(build(replace(tiny_config, cell=cell), 0)))
-        assert sentence(tmp_path / "s", load_streams, build(replace(tiny_config, cell=other), 0)) == (
+        assert sentence(tmp_path / "s", load_streams, replace(tiny_config, cell=other)) == (
             "FILE does not fit this network: its hidden state is that of another network."
         )
 
@@ -387,16 +389,16 @@ def test_streams_of_another_cell_are_refused_even_where_all_that_is_asked_for_is
 def test_a_checkpoint_is_no_streams_and_streams_no_checkpoint(saved, tmp_path, tiny_model):
     save_streams(tmp_path / "s", streams(tiny_model))
     assert sentence(tmp_path / "s") == "FILE holds 'streams', and 'symbols' was wanted."
-    assert sentence(saved, load_streams, tiny_model) == "FILE holds 'symbols', and 'streams' was wanted."
+    assert sentence(saved, load_streams, tiny_model.config) == "FILE holds 'symbols', and 'streams' was wanted."
 
 
 def test_streams_of_another_network_are_refused(tmp_path, tiny_model):
     save_streams(tmp_path / "s", streams(tiny_model))
     for other in (ModelConfig(7, 5, 8, 2), ModelConfig(7, 5, 6, 3), ModelConfig(7, 5, 6, 1)):
-        assert sentence(tmp_path / "s", load_streams, build(other, 0)) == (
+        assert sentence(tmp_path / "s", load_streams, other) == (
             "FILE does not fit this network: its hidden state is that of another network."
         )
-    assert sentence(tmp_path / "s", load_streams, build(ModelConfig(2, 5, 6, 2), 0)) == (
+    assert sentence(tmp_path / "s", load_streams, ModelConfig(2, 5, 6, 2)) == (
         "FILE does not fit this network: its last symbols are not those of this network."
     )
 
@@ -418,7 +420,7 @@ def test_streams_of_another_network_are_refused(tmp_path, tiny_model):
 def test_streams_that_do_not_hang_together_are_refused(tmp_path, tiny_model, change, words):
     save_streams(tmp_path / "s", streams(tiny_model))
     rewritten(tmp_path / "s", change_tensors=change)
-    message = sentence(tmp_path / "s", load_streams, tiny_model)
+    message = sentence(tmp_path / "s", load_streams, tiny_model.config)
     assert message.startswith("FILE does not fit this network: ")
     assert words in message
 
@@ -428,6 +430,6 @@ def test_streams_that_do_not_hang_together_are_refused(tmp_path, tiny_model, cha
 def test_a_generators_place_that_is_none_is_refused(tmp_path, tiny_model, name, value):
     save_streams(tmp_path / "s", streams(tiny_model))
     rewritten(tmp_path / "s", lambda facts: facts | {name: value})
-    assert sentence(tmp_path / "s", load_streams, tiny_model) == (
+    assert sentence(tmp_path / "s", load_streams, tiny_model.config) == (
         f"FILE does not fit this network: its {name} is {value!r}."
     )

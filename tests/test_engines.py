@@ -14,10 +14,11 @@ import charrnn
 from bytecodec.errors import InputError
 from charrnn.cells import CELLS
 from charrnn.checkpoint import save
+from charrnn.config import ModelConfig
 from charrnn.engines import ENGINES, NOTHING, eager
 from charrnn.engines.eager import EagerEngine, choose
 from charrnn.generate import uniforms
-from charrnn.model import ModelConfig, build
+from charrnn.model import build
 
 V = 7
 

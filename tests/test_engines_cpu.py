@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 import charrnn
 from bytecodec.errors import InputError
 from charrnn.checkpoint import Checkpoint
+from charrnn.config import ModelConfig
 from charrnn.engines import NOTHING, arrays, cpu
 from charrnn.engines.cpu import CpuEngine
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
-from charrnn.model import ModelConfig, build
+from charrnn.model import build
 from charrnn.vocab import Vocab
 
 try:

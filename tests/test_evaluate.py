@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn import evaluate as module
+from charrnn.config import ModelConfig
 from charrnn.evaluate import BITS, evaluate
-from charrnn.model import ModelConfig, build
+from charrnn.model import build
 
 
 def symbols(n, seed=0):

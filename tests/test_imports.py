@@ -60,7 +60,7 @@ def codec():
 def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
-    names += ["charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
+    names += ["charrnn.config", "charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
     return loaded_by(
         [
             *names,
@@ -103,6 +103,17 @@ def test_what_there_is_to_look_at_is_made_without_torch(pictures):
         assert not roots(modules) & {"torch", "scipy", "safetensors"}, name
         assert {m for m in modules if m.startswith("charrnn.")} <= {"charrnn.runlog", *pictures}, name
     assert not roots(pictures["charrnn.show.curves"]) & {"matplotlib"}
+
+
+def test_sampling_with_the_compiled_engine_loads_no_torch(trained_run, tmp_path):
+    program = (
+        "import sys; from charrnn.commands.sample import charrnn_sample\n"
+        "code = charrnn_sample(sys.argv[1:]); print(*sorted(sys.modules)); sys.exit(code)"
+    )
+    flags = ["--engine", "cpu", "--seconds", "0.1", "-o", tmp_path / "out.wav", "--state-out", tmp_path / "state"]
+    done = subprocess.run([sys.executable, "-c", program, trained_run, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not roots(done.stdout.split()) & {"torch", "scipy"}
 
 
 def test_importing_charrnn_loads_almost_nothing(light):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from charrnn.cells import CELLS
-from charrnn.model import CharRNN, ModelConfig, build, detach
+from charrnn.config import ModelConfig
+from charrnn.model import CharRNN, build, detach
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 

@@ -22,8 +22,9 @@ from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn import parallel
 from charrnn.checkpoint import Checkpoint
+from charrnn.config import ModelConfig
 from charrnn.evaluate import evaluate
-from charrnn.model import ModelConfig, build
+from charrnn.model import build
 from charrnn.parallel import ALONE
 from charrnn.recipe import Settings
 from charrnn.runlog import TIME_COLUMNS, Run, read_rows

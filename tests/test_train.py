@@ -17,8 +17,9 @@ from charrnn import checkpoint as files
 from charrnn import evaluate as evaluation
 from charrnn import train as training
 from charrnn.checkpoint import Checkpoint
+from charrnn.config import ModelConfig
 from charrnn.data import ContiguousBatches
-from charrnn.model import ModelConfig, build
+from charrnn.model import build
 from charrnn.recipe import RECIPES, Settings
 from charrnn.runlog import LOG_COLUMNS, TIME_COLUMNS, VAL_COLUMNS, Run, read_rows
 from charrnn.train import Trainer

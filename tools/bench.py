@@ -68,7 +68,8 @@ def bare_loop(precision: str) -> float:
     runtime.before_torch()
     import torch
 
-    from charrnn.model import ModelConfig, build, detach
+    from charrnn.config import ModelConfig
+    from charrnn.model import build, detach
 
     model = build(ModelConfig(SYMBOLS, EMBEDDING, HIDDEN, LAYERS), seed=0)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -150,8 +151,9 @@ def eager(streams: int, precision: str = "fp32") -> float:
     runtime.before_torch()
     import charrnn
     from charrnn.checkpoint import Checkpoint
+    from charrnn.config import ModelConfig
     from charrnn.generate import generate
-    from charrnn.model import ModelConfig, build
+    from charrnn.model import build
 
     model = build(ModelConfig(SYMBOLS, EMBEDDING, HIDDEN, LAYERS), seed=0)
     engine = charrnn.engine(Checkpoint(model, charrnn.Vocab.of_alphabet("braille")), "eager", streams, precision)

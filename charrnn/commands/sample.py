@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from charrnn.checkpoint import Checkpoint, Streams
     from charrnn.engines import Engine
     from charrnn.frames import FrameCheckpoint
+    from charrnn.stored import Stored, Streams
 
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
@@ -135,7 +135,7 @@ class Job:
 
     args: Namespace
     plan: Plan
-    checkpoint: Checkpoint
+    checkpoint: Stored
     engine: Engine
     start: NDArray[np.integer[Any]]  # symbols to read before the first one is drawn
     carried: Streams | None  # what --state-in holds
@@ -169,7 +169,7 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     if not args.network:
         args.network = str(runlog.newest_run().path)
         say(f"sampling from {args.network}.", args.quiet)
-    from charrnn.checkpoint import Streams, save_streams
+    from charrnn.stored import Streams, save_streams
 
     if args.state_out:
         _check_place(args.state_out)
@@ -199,12 +199,12 @@ def _is_of_frames(args: Namespace) -> bool:
 
 
 def _job(args: Namespace) -> Job:
-    from charrnn.checkpoint import load, load_streams
     from charrnn.engines import engine
+    from charrnn.stored import load, load_streams
 
     checkpoint = load(runlog.checkpoint_path(args.network, args.checkpoint))
     plan = _plan(args, checkpoint)
-    carried = load_streams(args.state_in, checkpoint.model) if args.state_in else None
+    carried = load_streams(args.state_in, checkpoint.config) if args.state_in else None
     streams = args.streams or 1
     if carried and len(carried.last) != streams:
         held = len(carried.last)
@@ -263,7 +263,7 @@ def _check_place(path: str) -> None:
         raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Make it first.")
 
 
-def _plan(args: Namespace, checkpoint: Checkpoint | FrameCheckpoint) -> Plan:
+def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
     rate = checkpoint.rate
     suffix = Path(args.output).suffix.lower()
     several = len(args.temperature) > 1 or (args.streams or 1) > 1
@@ -292,7 +292,7 @@ def _plan(args: Namespace, checkpoint: Checkpoint | FrameCheckpoint) -> Plan:
     return Plan(1, total or None, sound)
 
 
-def _start(args: Namespace, checkpoint: Checkpoint) -> NDArray[np.integer[Any]]:
+def _start(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
     """The symbols to read before the first one is drawn."""
     import numpy as np
 

@@ -120,7 +120,8 @@ def _make_symbols(
     """Network, data, and what config.json says of them, for a new run of a character network."""
     from charrnn import data
     from charrnn.checkpoint import load
-    from charrnn.model import ModelConfig, build
+    from charrnn.config import ModelConfig
+    from charrnn.model import build
 
     old = load(args.init_from) if args.init_from else None
     if old and old.rate:  # what its bytes mean, unless the command line says otherwise
@@ -164,7 +165,8 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
     from charrnn import data
-    from charrnn.model import CharRNN, ModelConfig
+    from charrnn.config import ModelConfig
+    from charrnn.model import CharRNN
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)

@@ -70,7 +70,7 @@ def engine(
     Parameters
     ----------
     checkpoint
-        A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint`.
+        A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint` or `charrnn.stored.Stored`.
     kind
         cpu (compiled), eager (the reference in torch), or auto: the fastest that there is for the network. Where
         that is not the compiled one, it says so on stderr.
@@ -86,18 +86,19 @@ def engine(
     InputError
         The checkpoint cannot be used, or there is no such engine.
     """
-    from charrnn.checkpoint import Checkpoint, load
+    from charrnn import stored
 
     if kind not in ENGINES:
         raise InputError(f"there is no engine {kind!r}: the engines are {', '.join(ENGINES)}.")
     if streams < 1:
         raise InputError(f"{streams} streams: it takes 1 or more.")
-    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    loaded = stored.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if kind != "eager":
         from charrnn.engines import cpu
 
         try:
-            return cpu.CpuEngine(arrays(loaded.model), loaded.model.config, streams, precision, threads)
+            weights = loaded.weights if isinstance(loaded, stored.Stored) else arrays(loaded.model)
+            return cpu.CpuEngine(weights, loaded.config, streams, precision, threads)
         except cpu.UnavailableError as error:
             if kind == "cpu" or precision in cpu.INTEGERS:
                 raise
