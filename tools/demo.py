@@ -56,10 +56,6 @@ def main(recording: str) -> int:
     write_json(MADE_FROM, made)
     out = DEMO / "out.wav"
     cut = ["--segments", str(SEGMENTS), "--segment-seconds", str(SEGMENT_SECONDS)]
-    cut += [
-        "--threads",
-        "1",
-    ]  # a network of this size gains nothing from a second thread, and on some machines loses half
     run("charrnn-sample", str(NETWORK), *cut, "--seed", str(made["takes"]), "-o", str(out))
     print(
         f"\n{SEGMENTS * SEGMENT_SECONDS:g} seconds of a network's version of {recording}: {out}\n"

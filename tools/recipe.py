@@ -102,15 +102,21 @@ def table(rows: list[tuple[str, str, dict[str, list[Path]]]], recipes: list[str]
 
 
 def draw(rows: list[tuple[str, str, dict[str, list[Path]]]], picture: Path) -> None:
-    """Validation bits over minutes, a panel for each recording and network."""
+    """Validation bits over minutes: a row of panels for each network, a column for each recording."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.6), squeeze=False, layout="constrained")
-    for (name, size, runs), panel in zip(rows, panels[0], strict=True):
+    columns = len(dict.fromkeys(name for name, *_ in rows))
+    shape = (len(rows) // columns, columns)
+    figure, panels = plt.subplots(*shape, figsize=(4.5 * columns, 3.2 * shape[0]), squeeze=False, layout="constrained")
+    for (name, size, runs), panel in zip(rows, panels.T.flat, strict=True):
         for number, (recipe, seeds) in enumerate(runs.items()):
             for run in seeds:
                 points = validations(run)
-                style: dict[str, Any] = {"color": f"C{number}", "label": recipe if run == seeds[0] else None}
+                style: dict[str, Any] = {
+                    "marker": ".",
+                    "color": f"C{number}",
+                    "label": recipe if run == seeds[0] else None,
+                }
                 panel.plot([p["elapsed_seconds"] / 60 for p in points], [p["val_bits"] for p in points], **style)
         flac = json.loads((next(iter(runs.values()))[0] / "config.json").read_text())["yardsticks"].get("flac")
         if flac:
