@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from charrnn import stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
-from charrnn.stored import KIND, read_arrays, write_arrays
+from charrnn.stored import KIND
 from charrnn.vocab import Vocab
 
 
@@ -153,10 +155,10 @@ def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors with facts beside them as JSON; the file appears whole or not at all."""
-    write_arrays(path, kind, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}, facts)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stored.write(path, kind, facts, partial(serialise, plain))
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of a file of the given kind; an InputError for any other file."""
-    facts, arrays = read_arrays(path, kind)
-    return facts, {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return stored.read(path, kind, "pt")

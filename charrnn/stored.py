@@ -6,8 +6,9 @@ Nothing here unpickles, so a file from a stranger cannot run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -106,26 +107,36 @@ def _check(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int,
 
 def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
     """Write arrays with facts beside them as JSON; the file appears whole or not at all."""
-    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **facts})}
-    data = serialise({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
+    write(path, kind, facts, partial(serialise, {name: np.asarray(a, order="C") for name, a in arrays.items()}))
+
+
+def write(path: str | Path, kind: str, facts: Mapping[str, Any], serialised: Callable[[dict[str, str]], bytes]) -> None:
+    """Write what comes of serialising something with these facts as metadata."""
+    data = serialised({METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **facts})})
     with open_output(str(path)) as file:
         file.write(data)
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Facts and arrays of a file of the given kind; an InputError for any other file."""
+    try:
+        return read(path, kind, "np")
+    except (TypeError, AttributeError) as error:  # numbers of a kind that numpy does not have
+        raise unusable(path, error) from None
+
+
+def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same in arrays or tensors of a framework, by safetensors' name for it."""
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
     try:
-        with safe_open(str(path), framework="np") as file:
+        with safe_open(str(path), framework=framework) as file:
             facts = _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
             return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is not a whole safetensors file ({error}): it was cut off, or is something else."
         ) from None
-    except (TypeError, AttributeError) as error:  # numbers of a kind that numpy does not have
-        raise unusable(path, error) from None
 
 
 def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
