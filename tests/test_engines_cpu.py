@@ -291,8 +291,17 @@ def test_the_number_of_threads_is_the_one_that_was_faster_of_late(monkeypatch):
     assert [block(alone) for _ in range(5)] == [2, 1, 2, 2, 2]
     busy = [block(disturbed) for _ in range(12)]
     assert busy.count(2) <= 4
+    clock[0] += cpu.RETRY
     again = [block(alone) for _ in range(40)]
     assert again[-5:] == [2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("cores", "numbers"), [(1, [1]), (2, [2, 1]), (6, [6, 3, 1]), (8, [8, 4, 2, 1]), (96, [8, 4, 2, 1])]
+)
+def test_numbers_of_threads_are_tried_down_to_one(monkeypatch, cores, numbers):
+    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    assert cpu._numbers_of_threads() == numbers
 
 
 def test_more_threads_than_there_is_work_for_are_no_harm(models):

@@ -1,4 +1,4 @@
-"""What fewer bits a weight cost the compiled engine: nats a symbol beside fp32 in the eager engine, on validation parts.
+"""What fewer bits a weight cost the compiled engine: nats a symbol more than the eager engine takes in fp32.
 
     python tools/precision.py runs/voice-001 runs/piano-001 --steps 1600
 

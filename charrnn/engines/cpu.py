@@ -36,7 +36,8 @@ TILE = 4 * LANES
 MOST_INPUTS = 1 << 16  # more could overflow 32 bits
 TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddings are kept instead of its weights
 SCORE_ROWS = 64
-RETRY = 2.0  # seconds after which the number of threads that was slower is tried again
+MOST_THREADS = 8  # that are tried: layers have some 40 tiles to share, and meeting takes its time
+RETRY = 5.0  # seconds after which a number of threads that was slower is tried again
 
 
 class UnavailableError(InputError):
@@ -147,6 +148,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _numbers_of_threads() -> list[int]:
+    """What is worth trying: as many as there are cores, and half of it, and so on to one."""
+    most = min(_cores(), MOST_THREADS)
+    return [most >> halved for halved in range(most.bit_length())]
+
+
 # -- packing ------------------------------------------------------------
 
 
@@ -228,7 +235,7 @@ class CpuEngine:
         Of the weights, a name in `FORMATS`; auto: int5, of a network with less than `SMALL` weights int7. With
         integers, what a layer takes is rounded to 8 bits.
     threads
-        0: one or a core each, whichever is the faster just now. They have no influence on what is drawn.
+        0: up to 8, as many as are the fastest just now. They have no influence on what is drawn.
 
     Raises
     ------
@@ -262,7 +269,7 @@ class CpuEngine:
         self._units = _padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
         self._outputs = _padded(config.proj_size, TILE) if config.cell == "lstmp" else self._units
         self._network = self._pack({name: np.asarray(t, dtype=np.float32) for name, t in tensors.items()})
-        self._pace = _Pace(*([threads] if threads else [_cores(), 1]))
+        self._pace = _Pace(*([threads] if threads else _numbers_of_threads()))
         self.reset()
 
     def _pack(self, tensors: Mapping[str, Floats]) -> _Network:
