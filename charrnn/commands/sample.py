@@ -102,9 +102,9 @@ def parser() -> Parser:
     how.add_argument("--float", action="store_true", help="of a frame predictor: 32-bit floats, in place of 16 bits")
     how.add_argument(
         "--precision",
-        choices=(*runtime.PRECISIONS, *INTEGERS),
+        choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
-        help="of weights; auto: compiled int5, of small networks int7; eager fp32",
+        help="of weights; auto: compiled int5, of small networks int7; onnx int8; eager fp32",
     )
     how.add_argument(
         "--threads",
