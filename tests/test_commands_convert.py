@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,11 +135,59 @@ def test_what_the_files_hold_against_it_is_one_sentence(argv, message, capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    ["sound.t7 x.onnx", "sound.t7 x", "x.safetensors x.onnx", "sound.t7 -", "- x.safetensors", "sound.t7 sound.t7"],
+    [
+        "sound.t7 x.onnx",
+        "sound.t7 x",
+        "x.safetensors x",
+        "sound.t7 -",
+        "- x.safetensors",
+        "sound.t7 sound.t7",
+        "- x.onnx",
+    ],
 )
 def test_other_kinds_of_files_are_refused(argv, capsys):
     message = refusal(capsys, *argv.split(), code=2)
-    assert ": IN has to end in .t7, and OUT in .safetensors. See charrnn-convert --help." in message
+    assert ": IN has to end in .t7, and OUT in .safetensors; or IN is a checkpoint or a run, and OUT ends" in message
+
+
+def test_a_run_becomes_a_step_for_other_programs(trained_run, trained, capsys):
+    onnx = pytest.importorskip("onnx")
+    assert charrnn_convert([str(trained_run), "x.onnx"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "x.onnx\n"
+    assert captured.err.startswith("lstm, 2 layers of 48, embeddings of 16, after 400 iterations; bytes as braille")
+    newest = Path("x.onnx").read_bytes()
+    model = onnx.load_from_string(newest)
+    facts = json.loads({prop.key: prop.value for prop in model.metadata_props}["charrnn"])
+    assert facts == trained.facts()
+    assert (facts["vocab"], facts["rate"], facts["encoding"]) == ({"alphabet": "braille"}, 11025, "linear")
+    assert charrnn_convert([str(trained_run), "x.onnx", "--checkpoint", "200", "-q"]) == 0
+    assert Path("x.onnx").read_bytes() != newest
+    newest_file = trained_run / "checkpoints" / "00000400.safetensors"
+    assert charrnn_convert([str(newest_file), "x.onnx", "-q"]) == 0
+    assert Path("x.onnx").read_bytes() == newest
+
+
+def test_what_cannot_become_onnx_is_refused_and_what_was_there_stays(trained_run, capsys, monkeypatch):
+    pytest.importorskip("onnx")
+    Path("x.onnx").write_text("old")
+    assert refusal(capsys, "none", "x.onnx") == "there is no run none, nor runs/none."
+    Path("cut.safetensors").write_bytes((trained_run / "checkpoints" / "00000400.safetensors").read_bytes()[:5000])
+    assert "cut.safetensors is not a whole safetensors file" in refusal(capsys, "cut.safetensors", "x.onnx")
+    assert "cannot write nowhere/x.onnx" in refusal(capsys, str(trained_run), "nowhere/x.onnx")
+    message = refusal(capsys, str(trained_run), "x.onnx", "--rate", "8000", code=2)
+    assert message.startswith("--vocab, --rate and --mulaw are for a .t7: a checkpoint holds them.")
+    message = refusal(capsys, "sound.t7", "x.safetensors", "--checkpoint", "best", code=2)
+    assert message.startswith("--checkpoint chooses one of a run: leave it out with a .t7.")
+    monkeypatch.setattr("charrnn.onnx.MOST_BYTES", 1000)
+    assert refusal(capsys, str(trained_run), "x.onnx") == (
+        "the network is larger than the 2 GB that an ONNX file can hold."
+    )
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert refusal(capsys, str(trained_run), "x.onnx") == (
+        "onnx is not installed, which this takes: pip install 'charrnn-sound[onnx]' brings it."
+    )
+    assert Path("x.onnx").read_text() == "old"
 
 
 def test_the_input_is_never_written_over(capsys):

@@ -318,6 +318,7 @@ def test_samples_beyond_full_scale_are_counted_in_a_line(here, capsys):
     [
         (["mse", "--temperature", "0.5"], 1, "draws nothing: leave --temperature out"),
         (["mse", "--start-text", "a"], 2, "--start-text is for networks of text"),
+        (["mse", "--play"], 2, "--play is for networks of symbols"),
         (["mse", "--precision", "bf16"], 2, "--precision bf16"),
         (["mse", "-o", "x.txt"], 2, "makes sound"),
         (["mse", "-o", "x.mp3"], 2, "ends in .wav"),

@@ -75,6 +75,15 @@ def test_the_same_seed_gives_the_same_symbols_and_another_seed_others(here):
     assert one != sample("sound", "--length", "300", "--seed", "2")
 
 
+def test_onnxruntime_writes_what_the_eager_engine_does(here):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    flags = ["sound", "--length", "300", "--precision", "fp32", "--threads", "1"]
+    assert sample(*flags, "--engine", "onnx") == sample(*flags, "--engine", "eager")
+    flags = ["sound", "--length", "300", "--threads", "1", "--engine", "onnx"]
+    assert sample(*flags) == sample(*flags, "--precision", "int8")
+
+
 def test_a_longer_sample_begins_with_the_shorter_one(here):
     assert sample("sound", "--length", "1000").startswith(sample("sound", "--length", "300"))
 

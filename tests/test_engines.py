@@ -406,7 +406,7 @@ def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny
 
 
 def test_an_engine_that_there_is_not_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, cpu, eager"):
+    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, cpu, onnx, eager"):
         charrnn.engine(tiny_checkpoint, "steam")
     with pytest.raises(InputError, match="0 streams: it takes 1 or more"):
         charrnn.engine(tiny_checkpoint, streams=0)

@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -341,7 +342,12 @@ def test_a_variant_that_the_processor_cannot_run_is_refused(monkeypatch, tiny_mo
         compiled(tiny_model)
 
 
-def test_a_cell_that_it_does_not_run_goes_to_the_eager_engine_and_that_is_said(tiny_config, capfd):
+@pytest.fixture
+def without_onnxruntime(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+def test_a_cell_that_it_does_not_run_goes_to_the_eager_engine_and_that_is_said(tiny_config, without_onnxruntime, capfd):
     model = worked(replace(tiny_config, cell="lstmor"))
     checkpoint = Checkpoint(model, Vocab("abcdefg"))
     with pytest.raises(InputError, match="runs lstm, lstmp, gru, rnn, and this network is an lstmor"):
@@ -351,7 +357,7 @@ def test_a_cell_that_it_does_not_run_goes_to_the_eager_engine_and_that_is_said(t
 
 
 def test_without_the_library_the_eager_engine_runs_and_how_to_get_the_other_is_said(
-    tiny_checkpoint, monkeypatch, capfd, tmp_path
+    tiny_checkpoint, without_onnxruntime, monkeypatch, capfd, tmp_path
 ):
     monkeypatch.setenv(cpu.ANOTHER, str(tmp_path / "none.library"))
     cpu.library.cache_clear()

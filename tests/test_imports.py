@@ -61,6 +61,7 @@ def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
     names += ["charrnn.config", "charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
+    names += ["charrnn.onnx", "charrnn.engines.onnx", "charrnn.play"]
     return loaded_by(
         [
             *names,
@@ -95,7 +96,7 @@ def test_the_codec_starts_without_scipy(codec):
 
 def test_what_reads_runs_and_what_parses_flags_loads_no_torch(light):
     for name, modules in light.items():
-        assert not roots(modules) & {"torch", "scipy", "safetensors", "matplotlib"}, name
+        assert not roots(modules) & {"torch", "scipy", "safetensors", "matplotlib", "onnx", "sounddevice"}, name
 
 
 def test_what_there_is_to_look_at_is_made_without_torch(pictures):

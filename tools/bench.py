@@ -144,8 +144,15 @@ def step_by_step(streams: int) -> float:
     return streams * per_second(step)
 
 
-def eager(streams: int, precision: str = "fp32") -> float:
-    """The eager engine, with the uniforms made and the symbols handed out."""
+def engine(
+    kind: str,
+    streams: int = 1,
+    precision: str = "auto",
+    threads: int = 0,
+    layers: int = LAYERS,
+    hidden: int = HIDDEN,
+) -> float:
+    """An engine, with the uniforms made and the symbols handed out."""
     from charrnn import runtime
 
     runtime.before_torch()
@@ -155,10 +162,40 @@ def eager(streams: int, precision: str = "fp32") -> float:
     from charrnn.generate import generate
     from charrnn.model import build
 
-    model = build(ModelConfig(SYMBOLS, EMBEDDING, HIDDEN, LAYERS), seed=0)
-    engine = charrnn.engine(Checkpoint(model, charrnn.Vocab.of_alphabet("braille")), "eager", streams, precision)
-    symbols = generate(engine, None, chunk=16)
-    return 16 * streams * per_second(lambda: next(symbols))
+    model = build(ModelConfig(SYMBOLS, EMBEDDING, hidden, layers), seed=0)
+    checkpoint = Checkpoint(model, charrnn.Vocab.of_alphabet("braille"))
+    chunk = 256 if kind == "cpu" else 16  # charrnn-sample's; less, where that would take seconds
+    symbols = generate(charrnn.engine(checkpoint, kind, streams, precision, threads), None, chunk=chunk)
+    return chunk * streams * per_second(lambda: next(symbols))
+
+
+def torch_int8() -> float:
+    """The dynamic quantisation of torch for nn.LSTM and nn.Linear, called once a symbol, softmax and multinomial."""
+    import warnings
+
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(SYMBOLS, EMBEDDING)
+            self.rnn = nn.LSTM(EMBEDDING, HIDDEN, LAYERS)
+            self.output = nn.Linear(HIDDEN, SYMBOLS)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is to move to another package
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        network = quantize(Network().eval(), {nn.LSTM, nn.Linear}, torch.qint8)
+    ids, state = torch.zeros(1, dtype=torch.long), None
+
+    def step() -> None:
+        nonlocal ids, state
+        with torch.inference_mode():
+            h, state = network.rnn(network.embedding(ids)[None], state)
+            ids = torch.multinomial(torch.softmax(network.output(h[0]), 1), 1)[:, 0]
+
+    return per_second(step)
 
 
 # -- the frame predictor: samples a second ------------------------------------------------------------
@@ -298,11 +335,19 @@ TABLES: dict[str, tuple[str, list[tuple[str, Callable[..., float], tuple[Any, ..
         "symbols a second, 3x680, all streams",
         [
             ("nn.LSTM a step, 1 stream", step_by_step, (1,), False),
-            ("eager engine fp32, 1 stream", eager, (1,), False),
-            ("eager engine bf16, 1 stream", eager, (1, "bf16"), False),
+            ("eager engine fp32, 1 stream", engine, ("eager", 1, "fp32"), False),
+            ("eager engine bf16, 1 stream", engine, ("eager", 1, "bf16"), False),
+            ("torch's dynamic int8, called once a symbol", torch_int8, (), False),
+            ("onnxruntime int8, called once a symbol", engine, ("onnx",), False),
+            ("onnxruntime int8, called once a symbol, 1 thread", engine, ("onnx", 1, "auto", 1), False),
+            ("compiled engine int5, 1 stream, 2 threads", engine, ("cpu", 1, "int5", 2), False),
+            ("compiled engine int5, 1 stream, 1 thread", engine, ("cpu", 1, "int5", 1), False),
+            ("compiled engine int4, 1 stream, 2 threads", engine, ("cpu", 1, "int4", 2), False),
+            ("compiled engine, 2x128, 1 stream", engine, ("cpu", 1, "auto", 0, 2, 128), False),
             ("nn.LSTM a step, 64 streams", step_by_step, (64,), False),
-            ("eager engine fp32, 64 streams", eager, (64,), False),
-            ("eager engine bf16, 64 streams", eager, (64, "bf16"), False),
+            ("eager engine fp32, 64 streams", engine, ("eager", 64, "fp32"), False),
+            ("eager engine bf16, 64 streams", engine, ("eager", 64, "bf16"), False),
+            ("compiled engine int5, 64 streams, 2 threads", engine, ("cpu", 64, "int5", 2), False),
         ],
     ),
 }

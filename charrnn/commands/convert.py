@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bytecodec.console import Parser, command, print_path, refuse_same_file, say, wrong_command_line
 from bytecodec.errors import InputError
-from charrnn import runtime
+from charrnn import runlog, runtime
 from charrnn.commands.flags import given, path, whole
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ EXAMPLES = """
 charrnn-convert cv/checkpoint_100000.t7 voice.safetensors
 charrnn-sample voice.safetensors --seconds 27 -o voice.wav
 charrnn-convert poems.t7 poems.safetensors --vocab data/poems.json
+charrnn-convert runs/voice-001 voice.onnx
 """
 
 
@@ -28,11 +29,14 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-convert",
         "Convert a network that torch-rnn trained (.t7) to a checkpoint (.safetensors), to sample from it and to go on "
-        "training with charrnn-train --init-from.",
+        "training with charrnn-train --init-from; or a checkpoint to a step of its network, .onnx, for other programs.",
         EXAMPLES,
     )
-    p.add_argument("input", type=path, metavar="IN", help="torch-rnn's checkpoint, a .t7")
-    p.add_argument("output", type=path, metavar="OUT", help="a .safetensors; what is there is replaced")
+    p.add_argument(
+        "input", type=path, metavar="IN", help="torch-rnn's checkpoint, a .t7; for .onnx a checkpoint or a run"
+    )
+    p.add_argument("output", type=path, metavar="OUT", help="a .safetensors or .onnx; what is there is replaced")
+    p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
     p.add_argument(
         "--vocab", type=path, metavar="FILE", help="the .json of preprocess.py (default: IN holds it, or IN's .json)"
     )
@@ -48,22 +52,53 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-convert; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
+    named = given(p, argv)
     kinds = tuple(Path(name).suffix.lower() for name in (args.input, args.output))
-    if kinds != (".t7", ".safetensors"):
-        wrong_command_line(p, f"{args.input} to {args.output}: IN has to end in .t7, and OUT in .safetensors.")
+    convert: Callable[[Namespace, set[str]], Checkpoint]
+    if kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-":
+        if named & {"vocab", "rate", "mulaw"}:
+            wrong_command_line(p, "--vocab, --rate and --mulaw are for a .t7: a checkpoint holds them.")
+        convert = _to_onnx
+    elif kinds == (".t7", ".safetensors"):
+        if "checkpoint" in named:
+            wrong_command_line(p, "--checkpoint chooses one of a run: leave it out with a .t7.")
+        convert = _from_torch_rnn
+    else:
+        wrong_command_line(
+            p,
+            f"{args.input} to {args.output}: IN has to end in .t7, and OUT in .safetensors; "
+            "or IN is a checkpoint or a run, and OUT ends in .onnx.",
+        )
     refuse_same_file(args.input, args.output)
     runtime.before_torch()
+    _say_what_it_is(convert(args, named), args)
+    print_path(Path(args.output))
+    return 0
+
+
+def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
+    """Write what torch-rnn trained as a checkpoint."""
     from charrnn import torch_rnn
     from charrnn.checkpoint import save
 
     checkpoint = torch_rnn.load(args.input, args.vocab, args.rate, args.mulaw)
-    named = given(p, argv)
     if checkpoint.rate is None and named & {"rate", "mulaw"}:
         raise InputError(f"{args.input} was trained on text, which --rate and --mulaw say nothing of: leave them out.")
     save(args.output, checkpoint)
-    _say_what_it_is(checkpoint, args)
-    print_path(Path(args.output))
-    return 0
+    return checkpoint
+
+
+def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
+    """Write the step of a checkpoint's network."""
+    from charrnn import onnx
+
+    onnx.needed("onnx")
+    from charrnn.checkpoint import load
+    from charrnn.engines import arrays
+
+    checkpoint = load(runlog.checkpoint_path(args.input, args.checkpoint))
+    onnx.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.facts())
+    return checkpoint
 
 
 def _say_what_it_is(checkpoint: Checkpoint, args: Namespace) -> None:

@@ -24,7 +24,7 @@ from bytecodec.console import (
     wrong_command_line,
 )
 from bytecodec.errors import InputError
-from charrnn import runlog, runtime
+from charrnn import play, runlog, runtime
 from charrnn.commands.flags import given, number, numbers, path, whole
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu import INTEGERS
@@ -48,6 +48,7 @@ charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
 charrnn-sample --segments 10 --segment-seconds 27 --segments-dir parts -o joined.wav
 charrnn-sample --streams 8 --seconds 5 -o takes
 charrnn-sample --seconds 0 | utf82wav | aplay
+charrnn-sample --seconds 0 --play
 """
 
 
@@ -101,9 +102,9 @@ def parser() -> Parser:
     how.add_argument("--float", action="store_true", help="of a frame predictor: 32-bit floats, in place of 16 bits")
     how.add_argument(
         "--precision",
-        choices=(*runtime.PRECISIONS, *INTEGERS),
+        choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
-        help="of weights; auto: compiled int5, of small networks int7; eager fp32",
+        help="of weights; auto: compiled int5, of small networks int7; onnx int8; eager fp32",
     )
     how.add_argument(
         "--threads",
@@ -112,6 +113,7 @@ def parser() -> Parser:
         metavar="N",
         help="0: a core each (default: CHARRNN_THREADS, or 0)",
     )
+    how.add_argument("--play", action="store_true", help="play it meanwhile; without -o it goes nowhere else")
     return p
 
 
@@ -160,11 +162,15 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-sample; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
+    if args.play and "output" not in given(p, argv):
+        args.output = os.devnull
     if _is_of_frames(args):
         from charrnn.commands.sample_frames import sample_frames
 
         return sample_frames(p, args, given(p, argv))
     _check(p, args)
+    if args.play:
+        play.library()  # before what takes long
     runtime.before_torch()
     if not args.network:
         args.network = str(runlog.newest_run().path)
@@ -239,6 +245,8 @@ def _check(p: Parser, args: Namespace) -> None:
     several = len(args.temperature) > 1 or (args.streams or 1) > 1
     if several and args.output == "-":
         wrong_command_line(p, "several takes need a folder: -o FOLDER.")
+    if several and args.play:
+        wrong_command_line(p, "--play is for one take.")
     if several and args.segments_dir:
         wrong_command_line(p, "--segments-dir is for one take.")
     if len(args.temperature) > 1 and (args.state_out or args.seconds == 0):
@@ -271,6 +279,8 @@ def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
         raise InputError(
             f"{checkpoint.path} was trained on text, which has no seconds: use --length, and a .txt for -o."
         )
+    if rate is None and args.play:
+        raise InputError(f"{checkpoint.path} was trained on text, which makes no sound: leave --play out.")
     sound = suffix == ".wav" or (several and rate is not None and suffix != ".txt")
     total = DEFAULT_SYMBOLS if rate is None else DEFAULT_SECONDS * rate
     if args.length:
@@ -328,7 +338,10 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
     segment, began, full = 0, time.monotonic(), None
     total = None if plan.total is None else plan.total * len(paths)
     with contextlib.ExitStack() as stack:
-        takes = stack.enter_context(open_takes(paths, plan.sound, job.checkpoint))
+        player = None
+        if args.play and (rate := job.checkpoint.rate):
+            player = stack.enter_context(play.open_player(rate, job.checkpoint.encoding == "mulaw", args.quiet))
+        takes = stack.enter_context(open_takes(paths, plan.sound, job.checkpoint))  # kept though a player fails
         keep = None
         if args.segments_dir:
             segments = Segments(
@@ -355,7 +368,9 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
             try:
                 for take, symbols in zip(takes, ids, strict=True):
                     take.write(symbols)
-            except bytecodec.WavFullError as error:  # leave the block well, so that the file is kept
+                if player:
+                    player.write(ids[0])
+            except (bytecodec.WavFullError, play.PlayError) as error:  # leave the block well, so that the file is kept
                 full = error
                 break
             if keep:
@@ -376,7 +391,7 @@ def _say_how_fast(
     text = f"{done * streams:,} {what} in {seconds:.1f} s, {speed:,.0f} a second"
     if rate:
         text += f", {speed / rate:.2f} times real time"
-    if paths[0] != "-":
+    if paths[0] not in ("-", os.devnull):
         text += f": {paths[0]}" + (f" to {Path(paths[-1]).name}" if streams > 1 else "")
     say(text)
 

@@ -57,6 +57,8 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
 def _check(p: Parser, args: Namespace) -> None:
     """Refuse what is wrong for a frame predictor."""
     sample._check(p, Namespace(**vars(args) | {"float": False, "join": "carry"}))  # passes are joined without segments
+    if args.play:
+        wrong_command_line(p, "--play is for networks of symbols: a frame predictor makes seconds of sound at a time.")
     if args.start_text:
         wrong_command_line(p, "--start-text is for networks of text: a frame predictor begins from a --start-file.")
     if args.engine not in ("auto", "eager"):

@@ -18,8 +18,13 @@ from bytecodec.errors import InputError
 if TYPE_CHECKING:
     from charrnn.model import CharRNN
 
-ENGINES = ("auto", "cpu", "eager")
+ENGINES = ("auto", "cpu", "onnx", "eager")
 NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
+FEW = 4  # streams, up to which onnxruntime, which takes them one by one, is as fast as the eager engine
+SLOWER = {
+    "onnx": "onnxruntime, which is several times slower",
+    "eager": "the eager engine, which is many times slower",
+}  # in words, what there is in place of the compiled engine
 
 EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
 
@@ -72,12 +77,12 @@ def engine(
     checkpoint
         A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint` or `charrnn.stored.Stored`.
     kind
-        cpu (compiled), eager (the reference in torch), or auto: the fastest that there is for the network. Where
-        that is not the compiled one, it says so on stderr.
+        cpu (compiled), onnx (onnxruntime), eager (the reference in torch), or auto: the fastest that there is for the
+        network. Where that is not the compiled one, it says so on stderr.
     streams
         N, 1 or more.
     precision
-        fp32, bf16, of the compiled engine also int7, int6 or int4; auto: the engine's own best.
+        fp32, bf16, of the compiled engine also int7, int6 or int4, of onnxruntime int8; auto: the engine's own best.
     threads
         On the CPU; 0: a core each.
 
@@ -93,7 +98,7 @@ def engine(
     if streams < 1:
         raise InputError(f"{streams} streams: it takes 1 or more.")
     loaded = stored.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    if kind != "eager":
+    if kind in ("auto", "cpu"):
         from charrnn.engines import cpu
 
         try:
@@ -102,7 +107,12 @@ def engine(
         except cpu.UnavailableError as error:
             if kind == "cpu" or precision in cpu.INTEGERS:
                 raise
-            say(f"{error} Sampling with the eager engine, which is many times slower.")
+            kind = _second_best(streams, precision)
+            say(f"{error} Sampling with {SLOWER[kind]}.")
+    if kind == "onnx":
+        from charrnn.engines.onnx import OnnxEngine
+
+        return OnnxEngine(arrays(loaded.model), loaded.model.config, streams, precision, threads)
     from charrnn.engines.eager import PRECISIONS, EagerEngine
     from charrnn.runtime import set_threads
 
@@ -110,6 +120,13 @@ def engine(
         raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
     set_threads(threads)
     return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)
+
+
+def _second_best(streams: int, precision: str) -> str:
+    """The engine to take where the compiled one is not there."""
+    from charrnn import onnx
+
+    return "onnx" if precision == "auto" and streams <= FEW and onnx.installed() else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

@@ -1,0 +1,180 @@
+"""onnxruntime, called once a symbol: for machines on which the compiled engine was not built."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+from charrnn import onnx
+from charrnn.engines import NOTHING, EngineState
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+PRECISIONS = ("auto", "int8", "fp32")
+
+
+class OnnxEngine:
+    """Runs a network's step in onnxruntime; see `charrnn.engines.Engine` for what it does.
+
+    With int8, what is multiplied is rounded to 8 bits between its own least and greatest number. So that no stream
+    hangs on those beside it, each is stepped by itself: N streams take N times as long as one.
+
+    Parameters
+    ----------
+    tensors
+        The network's weights by the names of a checkpoint, float32.
+    config
+        A `charrnn.model.ModelConfig` of any cell.
+    precision
+        Of the weights, a name in `PRECISIONS`; auto: int8.
+    threads
+        0: a core each.
+
+    Raises
+    ------
+    InputError
+        onnx or onnxruntime is not installed, or weights are not finite.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Floats], config: Any, streams: int = 1, precision: str = "auto", threads: int = 0
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"the onnx engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
+        self.streams = streams
+        self.vocab_size: int = config.vocab_size
+        self._sizes = onnx.state_sizes(config)
+        self._session = _session(tensors, config, precision, threads)
+        names = [output.name for output in self._session.get_outputs()]
+        self._handed_on = [name.removeprefix(onnx.NEW) for name in names[1:]]  # after the logits
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the zero state with no last symbol."""
+        self.set_state(self._zeros(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
+
+    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Read ids (N, P)."""
+        self._check("ids", len(ids))
+        for symbols in np.asarray(ids, dtype=np.int64).T:
+            self._read_last()
+            self._last = symbols.copy()
+
+    def run(self, u: Floats, temperature: float) -> Ids:
+        """The next symbols (N, T) for uniform numbers u (T, N)."""
+        self._check("numbers", u.shape[1])
+        ids = np.empty((self.streams, len(u)), dtype=np.int64)
+        for t, u_t in enumerate(u.astype(np.float64)):
+            logits = self._read_last()
+            if logits is None:
+                self._last = (u_t * self.vocab_size).astype(np.int64)
+            else:
+                self._last = choose(logits, u_t, temperature)
+            ids[:, t] = self._last
+        return ids
+
+    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Log-probabilities (N, T-1) of ids (N, T) after the first."""
+        symbols = np.asarray(ids, dtype=np.int64)
+        scores = np.empty((len(symbols), max(0, symbols.shape[1] - 1)))
+        for row, own in zip(scores, symbols, strict=True):
+            (feed,) = self._feeds(self._zeros(1))
+            for t in range(len(row)):
+                logits = self._step(feed, own[t : t + 1])[0].astype(np.float64)
+                logits -= logits.max()
+                row[t] = logits[own[t + 1]] - np.log(np.exp(logits).sum())
+        return scores
+
+    def get_state(self) -> tuple[EngineState, Ids]:
+        """Hidden state and last symbols (N,)."""
+        state = tuple(
+            tuple(np.concatenate([feed[onnx.STATE.format(i, j)] for feed in self._streams]) for j in range(len(sizes)))
+            for i, sizes in enumerate(self._sizes)
+        )
+        return state, self._last.copy()
+
+    def set_state(self, state: EngineState, last: Ids) -> None:
+        """Go on from what `get_state` gave."""
+        self._check("a state", len(last))
+        self._streams = self._feeds(state)
+        self._last = np.array(last, dtype=np.int64)
+
+    def _zeros(self, n: int) -> EngineState:
+        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._sizes)
+
+    def _feeds(self, state: EngineState) -> list[dict[str, NDArray[Any]]]:
+        """Of each stream, the state's arrays (1, ·) by the model's names."""
+        arrays = {
+            onnx.STATE.format(i, j): np.array(array, dtype=np.float32)
+            for i, layer in enumerate(state)
+            for j, array in enumerate(layer)
+        }
+        n = len(next(iter(arrays.values())))
+        return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
+
+    def _read_last(self) -> Floats | None:
+        """Logits (N, V) after the last symbols, or None where there are none yet."""
+        if (self._last == NOTHING).any():
+            return None
+        return np.concatenate([self._step(feed, self._last[k : k + 1]) for k, feed in enumerate(self._streams)])
+
+    def _step(self, feed: dict[str, NDArray[Any]], ids: Ids) -> Floats:
+        """Logits (1, V) after a symbol (1,) of one stream, whose state goes on."""
+        feed["ids"] = ids
+        logits, *state = self._session.run(None, feed)
+        feed.update(zip(self._handed_on, state, strict=True))
+        return np.asarray(logits)
+
+    def _check(self, what: str, n: int) -> None:
+        if n != self.streams:
+            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
+
+
+def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
+    """Symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose` draws them, without torch."""
+    if temperature == 0:
+        return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+    wide = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # the difference to the largest may go to minus infinity, whose weight is 0
+        weights = np.exp((wide - wide.max(axis=1, keepdims=True)) / temperature)
+    cumulated = weights.cumsum(axis=1)
+    chosen = (cumulated <= (u * cumulated[:, -1])[:, None]).sum(axis=1)
+    return np.asarray(np.minimum(chosen, logits.shape[1] - 1), dtype=np.int64)
+
+
+def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads: int) -> Any:
+    """onnxruntime, ready to run the step."""
+    onnx.needed("onnx", "onnxruntime")
+    import onnxruntime
+    from onnx import helper
+
+    model = onnx.step_model(tensors, config)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    with tempfile.TemporaryDirectory() as folder:  # a quantised model comes as a file
+        data: str | bytes = str(Path(folder, "step.onnx"))
+        if precision == "fp32":
+            data = model.SerializeToString()
+        else:
+            from onnxruntime.quantization import quantize_dynamic
+
+            helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # or it logs a warning
+            quantize_dynamic(
+                model,
+                data,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                nodes_to_exclude=[onnx.FED_BACK + onnx.PRODUCT],  # whose rounding would go round with it
+            )
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
