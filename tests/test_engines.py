@@ -399,7 +399,7 @@ def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny
     takes = [
         charrnn.engine(source, kind, 2).run(u, 1.0)
         for source in (tmp_path / "tiny", tiny_checkpoint)
-        for kind in ENGINES
+        for kind in set(ENGINES) - {"cuda"}
     ]
     assert all((take == takes[0]).all() for take in takes)
     engine = charrnn.engine(trained_run, streams=3, precision="bf16", threads=1)
@@ -408,7 +408,7 @@ def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny
 
 
 def test_an_engine_that_there_is_not_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, eager"):
+    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, eager, cuda"):
         charrnn.engine(tiny_checkpoint, "steam")
     with pytest.raises(InputError, match="0 streams: it takes 1 or more"):
         charrnn.engine(tiny_checkpoint, streams=0)

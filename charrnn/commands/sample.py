@@ -95,7 +95,7 @@ def parser() -> Parser:
     )
     segments.add_argument("--segments-dir", type=path, metavar="DIR", help="keep each segment as a file, too")
     how = p.add_argument_group("how")
-    how.add_argument("--engine", choices=("auto", "eager"), default="auto", help="what runs the network")
+    how.add_argument("--engine", choices=("auto", "eager", "cuda"), default="auto", help="what runs the network")
     how.add_argument("--float", action="store_true", help="of a frame predictor: 32-bit floats, in place of 16 bits")
     how.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
     how.add_argument(

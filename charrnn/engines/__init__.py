@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 
-ENGINES = ("auto", "eager")
+ENGINES = ("auto", "eager", "cuda")
 NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
 
 EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
@@ -68,7 +68,7 @@ def engine(
     checkpoint
         A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint`.
     kind
-        auto (the fastest that there is) or eager (the reference in torch).
+        auto (the fastest that there is), eager (the reference in torch) or cuda (an NVIDIA GPU).
     streams
         N, 1 or more.
     precision
@@ -91,4 +91,8 @@ def engine(
         raise InputError(f"{streams} streams: it takes 1 or more.")
     set_threads(threads)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    if kind == "cuda":
+        from charrnn.engines.cuda import CudaEngine
+
+        return CudaEngine(loaded.model, streams, precision)
     return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)
