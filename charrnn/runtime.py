@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from bytecodec.errors import InputError
@@ -42,6 +43,7 @@ def before_torch() -> None:
     if local_processes() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         del os.environ["OMP_NUM_THREADS"]
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # averaged ones, on a GPU
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
             libc = ctypes.CDLL(None)
