@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -175,6 +177,40 @@ def test_a_graph_is_recorded_once_for_each_kind_and_number_of_steps(way):
     assert len(recorded) == 2
     ours.run(numbers(4, 2), 0)
     assert len(recorded) == 3
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from charrnn.engines import cuda_kernels as kernels
+
+def compiled(kernel, types, **constants):
+    types = iter(types.split())
+    signature = {name: "constexpr" if name in constants else next(types) for name in kernel.arg_names}
+    places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    print(kernel.__name__, len(compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
+
+shape = dict(EPSILON=1e-5, NORMED=True, ROWS=16, INPUTS=128)
+layer = "*fp32 i32 *i64 *fp32 *bf16 *fp32 *bf16 *fp32 *fp32 i32 i32 i32"
+compiled(kernels._layer, layer, BELOW=True, UNITS=4, **shape)
+compiled(kernels._logits, "*fp32 *bf16 *fp32 *fp32 i32 i32 i32 i32", COLUMNS=16, **shape)
+for kind, feed in enumerate(("*fp64", "*fp64", "*i64")):
+    compiled(kernels._choice, f"*fp32 {feed} *fp64 *i64 *i64 *fp64 i32", KIND=kind, SYMBOLS=256)
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_hopper_gpu(tmp_path):
+    """To machine code, which takes no GPU: by Triton's own compiler, in a process that does not interpret."""
+    pytest.importorskip("triton", reason="the kernels are tested where Triton is installed")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert set(sizes) == {"_layer", "_logits", "_choice"}
+    assert all(int(size) > 1000 for size in sizes.values())
 
 
 # By name

@@ -12,8 +12,10 @@ import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
+from torch.nn import functional
 
 from charrnn.model import CharRNN
+from charrnn.padding import up
 
 UNITS = 4  # of a program: with their four gates, the 16 columns that a product of tensor cores has at least
 COLUMNS = 16
@@ -51,20 +53,21 @@ def _product(  # type: ignore[no-untyped-def]
     columns,
     n,
     size,
+    pitch,
     width,
     mean,
     scale,
     ROWS: tl.constexpr,  # noqa: N803
     INPUTS: tl.constexpr,  # noqa: N803
 ):
-    """Total (rows, columns) plus (x - mean) * scale (n, size) times weight (width, size)'."""
+    """Total (rows, columns) plus (x - mean) * scale (n, size) times weight (width, pitch)', zeros beyond size: so that
+    weights, which are nearly all that is read, are read sixteen bytes at a time."""
     for start in range(0, size, INPUTS):
         k = start + tl.arange(0, INPUTS)
         inside = (rows[:, None] < n) & (k[None, :] < size)
         some = tl.load(x + rows[:, None] * size + k[None, :], mask=inside, other=0.0)
         some = tl.where(inside, (some - mean) * scale, 0.0)
-        there = (columns[None, :] < width) & (k[:, None] < size)
-        w = tl.load(weight + columns[None, :] * size + k[:, None], mask=there, other=0.0)
+        w = tl.load(weight + columns[None, :] * pitch + k[:, None], mask=columns[None, :] < width, other=0.0)
         total = tl.dot(some.to(w.dtype), w, total, input_precision="ieee")
     return total
 
@@ -74,15 +77,15 @@ def _layer(  # type: ignore[no-untyped-def]
     base,  # (·, 4H) fp32: of each symbol its gates, or one row, the biases
     base_stride,
     last,  # (n,)
-    x,  # (n, inputs) fp32
-    w,  # (4H, inputs), a unit's four gates one after another
+    x,  # (n, H) fp32
+    w,  # (4H, pitch), a unit's four gates one after another
     h,  # (n, H) fp32
-    u,  # (4H, H)
+    u,  # (4H, pitch)
     h_new,
     c,  # (n, H) fp32, in place
     n,
-    inputs,
     units,
+    pitch,
     EPSILON: tl.constexpr,  # noqa: N803
     NORMED: tl.constexpr,  # noqa: N803
     BELOW: tl.constexpr,  # noqa: N803
@@ -96,11 +99,11 @@ def _layer(  # type: ignore[no-untyped-def]
     symbols = tl.load(last + rows, mask=rows < n, other=0)
     gates = tl.load(base + symbols[:, None] * base_stride + columns[None, :], mask=here, other=0.0)
     mean, scale = tl.zeros((ROWS, 1), tl.float32), tl.full((ROWS, 1), 1.0, tl.float32)
-    gates = _product(gates, h, u, rows, columns, n, units, 4 * units, mean, scale, ROWS, INPUTS)
+    gates = _product(gates, h, u, rows, columns, n, units, pitch, 4 * units, mean, scale, ROWS, INPUTS)
     if BELOW:
         if NORMED:
-            mean, scale = _moments(x, rows, n, inputs, ROWS, INPUTS, EPSILON)
-        gates = _product(gates, x, w, rows, columns, n, inputs, 4 * units, mean, scale, ROWS, INPUTS)
+            mean, scale = _moments(x, rows, n, units, ROWS, INPUTS, EPSILON)
+        gates = _product(gates, x, w, rows, columns, n, units, pitch, 4 * units, mean, scale, ROWS, INPUTS)
     even, odd = tl.split(tl.reshape(gates, (ROWS, UNITS, 2, 2)))  # i and g; f and o
     i, g = tl.split(even)
     f, o = tl.split(odd)
@@ -114,12 +117,13 @@ def _layer(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _logits(  # type: ignore[no-untyped-def]
-    x,  # (n, inputs) fp32
-    weight,  # (V, inputs)
+    x,  # (n, H) fp32
+    weight,  # (V, pitch)
     bias,  # (V,) fp32
     logits,  # (n, V) fp32
     n,
-    inputs,
+    units,
+    pitch,
     symbols,
     EPSILON: tl.constexpr,  # noqa: N803
     NORMED: tl.constexpr,  # noqa: N803
@@ -131,10 +135,10 @@ def _logits(  # type: ignore[no-untyped-def]
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     mean, scale = tl.zeros((ROWS, 1), tl.float32), tl.full((ROWS, 1), 1.0, tl.float32)
     if NORMED:
-        mean, scale = _moments(x, rows, n, inputs, ROWS, INPUTS, EPSILON)
+        mean, scale = _moments(x, rows, n, units, ROWS, INPUTS, EPSILON)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     total += tl.load(bias + columns, mask=columns < symbols, other=0.0)[None, :]
-    total = _product(total, x, weight, rows, columns, n, inputs, symbols, mean, scale, ROWS, INPUTS)
+    total = _product(total, x, weight, rows, columns, n, units, pitch, symbols, mean, scale, ROWS, INPUTS)
     inside = (rows[:, None] < n) & (columns[None, :] < symbols)
     tl.store(logits + rows[:, None] * symbols + columns[None, :], total, mask=inside)
 
@@ -194,12 +198,13 @@ class Kernels:
     def __init__(self, model: CharRNN, streams: int, dtype: torch.dtype) -> None:
         config = model.config
         self._n, self._units, self._symbols = streams, config.rnn_size, config.vocab_size
+        self._pitch = up(config.rnn_size, INPUTS)
         self._normed = config.layer_norm
         self._epsilon = model.norms[0].eps if self._normed else 0.0
         self._rows = min(MOST_ROWS, max(16, triton.next_power_of_2(streams)))
         self._layers = [self._packed(model, i, dtype) for i in range(config.layers)]
         weight, bias = self._folded(model, model.output.weight, model.output.bias, config.layers)
-        self._output = weight.to(dtype).contiguous(), bias
+        self._output = _wide(weight, dtype), bias
         device = bias.device
         self._logits = torch.empty(streams, config.vocab_size, device=device)
         self._beside = [torch.empty(streams, config.rnn_size, device=device) for _ in range(config.layers)]
@@ -217,9 +222,9 @@ class Kernels:
         w, u, bias = layer.weight_ih_l0.detach(), layer.weight_hh_l0.detach(), layer.bias_ih_l0
         if i == 0:
             base = (model.embedding.weight @ w.T + bias).detach()
-            return _by_unit(base.T).T.contiguous(), base.shape[1], u[:0], _by_unit(u).to(dtype)
+            return _by_unit(base.T).T.contiguous(), base.shape[1], u[:0], _wide(_by_unit(u), dtype)
         w, bias = self._folded(model, w, bias, i)
-        return _by_unit(bias[:, None])[:, 0].contiguous(), 0, _by_unit(w).to(dtype), _by_unit(u).to(dtype)
+        return _by_unit(bias[:, None])[:, 0].contiguous(), 0, _wide(_by_unit(w), dtype), _wide(_by_unit(u), dtype)
 
     def step(self, state: Any, last: Tensor, beside: bool = False) -> Tensor:
         """Read the last symbols (n,); returns logits (n, V).
@@ -233,13 +238,14 @@ class Kernels:
             old, new = (other, h) if beside else (h, other)
             below = w.shape[0] > 0
             _layer[(triton.cdiv(self._units, UNITS), blocks)](
-                *(base, stride, last, x, w, old, u, new, c, self._n, self._units, self._units, self._epsilon),
+                *(base, stride, last, x, w, old, u, new, c, self._n, self._units, self._pitch, self._epsilon),
                 *(self._normed, below, self._rows, UNITS, INPUTS),
             )
             x = new
         weight, bias = self._output
         _logits[(triton.cdiv(self._symbols, COLUMNS), blocks)](
-            *(x, weight, bias, self._logits, self._n, self._units, self._symbols, self._epsilon, self._normed),
+            *(x, weight, bias, self._logits, self._n, self._units, self._pitch, self._symbols),
+            *(self._epsilon, self._normed),
             *(self._rows, COLUMNS, INPUTS),
         )
         return self._logits
@@ -262,3 +268,9 @@ class Kernels:
 def _by_unit(gates: Tensor) -> Tensor:
     """Rows (4H, ·), gate after gate, as unit after unit."""
     return gates.view(4, -1, gates.shape[1]).transpose(0, 1).reshape(gates.shape).contiguous()
+
+
+def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix whose rows end in zeros, up to where a loop's last step ends."""
+    more = up(weight.shape[1], INPUTS) - weight.shape[1]
+    return functional.pad(weight.to(dtype), (0, more)).contiguous()
