@@ -125,7 +125,7 @@ class ContiguousBatches:
         rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # each laps over the next by far
         self._rows, self._rest = rows[self.own], ids[None, n * self.row_length :]
         self.rows = self._rows.shape[0]
-        self._reach = reach
+        self.reach = reach
         self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # what torch takes: samples, or ids
         self._map = _map_below(ids)
         self._read = 0
@@ -138,14 +138,14 @@ class ContiguousBatches:
         if self._map is not None and self._read > RELEASE:
             self._read = 0
             self._map.madvise(mmap.MADV_DONTNEED)  # the system may keep them as cache; they are mapped again if needed
-        return self._pair(self._rows[:, start : start + self._reach.far + steps])
+        return self._pair(self._rows[:, start : start + self.reach.far + steps])
 
     def rest(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Inputs and targets of what follows the last row and fills no rows, (1, ·)."""
         return self._pair(self._rest)
 
     def _pair(self, piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        far, near = self._reach.far, self._reach.near
+        far, near = self.reach.far, self.reach.near
         return piece[:, : piece.shape[1] - near].astype(self._dtype), piece[:, far:].astype(self._dtype)
 
 

@@ -55,7 +55,9 @@ class Settings:
     seed
         Of the initial values and of dropout.
     precision, device
-        fp32 or bf16 (autocast; weights stay fp32); cpu or cuda.
+        fp32 or bf16 (autocast; weights stay fp32); cpu, cuda or mps.
+    pad_units
+        A multiple to which LSTM layers are padded with zero units while they learn (`charrnn.padding`); 1: none.
     """
 
     recipe: str = "torch-rnn"
@@ -81,9 +83,10 @@ class Settings:
     seed: int = 0
     precision: str = "fp32"
     device: str = "cpu"
+    pad_units: int = 1
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1}
+        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1, "pad_units": 1}
         least |= {"keep": 0, "seed": 0, "warmup": 0, "early_stop": 0}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -103,7 +106,7 @@ class Settings:
         for name, choices in {"recipe": tuple(RECIPES), "schedule": SCHEDULES, "clip": CLIPS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be one of {', '.join(choices)}")
-        if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda"):
+        if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda", "mps"):
             raise ValueError(f"no network trains in {self.precision!r} on {self.device!r}")
 
     def to_json(self) -> dict[str, Any]:

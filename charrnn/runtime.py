@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from bytecodec.errors import InputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16")
 MOST_THREADS = 1024  # torch crashes where the system cannot start as many as it is asked for
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Turns of the loop in which an OpenMP thread waits for the next piece of work before it sleeps. libgomp's own
 # default lets it spin for milliseconds, which starves the thread that it waits for as soon as another process
@@ -42,6 +43,7 @@ def before_torch() -> None:
     if local_processes() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         del os.environ["OMP_NUM_THREADS"]
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # averaged ones, on a GPU
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
             libc = ctypes.CDLL(None)
@@ -102,7 +104,7 @@ def take_device(device: str) -> None:
 
 
 def choose_device(name: str) -> str:
-    """The device for a ``--device``: auto is an NVIDIA GPU where there is one, else the CPU.
+    """The device for a ``--device``: auto is an NVIDIA GPU, or Apple's that can train, else the CPU.
 
     Raises
     ------
@@ -112,10 +114,45 @@ def choose_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() and trains_on("mps") else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("torch finds no NVIDIA GPU here: use --device cpu, or install a torch built for CUDA.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("torch finds no Apple GPU here: use --device cpu.")
     return name
+
+
+def trains_on(device: str) -> bool:
+    """Whether training works on a device in principle: it can take all that a step of learning is made of, and two
+    steps of a tiny network come to what they come to on the CPU."""
+    import torch
+
+    def learn(device: str) -> list[float]:
+        torch.manual_seed(0)
+        embedding, lstm, norm = torch.nn.Embedding(7, 5), torch.nn.LSTM(5, 6, batch_first=True), torch.nn.LayerNorm(6)
+        model = torch.nn.ModuleList([embedding, lstm, norm]).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        ids, losses = torch.arange(12, device=device).view(3, 4) % 6, []
+        for _ in range(2):
+            y = norm(lstm(embedding(ids))[0])
+            loss = torch.nn.functional.cross_entropy(y.flatten(0, 1), ids.flatten())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            optimizer.grad_scale = torch.nn.utils.get_total_norm(gradients).clamp(min=1)  # type: ignore[attr-defined]
+            optimizer.found_inf = 1 - loss.detach().isfinite().float()  # type: ignore[attr-defined]
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            found = learn(device)
+        except (RuntimeError, NotImplementedError, AssertionError):
+            return False
+        return all(abs(a - b) < 1e-3 for a, b in zip(found, learn("cpu"), strict=True))
 
 
 def choose_precision(name: str, device: str) -> str:
@@ -130,6 +167,8 @@ def choose_precision(name: str, device: str) -> str:
         return name
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device == "mps":
+        return "fp32"  # nobody has measured bf16 there yet
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 

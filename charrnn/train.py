@@ -9,27 +9,40 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
-from charrnn import resume
+from charrnn import graphs, resume
 from charrnn.average import Average
 from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
 from charrnn.evaluate import evaluate, in_bits
-from charrnn.model import Layers, detach
+from charrnn.model import Layers
 from charrnn.parallel import ALONE, World
 from charrnn.recipe import Settings, learning_rate
+from charrnn.resident import ResidentBatches, fits
 from charrnn.resume import Place
 from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
-from charrnn.runtime import autocast
+from charrnn.step import GraphedStep, Step, make_optimizer
 from charrnn.vocab import Ids
 
 FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
+READ_EVERY = (
+    50  # iterations that a GPU is ahead of the log at most: to wait for it costs it the time to get going again
+)
+
+
+class Unread(NamedTuple):
+    """An iteration whose outcome, (2,) loss and gradient's norm, may not be known yet."""
+
+    iteration: int
+    epoch: float
+    rate: float
+    outcome: Tensor
 
 
 class Listener(Protocol):
@@ -95,8 +108,10 @@ class Trainer:
         n, steps = settings.batch_size, settings.seq_length
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, reach)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        betas = (0.9, settings.beta2)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=betas, fused=True)
+        self.optimizer = make_optimizer(model, settings)
+        self.step, self.source = self._make_step(), self._source()
+        self.ahead = world.size == 1 and settings.device != "cpu"
+        self.unread: list[Unread] = []
         self.average = Average(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
@@ -107,12 +122,18 @@ class Trainer:
         self.iterations = settings.iterations(self.batches.row_length)
         self.stale = self._count_stale()
 
-    def _groups(self) -> list[dict[str, object]]:
-        """Matrices decay, biases don't."""
-        matrices = [p for p in self.parameters.values() if p.dim() > 1]
-        rest = [p for p in self.parameters.values() if p.dim() <= 1]
-        decay = self.settings.weight_decay
-        return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+    def _source(self) -> ContiguousBatches | ResidentBatches:
+        """Where batches come from: the GPU's own memory, where there is one with room for them."""
+        settings, ids = self.settings, self.parts["train"]
+        if settings.device == "cuda" and fits(ids):
+            return ResidentBatches(ids, self.batches, settings.batch_size, settings.device)
+        return self.batches
+
+    def _make_step(self) -> Step:
+        if self.world.size == 1 and graphs.wanted(self.settings.device):
+            return GraphedStep(self.model, self.optimizer, self.settings)
+        share = self.batches.rows / self.settings.batch_size
+        return Step(self.model, self.optimizer, self.settings, lambda tensors: self.world.average(tensors, share))
 
     @property
     def epoch(self) -> float:
@@ -160,76 +181,80 @@ class Trainer:
                 self.val_log.close()
 
     def _loop(self, stopped: Callable[[], bool]) -> None:
-        began = time.monotonic() - self.place.seconds
-        flushed = time.monotonic()
+        began = self.flushed = time.monotonic()
+        began -= self.place.seconds
         while True:
             if self._checkpoint_is_due():
                 self._checkpoint(stopped)
             if self.finished or self.world.any(stopped()):
                 break
-            row = self._iterate()
-            now = time.monotonic()
-            row["elapsed_seconds"] = self.place.seconds = self.world.leaders(now - began)
-            if self.world.leads:
-                self.log.add(row)
-                self.listener.iterated(row)
-                if now - flushed > FLUSH_SECONDS:
-                    self.log.flush()
-                    flushed = now
+            if not self.unread:
+                self.since = time.monotonic()
+            self.unread.append(self._iterate())
+            if self._reading_is_due():
+                self._read(began)
+        if self.unread:
+            self._read(began)
 
-    def _iterate(self) -> dict[str, float]:
-        """One batch: forward, backward, clip, step. Returns its row of log.csv."""
+    def _iterate(self) -> Unread:
+        """One batch: forward, backward, clip, step, which a GPU may still be at when this returns."""
         settings, place = self.settings, self.place
-        began = time.monotonic()
         epoch, offset = divmod(place.position, self.batches.row_length)
         if offset == 0:
             place.state = self.model.initial_state(self.batches.rows)
         if self.model.config.dropout:
             torch.manual_seed(_mixed(settings.seed, place.iteration, self.world.rank))
         rate = learning_rate(settings, place.iteration, epoch, self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        x, y = (torch.from_numpy(a).to(settings.device) for a in self.batches.at(place.position, settings.seq_length))
-        with autocast(settings.precision, settings.device):
-            loss, state = self.model.loss(x, y, place.state)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        self.world.average([*gradients, loss], self.batches.rows / settings.batch_size)
-        norm = float(nn.utils.get_total_norm(gradients))
-        nats = float(loss)
-        if not (math.isfinite(nats) and math.isfinite(norm)):
-            raise InputError(self._not_finite(nats))
-        self._clip(gradients, norm)
-        self.optimizer.step()
-        place.state = detach(state)
+        batch = self.source.at(place.position, settings.seq_length)
+        x, y = (torch.as_tensor(part, device=settings.device) for part in batch)
+        outcome, place.state = self.step(x, y, place.state, rate)
         place.position += settings.seq_length
         place.iteration += 1
         if self.average:
             self.average.update(place.iteration)
-        symbols = settings.batch_size * settings.seq_length
-        return {
-            "iteration": place.iteration,
-            "epoch": self.epoch,
-            "train_loss": nats,
-            "train_bits": self.bits(nats),
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "symbols_per_second": symbols / (time.monotonic() - began),
-        }
+        return Unread(place.iteration, self.epoch, rate, outcome)
 
-    def _clip(self, gradients: list[Tensor], norm: float) -> None:
-        """Limit the gradient: each of its elements, or its norm (Pascanu, Mikolov and Bengio 2013)."""
-        limit = self.settings.grad_clip
-        if limit and self.settings.clip == "value":
-            nn.utils.clip_grad_value_(self.parameters.values(), limit)
-        elif limit and norm > limit:
-            torch._foreach_mul_(gradients, limit / norm)
+    def _reading_is_due(self) -> bool:
+        """Whether to wait for the device and write down what came of what it was given: at once where nothing runs
+        ahead of the host, and before anything is made of it."""
+        return (
+            not self.ahead
+            or len(self.unread) >= READ_EVERY
+            or time.monotonic() - self.since > FLUSH_SECONDS
+            or self._checkpoint_is_due()
+        )
 
-    def _not_finite(self, nats: float) -> str:
+    def _read(self, began: float) -> None:
+        """Write the rows of log.csv of all that is unread. Several share the time that they took together."""
+        outcomes = torch.stack([unread.outcome for unread in self.unread]).tolist()  # waits for the device
+        now, count = time.monotonic(), len(self.unread)
+        took = (now - self.since) / count
+        self.place.seconds = self.world.leaders(now - began)
+        symbols = self.settings.batch_size * self.settings.seq_length
+        for left, unread, (nats, norm) in zip(range(count - 1, -1, -1), self.unread, outcomes, strict=True):
+            if not (math.isfinite(nats) and math.isfinite(norm)):
+                raise InputError(self._not_finite(nats, unread.iteration))
+            row = {
+                "iteration": unread.iteration,
+                "epoch": unread.epoch,
+                "train_loss": nats,
+                "train_bits": self.bits(nats),
+                "learning_rate": unread.rate,
+                "grad_norm": norm,
+                "symbols_per_second": symbols / took,
+                "elapsed_seconds": self.place.seconds - left * took,
+            }
+            if self.world.leads:
+                self.log.add(row)
+                self.listener.iterated(row)
+        self.unread.clear()
+        if self.world.leads and now - self.flushed > FLUSH_SECONDS:
+            self.log.flush()
+            self.flushed = now
+
+    def _not_finite(self, nats: float, iteration: int) -> str:
         files_ = self.run.checkpoints()
-        what = f"the loss or its gradient is not finite ({nats}) at iteration {self.place.iteration + 1}."
+        what = f"the loss or its gradient is not finite ({nats}) at iteration {iteration}."
         if not files_:
             return f"{what} Start again with a lower --learning-rate."
         return (

@@ -397,7 +397,7 @@ def test_bf16_is_near_fp32_and_is_not_fp32(monkeypatch, shape):
 def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny_checkpoint, trained_run):
     save(tmp_path / "tiny", tiny_checkpoint)
     u = numbers(20, 2)
-    for kind in ENGINES:
+    for kind in set(ENGINES) - {"cuda"}:
         first, second = (charrnn.engine(source, kind, 2).run(u, 1.0) for source in (tmp_path / "tiny", tiny_checkpoint))
         np.testing.assert_array_equal(first, second)
     engine = charrnn.engine(trained_run, "eager", streams=3, precision="bf16", threads=1)
@@ -406,7 +406,7 @@ def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny
 
 
 def test_an_engine_that_there_is_not_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, cpu, onnx, eager"):
+    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, cpu, onnx, cuda, eager"):
         charrnn.engine(tiny_checkpoint, "steam")
     with pytest.raises(InputError, match="0 streams: it takes 1 or more"):
         charrnn.engine(tiny_checkpoint, streams=0)

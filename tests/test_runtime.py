@@ -44,6 +44,41 @@ def test_the_device_is_a_gpu_where_there_is_one(monkeypatch, there):
         runtime.choose_device("cuda")
 
 
+@pytest.mark.parametrize(("there", "works", "device"), [(1, 1, "mps"), (1, 0, "cpu"), (0, 1, "cpu")])
+def test_the_device_is_apples_gpu_where_there_is_one_that_can_train(monkeypatch, there, works, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(there))
+    monkeypatch.setattr(runtime, "trains_on", lambda name: bool(works))
+    assert runtime.choose_device("auto") == device
+    assert runtime.choose_precision("auto", "mps") == "fp32"
+    if there:
+        assert runtime.choose_device("mps") == "mps"
+        return
+    with pytest.raises(InputError, match="torch finds no Apple GPU here: use --device cpu"):
+        runtime.choose_device("mps")
+
+
+def test_training_works_on_a_device_that_comes_to_the_same_losses():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    assert runtime.trains_on("cpu")
+    assert not runtime.trains_on("meta")  # which computes nothing
+    assert not runtime.trains_on("mps")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_training_does_not_work_on_a_device_that_computes_something_else(monkeypatch):
+    real, calls = torch.nn.LSTM.forward, []
+
+    def wrong(self, *args):
+        y, state = real(self, *args)
+        calls.append(1)
+        return (y + 1 if len(calls) > 2 else y * torch.arange(6), state)
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", wrong)
+    assert not runtime.trains_on("cpu")
+
+
 @pytest.mark.parametrize(("avx512", "amx", "precision"), [(1, 0, "bf16"), (0, 1, "bf16"), (0, 0, "fp32")])
 def test_the_precision_is_bf16_where_the_processor_has_it(monkeypatch, avx512, amx, precision):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))

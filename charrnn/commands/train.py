@@ -263,8 +263,10 @@ def _trainer(
     narrator: Narrator,
     world: World,
 ) -> Trainer:
+    from charrnn.padding import pad_layers
     from charrnn.train import Trainer
 
+    pad_layers(model, settings.pad_units)
     if _is_frames(config):
         from charrnn.commands import train_frames
 

@@ -119,6 +119,12 @@ def parser() -> Parser:
     run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
     run.add_argument(
+        "--pad-units",
+        type=whole(1, 1024),
+        metavar="M",
+        help="compute LSTM layers with zero units up to a multiple of M: the same network, in sizes for GPUs",
+    )
+    run.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,

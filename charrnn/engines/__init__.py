@@ -18,7 +18,7 @@ from bytecodec.errors import InputError
 if TYPE_CHECKING:
     from charrnn.model import CharRNN
 
-ENGINES = ("auto", "cpu", "onnx", "eager")
+ENGINES = ("auto", "cpu", "onnx", "cuda", "eager")
 NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
 FEW = 4  # streams, up to which onnxruntime, which takes them one by one, is as fast as the eager engine
 SLOWER = {
@@ -77,8 +77,8 @@ def engine(
     checkpoint
         A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint` or `charrnn.stored.Stored`.
     kind
-        cpu (compiled), onnx (onnxruntime), eager (the reference in torch), or auto: the fastest that there is for the
-        network. Where that is not the compiled one, it says so on stderr.
+        cpu (compiled), onnx (onnxruntime), cuda (an NVIDIA GPU), eager (the reference in torch), or auto: the fastest
+        that there is for the network on the CPU. Where that is not the compiled one, it says so on stderr.
     streams
         N, 1 or more.
     precision
@@ -119,6 +119,10 @@ def engine(
     if precision not in PRECISIONS:
         raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
     set_threads(threads)
+    if kind == "cuda":
+        from charrnn.engines.cuda import CudaEngine
+
+        return CudaEngine(loaded.model, streams, precision)
     return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)
 
 

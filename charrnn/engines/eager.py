@@ -105,8 +105,11 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     temperature
         0: the likeliest symbol.
     """
-    if temperature == 0:
-        return logits.argmax(dim=1)
+    return logits.argmax(dim=1) if temperature == 0 else draw(logits, u, temperature)
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
+    """The same for a temperature above 0, which may be a number that only the device knows."""
     logits = logits.double()
     weights = torch.exp((logits - logits.amax(dim=1, keepdim=True)) / temperature)  # the largest is 1: no overflow
     cumulated = weights.cumsum(dim=1)

@@ -1,0 +1,56 @@
+"""A part that lies in a GPU's memory, so that no batch has to wait for the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charrnn.data import ContiguousBatches
+from charrnn.vocab import Ids
+
+BLOCK = 1 << 26  # symbols that are brought over at a time
+SHARE = 0.5  # of the memory that is free
+
+
+class ResidentBatches:
+    """The batches of a `ContiguousBatches`, from a copy of its part on a device.
+
+    Parameters
+    ----------
+    ids
+        (n,) the symbols, or 16-bit samples, that the batches are of.
+    batches
+        Says where the rows begin and which of them are this process's.
+    rows
+        N, of all processes.
+    """
+
+    def __init__(self, ids: Ids, batches: ContiguousBatches, rows: int, device: str) -> None:
+        dtype = torch.from_numpy(np.empty(0, _kept_as(ids))).dtype
+        table = torch.empty(len(ids), dtype=dtype, device=device)
+        for start in range(0, len(ids), BLOCK):
+            block = ids[start : start + BLOCK].astype(_kept_as(ids))
+            table[start : start + BLOCK] = torch.from_numpy(block)
+        self._length, self._reach = batches.row_length, batches.reach
+        shape = (rows, self._length + self._reach.far)
+        self._rows = table.as_strided(shape, (self._length, 1))[batches.own]
+        self._dtype = dtype if dtype == torch.int16 else torch.int64
+
+    def at(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
+        """What `ContiguousBatches.at` gives, on the device."""
+        start = position % self._length
+        piece = self._rows[:, start : start + self._reach.far + steps]
+        x, y = piece[:, : piece.shape[1] - self._reach.near], piece[:, self._reach.far :]
+        return x.to(self._dtype), y.to(self._dtype)
+
+
+def fits(ids: Ids) -> bool:
+    """Whether a part and the training beside it find room on the GPU."""
+    free, _ = torch.cuda.mem_get_info()
+    return len(ids) * _kept_as(ids).itemsize <= SHARE * free
+
+
+def _kept_as(ids: Ids) -> np.dtype[np.generic]:
+    """Bytes and samples as they are; what torch hardly knows, such as 16 bits without a sign, as 32 bits."""
+    return ids.dtype if ids.dtype in (np.uint8, np.int16) else np.dtype(np.int32)
