@@ -68,7 +68,10 @@ def light():
     return loaded_by(
         [
             *names,
-            *(f"charrnn.commands.{name}" for name in ("train", "sample", "eval", "convert", "plot", "report", "video")),
+            *(
+                f"charrnn.commands.{name}"
+                for name in ("train", "sample", "eval", "convert", "plot", "report", "video", "listen")
+            ),
         ]
     )
 
@@ -77,6 +80,7 @@ def light():
 def pictures():
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")
+    pytest.importorskip("uvicorn")
     return loaded_by([name for name in modules_of("charrnn") if name.startswith("charrnn.show")])
 
 

@@ -27,10 +27,11 @@ import numpy as np
 import torch
 
 from charrnn import graphs
+from charrnn.config import ModelConfig
 from charrnn.engines.cuda import CudaEngine
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
-from charrnn.model import CharRNN, ModelConfig, build
+from charrnn.model import CharRNN, build
 from charrnn.padding import pad_layers
 from charrnn.recipe import Settings
 from charrnn.step import GraphedStep, Step, make_optimizer

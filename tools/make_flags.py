@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bytecodec import commands
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
+from charrnn.commands.listen import charrnn_listen
 from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "charrnn-plot": charrnn_plot,
     "charrnn-report": charrnn_report,
     "charrnn-video": charrnn_video,
+    "charrnn-listen": charrnn_listen,
 }
 INTRODUCTION = """# Flags
 

@@ -1,4 +1,4 @@
-"""Make the pictures of docs/pictures: of plots, of the report in a browser, of the film.
+"""Make the pictures of docs/pictures: of plots, of the report and the listening page in a browser, of the film.
 
     python tools/screenshots.py                 trains three small networks on data/voice.wav first, for some minutes
     python tools/screenshots.py --runs RUN ...  takes runs that are there
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +23,8 @@ from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.video import charrnn_video
+from charrnn.runlog import Run
+from charrnn.show import listen
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "pictures"
@@ -33,7 +36,8 @@ NETWORKS = {
 SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --temperature 1 --quiet"
 WIDE, NARROW = (1280, 900), (390, 844)
 SHRUNK = 960  # pixels that the pictures of wide things have: what a page shows
-FLAGS = ["--no-sandbox", "--disable-background-networking"]
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
+PLAYED = 9  # seconds of the listening page
 
 
 def main() -> None:
@@ -53,6 +57,7 @@ def main() -> None:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             report(browser, runs, folder)
+            live(browser, runs, folder)
             browser.close()
         film(runs, folder)
 
@@ -102,6 +107,29 @@ def report(browser: Browser, runs: list[Path], folder: Path) -> None:
         page.screenshot(path=shot)
         page.close()
         keep(shot, name)
+
+
+def live(browser: Browser, runs: list[Path], folder: Path) -> None:
+    """The listening page while it plays the last run, wide in light and narrow in dark."""
+    with listen.bind("127.0.0.1", 0) as socket:
+        server = listen.server(listen.application([Run(run) for run in reversed(runs)]))
+        thread = threading.Thread(target=server.run, args=([socket],))
+        thread.start()
+        for name, size in (("listen", WIDE), ("listen-narrow", NARROW)):
+            page = browser.new_page(
+                viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if size == NARROW else "light"
+            )
+            page.goto(f"http://127.0.0.1:{socket.getsockname()[1]}/")
+            page.locator("#play:not([disabled])").click()
+            page.wait_for_function(
+                f"() => parseFloat(document.querySelector('#played').textContent) > {PLAYED}", polling=100
+            )
+            shot = folder / f"{name}.png"
+            page.screenshot(path=shot)
+            page.close()
+            keep(shot, name)
+        server.should_exit = True
+        thread.join()
 
 
 def film(runs: list[Path], folder: Path) -> None:

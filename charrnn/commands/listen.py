@@ -1,0 +1,114 @@
+"""charrnn-listen: a page that plays networks live."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+
+from bytecodec.console import Parser, command, say, wrong_command_line
+from charrnn import runlog, runtime
+from charrnn.commands.flags import needs, path, whole
+
+SHORTEST_TOKEN = 8
+EXAMPLES = """
+charrnn-listen
+charrnn-listen runs/voice-001 runs/voice-002 --port 8000
+charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+"""
+
+
+def parser() -> Parser:
+    """The command line of charrnn-listen."""
+    p = Parser(
+        "charrnn-listen",
+        "Serve a page that plays networks live, while you turn their temperature. It is this machine's alone unless "
+        "--host says otherwise. Ctrl-C ends it.",
+        EXAMPLES,
+    )
+    p.add_argument("run", nargs="*", type=path, metavar="RUN", help="to choose from (default: all under ./runs)")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but this machine's own takes --token")
+    p.add_argument("--port", type=whole(0, 65535), default=8765, metavar="N", help="0: any that is free")
+    p.add_argument("--token", metavar="SECRET", help="what the page's address has to end in: 8 characters or more")
+    p.add_argument("--listeners", type=whole(1, 100), default=4, metavar="N", help="how many can play at once")
+    p.add_argument(
+        "--threads",
+        type=whole(0, runtime.MOST_THREADS),
+        default=None,
+        metavar="N",
+        help="of each network; 0: a core each (default: CHARRNN_THREADS, or 0)",
+    )
+    return p
+
+
+@command
+def charrnn_listen(argv: Sequence[str] | None = None) -> int:
+    """Run charrnn-listen; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    is_open = not _is_loopback(args.host)
+    if is_open and not args.token:
+        wrong_command_line(p, f"--host {args.host} lets other machines in: give a --token that they need.")
+    if args.token is not None and not (
+        len(args.token) >= SHORTEST_TOKEN and args.token.isascii() and _is_plain(args.token)
+    ):
+        wrong_command_line(p, "--token takes 8 or more of the letters, digits and - . _ ~")
+    threads = runtime.default_threads() if args.threads is None else args.threads
+    runs = [runlog.find_run(name) for name in args.run] or _all_runs()
+    runtime.before_torch()
+    with needs("listen"):
+        from charrnn.show import listen
+        from charrnn.show.guard import LOOPBACK
+    names = {*LOOPBACK, args.host.lower(), *([socket.gethostname().lower()] if is_open else [])}
+    with listen.bind(args.host, args.port) as listening:
+        app = listen.application(
+            runs,
+            listeners=args.listeners,
+            threads=threads,
+            names=names,
+            addresses=is_open,
+            token=args.token or "",
+        )
+        say(f"{_address(args.host, listening, args.token)} plays {_named(runs)}; Ctrl-C ends it.", args.quiet)
+        try:
+            listen.server(app).run([listening])
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _all_runs() -> list[runlog.Run]:
+    """Those under ./runs, the newest first."""
+    newest = runlog.newest_run()
+    runs = sorted((runlog.Run(file.parent) for file in runlog.RUNS.glob("*/config.json")), key=lambda run: run.path)
+    return [newest, *(run for run in runs if run.path != newest.path)]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_plain(token: str) -> bool:
+    """Whether a token stands in an address as it is."""
+    return all(c.isalnum() or c in "-._~" for c in token)
+
+
+def _address(host: str, listening: socket.socket, token: str | None) -> str:
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
+
+
+def _named(runs: Sequence[runlog.Run]) -> str:
+    return runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
+
+
+if __name__ == "__main__":
+    sys.exit(charrnn_listen())

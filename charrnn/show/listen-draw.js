@@ -1,0 +1,195 @@
+// Pictures of what is heard and of how the network learnt, and the WAV of the last seconds.
+
+const SIZE = 512; // samples of a window of the spectrogram
+const LOUD = -20; // dB that are white, as in the report
+const QUIET = -90;
+const HEAT = [[0, 0, 3], [28, 16, 70], [80, 18, 123], [130, 37, 129], [182, 54, 121], [230, 81, 98], [251, 136, 97], [254, 196, 136], [251, 252, 191]]; // matplotlib's magma
+
+const hann = Float32Array.from({ length: SIZE }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / SIZE));
+const turns = Array.from({ length: SIZE / 2 }, (_, n) => [Math.cos((2 * Math.PI * n) / SIZE), -Math.sin((2 * Math.PI * n) / SIZE)]);
+const places = Uint16Array.from({ length: SIZE }, (_, n) => {
+  let place = 0;
+  for (let bit = 1, back = SIZE / 2; bit < SIZE; bit *= 2, back /= 2) if (n & bit) place += back;
+  return place;
+});
+const heat = Uint32Array.from({ length: 256 }, (_, n) => {
+  const at = (n / 255) * (HEAT.length - 1);
+  const low = HEAT[Math.floor(at)];
+  const high = HEAT[Math.min(HEAT.length - 1, Math.floor(at) + 1)];
+  const [r, g, b] = low.map((value, k) => Math.round(value + (high[k] - value) * (at % 1)));
+  return (255 << 24) | (b << 16) | (g << 8) | r;
+});
+
+/** Decibels (SIZE / 2) of a window of samples, where a sine of full scale has 0. */
+export function decibels(samples) {
+  const re = new Float32Array(SIZE);
+  const im = new Float32Array(SIZE);
+  for (let n = 0; n < SIZE; n += 1) re[places[n]] = samples[n] * hann[n];
+  for (let half = 1; half < SIZE; half *= 2) {
+    for (let n = 0; n < half; n += 1) {
+      const [cos, sin] = turns[(n * SIZE) / (2 * half)];
+      for (let a = n; a < SIZE; a += 2 * half) {
+        const b = a + half;
+        const x = re[b] * cos - im[b] * sin;
+        const y = re[b] * sin + im[b] * cos;
+        re[b] = re[a] - x;
+        im[b] = im[a] - y;
+        re[a] += x;
+        im[a] += y;
+      }
+    }
+  }
+  const gain = 16 / (SIZE * SIZE); // of the window, and of the half of a sine that is in negative frequencies
+  return Float32Array.from({ length: SIZE / 2 }, (_, k) => 10 * Math.log10((re[k] * re[k] + im[k] * im[k]) * gain + 1e-12));
+}
+
+function createCopy(canvas) {
+  const copy = document.createElement("canvas");
+  Object.assign(copy, { width: canvas.width, height: canvas.height });
+  copy.getContext("2d").drawImage(canvas, 0, 0);
+  return copy;
+}
+
+/** Waveform and spectrogram of the last seconds, going by from right to left, on two canvases. */
+export class Scroll {
+  constructor(wave, spectrum, seconds) {
+    Object.assign(this, { wave, spectrum, seconds, rate: 11025 });
+    this.clear();
+  }
+
+  /** Have the canvases as many dots as the window gives them, with what they show. */
+  fit() {
+    const dots = Math.min(2, devicePixelRatio || 1);
+    for (const canvas of [this.wave, this.spectrum]) {
+      const width = Math.max(1, Math.round(canvas.clientWidth * dots));
+      const height = Math.max(1, Math.round(canvas.clientHeight * dots));
+      if (canvas.width === width && canvas.height === height) continue;
+      const before = canvas.width > 1 && createCopy(canvas);
+      Object.assign(canvas, { width, height });
+      if (before) canvas.getContext("2d").drawImage(before, 0, 0, width, height);
+    }
+  }
+
+  /** Silence. */
+  clear() {
+    this.fit();
+    for (const canvas of [this.wave, this.spectrum]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    const pen = this.wave.getContext("2d");
+    pen.fillStyle = "#3a4258";
+    pen.fillRect(0, Math.floor(this.wave.height / 2), this.wave.width, 1);
+    this.rest = new Float32Array(0);
+    this.before = new Float32Array(SIZE);
+  }
+
+  /** Go on by samples, full scale 1, that have been heard. */
+  add(samples) {
+    const all = new Float32Array(this.rest.length + samples.length);
+    all.set(this.rest);
+    all.set(samples, this.rest.length);
+    const hop = Math.max(1, (this.seconds * this.rate) / this.wave.width);
+    const columns = Math.min(this.wave.width, Math.floor(all.length / hop));
+    const used = Math.floor(all.length / hop) * hop;
+    if (columns) this.draw(all, columns, hop, Math.floor(used));
+    this.rest = all.slice(Math.floor(used));
+  }
+
+  draw(all, columns, hop, used) {
+    const pens = [this.wave, this.spectrum].map((canvas) => {
+      const pen = canvas.getContext("2d");
+      pen.globalCompositeOperation = "copy";
+      pen.drawImage(canvas, -columns, 0);
+      pen.globalCompositeOperation = "source-over";
+      return pen;
+    });
+    const { width, height } = this.wave;
+    const tall = this.spectrum.height;
+    const image = pens[1].createImageData(columns, tall);
+    const dots = new Uint32Array(image.data.buffer);
+    const heard = new Float32Array(this.before.length + all.length);
+    heard.set(this.before);
+    heard.set(all, this.before.length);
+    pens[0].fillStyle = "#8fb6ff";
+    for (let column = 0; column < columns; column += 1) {
+      const end = used - Math.floor((columns - 1 - column) * hop);
+      let low = 1;
+      let high = -1;
+      for (let n = Math.max(0, Math.floor(end - hop)); n < end; n += 1) {
+        low = Math.min(low, all[n]);
+        high = Math.max(high, all[n]);
+      }
+      const top = ((1 - high) / 2) * height;
+      pens[0].fillRect(width - columns + column, top, 1, Math.max(1, ((high - low) / 2) * height));
+      const levels = decibels(heard.subarray(end, end + SIZE));
+      for (let y = 0; y < tall; y += 1) {
+        const level = levels[Math.floor(((tall - 1 - y) / tall) * levels.length)];
+        dots[y * columns + column] = heat[Math.max(0, Math.min(255, Math.round((255 * (level - QUIET)) / (LOUD - QUIET))))];
+      }
+    }
+    pens[1].putImageData(image, width - columns, 0);
+    this.before = heard.slice(used, used + SIZE);
+  }
+}
+
+/** The losses of a run in an SVG; `step` is the iteration that is played. */
+export function drawCurve(svg, curve, step) {
+  const { clientWidth: width, clientHeight: height } = svg;
+  const edge = { left: 34, right: 10, top: 10, bottom: 38 };
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.replaceChildren();
+  const put = (name, attributes, text) => {
+    const one = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) one.setAttribute(key, value);
+    if (text !== undefined) one.textContent = text;
+    svg.append(one);
+  };
+  if (!curve.iteration.length) return;
+  const last = Math.max(curve.iteration.at(-1), ...curve.val.iteration, step || 0);
+  const steep = last / 50; // the first moments, which would press all that follows flat
+  const later = curve.mean.filter((_, n) => curve.iteration[n] >= steep);
+  const levels = [...(later.length ? later : curve.mean), ...curve.val.bits, ...(curve.flac ? [curve.flac] : [])];
+  const tick = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => (Math.max(...levels) - Math.min(...levels)) / one <= 5) || 10;
+  const bottom = Math.floor(Math.min(...levels) / tick) * tick;
+  const top = Math.max(bottom + tick, Math.ceil(Math.max(...levels) / tick) * tick);
+  const x = (value) => edge.left + (value / last) * (width - edge.left - edge.right);
+  const y = (bits) => edge.top + ((top - Math.min(top, Math.max(bottom, bits))) / (top - bottom)) * (height - edge.top - edge.bottom);
+  for (let bits = bottom; bits <= top + tick / 2; bits += tick) {
+    put("path", { class: "grid", d: `M${edge.left} ${y(bits)}H${width - edge.right}` });
+    put("text", { x: edge.left - 6, y: y(bits) + 4, "text-anchor": "end" }, tick < 1 ? bits.toFixed(1) : Math.round(bits));
+  }
+  const power = 10 ** Math.floor(Math.log10(last / 2));
+  const every = [1, 2, 5, 10].map((one) => one * power).find((one) => last / one <= (width < 400 ? 4 : 6)) || last;
+  for (let at = 0; at <= last; at += every) {
+    const anchor = x(at) > width - 40 ? "end" : at ? "middle" : "start";
+    put("text", { x: x(at), y: height - edge.bottom + 17, "text-anchor": anchor }, Math.round(at).toLocaleString("en"));
+  }
+  put("text", { x: width - edge.right, y: height - 4, "text-anchor": "end" }, "iteration");
+  put("text", { x: 0, y: height - 4 }, "bits a sample");
+  const line = (xs, ys) => "M" + xs.map((one, n) => `${x(one).toFixed(1)} ${y(ys[n]).toFixed(1)}`).join("L");
+  const back = curve.iteration.map((_, n) => curve.iteration.length - 1 - n);
+  put("path", { class: "band", d: `${line(curve.iteration, curve.high)}L${line(back.map((n) => curve.iteration[n]), back.map((n) => curve.low[n])).slice(1)}Z` });
+  put("path", { class: "mean", d: line(curve.iteration, curve.mean) });
+  if (curve.flac) put("path", { class: "flac", d: `M${edge.left} ${y(curve.flac)}H${width - edge.right}` });
+  if (curve.val.iteration.length) put("path", { class: "val", d: line(curve.val.iteration, curve.val.bits) });
+  curve.val.iteration.forEach((one, n) => put("circle", { class: "dot", cx: x(one), cy: y(curve.val.bits[n]), r: 3.5 }));
+  if (step) put("path", { class: "here", d: `M${x(step)} ${edge.top}V${height - edge.bottom}` });
+}
+
+/** A 16-bit mono WAV of int16 pieces. */
+export function wav(pieces, rate) {
+  const size = 2 * pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const head = new DataView(new ArrayBuffer(44));
+  const words = (at, text) => [...text].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
+  words(0, "RIFF");
+  head.setUint32(4, 36 + size, true);
+  words(8, "WAVEfmt ");
+  head.setUint32(16, 16, true);
+  head.setUint16(20, 1, true); // PCM
+  head.setUint16(22, 1, true);
+  head.setUint32(24, rate, true);
+  head.setUint32(28, 2 * rate, true);
+  head.setUint16(32, 2, true);
+  head.setUint16(34, 16, true);
+  words(36, "data");
+  head.setUint32(40, size, true);
+  return new Blob([head, ...pieces], { type: "audio/wav" });
+}

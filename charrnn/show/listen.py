@@ -1,0 +1,279 @@
+"""The listening page: networks played live in a browser. It alone of what is to look at drives engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator, Collection, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from bytecodec.errors import InputError
+from charrnn.runlog import Run, checkpoint_kind
+from charrnn.show.growing import GrowingCurves
+from charrnn.show.guard import LOOPBACK, Guard
+from charrnn.show.live import Listener, Seats, Take
+from charrnn.show.runs import unlike
+from charrnn.show.untrusted import last_bytes
+
+MOST_UPLOAD = 50_000_000  # bytes
+START_SECONDS = 2  # of a dropped recording that the network reads
+TOO_LARGE = f"That is more than {MOST_UPLOAD // 1_000_000} MB: a part that ends in the same way will do."
+MOST_STARTS = 32  # that are kept; the oldest go
+MOST_MESSAGE = 4096  # bytes of a WebSocket message; the page's own have under 200
+MOST_CONNECTIONS = 64
+FILES = {
+    "/": ("listen.html", "text/html"),
+    "/listen.css": ("listen.css", "text/css"),
+    "/listen.js": ("listen.js", "text/javascript"),
+    "/listen-draw.js": ("listen-draw.js", "text/javascript"),
+    "/listen-worklet.js": ("listen-worklet.js", "text/javascript"),
+}
+
+
+class House:
+    """The runs that can be listened to, by number, and who listens.
+
+    Runs are named by their place in the list and checkpoints by their iteration: no message holds a path.
+    """
+
+    def __init__(self, runs: Sequence[Run], listeners: int, threads: int) -> None:
+        self.runs, self.threads = list(runs), threads
+        self.names = unlike([run.path.resolve().name for run in runs], [run.path for run in runs])
+        self.seats = Seats(listeners)
+        self.decoding = asyncio.Semaphore(1)
+        self._curves = [GrowingCurves(run) for run in runs]
+        self._looking = threading.Lock()
+        self._starts: dict[str, tuple[bytes, tuple[int, str]]] = {}
+
+    def run(self, number: Any) -> Run:
+        """The run of a number; an InputError where there is none."""
+        if not str(number).isdecimal() or int(number) >= len(self.runs):
+            raise InputError(f"There is no run of number {str(number)[:20]!r} here.")
+        return self.runs[int(number)]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """What there is to choose from."""
+        return [
+            {"name": name, "checkpoints": [int(file.stem) for file in run.checkpoints()], **_about(run)}
+            for name, run in zip(self.names, self.runs, strict=True)
+        ]
+
+    def curves(self, number: str) -> dict[str, Any]:
+        """The losses of a run so far."""
+        self.run(number)
+        with self._looking:
+            return self._curves[int(number)].look()
+
+    def keep_start(self, number: str, name: str, data: bytes) -> dict[str, Any]:
+        """Decode what was dropped on the page for a run; returns what to call it by."""
+        config = self.run(number).config()
+        sound = (_rate(config), str(config.get("encoding") or "linear"))
+        if not sound[0]:
+            raise InputError(f"{self.names[int(number)]} was trained on text: it cannot start from a recording.")
+        last = last_bytes(data, name, sound[0], sound[1] == "mulaw", START_SECONDS * sound[0])
+        key = secrets.token_urlsafe(12)
+        self._starts[key] = (last, sound)
+        while len(self._starts) > MOST_STARTS:
+            del self._starts[next(iter(self._starts))]
+        return {"id": key, "seconds": len(last) / sound[0]}
+
+    def take(self, message: dict[str, Any]) -> Take:
+        """What a play message asks for."""
+        run = self.run(message["run"])
+        file = _checkpoint(run, message["checkpoint"])
+        if checkpoint_kind(file) == "frames":
+            raise InputError(f"{run.path.name} is a frame predictor, which is not played live: use charrnn-sample.")
+        start = self._starts.get(message["start"] or "", (b"", (0, "")))
+        if message["start"] and not start[0]:
+            raise InputError("The recording to start from is no longer kept here: drop it once more.")
+        return Take(message["take"], file, float(message["temperature"]), message["seed"], *start)
+
+
+def _checkpoint(run: Run, which: str | int) -> Path:
+    """A checkpoint file of a run, below its folder wherever links in it lead."""
+    files = {int(file.stem): file for file in run.checkpoints()}
+    if not files:
+        raise InputError(f"{run.path.name} has no checkpoint yet: let it train until its first one.")
+    if which == "best":
+        best = run.best()
+        which = best["iteration"] if best else "newest"
+    file = files[max(files)] if which == "newest" else files.get(int(which))
+    if file is None:
+        raise InputError(f"{run.path.name} has no checkpoint {which}.")
+    if not file.resolve().is_relative_to(run.path.resolve()):
+        raise InputError(f"{file.name} of {run.path.name} is a link out of the run, which is not followed.")
+    return file
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """What a run says of itself, as far as it does."""
+    try:
+        config = run.config()
+    except (InputError, OSError):
+        return {"rate": 0, "network": "its config.json cannot be read", "inputs": "", "best": None}
+    model, inputs = config.get("model"), config.get("inputs")
+    if not isinstance(model, dict) or not isinstance(inputs, list):
+        model, inputs = {}, []
+    layers, size = model.get("layers", "?"), model.get("rnn_size", "?")
+    best = run.best()
+    return {
+        "rate": _rate(config),
+        "network": f"{str(model.get('cell', '?')).upper()}, {layers} layer{'s' * (layers != 1)} of {size}",
+        "inputs": ", ".join(Path(str(name)).name for name in inputs[:3]) + (" …" if len(inputs) > 3 else ""),
+        "best": best and best["iteration"],
+    }
+
+
+def _rate(config: dict[str, Any]) -> int:
+    rate = config.get("rate")
+    return rate if type(rate) is int and rate > 0 else 0
+
+
+def application(
+    runs: Sequence[Run],
+    *,
+    listeners: int = 4,
+    threads: int = 0,
+    names: Collection[str] = LOOPBACK,
+    addresses: bool = False,
+    token: str = "",
+) -> Starlette:
+    """The page and all that it talks to.
+
+    Parameters
+    ----------
+    listeners
+        How many can be played to at once; each has a sampler of its own.
+    threads
+        Of an engine; 0: a core each.
+    names, addresses, token
+        See `charrnn.show.guard.Guard`.
+    """
+    house = House(runs, listeners, threads)
+
+    async def file(request: Request) -> Response:
+        name, kind = FILES[request.url.path]
+        return Response(resources.files("charrnn.show").joinpath(name).read_bytes(), media_type=kind)
+
+    async def listing(_: Request) -> Response:
+        return JSONResponse({"runs": await asyncio.to_thread(house.listing), "listeners": house.seats.count})
+
+    async def curves(request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(house.curves, request.query_params.get("run", "")))
+
+    async def start(request: Request) -> Response:
+        data = await _body(request)
+        asked = request.query_params
+        async with house.decoding:
+            kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), asked.get("name", ""), data)
+        return JSONResponse(kept)
+
+    async def live(websocket: WebSocket) -> None:
+        await Listener(websocket, house.seats, house.take, house.threads).serve()
+
+    return Starlette(
+        routes=[
+            *(Route(path, file) for path in FILES),
+            Route("/api/runs", listing),
+            Route("/api/curves", curves),
+            Route("/api/start", start, methods=["POST"]),
+            WebSocketRoute("/api/live", live),
+        ],
+        middleware=[Middleware(Guard, names=names, addresses=addresses, token=token)],
+        exception_handlers={InputError: _said},
+        lifespan=_warming,
+    )
+
+
+async def _said(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), 400)
+
+
+async def _body(request: Request) -> bytes:
+    """What was uploaded, refused as soon as it is too much."""
+    data = bytearray()
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MOST_UPLOAD:
+        raise InputError(TOO_LARGE)
+    async for part in request.stream():
+        data += part
+        if len(data) > MOST_UPLOAD:
+            raise InputError(TOO_LARGE)
+    return bytes(data)
+
+
+@contextlib.asynccontextmanager
+async def _warming(_: Starlette) -> AsyncIterator[None]:
+    """Load torch while the page opens: it takes seconds, and the first listener would wait for them."""
+
+    def load() -> None:
+        import charrnn.checkpoint
+        import charrnn.engines
+        import charrnn.generate  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()
+    yield
+
+
+def server(app: Starlette) -> uvicorn.Server:
+    """What serves an application on sockets: ``server(app).run([bind(...)])``."""
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE,
+        ws_per_message_deflate=False,  # PCM hardly gets smaller
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=3,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+    )
+    return uvicorn.Server(config)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a fault is worth a traceback: what a stranger sent is not."""
+    return not str(record.msg).startswith("Invalid UTF-8 sequence")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on a host's port; 0: any that is free.
+
+    Raises
+    ------
+    InputError
+        The host is not this machine's, or the port is taken.
+    """
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError:
+        raise InputError(f"there is no host {host}: take 127.0.0.1 for this machine alone.") from None
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen(MOST_CONNECTIONS)  # so that who comes before it serves waits
+    except OSError as error:
+        listening.close()
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot listen on port {port} of {host} ({reason}): name another --port, or 0.") from None
+    return listening

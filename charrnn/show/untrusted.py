@@ -1,0 +1,92 @@
+"""What a stranger's recording ends in, decoded in a process that can do little else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bytecodec.errors import InputError
+
+SECONDS = 30  # that decoding may take; of the processor's time, too
+MEMORY = 4 << 30  # bytes of address space, most of it libraries that are mapped and not used
+
+
+def last_bytes(data: bytes, name: str, rate: int, mulaw: bool, count: int) -> bytes:
+    """The last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
+
+    The decoders of compressed formats are large and written in C, and somebody else chose what they read: they run in a
+    process of their own, with little memory, little time and no right to write files.
+
+    Parameters
+    ----------
+    data
+        The file's.
+    name
+        What it is called, for messages and for its ending.
+    rate, mulaw
+        Of the bytes, as in `bytecodec.read_blocks`.
+
+    Raises
+    ------
+    InputError
+        It is no recording, or takes too much time or memory; the sentence calls it by its name.
+    """
+    shown = re.sub(r"[^\w. -]", "_", name)[-60:].strip(". ") or "the file"
+    with tempfile.TemporaryDirectory(prefix="charrnn-listen-") as folder:
+        path = Path(folder) / shown
+        path.write_bytes(data)
+        done = _decoded(path, rate, mulaw, count)
+        error = done.stderr.decode("utf-8", "replace").strip() if done else ""
+        if done and done.returncode == 0:
+            return done.stdout
+        if done and done.returncode == 1 and error.startswith("! "):
+            raise InputError(error.removeprefix("! ").replace(f"{folder}{os.sep}", ""))
+    raise InputError(f"{shown} cannot be read here: it takes too much time or memory. A shorter part may do.")
+
+
+def _decoded(path: Path, rate: int, mulaw: bool, count: int) -> subprocess.CompletedProcess[bytes] | None:
+    # -P: the folder that this was started in, or the upload's, is no place to find modules in
+    command = [sys.executable, "-P", "-m", __name__, str(path), str(rate), "mulaw" if mulaw else "linear", str(count)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, env=environment, check=False
+        )
+    return None
+
+
+def _confine() -> None:
+    """Have the system end this process where it takes more than a recording should."""
+    if os.name == "nt":
+        return
+    import resource
+
+    limits = {resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: 0}
+    for what, most in {**limits, resource.RLIMIT_CORE: 0}.items():
+        resource.setrlimit(what, (most, most))
+
+
+def main(path: str, rate: str, encoding: str, count: str) -> int:
+    """Write the last bytes to stdout, or a sentence to stderr; returns the exit code."""
+    _confine()
+    from charrnn.data import SoundOptions, last_symbols
+    from charrnn.vocab import Vocab
+
+    options = SoundOptions(rate=int(rate), mulaw=encoding == "mulaw")
+    try:
+        ids = last_symbols(Path(path), Vocab.of_alphabet("braille"), options, int(count))
+    except InputError as error:
+        print(f"! {error}", file=sys.stderr)
+        return 1
+    sys.stdout.buffer.write(ids.tobytes())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
