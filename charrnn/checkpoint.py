@@ -6,11 +6,11 @@ Nothing here unpickles, so a file from a stranger cannot run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.model import CharRNN, ModelConfig, State
 from charrnn.vocab import Vocab
@@ -29,6 +30,15 @@ FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
 UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
+DTYPES = {
+    "F64": "torch.float64",
+    "F32": "torch.float32",
+    "F16": "torch.float16",
+    "I64": "torch.int64",
+    "I32": "torch.int32",
+}
+MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
+Network = TypeVar("Network", bound=nn.Module)
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
     "step": (int,),
@@ -106,20 +116,50 @@ def load(path: str | Path) -> Checkpoint:
         The file is missing, cut off, or no checkpoint of this program's.
     """
     path = runlog.checkpoint_path(path)
-    facts, tensors = read_tensors(path, KIND)
+    facts = read_facts(path, KIND)
     try:
         vocab = Vocab.from_json(facts["vocab"])
         config = ModelConfig(**facts["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        if config.layers > len(tensors):
-            raise ValueError(f"it says that it has {config.layers} layers, and holds {len(tensors)} tensors")
-        with torch.device("meta"):  # takes no memory until the shapes are known to be those of the file
-            model = CharRNN(config)
-        set_model_tensors(model, tensors, assign=True)
-        return Checkpoint(model.eval(), vocab, path=str(path), **known(facts))
+        found = known(facts)
+        model = sketch(path, config.layers, lambda: CharRNN(config))
+        set_model_tensors(model, read_tensors(path, KIND)[1], assign=True)
+        return Checkpoint(model.eval(), vocab, path=str(path), **found)
     except UNUSABLE as error:
         raise unusable(path, error) from None
+
+
+def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
+    """A network that takes no memory yet, once it is known to be that of a file.
+
+    Parameters
+    ----------
+    layers
+        How many ``make`` would make.
+    prefix
+        Of the tensors' names in the file.
+
+    Raises
+    ------
+    ValueError
+        The file's tensors are not those of the network.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            heads = {name: file.get_slice(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+            found = {
+                name.removeprefix(prefix): (tuple(head.get_shape()), DTYPES.get(head.get_dtype(), head.get_dtype()))
+                for name, head in heads.items()
+            }
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise _cut_off(path, error) from None
+    if layers > len(found):
+        raise ValueError(f"it says that it has {layers} layers, and holds {len(found)} tensors")
+    with torch.device("meta"):
+        model = make()
+    _check_tensors(model, found)
+    return model
 
 
 def unusable(path: str | Path, error: Exception) -> InputError:
@@ -142,20 +182,25 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
     """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
-    expected = model_tensors(model)
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise ValueError(f"{name} is missing")
-        if name not in expected:
-            raise ValueError(f"{name} belongs to no network like this")
-        if tensors[name].shape != expected[name].shape or tensors[name].dtype != torch.float32:
-            have, want = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], expected[name]))
-            raise ValueError(f"{name} is {have}, and has to be {want}")
+    _check_tensors(model, {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()})
     frozen = _frozen(model)
     zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name in frozen}
     model.load_state_dict({**tensors, **zeros}, assign=assign)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+def _check_tensors(model: nn.Module, found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Raise a ValueError where shapes and types by name are not those of a network's tensors."""
+    wanted = {name: (tuple(tensor.shape), "torch.float32") for name, tensor in model_tensors(model).items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if name not in wanted:
+            raise ValueError(f"{name} belongs to no network like this")
+        if found[name] != wanted[name]:
+            have, want = (f"{shape} {dtype}" for shape, dtype in (found[name], wanted[name]))
+            raise ValueError(f"{name} is {have}, and has to be {want}")
 
 
 def _frozen(model: nn.Module) -> set[str]:
@@ -189,21 +234,34 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], fa
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of a file of the given kind; an InputError for any other file."""
+    facts = read_facts(path, kind)
+    with safe_open(str(path), framework="pt") as file:
+        return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
+    """The facts of a file of the given kind, without its tensors; an InputError for any other file."""
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
     try:
         with safe_open(str(path), framework="pt") as file:
-            facts = _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
     except (SafetensorError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}): it was cut off, or is something else."
-        ) from None
+        raise _cut_off(path, error) from None
+
+
+def _cut_off(path: str | Path, error: Exception) -> InputError:
+    reason = str(error).partition(", expected one of")[0][:200]  # some name all kinds of numbers that there are
+    return InputError(f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else.")
 
 
 def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     if text is None:
         raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
+    if len(text) > MOST_FACTS:
+        raise InputError(f"{path} describes itself in {len(text):,} characters, which no network needs.")
     try:
         facts = json.loads(text)
         version, found = facts["format"], facts["kind"]
@@ -211,7 +269,12 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(
             f"{path} has no description of a network in its safetensors metadata that can be read."
         ) from None
-    if version != FORMAT:
+    if type(version) is int and version > FORMAT:
+        raise InputError(
+            f"{path} has format {version}, which a newer version of charrnn wrote: this one reads format {FORMAT}. "
+            "Update it with pip."
+        )
+    if type(version) is not int or version != FORMAT:
         raise InputError(f"{path} has format {version!r}, and this version of charrnn reads format {FORMAT}.")
     if found != kind:
         raise InputError(f"{path} holds {found!r}, and {kind!r} was wanted.")
@@ -224,8 +287,11 @@ def known(facts: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if not isinstance(value, FACTS[name]) or isinstance(value, bool):
             raise ValueError(f"its {name} is {value!r}")
-    if found.get("rate") is not None and found["rate"] < 1:
+    if found.get("rate") is not None and not 1 <= found["rate"] <= HIGHEST_RATE:
         raise ValueError(f"its rate is {found['rate']!r}")
+    for name in ("step", "epoch"):
+        if not 0 <= found.get(name, 0) < 2**63:
+            raise ValueError(f"its {name} is {found[name]!r}")
     if found.get("encoding") not in (None, "linear", "mulaw"):
         raise ValueError(f"its encoding is {found['encoding']!r}")
     return found

@@ -95,7 +95,7 @@ class Trainer:
         n, steps = settings.batch_size, settings.seq_length
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, reach)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        betas = (0.9, settings.beta2)
+        betas = (0.9, float(settings.beta2))
         self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=betas, fused=True)
         self.average = Average(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))

@@ -269,7 +269,7 @@ def _whole_lines(file: BinaryIO, path: Path, tell: Tell) -> Iterator[bytes]:
 
 def _numbers(block: bytes, delimiter: str, fields: int, wanted: list[int], rows: _Rows) -> Floats:
     """The wanted columns of a block of lines."""
-    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n"):  # no ragged row, no empty line
+    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n") and block.strip():  # no ragged row
         try:
             text = io.StringIO(block.decode("ascii"))
             return np.loadtxt(text, delimiter=delimiter, usecols=wanted, ndmin=2, comments=None)
