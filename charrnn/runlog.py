@@ -200,7 +200,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        whole = (line.removesuffix("\n") for line in file if line.endswith("\n"))
+        whole = (line.removesuffix("\n").replace("\r", "") for line in file if line.endswith("\n"))
+        whole = (line for line in whole if len(line) < csv.field_size_limit())  # no row of ours, but damage
         yield from (row for row in csv.DictReader(whole) if None not in row and None not in row.values())
 
 

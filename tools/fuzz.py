@@ -242,7 +242,7 @@ def checkpoints(folder: Path) -> Target:
 def torch7(folder: Path) -> Target:
     """What torch-rnn saved, as charrnn-convert takes it."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import torch_rnn_model  # the tests' writer
+    import torch_rnn_model  # type: ignore[import-not-found]  # the tests' writer
 
     from charrnn import torch_rnn
 
@@ -266,6 +266,7 @@ def tables(folder: Path) -> Target:
         b"a,b\n1,2\n3,4\n",
         b"x\ty\n1\tnan\n2\t-inf\n",
         b'"a","b"\n"1","2"\n',
+        b"a,b\n" + b"1" * 140_000 + b",2\n3,4\n",
     ]
 
     def read(path: Path) -> None:

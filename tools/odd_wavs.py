@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,4 +67,4 @@ def of_sox(path: Path) -> NDArray[np.int64]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
