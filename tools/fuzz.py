@@ -408,9 +408,13 @@ def usage() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+class TooSlowError(BaseException):
+    """Like KeyboardInterrupt, no ``except Exception`` and no ``except OSError`` catches it."""
+
+
 def too_slow(*_: object) -> None:
     """Ten seconds are over."""
-    raise TimeoutError(f"it took more than {SECONDS} seconds")
+    raise TooSlowError(f"it took more than {SECONDS} seconds")
 
 
 def fault(keep: Path, name: str, number: int, data: bytes, words: str) -> None:

@@ -36,7 +36,7 @@ def row(path: Path) -> tuple[str, str]:
     said: list[str] = []
     try:
         with path.open("rb") as file:  # by its number: of a name, soundfile would judge by the ending
-            rate = soundfile.info(file.fileno()).samplerate if path.stat().st_size else 11025
+            rate = soundfile.SoundFile(file.fileno(), closefd=False).samplerate
     except soundfile.LibsndfileError:
         rate = 11025
     asked = rate if 1000 <= rate <= 768000 else 11025
