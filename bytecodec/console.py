@@ -276,6 +276,16 @@ def _mode_for(target: str) -> int:
         return 0o666 & ~umask
 
 
+def sync(file: BinaryIO) -> None:
+    """Have what was written to a file on the disk; an error names the file."""
+    try:
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or file.name
+        raise
+
+
 def sync_folder(folder: str) -> None:
     """Have the folder's entries reach the disk, where the system can (not on Windows)."""
     if os.name == "nt":

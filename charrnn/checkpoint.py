@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save as serialise
@@ -17,6 +17,8 @@ from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
 from charrnn.stored import KIND
 from charrnn.vocab import Vocab
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Keepable(Protocol):
@@ -101,6 +103,30 @@ def of_stored(network: stored.Stored) -> Checkpoint:
     return Checkpoint(model.eval(), network.vocab, path=network.path, **known)
 
 
+def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
+    """A network that takes no memory yet, once it is known to be that of a file.
+
+    Parameters
+    ----------
+    layers
+        How many ``make`` would make.
+    prefix
+        Of the tensors' names in the file.
+
+    Raises
+    ------
+    ValueError
+        The file's tensors are not those of the network.
+    """
+    every = stored.read_heads(path)
+    found = {name.removeprefix(prefix): head for name, head in every.items() if name.startswith(prefix)}
+    stored.check_depth(layers, found)
+    with torch.device("meta"):
+        model = make()
+    stored.check_heads(found, _shapes(model))
+    return model
+
+
 def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
     """The network of a checkpoint or of a run's newest one, with ``.config`` and ``.vocab``, in evaluation mode."""
     checkpoint = load(path)
@@ -116,20 +142,17 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
     """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
-    expected = model_tensors(model)
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise ValueError(f"{name} is missing")
-        if name not in expected:
-            raise ValueError(f"{name} belongs to no network like this")
-        if tensors[name].shape != expected[name].shape or tensors[name].dtype != torch.float32:
-            have, want = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], expected[name]))
-            raise ValueError(f"{name} is {have}, and has to be {want}")
+    heads = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+    stored.check_heads(heads, _shapes(model))
     frozen = _frozen(model)
     zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name in frozen}
     model.load_state_dict({**tensors, **zeros}, assign=assign)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model_tensors(model).items()}
 
 
 def _frozen(model: nn.Module) -> set[str]:

@@ -8,7 +8,8 @@ from typing import Any
 CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # charrnn.cells has them; how many rows each unit has
 PROJECTING = ("lstmp",)
 FEEDING_BACK = ("lstmor",)  # whose output layer is recurrent, too
-MOST_BIAS = 1e6  # of a forget gate, which 20 opens for good
+MOST_LAYERS = 1000
+MOST_BIAS = 1e30  # within a float32
 UNIFORM = "uniform"  # a forget bias of its own for each unit
 
 
@@ -71,16 +72,17 @@ def check_layers(config: Any) -> None:
     Of a config it takes what `ModelConfig` has from ``rnn_size`` on, with the same meanings.
     """
     check_whole(config, "rnn_size", "layers")
+    if config.layers > MOST_LAYERS:
+        raise ValueError(f"layers is {config.layers}, and {MOST_LAYERS} is the most")
     if not isinstance(config.layer_norm, bool):
         raise ValueError(f"layer_norm is {config.layer_norm!r}, and has to be true or false")
     if not isinstance(config.cell, str) or config.cell not in CELLS:
         raise ValueError(f"cell is {config.cell!r}, and has to be one of {', '.join(CELLS)}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout is {config.dropout!r}, and has to be at least 0 and less than 1")
-    if config.forget_bias != UNIFORM and not (
-        isinstance(config.forget_bias, int | float) and abs(config.forget_bias) <= MOST_BIAS
-    ):
-        raise ValueError(f"forget_bias is {config.forget_bias!r}, and has to be a number or {UNIFORM!r}")
+    bias = config.forget_bias
+    if bias != UNIFORM and not (isinstance(bias, int | float) and -MOST_BIAS <= bias <= MOST_BIAS):
+        raise ValueError(f"forget_bias is {bias!r}, and has to be a number within 1e30, or {UNIFORM!r}")
     projects = config.cell in PROJECTING
     if config.proj_size is None and projects:
         object.__setattr__(config, "proj_size", max(1, config.rnn_size // 2))

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import is_special_file, progress, say
+from bytecodec.console import is_special_file, progress, say, sync
 from bytecodec.errors import InputError
 from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
 
@@ -196,6 +196,7 @@ def prepare(
         for path in files:
             for block in _blocks(path, path in sounds, vocab, options, quiet):
                 file.write(block.astype(vocab.dtype, copy=False).tobytes())
+        sync(file)
     return open_corpus(target, vocab, tuple(map(str, files)))
 
 

@@ -205,18 +205,15 @@ def load(path: str | Path) -> FrameCheckpoint:
         The file is missing, cut off, or no checkpoint of this kind.
     """
     path = runlog.checkpoint_path(path)
-    facts, tensors = files.read_tensors(path, KIND)
+    facts = stored.read_facts(path, KIND)
     try:
         config = FrameConfig(**facts["model"])
-        if config.layers > len(tensors):
-            raise ValueError(f"it says that it has {config.layers} layers, and holds {len(tensors)} tensors")
-        with torch.device("meta"):
-            model = FrameRNN(config)
-        files.set_model_tensors(model, tensors, assign=True)
         known = stored.known(facts)
         del known["encoding"]
         if known["rate"] is None:
             raise ValueError("it has no rate")
+        model = files.sketch(path, config.layers, lambda: FrameRNN(config))
+        files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
         return FrameCheckpoint(model.eval(), path=str(path), **known)
     except stored.UNUSABLE as error:
         raise stored.unusable(path, error) from None

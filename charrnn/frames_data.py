@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import progress, say
+from bytecodec.console import progress, say, sync
 from bytecodec.errors import InputError
 from charrnn.data import borders, files_of, is_sound
 
@@ -69,6 +69,7 @@ def prepare(
                     progress=lambda done, of, bar=bar: bar.update(bar.total * done / of - bar.n if of else 0),  # type: ignore[misc]
                 ):
                     out.write(block.astype(SAMPLE, copy=False).tobytes())
+        sync(out)
     return open_recordings(target, tuple(map(str, files)))
 
 

@@ -6,11 +6,13 @@ Imports no torch, so that a command line knows its defaults at once.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
 DEFAULT_RECIPE = "modern"
 WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen however short the run is
+MOST = 1e30  # of any number: what lies beyond is a slip of the finger, and would not stay finite
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
 
@@ -90,19 +92,21 @@ class Settings:
         least |= {"keep": 0, "seed": 0, "warmup": 0, "early_stop": 0}
         for name, bound in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+            if not isinstance(value, int) or isinstance(value, bool) or not bound <= value < 2**63:
                 raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
         for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average", "beta2"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < MOST:
+                raise ValueError(f"{name} is {value!r}, and has to be a number of 0 or more")
         if not isinstance(self.smooth, bool):
             raise ValueError(f"smooth is {self.smooth!r}, and has to be true or false")
         for name in ("average", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be at least 0 and less than 1")
         for name in ("max_epochs", "max_iterations", "max_minutes"):
-            if not isinstance(getattr(self, name), int | float | None):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be a number")
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or not 0 < value <= sys.float_info.max):
+                raise ValueError(f"{name} is {value!r}, and has to be a number above 0")
         for name, choices in {"recipe": tuple(RECIPES), "schedule": SCHEDULES, "clip": CLIPS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be one of {', '.join(choices)}")
@@ -118,7 +122,9 @@ class Settings:
         per_epoch = row_length // self.seq_length
         ends = [self.max_iterations] if self.max_iterations is not None else []
         if self.max_epochs is not None:
-            ends.append(math.ceil(round(self.max_epochs * per_epoch, 6)) or 1)  # 1.1 x 100 is 110.00000000000001
+            ends.append(
+                math.ceil(round(min(self.max_epochs * per_epoch, MOST), 6)) or 1
+            )  # 1.1 x 100 is 110.00000000000001
         return min(ends, default=None)
 
 

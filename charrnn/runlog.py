@@ -6,15 +6,19 @@ import contextlib
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
-from bytecodec.console import open_output
+from bytecodec.console import open_output, sync_folder
 from bytecodec.errors import InputError
 
 RUNS = Path("runs")
+LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
+    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors)\.\w+\.part"
+)
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
     "iteration",
@@ -50,6 +54,7 @@ class Run:
         self.best_file = path / "best.json"
         self.resume_file = path / "resume.safetensors"
         self.corpus_file = path / "corpus.bin"
+        self.lock_file = path / "lock"
         self.checkpoints_folder = path / "checkpoints"
         self.samples_folder = path / "samples"
 
@@ -91,6 +96,26 @@ class Run:
         named = isinstance(best, dict) and isinstance(best.get("iteration"), int)
         return best if named and isinstance(best.get("checkpoint"), str) else None
 
+    def is_half_made(self) -> bool:
+        """Whether the folder holds nothing but what a trainer leaves that was killed before the run was made."""
+        logs = [file.read_bytes() for file in (self.log_file, self.val_file) if file.is_file()]
+        own = {self.lock_file, self.corpus_file, self.log_file, self.val_file, self.resume_file}
+        others = [path for path in self.path.iterdir() if path not in own and not _is_leftover(path)]
+        return self.lock_file.is_file() and not others and all(log.count(b"\n") <= 1 for log in logs)
+
+    def clear(self) -> None:
+        """Empty a folder that `is_half_made`; the lock has to be held, and stays."""
+        for path in self.path.iterdir():
+            if path != self.lock_file:
+                path.unlink()
+
+    def sweep(self) -> None:
+        """Take away what a killed trainer was writing when it was killed; the lock has to be held."""
+        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder)):
+            for path in folder.iterdir():
+                if _is_leftover(path):
+                    path.unlink()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Be the one that writes here. The system lets go of the lock when the process ends, however it ends.
@@ -100,7 +125,7 @@ class Run:
         InputError
             Another process trains in this directory.
         """
-        with (self.path / "lock").open("w") as file:
+        with self.lock_file.open("w") as file:
             try:
                 _lock(file)
             except (BlockingIOError, PermissionError):  # held; any other error is about the file system
@@ -108,6 +133,10 @@ class Run:
                     f"another process is training in {self.path}: wait for it, or stop it first."
                 ) from None
             yield
+
+
+def _is_leftover(path: Path) -> bool:
+    return bool(LEFTOVER.fullmatch(path.name)) and path.is_file()
 
 
 def _lock(file: IO[str]) -> None:
@@ -131,6 +160,8 @@ class CsvLog:
     def __init__(self, path: Path, columns: tuple[str, ...], iteration: int) -> None:
         self.path, self.columns = path, columns
         self.last: dict[str, str] | None = None
+        if path.exists() and (header := _header(path)) not in ("", ",".join(columns)):
+            raise InputError(f"{path} begins with {header[:80]!r}, and not with the columns that charrnn-train writes.")
         kept = takewhile(lambda row: _is_until(row, iteration), _rows(path)) if path.exists() else ()
         with open_output(str(path)) as file:  # beside the old one, which may be larger than memory
             file.write((",".join(columns) + "\n").encode())
@@ -168,14 +199,28 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="\n") as file:
-        whole = (line.removesuffix("\n") for line in file if line.endswith("\n"))
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        whole = (line.removesuffix("\n").replace("\r", "") for line in file if line.endswith("\n"))
+        whole = (line for line in whole if len(line) < csv.field_size_limit())  # no row of ours, but damage
         yield from (row for row in csv.DictReader(whole) if None not in row and None not in row.values())
+
+
+def _header(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        return file.readline(1000).rstrip("\r\n")
 
 
 def _is_until(row: Mapping[str, str], iteration: int) -> bool:
     number = row["iteration"]  # after a power cut, anything may stand where the system had not written yet
-    return number.isdecimal() and int(number) <= iteration
+    return number.isdecimal() and len(number) < 20 and int(number) <= iteration and all(map(_is_number, row.values()))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -188,14 +233,23 @@ def write_json(path: Path, data: Any) -> None:
         file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, and have them on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(str(path.parent))
+
+
 def new_run(folder: str | None, first_input: str) -> Path:
     """The folder for a new run, by default runs/STEM-001, counting up; it is not made yet.
 
     Raises
     ------
     InputError
-        There is a run in it already, or another thing is in its way, or its name is no UTF-8, and
-        safetensors could write checkpoints there and never read them.
+        There is a run in it already, or another thing is in its way (what a trainer left there that was killed
+        before the run was made is not), or its name is no UTF-8, and safetensors could write checkpoints there and
+        never read them.
     """
     if folder is None:
         stem = Path(first_input).stem.encode(errors="replace").decode() or "run"
@@ -210,7 +264,7 @@ def new_run(folder: str | None, first_input: str) -> Path:
         raise InputError(f"the name {folder!r} is not UTF-8: name another --run-dir.") from None
     if (path / "config.json").exists():
         raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_half_made())):
         raise InputError(f"{path} is there already and is no empty folder: name another --run-dir.")
     return path
 

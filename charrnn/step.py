@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     ]
     on_gpu = parameters[0].is_cuda
     rate: Any = torch.tensor(settings.learning_rate, device=parameters[0].device) if on_gpu else settings.learning_rate
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, settings.beta2), fused=True, capturable=on_gpu)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, float(settings.beta2)), fused=True, capturable=on_gpu)
 
 
 class Step:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.errors import InputError
 from charrnn.engines import Engine
 from charrnn.generate import CHUNK, generate, prime
 
@@ -103,7 +104,7 @@ def measure_seams(
 
     Raises
     ------
-    ValueError
+    InputError
         No seam, or no place inside, has a whole window on each side.
     """
     from scipy.stats import mannwhitneyu  # takes half a second to import
@@ -116,7 +117,7 @@ def measure_seams(
         is_inside[seam - window + 1 : seam + window] = False
     inside = np.flatnonzero(is_inside)
     if not len(at) or not len(inside):
-        raise ValueError(f"no seam of {list(seams)} can be measured in {len(x)} samples with windows of {window}")
+        raise InputError(f"no seam of {list(seams)} can be measured in {len(x)} samples with windows of {window}.")
     if len(inside) > INSIDE_PLACES:
         inside = np.random.Generator(np.random.Philox(seed)).choice(inside, INSIDE_PLACES, replace=False)
     figures = []

@@ -20,6 +20,7 @@ from safetensors.numpy import save as serialise
 
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.config import ModelConfig, shapes, state_sizes
 from charrnn.vocab import Vocab
@@ -31,6 +32,9 @@ FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
 UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # as numpy says them
+MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
+Head = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
     "step": (int,),
@@ -74,16 +78,16 @@ def load(path: str | Path) -> Stored:
         The file is missing, cut off, or no checkpoint of this program's.
     """
     path = runlog.checkpoint_path(path)
-    facts, arrays = read_arrays(path, KIND)
+    facts = read_facts(path, KIND)
     try:
         vocab = Vocab.from_json(facts["vocab"])
         config = ModelConfig(**facts["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        if config.layers > len(arrays):
-            raise ValueError(f"it says that it has {config.layers} layers, and holds {len(arrays)} tensors")
-        _check(arrays, shapes(config))
-        return Stored(config, arrays, vocab, path=str(path), **known(facts))
+        found, heads = known(facts), read_heads(path)
+        check_depth(config.layers, heads)
+        check_heads(heads, shapes(config))  # before anything of their size is read
+        return Stored(config, read_arrays(path, KIND)[1], vocab, path=str(path), **found)
     except UNUSABLE as error:
         raise unusable(path, error) from None
 
@@ -93,16 +97,22 @@ def unusable(path: str | Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a checkpoint that this version can use: {words(error)}.")
 
 
-def _check(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a ValueError that names what is missing, foreign or of another shape."""
-    for name in sorted(expected.keys() | arrays.keys()):
-        if name not in arrays:
+def check_depth(layers: int, heads: Mapping[str, Any]) -> None:
+    """Raise a ValueError where there are more layers than tensors."""
+    if layers > len(heads):
+        raise ValueError(f"it says that it has {layers} layers, and holds {len(heads)} tensors")
+
+
+def check_heads(heads: Mapping[str, Head], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a ValueError that names what is missing, foreign, or no float32 of its shape."""
+    for name in sorted(expected.keys() | heads.keys()):
+        if name not in heads:
             raise ValueError(f"{name} is missing")
         if name not in expected:
             raise ValueError(f"{name} belongs to no network like this")
-        if arrays[name].shape != expected[name] or arrays[name].dtype != np.float32:
-            have, want = f"{arrays[name].shape} {arrays[name].dtype}", f"{expected[name]} float32"
-            raise ValueError(f"{name} is {have}, and has to be {want}")
+        if heads[name] != (expected[name], "float32"):
+            shape, kind = heads[name]
+            raise ValueError(f"{name} is {shape} {kind}, and has to be {expected[name]} float32")
 
 
 def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
@@ -127,21 +137,50 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
 
 def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same in arrays or tensors of a framework, by safetensors' name for it."""
+    facts = read_facts(path, kind)
+    try:
+        with safe_open(str(path), framework=framework) as file:
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise _cut_off(path, error) from None
+
+
+def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
+    """The facts of a file of the given kind, without its tensors; an InputError for any other file."""
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
     try:
-        with safe_open(str(path), framework=framework) as file:
-            facts = _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(str(path), framework="np") as file:
+            return _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
     except (SafetensorError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}): it was cut off, or is something else."
-        ) from None
+        raise _cut_off(path, error) from None
+
+
+def read_heads(path: str | Path) -> dict[str, Head]:
+    """Shape and type of each of a file's tensors, which are not read."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(head.get_shape()), DTYPES.get(head.get_dtype(), head.get_dtype()))
+                for name, head in heads.items()
+            }
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise _cut_off(path, error) from None
+
+
+def _cut_off(path: str | Path, error: Exception) -> InputError:
+    reason = str(error).partition(", expected one of")[0][:200]  # some name all kinds of numbers that there are
+    return InputError(f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else.")
 
 
 def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     if text is None:
         raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
+    if len(text) > MOST_FACTS:
+        raise InputError(f"{path} describes itself in {len(text):,} characters, which no network needs.")
     try:
         facts = json.loads(text)
         version, found = facts["format"], facts["kind"]
@@ -149,7 +188,12 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(
             f"{path} has no description of a network in its safetensors metadata that can be read."
         ) from None
-    if version != FORMAT:
+    if type(version) is int and version > FORMAT:
+        raise InputError(
+            f"{path} has format {version}, which a newer version of charrnn wrote: this one reads format {FORMAT}. "
+            "Update it with pip."
+        )
+    if type(version) is not int or version != FORMAT:
         raise InputError(f"{path} has format {version!r}, and this version of charrnn reads format {FORMAT}.")
     if found != kind:
         raise InputError(f"{path} holds {found!r}, and {kind!r} was wanted.")
@@ -162,8 +206,11 @@ def known(facts: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if not isinstance(value, FACTS[name]) or isinstance(value, bool):
             raise ValueError(f"its {name} is {value!r}")
-    if found.get("rate") is not None and found["rate"] < 1:
+    if found.get("rate") is not None and not 1 <= found["rate"] <= HIGHEST_RATE:
         raise ValueError(f"its rate is {found['rate']!r}")
+    for name in ("step", "epoch"):
+        if not 0 <= found.get(name, 0) < 2**63:
+            raise ValueError(f"its {name} is {found[name]!r}")
     if found.get("encoding") not in (None, "linear", "mulaw"):
         raise ValueError(f"its encoding is {found['encoding']!r}")
     return found

@@ -217,7 +217,15 @@ def test_a_description_that_cannot_be_read_is_refused(saved, text):
 
 def test_another_format_or_kind_is_named(saved):
     rewritten(saved, lambda facts: facts | {"format": 2})
-    assert sentence(saved) == "FILE has format 2, and this version of charrnn reads format 1."
+    assert sentence(saved) == (
+        "FILE has format 2, which a newer version of charrnn wrote: this one reads format 1. Update it with pip."
+    )
+    rewritten(saved, lambda facts: facts | {"format": 0})
+    assert sentence(saved) == "FILE has format 0, and this version of charrnn reads format 1."
+    rewritten(saved, lambda facts: facts | {"format": True})
+    assert sentence(saved) == "FILE has format True, and this version of charrnn reads format 1."
+    rewritten(saved, lambda facts: facts | {"format": 1})
+    load(saved)
     rewritten(saved, lambda facts: facts | {"format": 1, "kind": "frames"})
     assert sentence(saved) == "FILE holds 'frames', and 'symbols' was wanted."
 
@@ -248,7 +256,15 @@ def without(facts, name):
         (lambda facts: facts | {"model": facts["model"] | {"forget_bias": 10**400}}, ""),
         (lambda facts: facts | {"model": facts["model"] | {"layers": 1}}, "belongs to no network like this"),
         (lambda facts: facts | {"model": facts["model"] | {"layers": 3}}, "layers.2.bias_ih_l0 is missing"),
-        (lambda facts: facts | {"model": facts["model"] | {"layers": 10**9}}, "it says that it has 1000000000 layers"),
+        (
+            lambda facts: facts | {"model": facts["model"] | {"layers": 10**9}},
+            "layers is 1000000000, and 1000 is the most",
+        ),
+        (lambda facts: facts | {"model": facts["model"] | {"layers": 999}}, "it says that it has 999 layers"),
+        (lambda facts: facts | {"model": facts["model"] | {"forget_bias": float("nan")}}, "forget_bias is nan"),
+        (lambda facts: facts | {"step": -1}, "its step is -1"),
+        (lambda facts: facts | {"epoch": float("inf")}, "its epoch is inf"),
+        (lambda facts: facts | {"rate": 10**9}, "its rate is 1000000000"),
         (lambda facts: facts | {"model": facts["model"] | {"rnn_size": 10**6}}, "and has to be"),
         (lambda facts: facts | {"model": facts["model"] | {"rnn_size": 10**12}}, ""),
         (lambda facts: facts | {"model": facts["model"] | {"wordvec_size": 10**30}}, ""),

@@ -360,6 +360,48 @@ def test_a_closed_pipe_ends_it_quietly_and_keeps_the_state(here):
     assert len(sample("sound", "--state-in", "s", "--length", "10")) == 10
 
 
+def test_killed_in_the_middle_there_is_no_file_and_the_old_ones_are_as_they_were(here):
+    Path("x.wav").write_bytes(b"an older one")
+    sample("sound", "--length", "5", "--state-out", "s")
+    old = Path("s").read_bytes()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "sound", "--seconds", "0", "-o", "x.wav", "--state-out", "s", "-q"]
+    )
+    while not (parts := [path for path in Path().glob(".x.wav.*.part") if path.stat().st_size > 1000]):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert Path("x.wav").read_bytes() == b"an older one"
+    assert Path("s").read_bytes() == old
+    with parts[0].open("rb") as part:
+        assert len(soundfile.read(part)[0]) > 256  # what was done can be heard all the same
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_a_sentence(here, capsys):
+    message = refusal(capsys, "sound", "--length", "100000", "-o", "/dev/full", "-q")
+    assert "No space left on device" in message
+    assert message.count("\n") == 1
+
+
+def test_a_disk_that_is_too_full_for_the_state_leaves_the_old_one(here, capsys, monkeypatch):
+    sample("sound", "--length", "5", "--state-out", "s")
+    old = Path("s").read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["bytecodec.console"].os, "fsync", full)
+    message = refusal(capsys, "sound", "--length", "9", "-o", "/dev/null", "--state-out", "s", "-q")
+    assert message.startswith("s: No space left on device.")
+    assert Path("s").read_bytes() == old
+    assert not list(Path().glob(".s.*"))
+
+
+def test_a_folder_is_no_state_to_go_on_from(here, capsys):
+    assert refusal(capsys, "sound", "--state-in", "sound") == "sound is a folder: name a file.\n"
+
+
 def test_outputs_write_text_as_it_comes(here, monkeypatch):
     class Pipe(io.BytesIO):
         flushed = 0

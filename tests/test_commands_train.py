@@ -23,6 +23,7 @@ from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.recipe import RECIPES
+from charrnn.runlog import Run
 from charrnn.train import Trainer
 
 SMALL = "--rnn-size 12 --layers 2 --wordvec-size 6 --batch-size 4 --seq-length 8 --precision fp32 --threads 1".split()
@@ -340,6 +341,51 @@ def test_a_folder_with_other_things_in_it_is_no_place_for_a_run(here, capsys):
     assert Path("things/letter").read_text() == "dear"
 
 
+def test_what_a_killed_trainer_left_before_the_run_was_made_is_no_run_and_in_nobodys_way(here, monkeypatch):
+    def killed(*_):
+        os._exit(9)
+
+    process = os.fork()
+    if not process:
+        monkeypatch.setattr("charrnn.runlog.Run.write_config", killed)
+        charrnn_train(["sound.txt", *SMALL, "--max-iterations", "3", "--run-dir", "r", "-q"])
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    assert sorted(path.name for path in Path("r").iterdir()) == sorted(
+        ["corpus.bin", "lock", "log.csv", "resume.safetensors", "val.csv"]
+    )
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "3", "--run-dir", "r", "-q"]) == 0
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "3", "--run-dir", "whole", "-q"]) == 0
+    assert_same_run("whole", "r")
+
+
+@pytest.mark.parametrize("more", ["letter", "log.csv", ".config.json.abc.part/x"])
+def test_a_folder_with_more_in_it_than_a_killed_trainer_leaves_is_left_alone(here, capsys, more):
+    Path("r/.config.json.abc.part").mkdir(parents=True)
+    for name in ("lock", "corpus.bin", more):
+        Path("r", name).write_text("iteration\n1\n")
+    assert "is no empty folder" in refusal(capsys, "sound.txt", *SMALL, "--max-iterations", "3", "--run-dir", "r")
+    assert Path("r", more).read_text() == "iteration\n1\n"
+
+
+def test_a_trainer_that_finds_another_one_making_the_run_leaves_it_alone(here, capsys):
+    Path("r").mkdir()
+    run = Run(Path("r"))
+    with run.locked():
+        run.corpus_file.write_bytes(b"theirs")
+        assert "another process is training in r" in refusal(capsys, "sound.txt", *SMALL, "--run-dir", "r")
+        assert run.corpus_file.read_bytes() == b"theirs"
+
+
+def test_going_on_takes_away_what_a_killed_trainer_was_writing_and_nothing_else(here):
+    charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
+    gone = ["r/.log.csv.x1_.part", "r/.resume.safetensors.x1_.part", "r/checkpoints/.00000002.safetensors.x1_.part"]
+    kept = ["r/.log.png.x1_.part", "r/checkpoints/.mine.part", "r/checkpoints/mine.safetensors"]
+    for name in gone + kept:
+        Path(name).touch()
+    assert charrnn_train(["--resume", "r", "--max-iterations", "3", "-q"]) == 0
+    assert [name for name in gone + kept if Path(name).exists()] == kept
+
+
 def test_a_run_that_cannot_be_resumed_is_refused_in_a_sentence(here, capsys):
     assert "there is no run nowhere, nor runs/nowhere." in refusal(capsys, "--resume", "nowhere")
     charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
@@ -360,6 +406,8 @@ def test_a_config_that_somebody_changed_is_refused_in_a_sentence(here, capsys):
     training = {"batch_size": -5, "seq_length": 0, "checkpoint_every": 0, "keep": -1, "seed": "x", "grad_clip": "x"}
     training |= {"max_epochs": "x", "device": "tpu", "precision": "fp8"}
     bad = [{**good, name: value} for name, value in changes.items()]
+    model = {"layers": 10**9, "forget_bias": 10**400, "rnn_size": 10**6, "wordvec_size": 10**30, "cell": []}
+    bad += [{**good, "model": {**good["model"], name: value}} for name, value in model.items()]
     bad += [{**good, "training": {**good["training"], name: value}} for name, value in training.items()]
     for config in bad:
         Path("r/config.json").write_text(json.dumps(config))

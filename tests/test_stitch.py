@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytecodec.errors import InputError
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import generate, prime
 from charrnn.stitch import SPECTRUM_WINDOW, measure_seams, stitch
@@ -137,7 +138,7 @@ def test_seams_too_near_the_ends_are_left_out():
     ("n", "seams"), [(1000, []), (1000, [10, 990]), (2 * SPECTRUM_WINDOW - 1, [255]), (600, [300])]
 )
 def test_nothing_to_measure_is_refused(n, seams):
-    with pytest.raises(ValueError, match=f"can be measured in {n} samples with windows of 256"):
+    with pytest.raises(InputError, match=f"can be measured in {n} samples with windows of 256"):
         measure_seams(sound("noise", n), seams)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
+from bytecodec.wav import HIGHEST_RATE
 from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
@@ -83,8 +84,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     _check_rows(settings.batch_size, world)
     model: Any
     corpus: Any
-    with _removed_unless_finished(run.path):
-        stack.enter_context(run.locked())
+    with _removed_unless_finished(run, stack):
         if args.frames:
             from charrnn.commands import train_frames
 
@@ -165,13 +165,16 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
     from charrnn import data
+    from charrnn.checkpoint import sketch
     from charrnn.config import ModelConfig
     from charrnn.model import CharRNN
+    from charrnn.stored import UNUSABLE
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
     if world.leads:
         stack.enter_context(run.locked())
+        run.sweep()
     config = run.config()
     if not run.resume_file.exists():  # to begin at 0 would cut the logs away
         raise InputError(
@@ -188,7 +191,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             config["training"]["device"] = runtime.choose_device(args.device)
         settings = Settings(**config["training"])
         if not _is_frames(config):
-            model = CharRNN(ModelConfig(**config["model"]))
+            shape = ModelConfig(**config["model"])
+            sketch(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
+            model = CharRNN(shape)
             corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         else:
             from charrnn.commands import train_frames
@@ -199,10 +204,11 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         if config.get("processes", 1) != world.size:  # the cores are shared anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (*UNUSABLE, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{run.config_file} is not as charrnn-train wrote it ({error}).") from None
+        reason = str(error).partition("\n")[0]  # of torch's, the rest says where in torch it was
+        raise InputError(f"{run.config_file} is not as charrnn-train wrote it ({reason}).") from None
     if len(corpus.ids) != config["symbols"]:
         raise InputError(
             f"{run.corpus_file} holds {len(corpus.ids):,} symbols, and the run began with {config['symbols']:,}."
@@ -220,12 +226,18 @@ def _check_config(config: dict[str, Any]) -> None:
     threads, rate = config["threads"], config["rate"]
     if type(threads) is not int or not 1 <= threads <= runtime.MOST_THREADS:
         raise ValueError(f"threads is {threads!r}")
-    if rate is not None and (type(rate) is not int or rate < 1):
+    if rate is not None and (type(rate) is not int or not 1 <= rate <= HIGHEST_RATE):
         raise ValueError(f"rate is {rate!r}")
+    if config["encoding"] not in (None, "linear", "mulaw"):
+        raise ValueError(f"encoding is {config['encoding']!r}")
+    if type(config["symbols"]) is not int:
+        raise ValueError(f"symbols is {config['symbols']!r}")
     for name in ("val_frac", "test_frac"):
         if not isinstance(config[name], int | float) or not 0 <= config[name] < 1:
             raise ValueError(f"{name} is {config[name]!r}")
     samples = config.get("samples", NO_SAMPLES)
+    if samples.keys() != NO_SAMPLES.keys():
+        raise ValueError(f"samples is {samples!r}")
     for value in (samples["seconds"], *samples["temperatures"]):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"samples is {samples!r}")
@@ -305,18 +317,26 @@ def _is_frames(config: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _removed_unless_finished(folder: Path) -> Iterator[None]:
-    """Make a folder for a run, and take it away again if the run does not come to be."""
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+def _removed_unless_finished(run: runlog.Run, stack: contextlib.ExitStack) -> Iterator[None]:
+    """Make a folder for a run, lock it, and take all of it away again if the run does not come to be."""
+    existed = run.path.exists()
+    runlog.make_folder(run.path)
     try:
+        stack.enter_context(run.locked())
+    except BaseException:  # what is in it is another's
+        if not existed:
+            with contextlib.suppress(OSError):
+                run.path.rmdir()
+        raise
+    try:
+        run.clear()  # of what a trainer left that was killed here
         yield
     except BaseException:
         if existed:
-            for path in folder.iterdir():
-                path.unlink()
+            run.clear()
+            run.lock_file.unlink()
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 

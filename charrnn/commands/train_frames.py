@@ -8,6 +8,7 @@ from typing import Any
 
 from bytecodec.errors import InputError
 from charrnn import frames, frames_data
+from charrnn.checkpoint import sketch
 from charrnn.frames import FrameCheckpoint, FrameConfig, FrameRNN
 from charrnn.frames_data import Recordings
 from charrnn.frames_noise import shape_noise
@@ -49,7 +50,9 @@ def too_short(recordings: Recordings, samples: int, config: FrameConfig) -> str:
 
 def reopen(run: Run, config: dict[str, Any]) -> tuple[FrameRNN, Recordings]:
     """Network and data of a run that goes on."""
-    model = FrameRNN(FrameConfig(**config["model"]))
+    shape = FrameConfig(**config["model"])
+    sketch(run.resume_file, shape.layers, lambda: FrameRNN(shape), "model.")
+    model = FrameRNN(shape)
     return model, frames_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
 
 

@@ -22,6 +22,7 @@ Done = Callable[[int], object]
 
 BITS = 1 / math.log(2)  # a nat
 BLOCK = 1 << 24  # bytes of a file that are looked at in one go
+LONGEST_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
 MOST_POINTS = 4096  # of a rolling median: more cannot be told apart, and each looks at a whole window
@@ -239,7 +240,9 @@ def thinned(points: Curve, edges: Floats, most: int | None = None) -> NDArray[np
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
-    line = file.readline(1 << 20)
+    line = file.readline(LONGEST_HEADER)
+    if len(line) == LONGEST_HEADER:
+        raise InputError(f"{path} is no CSV file: its first line is longer than {LONGEST_HEADER:,} bytes.")
     if not line.strip():
         raise InputError(f"{path} is empty: it has {'0 bytes' if not line else 'no header'}.")
     try:
@@ -247,7 +250,7 @@ def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is neither a CSV file nor a recording that can be read.") from None
     delimiter = max(DELIMITERS, key=text.count)
-    names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter), [])]
+    names = [name.strip() for name in next(csv.reader([text.replace("\r", " ")], delimiter=delimiter), [])]
     if all(_is_number(name) for name in names):
         raise InputError(f"{path} has no header: its first line is {text[:60]!r}. Put the columns' names above it.")
     return names, delimiter
@@ -269,7 +272,7 @@ def _whole_lines(file: BinaryIO, path: Path, tell: Tell) -> Iterator[bytes]:
 
 def _numbers(block: bytes, delimiter: str, fields: int, wanted: list[int], rows: _Rows) -> Floats:
     """The wanted columns of a block of lines."""
-    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n"):  # no ragged row, no empty line
+    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n") and block.strip():  # no ragged row
         try:
             text = io.StringIO(block.decode("ascii"))
             return np.loadtxt(text, delimiter=delimiter, usecols=wanted, ndmin=2, comments=None)
@@ -277,6 +280,7 @@ def _numbers(block: bytes, delimiter: str, fields: int, wanted: list[int], rows:
             pass
     found = []
     lines = block.decode("utf-8", "replace").replace("\0", "?").splitlines()
+    lines = [line if len(line) <= csv.field_size_limit() else "" for line in lines]  # no row of numbers, but damage
     for number, row in enumerate(csv.reader(lines, delimiter=delimiter), rows.line + 1):
         values = [_number(row[place]) for place in wanted] if len(row) == fields else [None]
         if None not in values:

@@ -182,7 +182,7 @@ def facts(story: Story) -> dict[str, str]:
     settings = config.get("training") or {}
     last = story.at(int(story.train.x[-1]))
     symbols = config.get("symbols") or 0
-    sound = f"{duration(symbols / story.rate)} of sound at {story.rate:,} Hz, {config.get('encoding')}"
+    sound = f"{duration(symbols / (story.rate or 1))} of sound at {story.rate:,} Hz, {config.get('encoding')}"
     found = {
         "Trained on": story.inputs,
         "That is": sound if story.is_sound else f"{symbols:,} characters of text",

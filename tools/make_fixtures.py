@@ -1,0 +1,44 @@
+"""Make the checkpoints of format 1 that tests/ keeps, which have to load for ever.
+
+    python tools/make_fixtures.py tests/format1
+
+They are made once. A later format gets a folder of its own, and this one stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from charrnn import checkpoint, frames, frames_generate
+from charrnn.cells import CELLS
+from charrnn.engines import engine
+from charrnn.model import ModelConfig, build
+from charrnn.vocab import Vocab
+
+
+def main() -> None:
+    """Write a checkpoint of each cell, a frame predictor, and what they come to."""
+    folder = Path(sys.argv[1])
+    if any(folder.glob("*")):
+        sys.exit(f"{folder} is not empty: what is in it stays as it is.")
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = {}
+    ids = np.arange(24)[None] * 7 % 5
+    for cell in CELLS:
+        model = build(ModelConfig(5, 3, 4, 2, cell, dropout=0.1, layer_norm=cell != "gru"), seed=1).eval()
+        made = checkpoint.Checkpoint(model, Vocab("abcdé"), 12, 1.5, None, None, 1.25, 1.5)
+        checkpoint.save(folder / f"{cell}.safetensors", made)
+        expected[cell] = engine(made).score(ids)[0].tolist()
+    samples = np.rint(8000 * np.sin(np.arange(400) / 5)).astype(np.int16)
+    predictor = frames.build(frames.FrameConfig(4, 1, taps=3, spacing=8, loss="gaussian"), 1, samples).eval()
+    checkpoint.save(folder / "frames.safetensors", frames.FrameCheckpoint(predictor, 12, 1.5, 16000, 0.1, 0.2))
+    expected["frames"] = frames_generate.Take(predictor).read(8).tolist()
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
