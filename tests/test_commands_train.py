@@ -475,7 +475,7 @@ def test_without_input_it_says_loudly_what_it_takes(here, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(here, capsys):
-    flags = [*SMALL, "--learning-rate", "1e37", "--grad-clip", "0", "--max-iterations", "50", "--checkpoint-every", "1"]
+    flags = [*SMALL, "--learning-rate", "1e29", "--grad-clip", "0", "--max-iterations", "50", "--checkpoint-every", "1"]
     message = refusal(capsys, "sound.txt", *flags, "--val-frac", "0", "--run-dir", "r", "-q")
     assert "is not finite" in message
     assert "The last good checkpoint is r/checkpoints/0000000" in message

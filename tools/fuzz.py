@@ -196,9 +196,10 @@ def checkpoints(folder: Path) -> Target:
     """Checkpoints of both kinds, states, and a few symbols from what was let in."""
     import torch
 
-    from charrnn import checkpoint, frames, frames_generate, generate, runlog
+    from charrnn import checkpoint, frames, frames_generate, generate, runlog, stored
+    from charrnn.config import ModelConfig
     from charrnn.engines import engine
-    from charrnn.model import CharRNN, ModelConfig
+    from charrnn.model import CharRNN
     from charrnn.vocab import Vocab
 
     seeds = []
@@ -211,7 +212,7 @@ def checkpoints(folder: Path) -> Target:
     small = checkpoint.load(path)
     running = engine(small, streams=2)
     generate.prime(running, np.array([0, 1]))
-    checkpoint.save_streams(path, checkpoint.Streams(*running.get_state(), 7, 3))
+    stored.save_streams(path, stored.Streams(*running.get_state(), 7, 3))
     streams = path.read_bytes()
     for loss in frames.LOSSES:
         of_frames = frames.FrameRNN(frames.FrameConfig(3, 1, taps=2, spacing=4, loss=loss)).eval()
@@ -225,7 +226,7 @@ def checkpoints(folder: Path) -> Target:
 
     def read(path: Path) -> None:
         kind = runlog.checkpoint_kind(path)
-        if kind == checkpoint.STREAMS_KIND:
+        if kind == stored.STREAMS_KIND:
             stored.load_streams(path, small.config)
         elif kind == frames_generate.STREAMS_KIND:
             frames_generate.load_takes(path, of_frames)[0].read(4)
