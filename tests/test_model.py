@@ -181,8 +181,8 @@ def test_a_projection_that_makes_no_network_is_refused(fields, message):
         ("dropout", -0.1, "dropout is -0.1, and has to be at least 0 and less than 1"),
         ("dropout", math.nan, "dropout is nan, and has to be at least 0 and less than 1"),
         ("dropout", None, "dropout is None, and has to be at least 0 and less than 1"),
-        ("forget_bias", "normal", "forget_bias is 'normal', and has to be a number or 'uniform'"),
-        ("forget_bias", "1", "forget_bias is '1', and has to be a number or 'uniform'"),
+        ("forget_bias", "normal", "forget_bias is 'normal', and has to be a number within 1e30, or 'uniform'"),
+        ("forget_bias", "1", "forget_bias is '1', and has to be a number within 1e30, or 'uniform'"),
     ],
 )
 def test_a_configuration_that_makes_no_network_is_refused_with_its_value(field, value, message):
