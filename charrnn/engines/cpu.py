@@ -124,6 +124,7 @@ def library() -> ctypes.CDLL:
     lib.charrnn_math.argtypes = [c_int, c_int, c_int64, c_void_p, c_void_p]
     lib.charrnn_size.argtypes = [POINTER(_Matrix)]
     lib.charrnn_pack.argtypes = [POINTER(_Matrix), c_void_p, c_void_p, c_void_p]
+    lib.charrnn_table.argtypes = [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p]
     lib.charrnn_run.argtypes = [c_int, POINTER(_Network), POINTER(_Work), c_int]
     return lib
 
@@ -178,6 +179,14 @@ class _Packer:
     def address(self, array: NDArray[Any]) -> int:
         self.kept.append(array)
         return array.ctypes.data
+
+    def table(self, embedding: Floats, rows: Floats, bias: Floats) -> int:
+        """The address of embedding (V, inputs) times rows (rows, inputs), and bias (rows,)."""
+        made = np.empty((len(embedding), len(rows)), dtype=np.float32)
+        columns, bias = np.ascontiguousarray(rows.T), np.ascontiguousarray(bias)
+        addresses = (array.ctypes.data for array in (embedding, columns, bias, made))
+        library().charrnn_table(len(embedding), rows.shape[1], len(rows), *addresses)
+        return self.address(made)
 
     def matrix(self, rows: Floats, width: int, form: int | None = None) -> _Matrix:
         """Rows (16 n, inputs) as tiles of so many times 16."""
@@ -286,7 +295,7 @@ class CpuEngine:
             layer.cell, layer.units, layer.outputs = CELLS.index(config.cell), self._units, self._outputs
             width = gates if gates > 1 else 4
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
-                network.table = packer.address(embedding @ weights.T + bias)
+                network.table = packer.table(embedding, weights, bias)
             else:
                 layer.input = packer.matrix(weights, width)
                 layer.bias = packer.address(bias)

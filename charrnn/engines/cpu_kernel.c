@@ -294,6 +294,19 @@ EXPORT void charrnn_math(int variant, int which, int64_t n, const float *x, floa
     variants[variant].math(which, n, x, y);
 }
 
+/* What the first layer makes of each symbol: embedding (vocab, inputs) times columns (inputs, rows), and bias (rows,). A
+ * library's product adds up in an order that hangs on the processor, and this has to be the same on all of them. */
+EXPORT void charrnn_table(int64_t vocab, int64_t inputs, int64_t rows, const float *embedding, const float *columns,
+                          const float *bias, float *table)
+{
+    for (int64_t v = 0; v < vocab; v++, table += rows) {
+        memcpy(table, bias, (size_t)rows * sizeof *table);
+        for (int64_t k = 0; k < inputs; k++)
+            for (int64_t row = 0; row < rows; row++)
+                table[row] += embedding[v * inputs + k] * columns[k * rows + row];
+    }
+}
+
 /* Round a row to whole numbers from -top - 1 to top, and say what 1 is worth. The scale is the one of some tried with
  * the least squared error: a few weights at the ends that do not fit cost less than coarser steps for all. */
 static float quantise_row(const float *row, int64_t inputs, int top, int8_t *whole)
