@@ -154,6 +154,15 @@ def say(message: str, quiet: bool = False) -> None:
             print(message, file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the words that fit, such as '3 min' or '2.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
 def print_path(path: str | os.PathLike[str]) -> None:
     """Print a path, or lines with paths in them, on stdout as the system spells them, whatever the locale says that
     characters are."""

@@ -31,9 +31,7 @@ from charrnn.step import GraphedStep, Step, make_optimizer
 from charrnn.vocab import Ids
 
 FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
-READ_EVERY = (
-    50  # iterations that a GPU is ahead of the log at most: to wait for it costs it the time to get going again
-)
+READ_EVERY = 50  # iterations that a GPU is ahead of the log at most: to be waited for stops it for a moment
 
 
 class Unread(NamedTuple):

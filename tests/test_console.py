@@ -257,3 +257,10 @@ def test_progress_is_hidden_where_no_person_looks(capsys: pytest.CaptureFixture[
     with console.progress(10, "B") as bar:
         bar.update(10)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "3.0 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h"), (2e5, "2.3 days")]
+)
+def test_durations_are_in_the_words_that_fit(seconds, words):
+    assert console.duration(seconds) == words

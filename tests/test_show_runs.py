@@ -8,7 +8,7 @@ import pytest
 
 from bytecodec import InputError
 from charrnn.runlog import Run
-from charrnn.show.runs import Story, chosen, duration, facts, unlike
+from charrnn.show.runs import Story, chosen, facts, unlike
 
 
 @pytest.fixture
@@ -123,10 +123,3 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         str(tmp_path / "y"),
         "b",
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3, "3.0 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h"), (2e5, "2.3 days")]
-)
-def test_durations_are_in_the_words_that_fit(seconds, words):
-    assert duration(seconds) == words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from bytecodec.console import progress, say
+from bytecodec.console import duration, progress, say
 from charrnn import yardstick
 from charrnn.train import Trainer
 
@@ -92,12 +92,3 @@ class Narrator:
             say(text, self.quiet)
         else:
             self._bar.write(text, file=self._bar.fp)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the words that fit, such as '3 min' or '2.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

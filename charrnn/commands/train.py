@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import DONE, Interruption, command, print_path, progress, say
+from bytecodec.console import DONE, Interruption, command, duration, print_path, progress, say
 from bytecodec.errors import InputError
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import parallel, runlog, runtime
@@ -360,7 +360,6 @@ def _check_same_network(args: Namespace, named: set[str], config: Any) -> None:
 
 def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     from charrnn import yardstick
-    from charrnn.commands.progress import duration
 
     settings, model = trainer.settings, trainer.model.config
     if _is_frames(config):

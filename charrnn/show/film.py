@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from bytecodec.console import duration
 from charrnn.show.curves import rolling, spread, thinned
 from charrnn.show.plots import SPECTRA, THEMES
-from charrnn.show.runs import Moment, Story, duration, facts
+from charrnn.show.runs import Moment, Story, facts
 from charrnn.show.sound import Floats, spectra, window_length
 
 Frame = NDArray[np.uint8]

@@ -18,9 +18,10 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
+from bytecodec.console import duration
 from charrnn.show.curves import rolling, spread
 from charrnn.show.plots import SPECTRA, THEMES
-from charrnn.show.runs import Sample, Story, duration, facts, unlike
+from charrnn.show.runs import Sample, Story, facts, unlike
 from charrnn.show.sound import Floats, SoundPicture, picture, read_sound
 
 WIDTH = 420  # columns of a sound's pictures

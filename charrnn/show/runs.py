@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.console import duration
 from bytecodec.errors import InputError
 from bytecodec.mulaw import decode_mulaw
 from charrnn.runlog import Run, read_rows
@@ -244,12 +245,3 @@ def _step(story: Story, word: str, steps: set[int]) -> int:
 def unlike(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """Names that tell runs apart: their own, or with the folder where two are called the same."""
     return [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the words that fit, such as '3 min' or '2.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
