@@ -83,7 +83,7 @@ def test_in_fp32_its_probabilities_are_the_eager_engines(variant, models, shape,
 
 
 @pytest.mark.parametrize(
-    ("precision", "most"), [("bf16", 0.03), ("int7", 0.1), ("int6", 0.2), ("int5", 0.5), ("int4", 1.0)]
+    ("precision", "most"), [("bf16", 0.03), ("int7", 0.1), ("int6", 0.2), ("int5", 0.5), ("int4.5", 1.0), ("int4", 1.0)]
 )
 @pytest.mark.parametrize("cell", cpu.CELLS)
 @pytest.mark.parametrize("shape", ["small", "one layer", "wide"])
@@ -377,7 +377,7 @@ def test_the_fastest_engine_is_the_compiled_one(trained_run, capfd):
     with pytest.raises(InputError, match="the eager engine has no precision int6: it takes auto, fp32, bf16"):
         charrnn.engine(trained_run, "eager", precision="int6")
     with pytest.raises(
-        InputError, match="there is no precision 'int8': it is auto, fp32, bf16, int4, int5, int6, int7"
+        InputError, match=r"there is no precision 'int8': it is auto, fp32, bf16, int4, int4.5, int5, int6, int7"
     ):
         charrnn.engine(trained_run, "cpu", precision="int8")
 

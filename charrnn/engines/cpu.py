@@ -27,7 +27,15 @@ VARIANT = "CHARRNN_KERNEL"  # the environment variable that forces a variant of 
 ANOTHER = "CHARRNN_KERNEL_LIBRARY"  # and the one that names another build of it: one with sanitizers, say
 CELLS = ("lstm", "lstmp", "gru", "rnn")  # by the kernel's numbers
 GATES = {"lstm": 4, "lstmp": 4, "gru": 3, "rnn": 1}
-FORMATS = {"fp32": 0, "bf16": 1, "int4": 4, "int5": 5, "int6": 6, "int7": 7}
+FORMATS = {  # of what a layer takes from below and of what it takes from itself, where an error comes back again
+    "fp32": (0, 0),
+    "bf16": (1, 1),
+    "int4": (4, 4),
+    "int4.5": (4, 5),
+    "int5": (5, 5),
+    "int6": (6, 6),
+    "int7": (7, 7),
+}
 INTEGERS = tuple(name for name in FORMATS if name.startswith("int"))
 SMALL = 2_000_000  # weights that fit in a core's own cache, where more bits cost no time
 OUTPUT_BITS = 7  # of integers: a rounded logit is a wrong probability at once, and few weights are its
@@ -172,8 +180,7 @@ def _grown(array: Floats, shape: tuple[int, ...]) -> Floats:
 class _Packer:
     """Lays arrays out as the kernel takes them, and keeps what the kernel is given addresses of."""
 
-    def __init__(self, form: int) -> None:
-        self.format = form
+    def __init__(self) -> None:
         self.kept: list[NDArray[Any]] = []
 
     def address(self, array: NDArray[Any]) -> int:
@@ -188,10 +195,9 @@ class _Packer:
         library().charrnn_table(len(embedding), rows.shape[1], len(rows), *addresses)
         return self.address(made)
 
-    def matrix(self, rows: Floats, width: int, form: int | None = None) -> _Matrix:
-        """Rows (16 n, inputs) as tiles of so many times 16."""
+    def matrix(self, rows: Floats, width: int, form: int) -> _Matrix:
+        """Rows (16 n, inputs) as tiles of so many times 16, in one of the kernel's formats."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-        form = self.format if form is None else form
         m = _Matrix(len(rows) // LANES, width, rows.shape[1], form)
         lib = library()
         size = lib.charrnn_size(byref(m))
@@ -241,7 +247,7 @@ class CpuEngine:
     config
         A `charrnn.model.ModelConfig` of a cell in `CELLS`.
     precision
-        Of the weights, a name in `FORMATS`; auto: int5, of a network with less than `SMALL` weights int7. With
+        Of the weights, a name in `FORMATS`; auto: int4.5, of a network with less than `SMALL` weights int7. With
         integers, what a layer takes is rounded to 8 bits.
     threads
         0: up to 8, as many as are the fastest just now. They have no influence on what is drawn.
@@ -273,15 +279,17 @@ class CpuEngine:
             if not np.isfinite(tensor).all():
                 raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
         if precision == "auto":
-            precision = "int7" if sum(array.size for array in tensors.values()) < SMALL else "int5"
-        self._packer = _Packer(FORMATS[precision])
+            precision = "int7" if sum(array.size for array in tensors.values()) < SMALL else "int4.5"
+        self._packer = _Packer()
         self._units = _padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
         self._outputs = _padded(config.proj_size, TILE) if config.cell == "lstmp" else self._units
-        self._network = self._pack({name: np.asarray(t, dtype=np.float32) for name, t in tensors.items()})
+        self._network = self._pack(
+            {name: np.asarray(t, dtype=np.float32) for name, t in tensors.items()}, *FORMATS[precision]
+        )
         self._pace = _Pace(*([threads] if threads else _numbers_of_threads()))
         self.reset()
 
-    def _pack(self, tensors: Mapping[str, Floats]) -> _Network:
+    def _pack(self, tensors: Mapping[str, Floats], below: int, itself: int) -> _Network:
         config, packer = self._config, self._packer
         gates = GATES[config.cell]
         layers = (_Layer * config.layers)()
@@ -297,15 +305,17 @@ class CpuEngine:
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
                 network.table = packer.table(embedding, weights, bias)
             else:
-                layer.input = packer.matrix(weights, width)
+                layer.input = packer.matrix(weights, width, below)
                 layer.bias = packer.address(bias)
             size = self._outputs
-            layer.recurrent = packer.matrix(self._by_units(tensors[part + "weight_hh_l0"], gates, size), width)
+            recurrent = self._by_units(tensors[part + "weight_hh_l0"], gates, size)
+            layer.recurrent = packer.matrix(recurrent, width, itself)
             if config.cell == "gru":
                 back = self._by_units(tensors[part + "bias_hh_l0"][:, None], gates, 1)[:, 0]
                 layer.recurrent_bias = packer.address(back)
             if config.cell == "lstmp":
-                layer.projection = packer.matrix(_grown(tensors[part + "weight_hr_l0"], (size, self._units)), 4)
+                projection = _grown(tensors[part + "weight_hr_l0"], (size, self._units))
+                layer.projection = packer.matrix(projection, 4, itself)
             if config.layer_norm:
                 gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
                 layer.normed, layer.epsilon = len(gain), 1e-5
@@ -314,8 +324,8 @@ class CpuEngine:
         if not network.table:
             network.embedding = packer.address(embedding)
         rows = _padded(config.vocab_size, TILE)
-        form = packer.format if packer.format < 4 else OUTPUT_BITS
-        network.output = packer.matrix(_grown(tensors["output.weight"], (rows, size)), 4, form)
+        output = _grown(tensors["output.weight"], (rows, size))
+        network.output = packer.matrix(output, 4, below if below < 4 else OUTPUT_BITS)
         bias = np.full(rows, -1e30, dtype=np.float32)  # of symbols that there are not
         bias[: config.vocab_size] = tensors["output.bias"]
         network.output_bias = packer.address(bias)

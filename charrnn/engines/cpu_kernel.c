@@ -216,6 +216,14 @@ BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #define VARIANT avx512vnni
 #define WITH_AVX512
 #include "cpu_kernel_body.h"
+#undef VARIANT
+END_TARGET
+
+BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")
+#define VARIANT avx512gfni
+#define WITH_GFNI
+#include "cpu_kernel_body.h"
+#undef WITH_GFNI
 #undef WITH_AVX512
 #undef VARIANT
 END_TARGET
@@ -245,6 +253,7 @@ typedef struct {
 /* The fastest first. */
 static const Variant variants[] = {
 #if ON_X86
+    {"avx512gfni", run_avx512gfni, math_avx512gfni},
     {"avx512vnni", run_avx512vnni, math_avx512vnni},
     {"avxvnni", run_avxvnni, math_avxvnni},
     {"avx2", run_avx2, math_avx2},
@@ -276,6 +285,8 @@ EXPORT int charrnn_available(int variant)
         return 1;
     if (!strcmp(name, "avxvnni"))
         return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+    if (!strcmp(name, "avx512gfni") && !__builtin_cpu_supports("gfni"))
+        return 0;
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
@@ -348,7 +359,8 @@ EXPORT int64_t charrnn_size(const Matrix *m) { return rows_of(m) * m->inputs * s
  * there is no memory.
  *
  * A vector of integers is 64 bytes: 4 inputs of each of 16 rows. Of 4 bits, two vectors share one, the second in the
- * upper halves. Of 5 bits, four lie so, and their fifth bits in 32 bytes after them. Of 6 bits, four share three: each of
+ * upper halves. Of 5 bits, four lie so but for one bit of each, the highest of the first and the third and the lowest of
+ * the others, which are in 32 bytes after them. Of 6 bits, four share three: each of
  * the three has two bits of the fourth above its own six. */
 EXPORT int charrnn_pack(const Matrix *m, const float *rows, uint8_t *weights, float *scale)
 {
@@ -379,8 +391,9 @@ EXPORT int charrnn_pack(const Matrix *m, const float *rows, uint8_t *weights, fl
                     weights[nth / 2 * 64 + lane] |= (uint8_t)(value << nth % 2 * 4);
                 } else if (bits == 5) {
                     uint8_t *quad = weights + nth / 4 * 160;
-                    quad[nth % 4 / 2 * 64 + lane] |= (uint8_t)((value & 15) << nth % 2 * 4);
-                    quad[128 + lane % 32] |= (uint8_t)((value >> 4) << (nth % 4 + lane / 32 * 4));
+                    unsigned four = nth % 2 ? value >> 1 << 4 : value & 15, fifth = nth % 2 ? value & 1 : value >> 4;
+                    quad[nth % 4 / 2 * 64 + lane] |= (uint8_t)four;
+                    quad[128 + lane % 32] |= (uint8_t)(fifth << (nth % 4 + lane / 32 * 4));
                 } else if (bits == 6 && nth % 4 < 3) {
                     weights[nth / 4 * 192 + nth % 4 * 64 + lane] |= (uint8_t)value;
                 } else if (bits == 6) {

@@ -113,8 +113,8 @@ INLINE void V(unpack)(const uint8_t *w, int bits, int part, V(bytes) four[4])
         four[0] = a & 0x0f0f, four[1] = a >> 4 & 0x0f0f, four[2] = b & 0x0f0f, four[3] = b >> 4 & 0x0f0f;
     } else if (bits == 5) {
         V(bytes) a = V(load)(w), b = V(load)(w + 64), high = V(fifths)(w + 128 - part * V(BYTES), part);
-        four[0] = (a & 0x0f0f) | (high << 4 & 0x1010), four[1] = (a >> 4 & 0x0f0f) | (high << 3 & 0x1010);
-        four[2] = (b & 0x0f0f) | (high << 2 & 0x1010), four[3] = (b >> 4 & 0x0f0f) | (high << 1 & 0x1010);
+        four[0] = (a & 0x0f0f) | (high << 4 & 0x1010), four[1] = (a >> 3 & 0x1e1e) | (high >> 1 & 0x0101);
+        four[2] = (b & 0x0f0f) | (high << 2 & 0x1010), four[3] = (b >> 3 & 0x1e1e) | (high >> 3 & 0x0101);
     } else if (bits == 6) {
         V(bytes) a = V(load)(w), b = V(load)(w + 64), c = V(load)(w + 128);
         four[0] = a & 0x3f3f, four[1] = b & 0x3f3f, four[2] = c & 0x3f3f;
@@ -125,13 +125,33 @@ INLINE void V(unpack)(const uint8_t *w, int bits, int part, V(bytes) four[4])
     }
 }
 
+#if defined(WITH_GFNI)
+/* Four vectors of 5 bits in two steps for each: an 8 x 8 product of bits takes a vector's fifth bits to their place, and the
+ * other four are joined to them where they lie. So every other vector comes out times 8. */
+INLINE void V(unpack_times_8)(const uint8_t *w, V(bytes) four[4])
+{
+    __m512i fifths = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(w + 128)));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        int64_t bit = 1LL << (i % 2 ? 32 + i : 24 + i), upper = bit << 4; /* of each byte, i or i + 4 becomes 3 or 4 */
+        __m512i to = _mm512_setr_epi64(bit, bit, bit, bit, upper, upper, upper, upper);
+        __m512i others = _mm512_set1_epi8(i % 2 ? (char)0xf0 : 0x0f);
+        to = _mm512_gf2p8affine_epi64_epi8(fifths, to, 0);
+        four[i] = (V(bytes))_mm512_ternarylogic_epi64((__m512i)V(load)(w + i / 2 * 64), others, to, 0xea); /* a & b | c */
+    }
+}
+#endif
+
 /* `sums` (streams, width) of one tile's integer weights. All but w, inputs and x are constants where this is expanded. */
 INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x, Ahead *ahead,
                     ints (*sums)[MOST_WIDTH])
 {
     /* One stream alone has two chains of sums, so that no dot product need wait for the one before it. */
     V(sums) sum[V(CHAINS)][V(STREAMS)][MOST_WIDTH][V(PARTS)];
-    int chains = streams == 1 ? V(CHAINS) : 1;
+    int chains = streams == 1 ? V(CHAINS) : 1, times_8 = 0;
+#if defined(WITH_GFNI)
+    times_8 = bits == 5 && width % 2 == 0; /* of odd vectors */
+#endif
 #pragma GCC unroll 2
     for (int chain = 0; chain < chains; chain++)
 #pragma GCC unroll 4
@@ -146,7 +166,12 @@ INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inpu
 #pragma GCC unroll 4
             for (int part = 0; part < V(PARTS); part++) {
                 V(bytes) weights[4];
-                V(unpack)(w, bits, part, weights);
+#if defined(WITH_GFNI)
+                if (times_8)
+                    V(unpack_times_8)(w, weights);
+                else
+#endif
+                    V(unpack)(w, bits, part, weights);
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
                     int group = (4 * quad + i) / width, v = (4 * quad + i) % width;
@@ -169,6 +194,8 @@ INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inpu
             V(sums) all = sum[0][s][i / V(PARTS)][i % V(PARTS)];
             if (chains == 2)
                 all += sum[chains - 1][s][i / V(PARTS)][i % V(PARTS)];
+            if (times_8 && i / V(PARTS) % 2)
+                all >>= 3;
             memcpy((char *)sums[s] + i * V(BYTES), &all, sizeof all);
         }
     }
