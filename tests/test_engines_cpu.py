@@ -16,15 +16,16 @@ import charrnn
 from bytecodec.errors import InputError
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import ModelConfig
-from charrnn.engines import NOTHING, arrays, cpu
+from charrnn.engines import NOTHING, arrays, cpu, cpu_library, cpu_packed
 from charrnn.engines.cpu import CpuEngine
+from charrnn.engines.cpu_packed import CELLS, FORMATS
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
 from charrnn.model import build
 from charrnn.vocab import Vocab
 
 try:
-    VARIANTS = list(cpu.variants())
+    VARIANTS = list(cpu_library.variants())
 except InputError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -35,7 +36,7 @@ SHAPES = {
     "one symbol": ModelConfig(1, 1, 1, 1),
 }
 
-BUILT = [shape for shape in itertools.product(SHAPES, cpu.CELLS) if shape != ("one symbol", "lstmp")]  # 1 unit, P < 1
+BUILT = [shape for shape in itertools.product(SHAPES, CELLS) if shape != ("one symbol", "lstmp")]  # 1 unit, P < 1
 
 
 def numbers(t, n, seed=0):
@@ -62,7 +63,7 @@ def compiled(model, streams=1, precision="fp32", threads=1):
 
 @pytest.fixture(params=VARIANTS)
 def variant(request, monkeypatch):
-    monkeypatch.setenv(cpu.VARIANT, request.param)
+    monkeypatch.setenv(cpu_library.VARIANT, request.param)
     return request.param
 
 
@@ -74,7 +75,7 @@ def models():
 # What it computes
 
 
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", ["small", "one layer", "wide"])
 def test_in_fp32_its_probabilities_are_the_eager_engines(variant, models, shape, cell):
     model = models[shape, cell]
@@ -85,7 +86,7 @@ def test_in_fp32_its_probabilities_are_the_eager_engines(variant, models, shape,
 @pytest.mark.parametrize(
     ("precision", "most"), [("bf16", 0.03), ("int7", 0.1), ("int6", 0.2), ("int5", 0.5), ("int4.5", 1.0), ("int4", 1.0)]
 )
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", ["small", "one layer", "wide"])
 def test_fewer_bits_are_near_and_are_not_the_same(variant, models, shape, cell, precision, most):
     model = models[shape, cell]
@@ -95,12 +96,12 @@ def test_fewer_bits_are_near_and_are_not_the_same(variant, models, shape, cell, 
     assert abs(difference.mean()) < most / 10
 
 
-@pytest.mark.parametrize("precision", cpu.FORMATS)
+@pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize(("shape", "cell"), BUILT)
 def test_every_variant_says_what_the_portable_one_says(variant, monkeypatch, models, shape, cell, precision):
     model, u = models[shape, cell], numbers(60, 6)
     take = compiled(model, 6, precision).run(u, 1.0)
-    monkeypatch.setenv(cpu.VARIANT, "portable")
+    monkeypatch.setenv(cpu_library.VARIANT, "portable")
     np.testing.assert_array_equal(compiled(model, 6, precision).run(u, 1.0), take)
 
 
@@ -132,7 +133,7 @@ CONFIGS = st.builds(
     st.integers(1, 40),
     st.integers(1, 70),
     st.integers(1, 4),
-    st.sampled_from(cpu.CELLS),
+    st.sampled_from(CELLS),
     st.booleans(),
 )
 NETWORKS = (CONFIGS, st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 12), st.integers(1, 4))
@@ -156,7 +157,7 @@ def test_embeddings_that_are_too_many_for_a_table_are_multiplied_at_each_step(mo
     model = models["wide", "gru"]
     ids = symbols(3, 30, 60)
     with_table = compiled(model, 1, precision).score(ids)
-    monkeypatch.setattr(cpu, "TABLE_BYTES", 0)
+    monkeypatch.setattr(cpu_packed, "TABLE_BYTES", 0)
     without = compiled(model, 1, precision).score(ids)
     np.testing.assert_allclose(without, with_table, atol=1e-5 if precision == "fp32" else 0.1)
     assert (without != with_table).any()
@@ -183,7 +184,7 @@ def test_its_functions_are_right_to_two_ten_millionths(variant, which):
     x = np.concatenate([np.linspace(-87, 87, 16 * 4096), np.linspace(-1, 1, 16 * 1024), [0, -200, 200, *[1e-7] * 13]])
     x = x.astype(np.float32)
     y = np.empty_like(x)
-    cpu.library().charrnn_math(cpu.variants()[variant], which, len(x), x.ctypes.data, y.ctypes.data)
+    cpu_library.library().charrnn_math(cpu_library.variants()[variant], which, len(x), x.ctypes.data, y.ctypes.data)
     with np.errstate(over="ignore"):
         exact = FUNCTIONS[which](x.astype(np.float64))
     inside = np.abs(x) < 88
@@ -196,8 +197,8 @@ def test_its_functions_are_right_to_two_ten_millionths(variant, which):
 # Streams, threads, pieces
 
 
-@pytest.mark.parametrize("precision", cpu.FORMATS)
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_take_hangs_neither_on_other_streams_nor_on_threads(variant, models, cell, precision):
     model = models["wide", cell]
     u = numbers(25, 9)
@@ -209,7 +210,7 @@ def test_a_take_hangs_neither_on_other_streams_nor_on_threads(variant, models, c
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @settings(max_examples=10)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 6))
 def test_running_in_pieces_is_running_at_once(models, cell, threads, lengths, streams):
@@ -222,7 +223,7 @@ def test_running_in_pieces_is_running_at_once(models, cell, threads, lengths, st
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int6"])
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("cut", [0, 1, 2, 17, 29])
 def test_priming_with_what_was_said_is_having_said_it(models, cell, cut, precision):
     model, u = models["small", cell], numbers(30, 3)
@@ -233,7 +234,7 @@ def test_priming_with_what_was_said_is_having_said_it(models, cell, cut, precisi
     np.testing.assert_array_equal(engine.run(u[cut:], 1.0), whole[:, cut:])
 
 
-@pytest.mark.parametrize("cell", cpu.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("cut", [0, 1, 17])
 def test_a_state_goes_from_engine_to_engine_in_mid_stream(models, cell, cut):
     model, u = models["one layer", cell], numbers(30, 3)
@@ -331,7 +332,7 @@ def test_a_weight_that_is_no_number_is_refused_by_its_name(tiny_model, bad):
 
 
 def test_a_variant_that_the_processor_cannot_run_is_refused(monkeypatch, tiny_model):
-    monkeypatch.setenv(cpu.VARIANT, "abacus")
+    monkeypatch.setenv(cpu_library.VARIANT, "abacus")
     with pytest.raises(InputError, match=r"CHARRNN_KERNEL is 'abacus': this processor can run .*portable"):
         compiled(tiny_model)
 
@@ -353,8 +354,8 @@ def test_a_cell_that_it_does_not_run_goes_to_the_eager_engine_and_that_is_said(t
 def test_without_the_library_the_eager_engine_runs_and_how_to_get_the_other_is_said(
     tiny_checkpoint, without_onnxruntime, monkeypatch, capfd, tmp_path
 ):
-    monkeypatch.setenv(cpu.ANOTHER, str(tmp_path / "none.library"))
-    cpu.library.cache_clear()
+    monkeypatch.setenv(cpu_library.ANOTHER, str(tmp_path / "none.library"))
+    cpu_library.library.cache_clear()
     try:
         with pytest.raises(InputError, match="was not built here: install charrnn again where there is a C compiler"):
             charrnn.engine(tiny_checkpoint, "cpu")
@@ -366,7 +367,7 @@ def test_without_the_library_the_eager_engine_runs_and_how_to_get_the_other_is_s
         assert "C compiler (gcc or clang). Sampling with the eager engine" in said
     finally:
         monkeypatch.undo()
-        cpu.library.cache_clear()
+        cpu_library.library.cache_clear()
 
 
 def test_the_fastest_engine_is_the_compiled_one(trained_run, capfd):
@@ -384,8 +385,8 @@ def test_the_fastest_engine_is_the_compiled_one(trained_run, capfd):
 
 def test_no_memory_is_an_error_of_pythons(tiny_model):
     engine = compiled(tiny_model)
-    work = cpu._Work(1 << 45, 1)
-    assert cpu.library().charrnn_run(0, ctypes.byref(engine._network), ctypes.byref(work), 1) == -1
+    work = cpu_library.Work(1 << 45, 1)
+    assert cpu_library.library().charrnn_run(0, ctypes.byref(engine._packed.network), ctypes.byref(work), 1) == -1
 
 
 def test_every_thread_is_gone_when_a_run_is_over(models):

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays as some_arrays
 import charrnn
 from bytecodec.errors import InputError
 from charrnn.cells import CELLS
-from charrnn.engines import FEW, NOTHING, arrays, cpu, eager
+from charrnn.engines import FEW, NOTHING, arrays, cpu_library, eager
 from charrnn.engines.eager import EagerEngine
 from charrnn.engines.onnx import OnnxEngine, choose
 from charrnn.generate import uniforms
@@ -175,11 +175,11 @@ def test_without_its_packages_it_says_how_to_get_them(tiny_checkpoint, monkeypat
 
 @pytest.fixture
 def nothing_compiled(monkeypatch, tmp_path):
-    monkeypatch.setenv(cpu.ANOTHER, str(tmp_path / "none.library"))
-    cpu.library.cache_clear()
+    monkeypatch.setenv(cpu_library.ANOTHER, str(tmp_path / "none.library"))
+    cpu_library.library.cache_clear()
     yield
     monkeypatch.undo()
-    cpu.library.cache_clear()
+    cpu_library.library.cache_clear()
 
 
 def test_where_nothing_was_compiled_it_runs_and_how_to_get_the_fast_one_is_said(

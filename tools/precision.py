@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from charrnn import data, engine, runlog
-from charrnn.engines.cpu import INTEGERS
+from charrnn.engines.cpu_packed import INTEGERS
 from charrnn.stored import load
 
 ROWS = 64

@@ -27,7 +27,7 @@ from bytecodec.errors import InputError
 from charrnn import play, runlog, runtime
 from charrnn.commands.flags import given, number, numbers, path, whole
 from charrnn.engines import ENGINES
-from charrnn.engines.cpu import INTEGERS
+from charrnn.engines.cpu_packed import INTEGERS
 
 if TYPE_CHECKING:
     import numpy as np

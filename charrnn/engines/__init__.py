@@ -99,13 +99,15 @@ def engine(
         raise InputError(f"{streams} streams: it takes 1 or more.")
     loaded = stored.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if kind in ("auto", "cpu"):
-        from charrnn.engines import cpu
+        from charrnn.engines.cpu import CpuEngine
+        from charrnn.engines.cpu_library import UnavailableError
+        from charrnn.engines.cpu_packed import INTEGERS
 
         try:
             weights = loaded.weights if isinstance(loaded, stored.Stored) else arrays(loaded.model)
-            return cpu.CpuEngine(weights, loaded.config, streams, precision, threads)
-        except cpu.UnavailableError as error:
-            if kind == "cpu" or precision in cpu.INTEGERS:
+            return CpuEngine(weights, loaded.config, streams, precision, threads)
+        except UnavailableError as error:
+            if kind == "cpu" or precision in INTEGERS:
                 raise
             kind = _second_best(streams, precision)
             say(f"{error} Sampling with {SLOWER[kind]}.")

@@ -1,4 +1,4 @@
-"""Real time on a processor: the network packed for `cpu_kernel.c`, which runs whole blocks of symbols."""
+"""Real time on a processor: whole blocks of symbols in `cpu_kernel.c`."""
 
 from __future__ import annotations
 
@@ -8,148 +8,21 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
-from functools import cache
-from itertools import count, takewhile
-from pathlib import Path
+from ctypes import byref, c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.errors import InputError
 from charrnn.engines import NOTHING, EngineState
+from charrnn.engines.cpu_library import Work, chosen_variant, library
+from charrnn.engines.cpu_packed import Floats, PackedNetwork, grown
 
-Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-VARIANT = "CHARRNN_KERNEL"  # the environment variable that forces a variant of the kernel
-ANOTHER = "CHARRNN_KERNEL_LIBRARY"  # and the one that names another build of it: one with sanitizers, say
-CELLS = ("lstm", "lstmp", "gru", "rnn")  # by the kernel's numbers
-GATES = {"lstm": 4, "lstmp": 4, "gru": 3, "rnn": 1}
-FORMATS = {  # of what a layer takes from below and of what it takes from itself, where an error comes back again
-    "fp32": (0, 0),
-    "bf16": (1, 1),
-    "int4": (4, 4),
-    "int4.5": (4, 5),
-    "int5": (5, 5),
-    "int6": (6, 6),
-    "int7": (7, 7),
-}
-INTEGERS = tuple(name for name in FORMATS if name.startswith("int"))
-SMALL = 2_000_000  # weights that fit in a core's own cache, where more bits cost no time
-OUTPUT_BITS = 7  # of integers: a rounded logit is a wrong probability at once, and few weights are its
-LANES = 16
-TILE = 4 * LANES
-MOST_INPUTS = 1 << 16  # more could overflow 32 bits
-TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddings are kept instead of its weights
 SCORE_ROWS = 64
 MOST_THREADS = 8  # that are tried: layers have some 40 tiles to share, and meeting takes its time
 RETRY = 5.0  # seconds after which a number of threads that was slower is tried again
-
-
-class UnavailableError(InputError):
-    """The compiled engine is not there, or does not run such a network; another engine may."""
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = [
-        ("vectors", c_int32),
-        ("width", c_int32),
-        ("inputs", c_int32),
-        ("format", c_int32),
-        ("weights", c_void_p),
-        ("scale", c_void_p),
-    ]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        ("cell", c_int32),
-        ("units", c_int32),
-        ("outputs", c_int32),
-        ("normed", c_int32),
-        ("epsilon", c_float),
-        ("input", _Matrix),
-        ("recurrent", _Matrix),
-        ("projection", _Matrix),
-        ("bias", c_void_p),
-        ("recurrent_bias", c_void_p),
-        ("gain", c_void_p),
-        ("offset", c_void_p),
-    ]
-
-
-class _Network(ctypes.Structure):
-    _fields_ = [
-        ("vocab", c_int32),
-        ("layers", c_int32),
-        ("embedding_size", c_int32),
-        ("table", c_void_p),
-        ("embedding", c_void_p),
-        ("layer", POINTER(_Layer)),
-        ("output", _Matrix),
-        ("output_bias", c_void_p),
-    ]
-
-
-class _Work(ctypes.Structure):
-    _fields_ = [
-        ("streams", c_int64),
-        ("steps", c_int64),
-        ("h", c_void_p),
-        ("c", c_void_p),
-        ("last", c_void_p),
-        ("u", c_void_p),
-        ("forced", c_void_p),
-        ("ids", c_void_p),
-        ("scores", c_void_p),
-        ("temperature", c_double),
-    ]
-
-
-# -- the library ------------------------------------------------------------
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernel.
-
-    Raises
-    ------
-    UnavailableError
-        It was not built.
-    """
-    path = os.environ.get(ANOTHER) or Path(__file__).with_name("cpu_kernel.library")
-    try:
-        lib = ctypes.CDLL(str(path))
-    except OSError:
-        raise UnavailableError(
-            "the compiled engine was not built here: install charrnn again where there is a C compiler (gcc or clang)."
-        ) from None
-    lib.charrnn_variant.restype = c_char_p
-    lib.charrnn_size.restype = c_int64
-    lib.charrnn_math.argtypes = [c_int, c_int, c_int64, c_void_p, c_void_p]
-    lib.charrnn_size.argtypes = [POINTER(_Matrix)]
-    lib.charrnn_pack.argtypes = [POINTER(_Matrix), c_void_p, c_void_p, c_void_p]
-    lib.charrnn_table.argtypes = [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p]
-    lib.charrnn_run.argtypes = [c_int, POINTER(_Network), POINTER(_Work), c_int]
-    return lib
-
-
-def variants() -> dict[str, int]:
-    """The kernel's variants that this processor can run, with their numbers, the fastest first."""
-    lib = library()
-    names = takewhile(bool, map(lib.charrnn_variant, count()))
-    return {name.decode(): i for i, name in enumerate(names) if lib.charrnn_available(i)}
-
-
-def _variant() -> int:
-    known = variants()
-    name = os.environ.get(VARIANT) or next(iter(known))
-    if name not in known:
-        raise InputError(f"{VARIANT} is {name!r}: this processor can run {', '.join(known)}.")
-    return known[name]
 
 
 def _cores() -> int:
@@ -161,57 +34,6 @@ def _numbers_of_threads() -> list[int]:
     """What is worth trying: as many as there are cores, and half of it, and so on to one."""
     most = min(_cores(), MOST_THREADS)
     return [most >> halved for halved in range(most.bit_length())]
-
-
-# -- packing ------------------------------------------------------------
-
-
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def _grown(array: Floats, shape: tuple[int, ...]) -> Floats:
-    """An array with zeros after its ends."""
-    grown = np.zeros(shape, dtype=np.float32)
-    grown[tuple(slice(n) for n in array.shape)] = array
-    return grown
-
-
-class _Packer:
-    """Lays arrays out as the kernel takes them, and keeps what the kernel is given addresses of."""
-
-    def __init__(self) -> None:
-        self.kept: list[NDArray[Any]] = []
-
-    def address(self, array: NDArray[Any]) -> int:
-        self.kept.append(array)
-        return array.ctypes.data
-
-    def table(self, embedding: Floats, rows: Floats, bias: Floats) -> int:
-        """The address of embedding (V, inputs) times rows (rows, inputs), and bias (rows,)."""
-        made = np.empty((len(embedding), len(rows)), dtype=np.float32)
-        columns, bias = np.ascontiguousarray(rows.T), np.ascontiguousarray(bias)
-        addresses = (array.ctypes.data for array in (embedding, columns, bias, made))
-        library().charrnn_table(len(embedding), rows.shape[1], len(rows), *addresses)
-        return self.address(made)
-
-    def matrix(self, rows: Floats, width: int, form: int) -> _Matrix:
-        """Rows (16 n, inputs) as tiles of so many times 16, in one of the kernel's formats."""
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        m = _Matrix(len(rows) // LANES, width, rows.shape[1], form)
-        lib = library()
-        size = lib.charrnn_size(byref(m))
-        weights, scale = _aligned(size), np.zeros(len(rows), dtype=np.float32)
-        if lib.charrnn_pack(byref(m), rows.ctypes.data, weights.ctypes.data, scale.ctypes.data):
-            raise MemoryError
-        m.weights, m.scale = self.address(weights), self.address(scale)
-        return m
-
-
-def _aligned(size: int) -> NDArray[np.uint8]:
-    room = np.zeros(size + 4096, dtype=np.uint8)
-    start = -room.ctypes.data % 4096
-    return room[start : start + size]
 
 
 class _Pace:
@@ -266,78 +88,10 @@ class CpuEngine:
         self.streams = streams
         self.vocab_size: int = config.vocab_size
         self._config = config
-        self._variant = _variant()
-        if precision not in ("auto", *FORMATS):
-            raise InputError(f"there is no precision {precision!r}: it is auto, {', '.join(FORMATS)}.")
-        if config.cell not in CELLS:
-            raise UnavailableError(
-                f"the compiled engine runs {', '.join(CELLS)}, and this network is an {config.cell}."
-            )
-        if max(config.rnn_size, config.wordvec_size) > MOST_INPUTS:
-            raise UnavailableError(f"the compiled engine takes layers of up to {MOST_INPUTS} units.")
-        for name, tensor in tensors.items():
-            if not np.isfinite(tensor).all():
-                raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
-        if precision == "auto":
-            precision = "int7" if sum(array.size for array in tensors.values()) < SMALL else "int4.5"
-        self._packer = _Packer()
-        self._units = _padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
-        self._outputs = _padded(config.proj_size, TILE) if config.cell == "lstmp" else self._units
-        self._network = self._pack(
-            {name: np.asarray(t, dtype=np.float32) for name, t in tensors.items()}, *FORMATS[precision]
-        )
+        self._variant = chosen_variant()
+        self._packed = PackedNetwork(tensors, config, precision)
         self._pace = _Pace(*([threads] if threads else _numbers_of_threads()))
         self.reset()
-
-    def _pack(self, tensors: Mapping[str, Floats], below: int, itself: int) -> _Network:
-        config, packer = self._config, self._packer
-        gates = GATES[config.cell]
-        layers = (_Layer * config.layers)()
-        size = _padded(config.wordvec_size, LANES)
-        embedding = _grown(tensors["embedding.weight"], (config.vocab_size, size))
-        network = _Network(config.vocab_size, config.layers, size)
-        for i, layer in enumerate(layers):
-            part = f"layers.{i}."
-            weights = self._by_units(tensors[part + "weight_ih_l0"], gates, size)
-            bias = self._by_units(tensors[part + "bias_ih_l0"][:, None], gates, 1)[:, 0]
-            layer.cell, layer.units, layer.outputs = CELLS.index(config.cell), self._units, self._outputs
-            width = gates if gates > 1 else 4
-            if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
-                network.table = packer.table(embedding, weights, bias)
-            else:
-                layer.input = packer.matrix(weights, width, below)
-                layer.bias = packer.address(bias)
-            size = self._outputs
-            recurrent = self._by_units(tensors[part + "weight_hh_l0"], gates, size)
-            layer.recurrent = packer.matrix(recurrent, width, itself)
-            if config.cell == "gru":
-                back = self._by_units(tensors[part + "bias_hh_l0"][:, None], gates, 1)[:, 0]
-                layer.recurrent_bias = packer.address(back)
-            if config.cell == "lstmp":
-                projection = _grown(tensors[part + "weight_hr_l0"], (size, self._units))
-                layer.projection = packer.matrix(projection, 4, itself)
-            if config.layer_norm:
-                gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
-                layer.normed, layer.epsilon = len(gain), 1e-5
-                layer.gain = packer.address(_grown(gain, (size,)))
-                layer.offset = packer.address(_grown(offset, (size,)))
-        if not network.table:
-            network.embedding = packer.address(embedding)
-        rows = _padded(config.vocab_size, TILE)
-        output = _grown(tensors["output.weight"], (rows, size))
-        network.output = packer.matrix(output, 4, below if below < 4 else OUTPUT_BITS)
-        bias = np.full(rows, -1e30, dtype=np.float32)  # of symbols that there are not
-        bias[: config.vocab_size] = tensors["output.bias"]
-        network.output_bias = packer.address(bias)
-        network.layer = layers
-        return network
-
-    def _by_units(self, rows: Floats, gates: int, inputs: int) -> Floats:
-        """Rows (gates, units) of a layer in the kernel's order: all gates of 16 units, and then of the next."""
-        units = self._config.rnn_size
-        grown = _grown(rows.reshape(gates, units, -1), (gates, self._units, inputs))
-        blocks = grown.reshape(gates, self._units // LANES, LANES, inputs).swapaxes(0, 1)
-        return np.ascontiguousarray(blocks).reshape(-1, inputs)
 
     # -- running ------------------------------------------------------------
 
@@ -395,7 +149,7 @@ class CpuEngine:
         """Go on from what `get_state` gave."""
         self._check("a state", len(last))
         self._streams = tuple(
-            tuple(_grown(np.asarray(array), zeros.shape) for array, zeros in zip(layer, empty, strict=True))
+            tuple(grown(np.asarray(array), zeros.shape) for array, zeros in zip(layer, empty, strict=True))
             for layer, empty in zip(state, self._zeros(self.streams), strict=True)
         )
         self._last = self._known(last, NOTHING)
@@ -408,7 +162,7 @@ class CpuEngine:
         )
 
     def _zeros(self, n: int) -> EngineState:
-        wide = (self._outputs, self._units)[: len(self._sizes())]
+        wide = (self._packed.outputs, self._packed.units)[: len(self._sizes())]
         return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in wide) for _ in range(self._config.layers))
 
     def _started(self) -> bool:
@@ -434,13 +188,13 @@ class CpuEngine:
         forced = None if forced is None else np.ascontiguousarray(forced)
         h = (c_void_p * len(state))(*(layer[0].ctypes.data for layer in state))
         c = (c_void_p * len(state))(*(layer[-1].ctypes.data for layer in state))
-        work = _Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
+        work = Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
         work.u, work.forced, work.ids, work.scores = (
             None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
         )
         work.temperature = temperature
         with self._pace.measured(steps * n) as threads:
-            failed = library().charrnn_run(self._variant, byref(self._network), byref(work), threads)
+            failed = library().charrnn_run(self._variant, byref(self._packed.network), byref(work), threads)
         if failed:
             raise MemoryError
 
