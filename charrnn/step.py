@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bytecodec.console import say
 from charrnn import graphs
 from charrnn.graphs import Work
 from charrnn.model import Layers, State
@@ -145,9 +146,17 @@ class GraphedStep(Step):
             self._aside(self._in_place)
         else:
             if self._replay is None:
-                self._replay = self._record(self._in_place)
+                self._replay = self._recorded()
             self._replay()
         return self._outcome.clone(), self._state
+
+    def _recorded(self) -> Work:
+        try:
+            return self._record(self._in_place)
+        except RuntimeError as error:  # a driver or a version of torch that cannot record one of the kernels
+            reason = str(error).partition("\n")[0]
+            say(f"the step cannot be recorded as a CUDA graph ({reason}): training goes on without one, more slowly.")
+            return self._in_place
 
     def _in_place(self) -> None:
         outcome, state = self._learn(self._x, self._y, self._state)

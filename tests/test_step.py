@@ -74,6 +74,29 @@ def test_some_steps_are_taken_aside_and_then_one_recording_is_replayed():
     assert (len(aside), len(recorded), len(replays)) == (WARM_UP, 1, 12 - WARM_UP)
 
 
+def test_where_a_step_cannot_be_recorded_it_says_so_and_learns_the_same_without(capsys):
+    def fails(work):
+        work()  # as far as the kernel that cannot be recorded; nothing of it is computed, but Python was there
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
+
+    def kept_out(work):  # of a recording, nothing is computed: take it back
+        kept = [t.clone() for t in (*step.parameters, *(t for k in step.optimizer.state.values() for t in k.values()))]
+        state = [t.clone() for layer in step._state for t in layer]
+        try:
+            fails(work)
+        finally:
+            moments = (t for k in step.optimizer.state.values() for t in k.values())
+            with torch.no_grad():
+                for tensor, old in zip((*step.parameters, *moments), kept, strict=True):
+                    tensor.copy_(old)
+            for tensor, old in zip((t for layer in step._state for t in layer), state, strict=True):
+                tensor.copy_(old)
+
+    step = made(kind=GraphedStep, aside=lambda work: work(), record=kept_out)
+    assert_same(learnt(step), learnt(made()))
+    assert capsys.readouterr().err.count("the step cannot be recorded as a CUDA graph (CUDA error: operation not") == 1
+
+
 def test_what_a_recording_reads_and_writes_stays_where_it_is():
     """Else it would work on memory that is somebody else's by now."""
     step = graphed()
