@@ -37,7 +37,7 @@ class Keepable(Protocol):
 
 
 @dataclass
-class Checkpoint:
+class Checkpoint(stored.Trained):
     """A trained network and what is known of it.
 
     Attributes
@@ -46,26 +46,11 @@ class Checkpoint:
         On the CPU, in evaluation mode.
     vocab
         What its ids mean.
-    step, epoch
-        Iterations and epochs of training.
-    rate
-        Samples a second of the sound that it was trained on, or None for text.
-    encoding
-        What a byte of that sound means, linear or mulaw; None for text.
-    train_loss, val_loss
-        In nats a symbol; None where not measured.
     """
 
     kind: ClassVar[str] = KIND
     model: CharRNN
     vocab: Vocab
-    step: int = 0
-    epoch: float = 0.0
-    rate: int | None = None
-    encoding: str | None = None
-    train_loss: float | None = None
-    val_loss: float | None = None
-    path: str = ""
 
     @property
     def config(self) -> ModelConfig:

@@ -46,13 +46,24 @@ FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of w
 }
 
 
-@dataclass
-class Stored:
-    """A checkpoint as numbers; see `charrnn.checkpoint.Checkpoint` for what it knows of itself."""
+@dataclass(kw_only=True)
+class Trained:
+    """What is known of a trained network beside its weights.
 
-    config: ModelConfig
-    weights: Mapping[str, NDArray[np.float32]]
-    vocab: Vocab
+    Attributes
+    ----------
+    step, epoch
+        Iterations and epochs of training.
+    rate
+        Samples a second of the sound that it was trained on, or None for text.
+    encoding
+        What a byte of that sound means, linear or mulaw; None for text.
+    train_loss, val_loss
+        In nats a symbol; None where not measured.
+    path
+        Of the file that it was read from.
+    """
+
     step: int = 0
     epoch: float = 0.0
     rate: int | None = None
@@ -60,6 +71,15 @@ class Stored:
     train_loss: float | None = None
     val_loss: float | None = None
     path: str = ""
+
+
+@dataclass
+class Stored(Trained):
+    """A checkpoint as numbers."""
+
+    config: ModelConfig
+    weights: Mapping[str, NDArray[np.float32]]
+    vocab: Vocab
 
     @property
     def model(self) -> CharRNN:

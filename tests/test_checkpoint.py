@@ -121,7 +121,7 @@ def test_the_same_checkpoint_is_the_same_bytes(saved, tmp_path):
 def test_the_metadata_is_json_that_says_what_the_network_is(tmp_path, tiny_model):
     vocab = Vocab.of_alphabet("latin")
     model = build(replace(tiny_model.config, vocab_size=256), 0)
-    save(tmp_path / "a", Checkpoint(model, vocab, 12, 1.5, 11025, "mulaw", 1.25))
+    save(tmp_path / "a", Checkpoint(model, vocab, step=12, epoch=1.5, rate=11025, encoding="mulaw", train_loss=1.25))
     with safe_open(str(tmp_path / "a"), framework="np") as file:
         assert list(file.metadata()) == ["charrnn"]
         assert json.loads(file.metadata()["charrnn"]) == {

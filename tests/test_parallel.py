@@ -67,7 +67,7 @@ def trainer(folder, world=ALONE, rows=4, dropout=0.0):
     model = build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
 
     def package(step, epoch, train_loss, val_loss):
-        return Checkpoint(model, VOCAB, step, epoch, None, None, train_loss, val_loss)
+        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
 
     settings = Settings(**SETTINGS.to_json() | {"batch_size": rows})
     return Trainer(model, PARTS, settings, Run(folder), package, Silent(), world=world)

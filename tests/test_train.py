@@ -70,7 +70,7 @@ def trainer(folder, settings=SETTINGS, listener=None, dropout=0.0, parts=PARTS):
     model = build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
 
     def package(step, epoch, train_loss, val_loss):
-        return Checkpoint(model, VOCAB, step, epoch, None, None, train_loss, val_loss)
+        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
 
     return Trainer(model, parts, settings, Run(folder), package, listener or Recorder())
 

@@ -206,7 +206,9 @@ def checkpoints(folder: Path) -> Target:
     path = folder / "seed"
     for cell in ("lstm", "lstmp", "lstmor", "gru", "rnn"):
         model = CharRNN(ModelConfig(4, 2, 3, 1, cell, layer_norm=cell == "gru"))
-        made = checkpoint.Checkpoint(model, Vocab("abcd"), 3, 0.5, 11025, "linear", 1.0, 1.5)
+        made = checkpoint.Checkpoint(
+            model, Vocab("abcd"), step=3, epoch=0.5, rate=11025, encoding="linear", train_loss=1.0, val_loss=1.5
+        )
         checkpoint.save(path, made)
         seeds.append(path.read_bytes())
     small = checkpoint.load(path)

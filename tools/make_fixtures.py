@@ -31,7 +31,7 @@ def main() -> None:
     ids = np.arange(24)[None] * 7 % 5
     for cell in CELLS:
         model = build(ModelConfig(5, 3, 4, 2, cell, dropout=0.1, layer_norm=cell != "gru"), seed=1).eval()
-        made = checkpoint.Checkpoint(model, Vocab("abcdé"), 12, 1.5, None, None, 1.25, 1.5)
+        made = checkpoint.Checkpoint(model, Vocab("abcdé"), step=12, epoch=1.5, train_loss=1.25, val_loss=1.5)
         checkpoint.save(folder / f"{cell}.safetensors", made)
         expected[cell] = engine(made, "eager").score(ids)[0].tolist()
     samples = np.rint(8000 * np.sin(np.arange(400) / 5)).astype(np.int16)

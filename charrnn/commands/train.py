@@ -303,7 +303,9 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
     from charrnn.data import NEXT_SYMBOL
 
     def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
-        return Checkpoint(model, corpus.vocab, step, epoch, config["rate"], config["encoding"], train_loss, val_loss)
+        made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
+        made.rate, made.encoding = config["rate"], config["encoding"]
+        return made
 
     return {
         "parts": corpus.split(config["val_frac"], config["test_frac"]),
