@@ -223,7 +223,7 @@ class _Recording:
             if unwanted < len(block):
                 yield block[unwanted:]
         if self.frames_read == 0:
-            raise InputError(f"{self.name} holds no sound: its header counts 0 samples.")
+            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
         if self.frames_read <= self._first:
             length = self.frames_read / self.rate
             raise InputError(

@@ -143,7 +143,7 @@ def test_the_page_is_the_same_every_time_and_goes_to_a_pipe(sounding_run, capfdb
         ("nowhere", "there is no run nowhere, nor runs/nowhere."),
         ("mine --checkpoints 7", "the run mine has no sound of checkpoint 7. It has 200, 400."),
         ("mine -o no/a.html", "cannot write no/a.html: there is no folder no. Make it first."),
-        ("cut", "cut/samples/00000200_t0.80.wav holds no sound: its header counts 0 samples."),
+        ("cut", "cut/samples/00000200_t0.80.wav holds no sound: no whole sample is found in it."),
         ("empty", "empty/log.csv is empty: it has 0 bytes."),
     ],
 )

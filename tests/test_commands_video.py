@@ -244,7 +244,7 @@ def test_ctrl_c_ends_ffmpeg_and_leaves_no_file(mine, monkeypatch, capsys):
         ("nowhere", "there is no run nowhere, nor runs/nowhere."),
         ("mine --checkpoints 7", "the run mine has no sound of checkpoint 7. It has 200, 400."),
         ("mine -o no/a.mp4", "cannot write no/a.mp4: there is no folder no. Make it first."),
-        ("cut", "cut/samples/00000200_t0.80.wav holds no sound: its header counts 0 samples."),
+        ("cut", "cut/samples/00000200_t0.80.wav holds no sound: no whole sample is found in it."),
         ("odd", "odd/samples/00000400_t1.00.wav is at 8,000 Hz, and the sounds before it are at 11,025 Hz."),
         (
             "mute",

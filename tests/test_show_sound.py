@@ -78,7 +78,7 @@ def test_what_is_no_recording_is_one_sentence(tmp_path, write_wav):
     for read in (read_sound, lambda path: picture_of(path, 10)):
         with pytest.raises(InputError, match=r"a\.wav is no recording that can be read \(libsndfile: "):
             read(tmp_path / "a.wav")
-        with pytest.raises(InputError, match=r"b\.wav holds no sound: its header counts 0 samples"):
+        with pytest.raises(InputError, match=r"b\.wav holds no sound: no whole sample is found in it"):
             read(write_wav(tmp_path / "b.wav", b""))
 
 

@@ -357,7 +357,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_recording_of_no_samples_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", [])
-    assert refusal(path) == f"{path} holds no sound: its header counts 0 samples."
+    assert refusal(path) == f"{path} holds no sound: no whole sample is found in it."
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.raw", "a.txt", "a.mp3"])

@@ -71,7 +71,7 @@ def read_sound(path: Path) -> tuple[Floats, int]:
         except (soundfile.LibsndfileError, TypeError) as error:
             raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
     if not len(samples):
-        raise InputError(f"{path} holds no sound: its header counts 0 samples.")
+        raise InputError(f"{path} holds no sound: no whole sample is found in it.")
     return _mono(samples), int(rate)
 
 
@@ -96,7 +96,7 @@ def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda 
         try:
             with soundfile.SoundFile(file) as sound:
                 if not sound.frames:
-                    raise InputError(f"{path} holds no sound: its header counts 0 samples.")
+                    raise InputError(f"{path} holds no sound: no whole sample is found in it.")
 
                 def read(start: int, count: int) -> Floats:
                     sound.seek(start)
