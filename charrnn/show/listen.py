@@ -218,7 +218,6 @@ async def _body(request: Request) -> bytes:
         async for part in request.stream():
             data += part
             if len(data) > MOST_UPLOAD:
-                data.clear()  # the error, which holds on to this function, may stay for a while
                 raise InputError(TOO_LARGE)
             await asyncio.sleep(len(part) / UPLOAD_RATE)
         return bytes(data)
