@@ -72,7 +72,7 @@ class Guard:
         """Browsers name the page that asks; what is no browser names none."""
         origins = headers.getlist("origin")
         here = headers["host"].lower()
-        if all(urlsplit(o).scheme in ("http", "https") and o.lower().partition("://")[2] == here for o in origins):
+        if all(o.lower() in (f"http://{here}", f"https://{here}") for o in origins):
             return ""
         return f"A page of {origins[0][:80]!r} may not use this one."
 

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -26,15 +26,17 @@ from charrnn.runlog import Run, checkpoint_kind
 from charrnn.show.growing import GrowingCurves
 from charrnn.show.guard import LOOPBACK, Guard
 from charrnn.show.live import Listener, Seats, Take
+from charrnn.show.patience import MOST_CONNECTIONS, PatientHTTP, PatientWebSocket
 from charrnn.show.runs import unlike
 from charrnn.show.untrusted import last_bytes
 
 MOST_UPLOAD = 50_000_000  # bytes
+UPLOAD_RATE = 5_000_000  # bytes a second, at which it troubles nobody who listens
 START_SECONDS = 2  # of a dropped recording that the network reads
 TOO_LARGE = f"That is more than {MOST_UPLOAD // 1_000_000} MB: a part that ends in the same way will do."
+MOST_UPLOADS = 4  # at once: each is in memory
 MOST_STARTS = 32  # that are kept; the oldest go
 MOST_MESSAGE = 4096  # bytes of a WebSocket message; the page's own have under 200
-MOST_CONNECTIONS = 64
 FILES = {
     "/": ("listen.html", "text/html"),
     "/listen.css": ("listen.css", "text/css"),
@@ -54,14 +56,14 @@ class House:
         self.runs, self.threads = list(runs), threads
         self.names = unlike([run.path.resolve().name for run in runs], [run.path for run in runs])
         self.seats = Seats(listeners)
-        self.decoding = asyncio.Semaphore(1)
+        self.uploading, self.decoding = asyncio.Semaphore(MOST_UPLOADS), asyncio.Semaphore(1)
         self._curves = [GrowingCurves(run) for run in runs]
         self._looking = threading.Lock()
         self._starts: dict[str, tuple[bytes, tuple[int, str]]] = {}
 
     def run(self, number: Any) -> Run:
         """The run of a number; an InputError where there is none."""
-        if not str(number).isdecimal() or int(number) >= len(self.runs):
+        if str(number) not in map(str, range(len(self.runs))):
             raise InputError(f"There is no run of number {str(number)[:20]!r} here.")
         return self.runs[int(number)]
 
@@ -176,10 +178,13 @@ def application(
         return JSONResponse(await asyncio.to_thread(house.curves, request.query_params.get("run", "")))
 
     async def start(request: Request) -> Response:
-        data = await _body(request)
         asked = request.query_params
-        async with house.decoding:
-            kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), asked.get("name", ""), data)
+        if house.uploading.locked():
+            raise InputError("Other recordings are on their way here: drop it once more in a minute.")
+        async with house.uploading:
+            data = await _body(request)
+            async with house.decoding:
+                kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), asked.get("name", ""), data)
         return JSONResponse(kept)
 
     async def live(websocket: WebSocket) -> None:
@@ -209,11 +214,14 @@ async def _body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MOST_UPLOAD:
         raise InputError(TOO_LARGE)
-    async for part in request.stream():
-        data += part
-        if len(data) > MOST_UPLOAD:
-            raise InputError(TOO_LARGE)
-    return bytes(data)
+    with contextlib.suppress(ClientDisconnect):
+        async for part in request.stream():
+            data += part
+            if len(data) > MOST_UPLOAD:
+                raise InputError(TOO_LARGE)
+            await asyncio.sleep(len(part) / UPLOAD_RATE)
+        return bytes(data)
+    raise InputError("The recording ended before all of it was here.")
 
 
 @contextlib.asynccontextmanager
@@ -234,10 +242,10 @@ def server(app: Starlette) -> uvicorn.Server:
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     config = uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        http=PatientHTTP,
+        ws=PatientWebSocket,
         ws_max_size=MOST_MESSAGE,
         ws_per_message_deflate=False,  # PCM hardly gets smaller
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=3,
         proxy_headers=False,
         server_header=False,
@@ -249,8 +257,10 @@ def server(app: Starlette) -> uvicorn.Server:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a fault is worth a traceback: what a stranger sent is not."""
-    return not str(record.msg).startswith("Invalid UTF-8 sequence")
+    """Whether a fault is worth a line: what a stranger sent, and that a handshake was refused, is not."""
+    return not str(record.msg).startswith(
+        ("Invalid UTF-8 sequence", "ASGI callable returned without completing handsh")
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 import threading
 import time
@@ -22,9 +23,12 @@ from bytecodec.errors import InputError
 from bytecodec.mulaw import decode_mulaw
 
 AHEAD = 0.3  # seconds that are sent before they are heard: what a new temperature has to wait for
-PIECE = 0.03  # seconds that sampling a piece is to take, and that it lasts at most
-SMALLEST, LARGEST = 16, 2048  # symbols of a piece
+PIECE = 0.03  # seconds that sampling a piece is to take
+LASTS = 0.1  # seconds that it lasts at most; with many listeners each piece costs more than its samples
+SMALLEST, LARGEST = 16, 4096  # symbols of a piece
 PATIENCE = 10.0  # seconds without a sign from a listener who should be hearing something
+IDLE = 60.0  # seconds in which who listens to nothing has to say something
+BREATH = 0.005  # seconds between messages that are obeyed: a flood of them is not to silence others
 STATUS_EVERY = 0.5  # seconds
 PRIME = 1024  # symbols of a start that are read between looks at whether anybody still listens
 HOTTEST = 10.0
@@ -68,7 +72,7 @@ class Sampler(threading.Thread):
         self.take = take
         self._say, self._threads = say, threads
         self._temperature = take.temperature
-        self._sent = self._heard = 0
+        self._sent = self._heard = self._enough = 0  # enough: heard, for the next piece to be sent
         self._seconds = 0.0  # per symbol, lately
         self._stopped = False
         self._changed = threading.Condition()
@@ -81,7 +85,8 @@ class Sampler(threading.Thread):
         """Note how many samples of the take have been heard; more than were sent count for those that were."""
         with self._changed:
             self._heard = max(self._heard, min(samples, self._sent))
-            self._changed.notify()
+            if self._heard >= self._enough:
+                self._changed.notify()
 
     def stop(self) -> None:
         """Have the thread end soon."""
@@ -147,7 +152,7 @@ class Sampler(threading.Thread):
 
     def _piece(self, rate: int) -> int:
         """Symbols of the next piece: few where they take long, so that each is heard soon."""
-        longest = min(LARGEST, max(SMALLEST, int(PIECE * rate)))
+        longest = min(LARGEST, max(SMALLEST, int(LASTS * rate)))
         return min(longest, max(SMALLEST, int(PIECE / self._seconds))) if self._seconds else SMALLEST
 
     def _measure(self, seconds: float) -> None:
@@ -162,7 +167,8 @@ class Sampler(threading.Thread):
         """Wait until the listener has less than `AHEAD` before them; False where it is over."""
         with self._changed:
             heard, since = self._heard, time.monotonic()
-            while not self._stopped and self._sent + count - self._heard > AHEAD * rate:
+            self._enough = math.ceil(self._sent + count - AHEAD * rate)
+            while not self._stopped and self._heard < self._enough:
                 self._changed.wait(timeout=1)
                 if self._heard > heard:
                     heard, since = self._heard, time.monotonic()
@@ -179,10 +185,20 @@ def samples_of(encoding: str) -> NDArray[np.int16]:
 
 
 class Seats:
-    """How many may listen at once."""
+    """How many may be sampled for at once."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.taken = count, 0
+        self.count = count
+        self._samplers: set[Sampler] = set()
+
+    def seat(self, sampler: Sampler) -> bool:
+        """Start a sampler, which has a seat until it ends; False where none is free."""
+        self._samplers = {one for one in self._samplers if one.is_alive()}
+        if len(self._samplers) >= self.count:
+            return False
+        sampler.start()
+        self._samplers.add(sampler)
+        return True
 
 
 class MalformedError(Exception):
@@ -210,11 +226,16 @@ class Listener:
         await self._socket.accept()
         try:
             while True:
-                await self._obey(parsed(await self._socket.receive()))
-        except MalformedError as error:
-            await self._tell({"type": "refused", "why": f"{error} The connection ends."})
-            await self._socket.close(1008)
-        except (WebSocketDisconnect, ConnectionError):
+                async with asyncio.timeout(IDLE):
+                    message = await self._socket.receive()
+                try:
+                    await self._obey(parsed(message))
+                except MalformedError as error:
+                    await self._tell({"type": "refused", "why": f"{error} The connection ends."})
+                    await self._socket.close(1008)
+                    return
+                await asyncio.sleep(BREATH)
+        except (WebSocketDisconnect, ConnectionError, TimeoutError):
             pass
         finally:
             await self._stop()
@@ -233,29 +254,28 @@ class Listener:
     async def _play(self, message: dict[str, Any]) -> None:
         await self._stop()
         refusal: dict[str, Any] = {"type": "ended", "take": message["take"]}
-        if self._seats.taken >= self._seats.count:
-            many = f"{self._seats.count} listeners are" if self._seats.count > 1 else "A listener is"
-            why = f"{many} playing already, and no more can be played to at once. Try again when one has stopped."
-            await self._tell(refusal | {"why": why})
-            return
         try:
             take = await asyncio.to_thread(self._find, message)
         except InputError as error:
             await self._tell(refusal | {"why": str(error)})
             return
-        self._seats.taken += 1
-        self._sampler = Sampler(take, self._say, self._threads)
-        self._sampler.start()
+        sampler = Sampler(take, self._say, self._threads)
+        if self._seats.seat(sampler):
+            self._sampler = sampler
+            return
+        many = f"{self._seats.count} listeners are" if self._seats.count > 1 else "A listener is"
+        why = f"{many} playing already, and no more can be played to at once. Try again when one has stopped."
+        await self._tell(refusal | {"why": why})
 
     async def _stop(self) -> None:
         if self._sampler is None:
             return
         sampler, self._sampler = self._sampler, None
         sampler.stop()
-        try:
-            await asyncio.to_thread(sampler.join)
-        finally:
-            self._seats.taken -= 1
+        while (
+            sampler.is_alive()
+        ):  # not joined in a thread: one that nobody reads from would keep the thread from others
+            await asyncio.sleep(0.01)
 
     async def _tell(self, message: dict[str, Any]) -> None:
         try:

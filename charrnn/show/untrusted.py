@@ -67,6 +67,7 @@ def _confine() -> None:
         return
     import resource
 
+    os.nice(10)  # whoever listens meanwhile comes first
     limits = {resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: 0}
     for what, most in {**limits, resource.RLIMIT_CORE: 0}.items():
         resource.setrlimit(what, (most, most))
