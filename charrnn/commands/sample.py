@@ -104,7 +104,7 @@ def parser() -> Parser:
         "--precision",
         choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
-        help="of weights; auto: compiled int4.5, of small networks int7; onnx int8; eager fp32",
+        help="of weights; auto: compiled int4.5, of small networks int7 or fp32; onnx int8; eager fp32",
     )
     how.add_argument(
         "--threads",

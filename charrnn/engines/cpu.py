@@ -69,8 +69,8 @@ class CpuEngine:
     config
         A `charrnn.model.ModelConfig` of a cell in `CELLS`.
     precision
-        Of the weights, a name in `FORMATS`; auto: int4.5, of a network with less than `SMALL` weights int7. With
-        integers, what a layer takes is rounded to 8 bits.
+        Of the weights, a name in `FORMATS`, or auto, as `PackedNetwork` takes it. With integers, what
+        a layer takes is rounded to 8 bits.
     threads
         0: up to 8, as many as are the fastest just now. They have no influence on what is drawn.
 

@@ -452,12 +452,10 @@ static void give_back(Pool *pool)
     }
 }
 
-static void take_vectors(Pool *pool, Vectors *vectors, int64_t streams, int64_t size, int format)
+static void take_vectors(Pool *pool, Vectors *vectors, int64_t streams, int64_t size)
 {
-    if (format <= BF16)
-        vectors->numbers = take(pool, streams * size, sizeof(float));
-    else
-        vectors->bytes = take(pool, streams * size, 1);
+    vectors->numbers = take(pool, streams * size, sizeof(float));
+    vectors->bytes = take(pool, streams * size, 1);
     vectors->unit = take(pool, streams, sizeof(float));
     vectors->sum = take(pool, streams, sizeof(int32_t));
 }
@@ -486,15 +484,14 @@ static Thread *prepare(Pool *pool, const Network *network, const Work *work, int
     shared->hidden = take(pool, n * units, sizeof(float));
     shared->logits = take(pool, n * rows_of(&network->output), sizeof(float));
     int64_t inputs = outputs > units ? outputs : units;
-    int format = network->output.format;
     for (int i = 0; i < threads && !pool->failed; i++) {
         thread[i] = (Thread){.shared = shared, .number = i};
         thread[i].h = take(pool, network->layers, sizeof(Vectors));
         thread[i].normed = take(pool, n * outputs, sizeof(float));
         thread[i].unpacked = take(pool, inputs * LANES * MOST_WIDTH, 1);
-        take_vectors(pool, &thread[i].x, n, inputs, format);
+        take_vectors(pool, &thread[i].x, n, inputs);
         for (int l = 0; l < network->layers && !pool->failed; l++)
-            take_vectors(pool, &thread[i].h[l], n, network->layer[l].outputs, format);
+            take_vectors(pool, &thread[i].h[l], n, network->layer[l].outputs);
     }
     return thread;
 }

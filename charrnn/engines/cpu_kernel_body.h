@@ -483,14 +483,19 @@ INLINE void V(look_ahead)(Thread *t, const Matrix *m)
 /* What layer l hands on, once all threads have computed their units of it. */
 static const Vectors *V(hand_on)(Thread *t, int l)
 {
-    const Layer *layer = t->shared->network->layer + l;
+    const Network *network = t->shared->network;
+    const Layer *layer = network->layer + l;
     const float *h = t->shared->work->h[l];
     int64_t streams = t->shared->work->streams;
-    V(take_in)(&t->h[l], h, streams, layer->outputs, layer->recurrent.format);
-    if (!layer->normed)
+    int itself = layer->recurrent.format, next = l + 1 < network->layers ? layer[1].input.format : network->output.format;
+    V(take_in)(&t->h[l], h, streams, layer->outputs, itself);
+    if (!layer->normed && (itself <= BF16) == (next <= BF16))
         return &t->h[l];
-    V(normalise)(layer, h, streams, t->normed);
-    V(take_in)(&t->x, t->normed, streams, layer->outputs, layer->recurrent.format);
+    if (layer->normed) {
+        V(normalise)(layer, h, streams, t->normed);
+        h = t->normed;
+    }
+    V(take_in)(&t->x, h, streams, layer->outputs, next);
     return &t->x;
 }
 

@@ -26,8 +26,7 @@ FORMATS = {  # of what a layer takes from below and of what it takes from itself
     "int7": (7, 7),
 }
 INTEGERS = tuple(name for name in FORMATS if name.startswith("int"))
-SMALL = 2_000_000  # weights that fit in a core's own cache, where more bits cost no time
-OUTPUT_BITS = 7  # of integers: a rounded logit is a wrong probability at once, and few weights are its
+TINY, SMALL = 400_000, 2_000_000  # weights that fit in a core's own cache as fp32, and as bytes
 LANES = 16
 TILE = 4 * LANES
 MOST_INPUTS = 1 << 16  # more could overflow 32 bits
@@ -51,7 +50,7 @@ class PackedNetwork:
     config
         A `charrnn.config.ModelConfig` of a cell in `CELLS`.
     precision
-        A name in `FORMATS`; auto: int4.5, of a network with less than `SMALL` weights int7.
+        A name in `FORMATS`; auto: int4.5; int7 with less than `SMALL` weights, fp32 with less than `TINY`.
 
     Raises
     ------
@@ -74,13 +73,14 @@ class PackedNetwork:
             if not np.isfinite(tensor).all():
                 raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
         if precision == "auto":
-            precision = "int7" if sum(array.size for array in tensors.values()) < SMALL else "int4.5"
+            weights = sum(array.size for array in tensors.values())
+            precision = "fp32" if weights < TINY else "int7" if weights < SMALL else "int4.5"
         self._config = config
         self._packer = _Packer()
         self.units = padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
         self.outputs = padded(config.proj_size, TILE) if config.cell == "lstmp" else self.units
-        weights = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
-        self.network = self._pack(weights, *FORMATS[precision])
+        floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+        self.network = self._pack(floats, *FORMATS[precision])
 
     def _pack(self, tensors: Mapping[str, Floats], below: int, itself: int) -> Network:
         config, packer = self._config, self._packer
@@ -118,7 +118,9 @@ class PackedNetwork:
             network.embedding = packer.address(embedding)
         rows = padded(config.vocab_size, TILE)
         output = grown(tensors["output.weight"], (rows, size))
-        network.output = packer.matrix(output, 4, below if below < 4 else OUTPUT_BITS)
+        network.output = packer.matrix(
+            output, 4, min(below, FORMATS["bf16"][0])
+        )  # few weights, and all are heard at once
         bias = np.full(rows, -1e30, dtype=np.float32)  # of symbols that there are not
         bias[: config.vocab_size] = tensors["output.bias"]
         network.output_bias = packer.address(bias)
