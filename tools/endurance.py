@@ -229,7 +229,7 @@ def main() -> int:
     parser.add_argument("--network", help="run or checkpoint to sample and to compare by, in place of a small one")
     parser.add_argument("--sound", default=str(VOICE), help="that the small one learns, and engines are compared by")
     parser.add_argument("--taught", type=int, default=1000, help="iterations of the small one (default: 1000)")
-    parser.add_argument("--precision", default="auto", help="of the compiled engine (default: auto)")
+    parser.add_argument("--precision", default="int7", help="of the compiled engine (default: int7)")
     parser.add_argument("--apart", type=float, default=0.002, help="nats that it may lose (default: 0.002)")
     args = parser.parse_args()
     chosen = args.only.split(",")

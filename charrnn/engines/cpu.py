@@ -76,10 +76,8 @@ class CpuEngine:
 
     Raises
     ------
-    UnavailableError
-        The kernel was not built, or cannot run such a network.
-    InputError
-        Weights are not finite.
+    UnavailableError, InputError
+        As `PackedNetwork` does.
     """
 
     def __init__(

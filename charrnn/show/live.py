@@ -272,9 +272,7 @@ class Listener:
             return
         sampler, self._sampler = self._sampler, None
         sampler.stop()
-        while (
-            sampler.is_alive()
-        ):  # not joined in a thread: one that nobody reads from would keep the thread from others
+        while sampler.is_alive():  # not joined in a thread, which one that nobody reads from would keep from others
             await asyncio.sleep(0.01)
 
     async def _tell(self, message: dict[str, Any]) -> None:
