@@ -24,7 +24,7 @@ from bytecodec.mulaw import decode_mulaw
 
 AHEAD = 0.3  # seconds that are sent before they are heard: what a new temperature has to wait for
 PIECE = 0.03  # seconds that sampling a piece is to take
-LASTS = 0.05  # seconds that it lasts at most, which less than AHEAD may be waiting; each piece costs more than its samples
+LASTS = 0.05  # seconds that it lasts at most: so much less than AHEAD may be waiting, and pieces cost time
 SMALLEST, LARGEST = 16, 4096  # symbols of a piece
 PATIENCE = 10.0  # seconds without a sign from a listener who should be hearing something
 IDLE = 60.0  # seconds in which who listens to nothing has to say something
