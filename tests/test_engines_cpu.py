@@ -127,7 +127,7 @@ def assert_it_is_the_eager_engine(config, seed, streams, steps, threads):
     assert same.mean() > 0.95  # a draw may fall within rounding of a border, and what follows is another text
     coarse = compiled(model, streams, "int7", threads).score(ids)
     assert np.isfinite(coarse).all()
-    assert abs((coarse - reference.score(ids)).mean()) < 0.05
+    assert few or abs((coarse - reference.score(ids)).mean()) < 0.05
 
 
 CONFIGS = st.builds(
