@@ -40,7 +40,8 @@ enum { LANES = 16, GROUP = 4, MOST_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };         /* cells */
 enum { FP32 = 0, BF16 = 1 };            /* formats of weights; 4 to 7 are integers of so many bits */
 enum { FETCHED = 3, FETCHED_AT_ONCE = 24 }; /* cache lines of weights to come, for each step of what is at hand */
-enum { SPINS = 1000, NAP = 1000 };      /* looks at the counter before a waiting thread sleeps, and ns that it does */
+enum { PATIENCE = 100000, NAP = 1000 }; /* ns for which a waiting thread looks at the counter, and then sleeps between looks */
+enum { LOOKS = 64 };                    /* at the counter for each at the clock */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -111,19 +112,27 @@ INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arriv
 
 /* Whoever is waited for may have been taken off its processor by another process. Then spinning on keeps a processor
  * from it, and so does sched_yield, which returns at once where nobody waits for this very one: only one that sleeps
- * leaves its processor idle, so that the system moves the other thread there. */
+ * leaves its processor idle, so that the system moves the other thread there. But whoever sleeps is waited for in turn,
+ * for the 60 us and more that the shortest sleep takes: with less patience than that, one late thread sends all others
+ * to sleep by turns. */
 static void wait_for(Counter *counter, int64_t goal)
 {
-    for (int spins = 0; atomic_load_explicit(&counter->arrived, memory_order_acquire) < goal; spins++) {
-        if (spins >= SPINS) {
-            nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
-            continue;
-        }
+    int64_t patience_ends = 0;
+    for (int looks = 1; atomic_load_explicit(&counter->arrived, memory_order_acquire) < goal; looks++) {
 #if ON_X86
         _mm_pause();
 #elif ON_ARM
         __asm__ volatile("yield");
 #endif
+        if (looks % LOOKS == 0) {
+            struct timespec now;
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+            if (!patience_ends)
+                patience_ends = ns + PATIENCE;
+            else if (ns > patience_ends)
+                nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
+        }
     }
 }
 
