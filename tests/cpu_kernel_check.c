@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-enum { STREAMS = 5, STEPS = 24, DEPTH = 2, VOCAB = 21 };
+enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21 };
 
 static uint32_t seed;
 

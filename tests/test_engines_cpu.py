@@ -99,10 +99,10 @@ def test_fewer_bits_are_near_and_are_not_the_same(variant, models, shape, cell, 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize(("shape", "cell"), BUILT)
 def test_every_variant_says_what_the_portable_one_says(variant, monkeypatch, models, shape, cell, precision):
-    model, u = models[shape, cell], numbers(60, 6)
-    take = compiled(model, 6, precision).run(u, 1.0)
+    model, u = models[shape, cell], numbers(60, 21)  # streams that are worked on by 16, by 4 and alone
+    take = compiled(model, 21, precision).run(u, 1.0)
     monkeypatch.setenv(cpu_library.VARIANT, "portable")
-    np.testing.assert_array_equal(compiled(model, 6, precision).run(u, 1.0), take)
+    np.testing.assert_array_equal(compiled(model, 21, precision).run(u, 1.0), take)
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-300, 0.7, 1.0, 3.0])
@@ -204,9 +204,9 @@ def test_its_functions_are_right_to_two_ten_millionths(variant, which):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_take_hangs_neither_on_other_streams_nor_on_threads(variant, models, cell, precision):
     model = models["wide", cell]
-    u = numbers(25, 9)
-    whole = compiled(model, 9, precision, 1).run(u, 1.0)
-    for streams, threads in [(1, 1), (1, 3), (3, 2), (4, 2), (5, 1), (8, 7), (9, 3)]:
+    u = numbers(25, 37)
+    whole = compiled(model, 37, precision, 1).run(u, 1.0)
+    for streams, threads in [(1, 1), (1, 3), (3, 2), (4, 2), (5, 1), (8, 7), (16, 2), (37, 3)]:
         np.testing.assert_array_equal(
             compiled(model, streams, precision, threads).run(u[:, :streams], 1.0), whole[:streams]
         )

@@ -28,6 +28,11 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #define ON_X86 1
+#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define ON_X86_WITH_TILES 1
+#endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define ON_ARM 1
@@ -232,10 +237,21 @@ BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")
 #define VARIANT avx512gfni
 #define WITH_GFNI
 #include "cpu_kernel_body.h"
-#undef WITH_GFNI
-#undef WITH_AVX512
 #undef VARIANT
 END_TARGET
+
+#if ON_X86_WITH_TILES
+BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni,amx-tile,amx-int8")
+#define VARIANT avx512amx
+#define WITH_AMX
+#include "cpu_kernel_body.h"
+#undef WITH_AMX
+#undef VARIANT
+END_TARGET
+#endif
+
+#undef WITH_GFNI
+#undef WITH_AVX512
 
 #elif ON_ARM
 
@@ -261,6 +277,9 @@ typedef struct {
 
 /* The fastest first. */
 static const Variant variants[] = {
+#if ON_X86_WITH_TILES
+    {"avx512amx", run_avx512amx, math_avx512amx},
+#endif
 #if ON_X86
     {"avx512gfni", run_avx512gfni, math_avx512gfni},
     {"avx512vnni", run_avx512vnni, math_avx512vnni},
@@ -294,8 +313,16 @@ EXPORT int charrnn_available(int variant)
         return 1;
     if (!strcmp(name, "avxvnni"))
         return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-    if (!strcmp(name, "avx512gfni") && !__builtin_cpu_supports("gfni"))
+    if ((!strcmp(name, "avx512gfni") || !strcmp(name, "avx512amx")) && !__builtin_cpu_supports("gfni"))
         return 0;
+#if ON_X86_WITH_TILES
+    if (!strcmp(name, "avx512amx")) { /* a process has to ask for its tile registers */
+        enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 24 & 3) != 3 ||
+            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA))
+            return 0;
+    }
+#endif
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");

@@ -46,13 +46,16 @@ INLINE float V(total)(floats x)
 
 /* -- products ------------------------------------------------------------ */
 
-/* A processor's own vector of weights, and what adds the products of four weights and four inputs to each 32-bit sum. */
-#if defined(WITH_AVX512)
-enum { V(STREAMS) = 4, V(BYTES) = 64, V(CHAINS) = 2 };
+/* A processor's own vector of weights, and what adds the products of four weights and four inputs to each 32-bit sum. Streams are
+ * worked on MANY at a time, as long as there are so many, then STREAMS at a time, and then one by one. */
+#if defined(WITH_AMX)
+enum { V(MANY) = 16, V(STREAMS) = 4, V(BYTES) = 64, V(CHAINS) = 2 };
+#elif defined(WITH_AVX512)
+enum { V(MANY) = 4, V(STREAMS) = 4, V(BYTES) = 64, V(CHAINS) = 2 };
 #elif defined(WITH_AVX2) || defined(WITH_AVXVNNI)
-enum { V(STREAMS) = 1, V(BYTES) = 32, V(CHAINS) = 1 };
+enum { V(MANY) = 1, V(STREAMS) = 1, V(BYTES) = 32, V(CHAINS) = 1 };
 #else
-enum { V(STREAMS) = 1, V(BYTES) = 16, V(CHAINS) = 1 };
+enum { V(MANY) = 1, V(STREAMS) = 1, V(BYTES) = 16, V(CHAINS) = 1 };
 #endif
 
 enum { V(PARTS) = 64 / V(BYTES) }; /* in which 16 rows by 4 inputs lie */
@@ -201,6 +204,63 @@ INLINE void V(dots)(int streams, int width, int bits, const uint8_t *w, int inpu
     }
 }
 
+#if defined(WITH_AMX)
+enum { V(DEPTH) = 64 };            /* inputs that a tile register takes: bytes in one of its 16 rows */
+
+/* Shapes of the processor's tile registers for so many inputs: 0 to 3 are sums (streams, rows of weights), 4 and 5 take inputs of
+ * all streams and 6 and 7 their weights, the second of each what is left after every 64. */
+static void V(shape_tiles)(int inputs)
+{
+    struct {
+        uint8_t palette, first, unused[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        int left = i % 2 && i > 4 && inputs % V(DEPTH) ? inputs % V(DEPTH) : V(DEPTH);
+        shapes.bytes[i] = (uint16_t)(i == 5 ? left : 64);
+        shapes.rows[i] = (uint8_t)(i == 7 ? left / GROUP : 16);
+    }
+    _tile_loadconfig(&shapes);
+}
+
+/* What `dots` gives, for 16 streams whose inputs lie `size` bytes apart and weights of a byte. */
+INLINE void V(dots_of_many)(int width, const uint8_t *w, int inputs, const int8_t *x, int64_t size, ints (*sums)[MOST_WIDTH])
+{
+    const int row = width * 64;
+    __asm__ volatile("" ::: "memory"); /* GCC's tile instructions do not say that they read and write memory */
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+#define ADD(v, bytes, weights)                     \
+    if (v < width) {                               \
+        _tile_loadd(weights, w + v * 64, row);     \
+        _tile_dpbsud(v, bytes, weights);           \
+    }
+    for (; inputs >= V(DEPTH); inputs -= V(DEPTH), x += V(DEPTH), w += V(DEPTH) / GROUP * row) {
+        _tile_loadd(4, x, size);
+        ADD(0, 4, 6)
+        ADD(1, 4, 6)
+        ADD(2, 4, 6)
+        ADD(3, 4, 6)
+    }
+    if (inputs) {
+        _tile_loadd(5, x, size);
+        ADD(0, 5, 7)
+        ADD(1, 5, 7)
+        ADD(2, 5, 7)
+        ADD(3, 5, 7)
+    }
+#undef ADD
+    _tile_stored(0, &sums[0][0], sizeof sums[0]);
+    _tile_stored(1, &sums[0][1], sizeof sums[0]);
+    _tile_stored(2, &sums[0][2], sizeof sums[0]);
+    _tile_stored(3, &sums[0][3], sizeof sums[0]);
+    __asm__ volatile("" ::: "memory");
+}
+#endif
+
 /* The same for weights that are numbers; `sums` (streams, width). Each input adds to the sum of its parity. */
 INLINE void V(number_dots)(int streams, int width, int format, const uint8_t *w, int inputs, const float *const *x,
                            floats (*sums)[MOST_WIDTH])
@@ -248,11 +308,18 @@ INLINE void V(tile)(int streams, int width, int format, const Matrix *m, int64_t
             memcpy(out + i * rows, sums[i], (size_t)width * sizeof(floats));
         return;
     }
-    const int8_t *bytes[V(STREAMS)];
-    ints sums[V(STREAMS)][MOST_WIDTH];
-    for (int i = 0; i < streams; i++)
-        bytes[i] = x->bytes + (s + i) * x->size;
-    V(dots)(streams, width, format, w, m->inputs, bytes, ahead, sums);
+    ints sums[V(MANY)][MOST_WIDTH];
+#if defined(WITH_AMX)
+    if (streams == V(MANY))
+        V(dots_of_many)(width, w, m->inputs, x->bytes + s * x->size, x->size, sums);
+    else
+#endif
+    {
+        const int8_t *bytes[V(STREAMS)];
+        for (int i = 0; i < streams; i++)
+            bytes[i] = x->bytes + (s + i) * x->size;
+        V(dots)(streams, width, format, w, m->inputs, bytes, ahead, sums);
+    }
     for (int i = 0; i < streams; i++) {
         int32_t middle = x->sum[s + i] * (1 << (m->format - 1)); /* what weights of zero add, being in the middle */
         for (int v = 0; v < width; v++) {
@@ -266,6 +333,9 @@ INLINE void V(tile_of_width)(int width, int format, const Matrix *m, int64_t til
                              int64_t streams, Ahead *ahead, float *out, int64_t rows)
 {
     int64_t s = 0;
+    if (format == 7 && V(MANY) > V(STREAMS))
+        for (; s + V(MANY) <= streams; s += V(MANY))
+            V(tile)(V(MANY), width, format, m, tile, w, x, s, ahead, out, rows);
     for (; s + V(STREAMS) <= streams; s += V(STREAMS))
         V(tile)(V(STREAMS), width, format, m, tile, w, x, s, ahead, out, rows);
     for (; V(STREAMS) > 1 && s < streams; s++)
@@ -295,6 +365,11 @@ static void V(product)(Thread *t, const Matrix *m, const Vectors *x, float *out)
     Ahead *ahead = &t->ahead;
     int64_t streams = t->shared->work->streams, tiles = m->vectors / m->width, rows = rows_of(m);
     int64_t weights = (int64_t)m->width * LANES * m->inputs, size = weights * stored_bits(m->format) / 8;
+#if defined(WITH_AMX)
+    int in_tiles = m->format > BF16 && streams >= V(MANY);
+    if (in_tiles)
+        V(shape_tiles)(m->inputs);
+#endif
     for (int64_t tile = V(share)(t, tiles, 0); tile < V(share)(t, tiles, 1); tile++) {
         const uint8_t *w = m->weights + tile * size;
         int format = m->format;
@@ -318,6 +393,10 @@ static void V(product)(Thread *t, const Matrix *m, const Vectors *x, float *out)
         default: V(tile_of_format)(7, m, tile, w, x, streams, ahead, out, rows);
         }
     }
+#if defined(WITH_AMX)
+    if (in_tiles)
+        _tile_release();
+#endif
 }
 
 /* -- what is between the products ------------------------------------------------------------ */
