@@ -13,6 +13,7 @@ import soundfile
 
 from charrnn import checkpoint, frames, frames_noise
 from charrnn.commands import sample as sampling
+from charrnn.commands import sample_frames
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.train_flags import check, parser
@@ -75,6 +76,20 @@ def sample(*argv):
     sound, rate = soundfile.read("x.wav", dtype="int16")
     assert rate == RATE
     return sound
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("flags", "variable", "weights", "asked"),
+    [((), "0", 10**9, 1), ((), "0", 1, 0), ((), "3", 10**9, 3), (("--threads", "2"), "0", 10**9, 2)],
+)
+def test_a_small_network_takes_one_thread_unless_it_is_told_otherwise(monkeypatch, flags, variable, weights, asked):
+    threads = []
+    monkeypatch.setenv("CHARRNN_THREADS", variable)
+    monkeypatch.setattr(sample_frames, "ALONE", weights)  # up to which it is small
+    monkeypatch.setattr(sample_frames.runtime, "set_threads", threads.append)
+    sample("mse", "--length", "10", *flags)
+    assert threads == [asked]
 
 
 def without_times(path):

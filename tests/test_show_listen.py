@@ -1,6 +1,7 @@
 """What the listening page serves, to whom, and what a listener gets to hear."""
 
 import contextlib
+import errno
 import json
 import shutil
 import socket
@@ -335,6 +336,17 @@ def test_an_upload_that_is_too_large_is_refused_announced_or_not(served, monkeyp
         raw.sendall(head.encode() + b"7d0\r\n" + b"x" * 2000 + b"\r\n0\r\n\r\n")
         raw.settimeout(20)
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_a_full_disk_is_said_and_the_next_recording_is_taken(served, monkeypatch, tone_file):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listen.tempfile, "TemporaryDirectory", full)
+        status, answer = served.ask("/api/start?run=0&name=a.wav", b"RIFF")
+    assert (status, answer) == (507, b"The machine that plays could not do that: No space left on device.")
+    assert served.ask("/api/start?run=0&name=a.wav", tone_file.read_bytes())[0] == 200
 
 
 def test_mulaw_is_heard_as_it_was_meant():

@@ -169,6 +169,26 @@ def engine(
     return chunk * streams * per_second(lambda: next(symbols))
 
 
+def weights_read() -> float:
+    """The limit: how often one core reads as many bytes as int4.5's weights are, as a dot product of two vectors."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+    import numpy as np
+
+    from charrnn.config import ModelConfig
+    from charrnn.engines import arrays
+    from charrnn.engines.cpu_library import library
+    from charrnn.engines.cpu_packed import PackedNetwork
+    from charrnn.model import build
+
+    config = ModelConfig(SYMBOLS, EMBEDDING, HIDDEN, LAYERS)
+    network = PackedNetwork(arrays(build(config, seed=0)), config, "int4.5").network
+    layers = [network.layer[i] for i in range(LAYERS)]
+    matrices = [network.output, *(layer.input for layer in layers), *(layer.recurrent for layer in layers)]
+    size = sum(library().charrnn_size(matrix) for matrix in matrices)
+    x, y = np.ones((2, size // 8), dtype=np.float32)
+    return 100 * per_second(lambda: [x @ y for _ in range(100)])
+
+
 def torch_int8() -> float:
     """The dynamic quantisation of torch for nn.LSTM and nn.Linear, called once a symbol, softmax and multinomial."""
     import warnings
@@ -342,6 +362,7 @@ TABLES: dict[str, tuple[str, list[tuple[str, Callable[..., float], tuple[Any, ..
             ("onnxruntime int8, called once a symbol, 1 thread", engine, ("onnx", 1, "auto", 1), False),
             ("compiled engine int4.5, 1 stream, 2 threads", engine, ("cpu", 1, "int4.5", 2), False),
             ("compiled engine int4.5, 1 stream, 1 thread", engine, ("cpu", 1, "int4.5", 1), False),
+            ("reading int4.5's weights once a symbol, 1 thread", weights_read, (), False),
             ("compiled engine int4, 1 stream, 2 threads", engine, ("cpu", 1, "int4", 2), False),
             ("compiled engine, 2x128, 1 stream", engine, ("cpu", 1, "auto", 0, 2, 128), False),
             ("nn.LSTM a step, 64 streams", step_by_step, (64,), False),

@@ -111,7 +111,7 @@ def parser() -> Parser:
         type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
-        help="0: a core each (default: CHARRNN_THREADS, or 0)",
+        help="0: a core each (default: CHARRNN_THREADS, or 0; of a small frame predictor 1)",
     )
     how.add_argument("--play", action="store_true", help="play it meanwhile; without -o it goes nowhere else")
     return p

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from charrnn.frames import FrameCheckpoint
     from charrnn.frames_generate import Take
 
+ALONE = 500_000  # weights up to which a step is over before a second thread has begun
+
 
 def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
     """Run charrnn-sample on a frame predictor; returns the exit code."""
@@ -34,7 +36,7 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
         raise InputError(f"{checkpoint.path} was trained with --loss mse and draws nothing: leave --temperature out.")
     if args.state_out:
         sample._check_place(args.state_out)
-    runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
+    runtime.set_threads(_default_threads(checkpoint) if args.threads is None else args.threads)
     plan = sample._plan(args, checkpoint)
     takes = _takes(args, checkpoint)
     outputs = sample._outputs(args.output, len(args.temperature), len(takes), True)
@@ -52,6 +54,11 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
                 break
     endless = plan.length is None and interruption.exit_code == INTERRUPTED
     return 0 if endless else interruption.exit_code
+
+
+def _default_threads(checkpoint: FrameCheckpoint) -> int:
+    small = sum(weights.numel() for weights in checkpoint.model.parameters()) < ALONE
+    return runtime.default_threads() or (1 if small else 0)
 
 
 def _check(p: Parser, args: Namespace) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import socket
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from importlib import resources
@@ -34,7 +36,7 @@ MOST_UPLOAD = 50_000_000  # bytes
 UPLOAD_RATE = 5_000_000  # bytes a second, at which it troubles nobody who listens
 START_SECONDS = 2  # of a dropped recording that the network reads
 TOO_LARGE = f"That is more than {MOST_UPLOAD // 1_000_000} MB: a part that ends in the same way will do."
-MOST_UPLOADS = 4  # at once: each is in memory
+MOST_UPLOADS = 4  # at once: each is a file
 MOST_STARTS = 32  # that are kept; the oldest go
 MOST_MESSAGE = 4096  # bytes of a WebSocket message; the page's own have under 200
 FILES = {
@@ -80,13 +82,13 @@ class House:
         with self._looking:
             return self._curves[int(number)].look()
 
-    def keep_start(self, number: str, name: str, data: bytes) -> dict[str, Any]:
+    def keep_start(self, number: str, path: Path) -> dict[str, Any]:
         """Decode what was dropped on the page for a run; returns what to call it by."""
         config = self.run(number).config()
         sound = (_rate(config), str(config.get("encoding") or "linear"))
         if not sound[0]:
             raise InputError(f"{self.names[int(number)]} was trained on text: it cannot start from a recording.")
-        last = last_bytes(data, name, sound[0], sound[1] == "mulaw", START_SECONDS * sound[0])
+        last = last_bytes(path, sound[0], sound[1] == "mulaw", START_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
         self._starts[key] = (last, sound)
         while len(self._starts) > MOST_STARTS:
@@ -181,10 +183,13 @@ def application(
         asked = request.query_params
         if house.uploading.locked():
             raise InputError("Other recordings are on their way here: drop it once more in a minute.")
+        name = re.sub(r"[^\w. -]", "_", asked.get("name", ""))[-60:].strip(". ") or "the file"
         async with house.uploading:
-            data = await _body(request)
-            async with house.decoding:
-                kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), asked.get("name", ""), data)
+            with tempfile.TemporaryDirectory(prefix="charrnn-listen-") as folder:
+                path = Path(folder) / name
+                await _receive(request, path)
+                async with house.decoding:
+                    kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), path)
         return JSONResponse(kept)
 
     async def live(websocket: WebSocket) -> None:
@@ -199,7 +204,7 @@ def application(
             WebSocketRoute("/api/live", live),
         ],
         middleware=[Middleware(Guard, names=names, addresses=addresses, token=token)],
-        exception_handlers={InputError: _said},
+        exception_handlers={InputError: _said, OSError: _failed},
         lifespan=_warming,
     )
 
@@ -208,20 +213,26 @@ async def _said(_: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
 
 
-async def _body(request: Request) -> bytes:
-    """What was uploaded, refused as soon as it is too much."""
-    data = bytearray()
-    announced = request.headers.get("content-length", "0")
+async def _failed(_: Request, error: Exception) -> Response:
+    """The disk is full, say."""
+    return PlainTextResponse(f"The machine that plays could not do that: {getattr(error, 'strerror', error)}.", 507)
+
+
+async def _receive(request: Request, path: Path) -> None:
+    """Write what is uploaded to a file, and refuse it as soon as it is too much."""
+    received, announced = 0, request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MOST_UPLOAD:
         raise InputError(TOO_LARGE)
-    with contextlib.suppress(ClientDisconnect):
-        async for part in request.stream():
-            data += part
-            if len(data) > MOST_UPLOAD:
-                raise InputError(TOO_LARGE)
-            await asyncio.sleep(len(part) / UPLOAD_RATE)
-        return bytes(data)
-    raise InputError("The recording ended before all of it was here.")
+    try:
+        with path.open("wb") as file:
+            async for part in request.stream():
+                received += len(part)
+                if received > MOST_UPLOAD:
+                    raise InputError(TOO_LARGE)
+                file.write(part)
+                await asyncio.sleep(len(part) / UPLOAD_RATE)
+    except ClientDisconnect:
+        raise InputError("The recording ended before all of it was here.") from None
 
 
 @contextlib.asynccontextmanager

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from bytecodec.errors import InputError
@@ -16,7 +14,7 @@ SECONDS = 30  # that decoding may take; of the processor's time, too
 MEMORY = 4 << 30  # bytes of address space, most of it libraries that are mapped and not used
 
 
-def last_bytes(data: bytes, name: str, rate: int, mulaw: bool, count: int) -> bytes:
+def last_bytes(path: Path, rate: int, mulaw: bool, count: int) -> bytes:
     """The last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
     The decoders of compressed formats are large and written in C, and somebody else chose what they read: they run in a
@@ -24,10 +22,8 @@ def last_bytes(data: bytes, name: str, rate: int, mulaw: bool, count: int) -> by
 
     Parameters
     ----------
-    data
-        The file's.
-    name
-        What it is called, for messages and for its ending.
+    path
+        Of the file. Messages call it by its name, by whose ending it is read.
     rate, mulaw
         Of the bytes, as in `bytecodec.read_blocks`.
 
@@ -36,17 +32,13 @@ def last_bytes(data: bytes, name: str, rate: int, mulaw: bool, count: int) -> by
     InputError
         It is no recording, or takes too much time or memory; the sentence calls it by its name.
     """
-    shown = re.sub(r"[^\w. -]", "_", name)[-60:].strip(". ") or "the file"
-    with tempfile.TemporaryDirectory(prefix="charrnn-listen-") as folder:
-        path = Path(folder) / shown
-        path.write_bytes(data)
-        done = _decoded(path, rate, mulaw, count)
-        error = done.stderr.decode("utf-8", "replace").strip() if done else ""
-        if done and done.returncode == 0:
-            return done.stdout
-        if done and done.returncode == 1 and error.startswith("! "):
-            raise InputError(error.removeprefix("! ").replace(f"{folder}{os.sep}", ""))
-    raise InputError(f"{shown} cannot be read here: it takes too much time or memory. A shorter part may do.")
+    done = _decoded(path, rate, mulaw, count)
+    error = done.stderr.decode("utf-8", "replace").strip() if done else ""
+    if done and done.returncode == 0:
+        return done.stdout
+    if done and done.returncode == 1 and error.startswith("! "):
+        raise InputError(error.removeprefix("! ").replace(f"{path.parent}{os.sep}", ""))
+    raise InputError(f"{path.name} cannot be read here: it takes too much time or memory. A shorter part may do.")
 
 
 def _decoded(path: Path, rate: int, mulaw: bool, count: int) -> subprocess.CompletedProcess[bytes] | None:
