@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import wave
 from pathlib import Path
@@ -16,6 +17,9 @@ TRAINED = """
     --rnn-size 48 --layers 2 --wordvec-size 16 --batch-size 16 --seq-length 32 --learning-rate 0.01
     --max-iterations 400 --checkpoint-every 200 --precision fp32 --threads 1 --quiet
 """
+
+# A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -75,9 +75,13 @@ class Server:
         fields = self._file("stat").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def files(self) -> int:
-        """How many it has open, connections among them."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+    def files(self) -> Counter[str]:
+        """What it has open, connections among them, and how many of each kind or name."""
+        links: Counter[str] = Counter()
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                links[os.readlink(entry).partition(":[")[0]] += 1
+        return links
 
     def _file(self, name: str) -> str:
         return Path(f"/proc/{self.process.pid}/{name}").read_text()
@@ -262,8 +266,8 @@ def judge(crowd: Crowd, run: Path, alone: Ear, warm_up: float) -> Iterator[tuple
     begin, files = server.work(), server.files() - crowd.files
     time.sleep(STILL)
     work = server.work() - begin
-    is_still = work <= STILL * WORK and files <= 0
-    yield "when all have gone", f"{work:.2f} s of work in {STILL:.0f} s, {files} files more than before", is_still
+    left = ", ".join(sorted(files.elements())) or "no file more than before"
+    yield "when all have gone", f"{work:.2f} s of work in {STILL:.0f} s, {left}", work <= STILL * WORK and not files
     said = server.said.read_text().removeprefix(server.hello)
     yield "alive, and without a word", said[:300] or "yes", server.process.poll() is None and not said
 
