@@ -345,7 +345,7 @@ def test_a_full_disk_is_said_and_the_next_recording_is_taken(served, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(listen.tempfile, "TemporaryDirectory", full)
         status, answer = served.ask("/api/start?run=0&name=a.wav", b"RIFF")
-    assert (status, answer) == (507, b"The machine that plays could not do that: No space left on device.")
+    assert (status, answer) == (400, b"The recording cannot be kept here: No space left on device.")
     assert served.ask("/api/start?run=0&name=a.wav", tone_file.read_bytes())[0] == 200
 
 

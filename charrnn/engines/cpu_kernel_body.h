@@ -216,8 +216,8 @@ static void V(shape_tiles)(int inputs)
         uint16_t bytes[16];
         uint8_t rows[16];
     } shapes = {.palette = 1};
+    int left = inputs % V(DEPTH) ? inputs % V(DEPTH) : V(DEPTH);
     for (int i = 0; i < 8; i++) {
-        int left = i % 2 && i > 4 && inputs % V(DEPTH) ? inputs % V(DEPTH) : V(DEPTH);
         shapes.bytes[i] = (uint16_t)(i == 5 ? left : 64);
         shapes.rows[i] = (uint8_t)(i == 7 ? left / GROUP : 16);
     }

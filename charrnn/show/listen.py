@@ -185,12 +185,14 @@ def application(
             raise InputError("Other recordings are on their way here: drop it once more in a minute.")
         name = re.sub(r"[^\w. -]", "_", asked.get("name", ""))[-60:].strip(". ") or "the file"
         async with house.uploading:
-            with tempfile.TemporaryDirectory(prefix="charrnn-listen-") as folder:
-                path = Path(folder) / name
-                await _receive(request, path)
-                async with house.decoding:
-                    kept = await asyncio.to_thread(house.keep_start, asked.get("run", ""), path)
-        return JSONResponse(kept)
+            try:
+                with tempfile.TemporaryDirectory(prefix="charrnn-listen-") as folder:
+                    path = Path(folder) / name
+                    await _receive(request, path)
+                    async with house.decoding:
+                        return JSONResponse(await asyncio.to_thread(house.keep_start, asked.get("run", ""), path))
+            except OSError as error:
+                raise InputError(f"The recording cannot be kept here: {error.strerror or error}.") from None
 
     async def live(websocket: WebSocket) -> None:
         await Listener(websocket, house.seats, house.take, house.threads).serve()
@@ -204,18 +206,13 @@ def application(
             WebSocketRoute("/api/live", live),
         ],
         middleware=[Middleware(Guard, names=names, addresses=addresses, token=token)],
-        exception_handlers={InputError: _said, OSError: _failed},
+        exception_handlers={InputError: _said},
         lifespan=_warming,
     )
 
 
 async def _said(_: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    """The disk is full, say."""
-    return PlainTextResponse(f"The machine that plays could not do that: {getattr(error, 'strerror', error)}.", 507)
 
 
 async def _receive(request: Request, path: Path) -> None:
