@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from charrnn.config import UNIFORM
 from charrnn.padding import padded_lstm
+from charrnn.projected import projected_lstm
 
 CellState = tuple[Tensor, ...]
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
@@ -131,6 +132,8 @@ class LSTMP(LSTM):
 
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
         """Run over x (N, T, D); returns r (N, T, P) and the state after the last step."""
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            return projected_lstm(x, state, (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.weight_hr_l0))
         with warnings.catch_warnings():  # on a CPU torch takes its own kernel instead of oneDNN's, and says so
             warnings.filterwarnings("ignore", "LSTM with projections is not supported")
             return super().forward(x, state)
