@@ -10,6 +10,8 @@ from websockets.sync.client import connect
 
 from charrnn.show import listen
 
+PLAY = {"type": "play", "take": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 7, "start": None}
+
 
 class Served:
     """A page that is served by a thread of this process."""

@@ -1,6 +1,7 @@
 """charrnn-listen, and its page in a browser."""
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -17,13 +18,16 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
-from listening import Served, has_samplers, sampled, wait_for
+from listening import PLAY, Served, has_samplers, sampled, wait_for
+
+from websockets.sync.client import connect
 
 from charrnn.commands.listen import charrnn_listen
 from charrnn.runlog import Run
 from charrnn.show import listen
 
 ROOT = Path(__file__).parents[1]
+KERNEL = ROOT / "charrnn/engines/cpu_kernel.library"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,22 @@ def test_the_command_says_its_address_and_ends_when_asked(trained_run, number, c
         process.send_signal(number)
         assert process.wait(20) == code
         assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what a process has loaded")
+@pytest.mark.skipif(not KERNEL.exists(), reason="the compiled engine was not built")
+def test_the_command_plays_without_loading_torch(trained_run):
+    command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            host = process.stderr.readline().split("/")[2]
+            with connect(f"ws://{host}/api/live") as socket:
+                socket.send(json.dumps(PLAY))
+                assert '"playing"' in socket.recv(20)
+                assert len(socket.recv(20)) > 16
+            assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        finally:
+            process.terminate()
 
 
 # In a browser.

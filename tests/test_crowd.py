@@ -14,13 +14,12 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
-from listening import Served, has_samplers, wait_for
+from listening import PLAY, Served, has_samplers, wait_for
 
 from charrnn.runlog import Run
 from charrnn.show import listen, live, patience
 
 ROOT = Path(__file__).parents[1]
-PLAY = {"type": "play", "take": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 7}
 UPLOAD = "POST /api/start?run=0 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
 GET = "GET / HTTP/1.1\r\nHost: localhost\r\n"
 SHAKE = (
@@ -28,6 +27,7 @@ SHAKE = (
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
 EMPTY_PART, PING = b"\0\x80\0\0\0\0", b"\x89\x80\0\0\0\0"
+STOP = b"\x81\x90\0\0\0\0" + b'{"type": "stop"}'
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,9 @@ def test_a_request_that_does_not_come_to_its_end_is_cut(served, hasty, capfd, be
         (f"{GET}\r\n", 300 * f"{GET}\r\n".replace("/ ", "/listen.js ").encode()),
         (f"{SHAKE}\r\n", b"\x01\x80\0\0\0\0" + 100 * EMPTY_PART),
         (f"{SHAKE}\r\n", 1000 * PING),
+        (f"{SHAKE}\r\n", 1000 * STOP),
     ],
-    ids=["answers", "parts", "pings"],
+    ids=["answers", "parts", "pings", "messages"],
 )
 def test_who_takes_nothing_and_floods_is_cut(served, hasty, capfd, begins, data):
     with connection(served, begins, room=2048) as one:
@@ -103,6 +104,14 @@ def test_who_takes_nothing_and_floods_is_cut(served, hasty, capfd, begins, data)
             one.sendall(data)
         wait_for(lambda: not served.server.server_state.connections)
     assert capfd.readouterr().err == ""
+
+
+def test_messages_that_were_held_up_for_a_while_may_come_all_at_once(served):
+    with served.socket_to() as one:
+        for take in range(patience.BURST - 10):
+            one.send(json.dumps({"type": "heard", "take": take, "samples": 0}))
+        one.send(json.dumps(PLAY | {"checkpoint": 10**9}))
+        assert first_word(one) == "ended"
 
 
 def test_a_listener_who_does_not_read_is_cut_and_leaves_no_sampler(served, hasty, monkeypatch):

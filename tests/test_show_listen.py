@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 from hypothesis import event, given
 from hypothesis import strategies as st
-from listening import Served, has_samplers, sampled, wait_for
+from listening import PLAY, Served, has_samplers, sampled, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bytecodec import InputError, decode_mulaw
@@ -26,7 +26,6 @@ from charrnn.show import listen, live
 
 JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
 TOKEN = "correct-horse-battery"
-PLAY = {"type": "play", "take": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 7, "start": None}
 
 
 @pytest.fixture(scope="module")

@@ -220,11 +220,11 @@ def torch_int8() -> float:
 
 # -- the frame predictor: samples a second ------------------------------------------------------------
 
-FRAMES = {
+FRAMES = {  # cell, layers, units, taps, T, rows of a batch
     "day12": ("lstm", 2, 300, 40, 40000, 4),
     "finale": ("lstmp", 1, 512, 240, 4000, 32),
-}  # and the rows of a batch
-FRAMES["T 100"] = ("lstm", 2, 300, 40, 100, 100)
+    "T 100": ("lstm", 2, 300, 40, 100, 100),
+}
 
 
 def frame_training(preset: str, plain: bool, most: int = 4000) -> float:

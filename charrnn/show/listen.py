@@ -234,12 +234,12 @@ async def _receive(request: Request, path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def _warming(_: Starlette) -> AsyncIterator[None]:
-    """Load torch while the page opens: it takes seconds, and the first listener would wait for them."""
+    """Load what samples while the page opens, or the first listener would wait for it."""
 
     def load() -> None:
-        import charrnn.checkpoint
-        import charrnn.engines
-        import charrnn.generate  # noqa: F401
+        import charrnn.engines.cpu
+        import charrnn.generate
+        import charrnn.stored  # noqa: F401
 
     threading.Thread(target=load, daemon=True).start()
     yield

@@ -118,9 +118,9 @@ class Sampler(threading.Thread):
             return
 
     def _play(self) -> None:
-        from charrnn.checkpoint import load
         from charrnn.engines import engine
         from charrnn.generate import prime, uniforms
+        from charrnn.stored import load
 
         take = self.take
         checkpoint = load(take.checkpoint)

@@ -15,6 +15,7 @@ SOUND_SECONDS = 10.0  # until something that was sent over a WebSocket has been 
 MOST_CONNECTIONS = 200  # twice the most listeners
 MOST_WAITING = 1 << 16  # bytes sent over a WebSocket, and not taken
 MOST_MESSAGES = 16  # that wait to be obeyed while more are read
+PACE, BURST = 100, 200  # messages a second, and at once; the page sends 25, and while its slider moves some 60 more
 MOST_PARTS = 64  # of a message, which may be empty; and pings between messages
 MOST_READ = 4096  # bytes of frames at once: others come in between
 
@@ -88,6 +89,7 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         """Shake hands."""
         self._deadline, self._pings = Deadline(), 0
+        self._too_soon, self._looked = 0.0, 0.0  # messages that came before their time, when that was last known
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)
         transport.max_size = MOST_READ  # asyncio's own would be 256 KiB
@@ -120,11 +122,16 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
             super().handle_ping()
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a message on, and read on while few wait.
+        """Hand a message on, and read on while few wait. Who sends too many, however slowly they are read, is cut.
 
         Uvicorn stops reading at each one; with many listeners the system calls of that cost more than the sound.
         """
-        self._pings = 0
+        now = self.loop.time()
+        self._too_soon = max(0.0, self._too_soon - PACE * (now - self._looked)) + 1
+        self._pings, self._looked = 0, now
+        if self._too_soon > BURST:
+            self.transport.abort()
+            return
         was_paused, are_few = self.read_paused, self.queue.qsize() < MOST_MESSAGES
         self.read_paused = was_paused or are_few
         super().send_receive_event_to_app()
