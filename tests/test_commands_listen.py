@@ -19,7 +19,6 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 from listening import PLAY, Served, has_samplers, sampled, wait_for
-
 from websockets.sync.client import connect
 
 from charrnn.commands.listen import charrnn_listen
