@@ -71,8 +71,17 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
         work.forced = ids, work.scores = scores;
     else
         work.u = u, work.ids = ids;
+    int32_t outputs = network->layer[DEPTH - 1].outputs;
+    work.y = calloc((size_t)outputs * STREAMS * STEPS, sizeof(float));
     if (charrnn_run(variant, network, &work, threads))
         exit(2);
+    for (int s = 0; s < STREAMS; s++) { /* the last y is the h that is left, and the first one is another */
+        const float *left = h[DEPTH - 1] + s * outputs, *y = work.y + (int64_t)s * STEPS * outputs;
+        if (memcmp(y + (STEPS - 1) * outputs, left, sizeof(float) * (size_t)outputs) ||
+            !memcmp(y, left, sizeof(float) * (size_t)outputs))
+            exit(3);
+    }
+    free(work.y);
     for (int i = 0; i < STREAMS * STEPS; i++)
         sum = sum * 31 + (uint64_t)ids[i] + (forced ? (uint64_t)(-1e6 * scores[i] + 0.5) : 0);
     for (int l = 0; l < DEPTH; l++) {

@@ -224,6 +224,7 @@ FRAMES = {  # cell, layers, units, taps, T, rows of a batch
     "day12": ("lstm", 2, 300, 40, 40000, 4),
     "finale": ("lstmp", 1, 512, 240, 4000, 32),
     "T 100": ("lstm", 2, 300, 40, 100, 100),
+    "small": ("lstmp", 1, 128, 40, 100, 100),
 }
 
 
@@ -262,16 +263,20 @@ def frame_training(preset: str, plain: bool, most: int = 4000) -> float:
     return rows * spacing * per_second(iterate)
 
 
-def frame_generation(preset: str, loss: str) -> float:
-    """One take of an untrained network, pass by pass."""
+def frame_generation(preset: str, loss: str, compiled: bool = True) -> float:
+    """One take of an untrained network, pass by pass: compiled, or with torch's layers."""
     from charrnn import runtime
 
     runtime.before_torch()
+    from charrnn.engines.cpu_layer import compile_layers
     from charrnn.frames import FrameConfig, FrameRNN
     from charrnn.frames_generate import Take
 
     cell, layers, units, taps, spacing, _ = FRAMES[preset]
-    take = Take(FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing, loss=loss)).eval())
+    model = FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing, loss=loss)).eval()
+    if compiled:
+        compile_layers(model)
+    take = Take(model)
     return spacing * per_second(lambda: take.read(spacing))
 
 
@@ -345,10 +350,17 @@ TABLES: dict[str, tuple[str, list[tuple[str, Callable[..., float], tuple[Any, ..
             ("training, finale", frame_training, ("finale", False), False),
             ("training, 2x300, T 100: nn.LSTM", frame_training, ("T 100", True), False),
             ("training, 2x300, T 100", frame_training, ("T 100", False), False),
-            ("generating, day12, mse", frame_generation, ("day12", "mse"), False),
-            ("generating, day12, gaussian", frame_generation, ("day12", "gaussian"), False),
-            ("generating, finale, mse", frame_generation, ("finale", "mse"), False),
-            ("generating, 2x300, T 100, gaussian", frame_generation, ("T 100", "gaussian"), False),
+            *(
+                (f"generating, {name}{other}", frame_generation, (preset, loss, not other), False)
+                for preset, name, loss in (
+                    ("day12", "day12, mse", "mse"),
+                    ("day12", "day12, gaussian", "gaussian"),
+                    ("finale", "finale, mse", "mse"),
+                    ("T 100", "2x300, T 100, gaussian", "gaussian"),
+                    ("small", "1x128, T 100, gaussian", "gaussian"),
+                )
+                for other in (": torch's layers", "")
+            ),
         ],
     ),
     "sample": (

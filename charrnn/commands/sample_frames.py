@@ -37,6 +37,7 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
     if args.state_out:
         sample._check_place(args.state_out)
     runtime.set_threads(_default_threads(checkpoint) if args.threads is None else args.threads)
+    _choose_engine(args, checkpoint)
     plan = sample._plan(args, checkpoint)
     takes = _takes(args, checkpoint)
     outputs = sample._outputs(args.output, len(args.temperature), len(takes), True)
@@ -61,6 +62,21 @@ def _default_threads(checkpoint: FrameCheckpoint) -> int:
     return runtime.default_threads() or (1 if small else 0)
 
 
+def _choose_engine(args: Namespace, checkpoint: FrameCheckpoint) -> None:
+    """Have the network's layers run where --engine says."""
+    from charrnn.engines.cpu_layer import compile_layers
+    from charrnn.engines.cpu_library import UnavailableError
+
+    if args.engine == "eager":
+        return
+    try:
+        compile_layers(checkpoint.model, runtime.default_threads() if args.threads is None else args.threads)
+    except UnavailableError as error:
+        if args.engine == "cpu":
+            raise
+        say(f"{error} Sampling with torch, which is slower.", args.quiet)
+
+
 def _check(p: Parser, args: Namespace) -> None:
     """Refuse what is wrong for a frame predictor."""
     sample._check(p, Namespace(**vars(args) | {"float": False, "join": "carry"}))  # passes are joined without segments
@@ -68,10 +84,10 @@ def _check(p: Parser, args: Namespace) -> None:
         wrong_command_line(p, "--play is for networks of symbols: a frame predictor makes seconds of sound at a time.")
     if args.start_text:
         wrong_command_line(p, "--start-text is for networks of text: a frame predictor begins from a --start-file.")
-    if args.engine not in ("auto", "eager"):
+    if args.engine not in ("auto", "cpu", "eager"):
         wrong_command_line(p, f"--engine {args.engine} runs networks of symbols: leave it out.")
-    if args.precision == "bf16":
-        wrong_command_line(p, "--precision bf16 has fewer digits than a 16-bit sample: leave it out.")
+    if args.precision not in ("auto", "fp32"):
+        wrong_command_line(p, f"--precision {args.precision} has fewer digits than a 16-bit sample: leave it out.")
     if Path(args.output).suffix.lower() == ".txt":
         wrong_command_line(p, f"-o {args.output}: a frame predictor makes sound: give a name that ends in .wav, or -.")
 

@@ -30,13 +30,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _numbers_of_threads() -> list[int]:
+def numbers_of_threads() -> list[int]:
     """What is worth trying: as many as there are cores, and half of it, and so on to one."""
     most = min(_cores(), MOST_THREADS)
     return [most >> halved for halved in range(most.bit_length())]
 
 
-class _Pace:
+class Pace:
     """Which number of threads is the fastest just now.
 
     Several threads meet many times a symbol: where another process takes a core from one of them, all of them wait, and
@@ -44,19 +44,21 @@ class _Pace:
     """
 
     def __init__(self, *numbers: int) -> None:
-        self._tried = dict.fromkeys(numbers, -math.inf)  # when
-        self._seconds = dict.fromkeys(numbers, 0.0)  # a symbol
+        self._due = dict.fromkeys(numbers, -math.inf)  # when it is tried, whatever it was before
+        self._seconds = dict.fromkeys(numbers, math.inf)  # a symbol
 
     @contextlib.contextmanager
     def measured(self, symbols: int) -> Iterator[int]:
         """The number of threads to do some symbols with, within which this is done."""
         began = time.monotonic()
-        stale = [number for number, tried in self._tried.items() if began - tried > RETRY]
-        number = stale[0] if stale else min(self._seconds, key=self._seconds.__getitem__)
+        due = [number for number, at in self._due.items() if at <= began]
+        number = due[0] if due else min(self._seconds, key=self._seconds.__getitem__)
         yield number
-        self._tried[number] = time.monotonic()
-        took = (self._tried[number] - began) / symbols
-        self._seconds[number] = took if stale else (3 * self._seconds[number] + took) / 4
+        ended, before = time.monotonic(), self._seconds[number]
+        took = (ended - began) / symbols
+        self._seconds[number] = took if due else (3 * before + took) / 4
+        if before < math.inf:  # the first time wakes caches, and says little of those after it
+            self._due[number] = ended + RETRY
 
 
 class CpuEngine:
@@ -88,7 +90,7 @@ class CpuEngine:
         self._config = config
         self._variant = chosen_variant()
         self._packed = PackedNetwork(tensors, config, precision)
-        self._pace = _Pace(*([threads] if threads else _numbers_of_threads()))
+        self._pace = Pace(*([threads] if threads else numbers_of_threads()))
         self.reset()
 
     # -- running ------------------------------------------------------------

@@ -103,6 +103,7 @@ typedef struct {
     const int64_t *forced;         /* (streams, steps): symbols that are read instead of drawn */
     int64_t *ids;                  /* (streams, steps): what was drawn */
     double *scores;                /* (streams, steps): log-probabilities of what was forced, or NULL */
+    float *y;                      /* (streams, steps, outputs): what the last layer's h was after each step, or NULL */
     double temperature;
 } Work;
 

@@ -631,6 +631,12 @@ static void V(run)(Thread *t)
                 t->ahead = (Ahead){0};
             }
         }
+        if (work->y && t->number == 0) {
+            const Layer *last = network->layer + depth - 1;
+            for (int64_t s = 0; s < work->streams; s++)
+                memcpy(work->y + (s * work->steps + step) * last->outputs, work->h[depth - 1] + s * last->outputs,
+                       sizeof(float) * (size_t)last->outputs);
+        }
         if (!work->forced || work->scores) {
             V(product)(t, &network->output, x, t->shared->logits);
             V(meet)(t);

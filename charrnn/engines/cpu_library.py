@@ -79,6 +79,7 @@ class Work(ctypes.Structure):
         ("forced", c_void_p),
         ("ids", c_void_p),
         ("scores", c_void_p),
+        ("y", c_void_p),
         ("temperature", c_double),
     ]
 

@@ -76,8 +76,8 @@ class PackedNetwork:
             weights = sum(array.size for array in tensors.values())
             precision = "fp32" if weights < TINY else "int7" if weights < SMALL else "int4.5"
         self._config = config
-        self._packer = _Packer()
-        self.units = padded(config.rnn_size, TILE if config.cell == "rnn" else LANES)
+        self._packer = Packer()
+        self.units = padded_units(config.cell, config.rnn_size)
         self.outputs = padded(config.proj_size, TILE) if config.cell == "lstmp" else self.units
         floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         self.network = self._pack(floats, *FORMATS[precision])
@@ -91,8 +91,8 @@ class PackedNetwork:
         network = Network(config.vocab_size, config.layers, size)
         for i, layer in enumerate(layers):
             part = f"layers.{i}."
-            weights = self._by_units(tensors[part + "weight_ih_l0"], gates, size)
-            bias = self._by_units(tensors[part + "bias_ih_l0"][:, None], gates, 1)[:, 0]
+            weights = by_units(tensors[part + "weight_ih_l0"], config.cell, size)
+            bias = by_units(tensors[part + "bias_ih_l0"][:, None], config.cell, 1)[:, 0]
             layer.cell, layer.units, layer.outputs = CELLS.index(config.cell), self.units, self.outputs
             width = gates if gates > 1 else 4
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
@@ -101,10 +101,10 @@ class PackedNetwork:
                 layer.input = packer.matrix(weights, width, below)
                 layer.bias = packer.address(bias)
             size = self.outputs
-            recurrent = self._by_units(tensors[part + "weight_hh_l0"], gates, size)
+            recurrent = by_units(tensors[part + "weight_hh_l0"], config.cell, size)
             layer.recurrent = packer.matrix(recurrent, width, itself)
             if config.cell == "gru":
-                back = self._by_units(tensors[part + "bias_hh_l0"][:, None], gates, 1)[:, 0]
+                back = by_units(tensors[part + "bias_hh_l0"][:, None], config.cell, 1)[:, 0]
                 layer.recurrent_bias = packer.address(back)
             if config.cell == "lstmp":
                 projection = grown(tensors[part + "weight_hr_l0"], (size, self.units))
@@ -127,12 +127,19 @@ class PackedNetwork:
         network.layer = layers
         return network
 
-    def _by_units(self, rows: Floats, gates: int, inputs: int) -> Floats:
-        """Rows (gates, units) of a layer in the kernel's order: all gates of 16 units, and then of the next."""
-        units = self._config.rnn_size
-        larger = grown(rows.reshape(gates, units, -1), (gates, self.units, inputs))
-        blocks = larger.reshape(gates, self.units // LANES, LANES, inputs).swapaxes(0, 1)
-        return np.ascontiguousarray(blocks).reshape(-1, inputs)
+
+def padded_units(cell: str, units: int) -> int:
+    """Units of a layer as the kernel has them."""
+    return padded(units, TILE if cell == "rnn" else LANES)
+
+
+def by_units(rows: Floats, cell: str, inputs: int) -> Floats:
+    """Rows (gates * units, inputs or fewer) in the kernel's order: all gates of 16 units, and then of the next."""
+    gates = GATES[cell]
+    more = padded_units(cell, len(rows) // gates)
+    larger = grown(rows.reshape(gates, len(rows) // gates, -1), (gates, more, inputs))
+    blocks = larger.reshape(gates, more // LANES, LANES, inputs).swapaxes(0, 1)
+    return np.ascontiguousarray(blocks).reshape(-1, inputs)
 
 
 def padded(size: int, multiple: int) -> int:
@@ -147,7 +154,7 @@ def grown(array: Floats, shape: tuple[int, ...]) -> Floats:
     return larger
 
 
-class _Packer:
+class Packer:
     """Lays arrays out as the kernel takes them, and keeps what the kernel is given addresses of."""
 
     def __init__(self) -> None:
