@@ -17,10 +17,12 @@ from charrnn.commands import sample_frames
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.train_flags import check, parser
+from charrnn.engines import cpu_library
 from charrnn.runlog import TIME_COLUMNS, Run, read_rows
 from charrnn.stitch import measure_seams
 
 SPACING = 100
+KERNEL = Path(cpu_library.__file__).with_name("cpu_kernel.library")
 SMALL = "--frames --cell lstmp --rnn-size 12 --layers 1 --frame-taps 4 --seq-length 20 --batch-size 8".split()
 SMALL += ["--threads", "1", "-q"]
 COMMAND = "import sys; from charrnn.commands.sample import charrnn_sample as run; sys.exit(run())"
@@ -250,6 +252,30 @@ def test_floats_are_the_same_sound_unrounded(here):
     assert np.abs(soundfile.read("f.wav")[0] * 32768 - rounded).max() <= 0.501
 
 
+@pytest.mark.parametrize("name", ["mse", "gaussian"])
+def test_the_compiled_layers_make_the_sound_that_torchs_do(here, name):
+    if not KERNEL.exists():
+        pytest.skip("the compiled engine was not built")
+    compiled = sample(name, "--seconds", "0.5", "--engine", "cpu")
+    assert np.array_equal(sample(name, "--seconds", "0.5"), compiled)
+    assert np.abs(sample(name, "--seconds", "0.5", "--engine", "eager").astype(int) - compiled).max() <= 2
+
+
+def test_where_they_were_not_built_torch_samples_and_it_is_said(here, monkeypatch, capfd):
+    eager = sample("mse", "--length", "300", "--engine", "eager")
+    monkeypatch.setenv(cpu_library.ANOTHER, "none.library")
+    cpu_library.library.cache_clear()
+    try:
+        assert charrnn_sample(["mse", "--length", "300", "-o", "y.wav"]) == 0
+        assert "was not built here" in (said := capfd.readouterr().err)
+        assert "Sampling with torch, which is slower." in said
+        assert np.array_equal(soundfile.read("y.wav", dtype="int16")[0], eager)
+        assert charrnn_sample(["mse", "--length", "300", "--engine", "cpu", "-o", "z.wav"]) == 1
+        assert "was not built here" in capfd.readouterr().err
+    finally:
+        cpu_library.library.cache_clear()
+
+
 def test_a_seed_and_a_temperature_mean_what_they_mean_elsewhere(here):
     first = sample("gaussian", "--length", "999")
     assert len(first) == 999
@@ -335,6 +361,8 @@ def test_samples_beyond_full_scale_are_counted_in_a_line(here, capsys):
         (["mse", "--start-text", "a"], 2, "--start-text is for networks of text"),
         (["mse", "--play"], 2, "--play is for networks of symbols"),
         (["mse", "--precision", "bf16"], 2, "--precision bf16"),
+        (["mse", "--precision", "int7"], 2, "--precision int7"),
+        (["mse", "--engine", "onnx"], 2, "--engine onnx runs networks of symbols"),
         (["mse", "-o", "x.txt"], 2, "makes sound"),
         (["mse", "-o", "x.mp3"], 2, "ends in .wav"),
         (["mse", "--start-file", "poem.txt"], 1, "is no recording"),
