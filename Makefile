@@ -5,6 +5,7 @@
 #   make sanitize             the compiled engine's kernel under address, undefined-behaviour and thread sanitizers
 #   make lint                  ruff and mypy
 #   make bench                 the speed of codec, training and sampling beside named baselines
+#   make audit                 known faults of the dependencies, in public databases
 #   make screenshots           the pictures of docs/pictures; needs chromium and ffmpeg
 #   make demo-clean, clean     forget the demo's network;  the environment as well
 
@@ -14,7 +15,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
 
-.PHONY: demo demo-clean test test-slow sanitize lint bench screenshots dist clean
+.PHONY: demo demo-clean test test-slow sanitize lint bench audit screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -39,6 +40,11 @@ lint: $(VENV)/dev.done
 
 bench: $(VENV)/core.done
 	$(BIN)/python tools/bench.py
+
+# In an environment of its own, so that what audits is not among what is audited.
+audit: $(VENV)/dev.done
+	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install -q pip-audit
+	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 screenshots: $(VENV)/dev.done
 	$(BIN)/python tools/screenshots.py
