@@ -14,9 +14,9 @@ EXTRAS = ("", "plots", "report", "onnx", "play", "listen")
 OURS = "charrnn-sound"
 HEAD = """# Dependencies
 
-Made by `python tools/licences.py`: all packages that an installation with every extra for users takes from the Python package index,
-and what their metadata say of their licences. `make audit` asks the public databases of faults for them, and needs a network
-connection that reaches these.
+Made by `python tools/licences.py`: all packages that an installation with every extra for users takes from the Python
+package index, and what their metadata say of their licences. `make audit` asks the public databases of faults for them,
+and needs a network connection that reaches these.
 
 | package | version here | licence | asked for by |
 |---|---|---|---|"""
