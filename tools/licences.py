@@ -48,10 +48,10 @@ def ask(name: str, extras: tuple[str, ...], asked_by: dict[str, set[str]]) -> No
 
 def licence(about: metadata.PackageMetadata) -> str:
     """In the words of a package's metadata, the shortest that there are."""
-    if expression := about.get("License-Expression"):
-        return expression
+    if "License-Expression" in about:
+        return about["License-Expression"]
     classifiers = [text.split(" :: ")[-1] for text in about.get_all("Classifier") or () if text.startswith("License")]
-    words = (about.get("License") or "").strip().splitlines()
+    words = about["License"].strip().splitlines() if "License" in about else []
     return "; ".join(classifiers) or (words[0][:60] if words else "not said")
 
 
