@@ -190,8 +190,13 @@ class _Group(World):
             self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def leave(self) -> None:
-        """Part with the others, when all is done."""
+        """Part with the others, when all is done.
+
+        Torch's threads end with what they serve. Those of groups and stores that are still there when Python ends abort
+        the process now and then, after all has been done and said.
+        """
         self._distributed.destroy_process_group()
+        self._patient = self._attempt = self._store = None
 
     def is_first_to_fail(self) -> bool:
         """Whether no other process has failed before; from now on, one has."""
