@@ -18,6 +18,9 @@ TRAINED = """
     --max-iterations 400 --checkpoint-every 200 --precision fp32 --threads 1 --quiet
 """
 
+# The GPU's kernels run in Triton's interpreter, which has to be said before anything imports Triton.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

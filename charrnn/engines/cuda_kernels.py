@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-not-found,unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +26,7 @@ DRAW, LIKELIEST, READ = 0, 1, 2
 NUMBERS = {"draw": DRAW, "likeliest": LIKELIEST, "read": READ}
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit
 def _moments(x, rows, n, size, ROWS: tl.constexpr, INPUTS: tl.constexpr, EPSILON: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """Mean and 1 / deviation of rows (n, size)."""
     total = tl.zeros((ROWS, 1), tl.float32)
@@ -44,7 +44,7 @@ def _moments(x, rows, n, size, ROWS: tl.constexpr, INPUTS: tl.constexpr, EPSILON
     return mean, 1 / tl.sqrt(squares / size + EPSILON)
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit
 def _product(  # type: ignore[no-untyped-def]
     total,
     x,
@@ -72,7 +72,7 @@ def _product(  # type: ignore[no-untyped-def]
     return total
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit
 def _layer(  # type: ignore[no-untyped-def]
     base,  # (·, 4H) fp32: of each symbol its gates, or one row, the biases
     base_stride,
@@ -115,7 +115,7 @@ def _layer(  # type: ignore[no-untyped-def]
     tl.store(h_new + place, tl.sigmoid(o) * (2 * tl.sigmoid(2 * cell) - 1), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit
 def _logits(  # type: ignore[no-untyped-def]
     x,  # (n, H) fp32
     weight,  # (V, pitch)
@@ -143,7 +143,7 @@ def _logits(  # type: ignore[no-untyped-def]
     tl.store(logits + rows[:, None] * symbols + columns[None, :], total, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit
 def _choice(  # type: ignore[no-untyped-def]
     logits,  # (n, V) fp32
     feed,  # (n,) float64 numbers in [0, 1), or int64 symbols

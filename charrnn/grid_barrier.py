@@ -1,0 +1,50 @@
+"""A barrier of all programs of a Triton kernel, for kernels that stay on a GPU over many steps.
+
+The programs of such a kernel have to be on the GPU at the same time: it is launched cooperatively, and the driver
+refuses a grid that does not fit. A barrier is an integer in the GPU's memory, zero when the kernel starts, which every
+program adds one to; who waits until it is a multiple of their number has waited for all of them. Arriving and waiting
+are two, so that a program can do in between what it needs nobody for.
+
+Nothing here waits for ever: a program whose patience is over goes on, to wrong numbers, and the kernel has to say so.
+"""
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+PATIENCE = 1 << 24  # looks at a barrier, of some half a microsecond each: seconds
+
+# Triton's interpreter knows no PTX. It looks by adding nothing, which means the same.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def arrive(barrier):  # type: ignore[no-untyped-def]
+    """What all threads of this program have stored so far, those who wait will see."""
+    tl.debug_barrier()  # all threads of the program are here
+    tl.atomic_add(barrier, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def seen(barrier):  # type: ignore[no-untyped-def]
+    """How many have arrived; what they had stored before can be read after."""
+    if INTERPRETED:
+        arrived = tl.atomic_add(barrier, 0, sem="acquire", scope="gpu")
+    else:
+        arrived = tl.inline_asm_elementwise(
+            "ld.acquire.gpu.global.u32 $0, [$1];", "=r,l", [barrier], dtype=tl.int32, is_pure=False, pack=1
+        )
+    return arrived
+
+
+@triton.jit
+def wait(barrier, arrivals, patience):  # type: ignore[no-untyped-def]
+    """Until so many have arrived in all; returns what is left of the patience, 0 for ever once they did not come."""
+    left = patience
+    while (seen(barrier) < arrivals) & (left > 0):
+        left -= 1
+    tl.debug_barrier()  # nobody reads before all threads of the program have seen it
+    return tl.where(left > 0, patience, 0)
