@@ -1,4 +1,4 @@
-"""One NVIDIA GPU: many steps at a time as one CUDA graph, in plain torch or by kernels of our own."""
+"""One NVIDIA GPU: many steps at a time, by a kernel that stays on it, or by torch's operations in a graph."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from bytecodec.console import say
 from bytecodec.errors import InputError
 from charrnn import graphs
 from charrnn.engines import NOTHING, EngineState
-from charrnn.engines.eager import draw
+from charrnn.engines.cuda_plain import Plain
 from charrnn.graphs import Work
 from charrnn.model import CharRNN
 
-STEPS = 64  # of a graph; even, see `Kernels.step`
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
-WAYS = ("auto", "torch", "kernels")
+WAYS = ("auto", "torch", "resident")
+TRIAL = 16  # symbols that the kernel has to score as torch does before it is trusted on a GPU
+NEAR = 0.05  # of a score and a nat more, in the mean: many times what rounding to bf16 does
 
 
 class CudaEngine:
@@ -35,16 +36,17 @@ class CudaEngine:
     Parameters
     ----------
     precision
-        Of weights and products, bf16 or fp32 (auto: bf16); the state and the choice are exact as in the eager engine.
+        Of weights and products, bf16 or fp32 (auto: bf16); cells and the choice are exact as in the eager engine.
     way
-        kernels (`charrnn.engines.cuda_kernels`, for lstm), torch (any cell), or auto: kernels where there are any.
+        resident (`charrnn.engines.cuda_resident`, for lstm), torch (`charrnn.engines.cuda_plain`, any cell), or auto:
+        resident where it runs and scores a few symbols as torch does; where it does not, a sentence says so.
     device, aside, record
         Where it runs, and how work is recorded there; for tests.
 
     Raises
     ------
     InputError
-        There is no GPU, or the kernels cannot run such a network.
+        There is no GPU, or the kernel cannot run such a network.
     """
 
     def __init__(
@@ -66,41 +68,67 @@ class CudaEngine:
         self._options: dict[str, Any] = {"device": device, "aside": aside, "record": record}
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
-        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        self._kernels = self._made_kernels(way, dtype)
-        self.way = "kernels" if self._kernels else "torch"
-        self._weights: dict[Tensor, Tensor] = {p: p.detach().to(dtype) for p in self._model.parameters()}
-        self._aside, self._record = aside, record
-        self._replays: dict[tuple[str, int], Work] = {}
-        self._state = self._model.initial_state(streams)
         self._last = torch.full((streams,), NOTHING, device=device)
-        self._numbers = torch.zeros(STEPS, streams, dtype=torch.float64, device=device)
-        self._symbols, self._ids = (torch.zeros(STEPS, streams, dtype=torch.int64, device=device) for _ in range(2))
-        self._scores = torch.zeros_like(self._numbers)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
+        resident = self._resident(way) if way != "torch" else None
+        self.way = "resident" if resident else "torch"
+        self._runner = resident or self._plain()
+        self._state = self._runner.state
         self._started = False
 
-    def _made_kernels(self, way: str, dtype: torch.dtype) -> Any:
-        if way == "torch":
-            return None
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._precision == "bf16" else torch.float32
+
+    def _plain(self) -> Plain:
+        recording = {name: self._options[name] for name in ("aside", "record")}
+        return Plain(self._model, self._dtype, self._last, self._temperature, **recording)
+
+    def _resident(self, way: str) -> Any:
+        """The kernel with this network, or None where auto has to do without."""
         try:
-            from charrnn.engines import cuda_kernels
-        except ImportError:
-            if way == "kernels":
-                raise InputError("the kernels are written in Triton, which is not installed here.") from None
+            return self._made_resident(tried=way == "auto")
+        except InputError as error:
+            if way != "auto":
+                raise
+            say(f"{error} Sampling by torch's own operations, which is several times slower.")
             return None
-        if cuda_kernels.suits(self._model):
-            return cuda_kernels.Kernels(self._model, self.streams, dtype)
-        if way == "kernels":
-            raise InputError(f"the kernels run no such network as this one of {self._model.config.cell} layers.")
-        return None
+
+    def _made_resident(self, tried: bool) -> Any:
+        try:
+            from charrnn.engines import cuda_resident
+        except ImportError:
+            raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
+        config = self._model.config
+        if not cuda_resident.suits(self._model):
+            size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
+            raise InputError(f"the resident kernel runs no such network as one of {size}.")
+        if not tried:
+            return cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
+        try:
+            resident = cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
+            away = self._apart(resident)
+        except Exception as error:  # of a compiler, a driver or a GPU that nobody has tried it with
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            raise InputError(f"the resident kernel does not run here ({reason}).") from error
+        if not away <= NEAR:
+            raise InputError(f"the resident kernel is {away:.2g} off torch's scores here.")
+        return resident
+
+    def _apart(self, resident: Any) -> float:
+        """How far the kernel's scores of some symbols are from torch's, in the mean; the streams are new ones after."""
+        symbols = torch.arange(TRIAL * self.streams, device=self._last.device).view(TRIAL, -1) * 37 % self.vocab_size
+        scores = []
+        for runner in (Plain(self._model, self._dtype, self._last, self._temperature, _at_once, _as_it_is), resident):
+            self._last.copy_(symbols[0])
+            scores.append(runner.run("read", symbols[1:]))
+            runner.check()
+        _clear(resident.state, self._last)
+        return float(((scores[1] - scores[0]).abs() / (1 + scores[0].abs())).mean())
 
     def reset(self) -> None:
         """Back to the zero state with no last symbol."""
-        for layer in self._state:
-            for tensor in layer:
-                tensor.zero_()
-        self._last.fill_(NOTHING)
+        _clear(self._state, self._last)
         self._started = False
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
@@ -114,14 +142,15 @@ class CudaEngine:
         if not len(u):
             return np.empty((self.streams, 0), dtype=np.int64)
         numbers = self._there(u, np.float64)
-        ids = torch.empty(numbers.shape, dtype=torch.int64, device=numbers.device)
-        first = int(not self._started)
-        if first:
-            self._begin((numbers[0] * self.vocab_size).long())
-            ids[0] = self._last
         self._temperature.fill_(temperature or 1.0)
-        self._advance("draw" if temperature else "likeliest", numbers[first:], self._numbers, self._ids, ids[first:])
-        return np.ascontiguousarray(ids.T.cpu().numpy())
+        begun = []
+        if not self._started:
+            self._begin((numbers[0] * self.vocab_size).long())
+            begun.append(self._last[None].clone())
+        ids = self._runner.run("draw" if temperature else "likeliest", numbers[len(begun) :])
+        found = np.ascontiguousarray(torch.cat([*begun, ids]).T.cpu().numpy())
+        self._runner.check()
+        return found
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Log-probabilities (N, T-1) of ids (N, T) after the first, by the same products as those that symbols are
@@ -159,68 +188,9 @@ class CudaEngine:
         first = int(not self._started)
         if first:
             self._begin(symbols[0])
-        scores = torch.empty(len(symbols) - first, self.streams, dtype=torch.float64, device=symbols.device)
-        self._advance("read", symbols[first:], self._symbols, self._scores, scores)
-        return np.asarray(scores.T.cpu().numpy())
-
-    @torch.no_grad()
-    def _advance(self, kind: str, feed: Tensor, place: Tensor, found: Tensor, results: Tensor) -> None:
-        """A step for each row of what it is fed: by graphs of many steps as long as there are so many."""
-        done = 0
-        while done < len(feed):
-            count = STEPS if len(feed) - done >= STEPS else 1
-            place[:count].copy_(feed[done : done + count])
-            self._replay(kind, count)()
-            results[done : done + count].copy_(found[:count])
-            done += count
-
-    def _replay(self, kind: str, count: int) -> Work:
-        """What does so many steps; it is recorded when it is first asked for."""
-        if (kind, count) not in self._replays:
-
-            def work() -> None:
-                self._steps(kind, count)
-
-            kept = [tensor.clone() for tensor in self._changing()]
-            self._aside(work)  # which spoils what the streams are
-            for tensor, value in zip(self._changing(), kept, strict=True):
-                tensor.copy_(value)
-            self._replays[kind, count] = self._record(work)
-        return self._replays[kind, count]
-
-    def _changing(self) -> list[Tensor]:
-        return [*(tensor for layer in self._state for tensor in layer), self._last]
-
-    def _steps(self, kind: str, count: int) -> None:
-        feed = self._symbols if kind == "read" else self._numbers
-        for t in range(count):
-            if self._kernels:
-                logits = self._kernels.step(self._state, self._last, beside=t % 2 == 1)
-                outputs = self._ids[t], self._scores[t]
-                self._kernels.choose(kind, logits, feed[t], self._temperature, self._last, *outputs)
-            else:
-                self._step(kind, t)
-        if self._kernels and count % 2:
-            self._kernels.settle(self._state)
-
-    def _step(self, kind: str, t: int) -> None:
-        logits, state = self._model.step(self._last, self._state, self._linear)
-        for layer, new in zip(self._state, state, strict=True):
-            for tensor, value in zip(layer, new, strict=True):
-                tensor.copy_(value)
-        if kind == "read":
-            symbols = self._symbols[t]
-            log_p = functional.log_softmax(logits.double(), dim=1)
-            self._scores[t].copy_(log_p.gather(1, symbols[:, None])[:, 0])
-        else:
-            likeliest = kind == "likeliest"
-            symbols = logits.argmax(dim=1) if likeliest else draw(logits, self._numbers[t], self._temperature)
-            self._ids[t].copy_(symbols)
-        self._last.copy_(symbols)
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        own = self._weights[weight]
-        return functional.linear(x.to(own.dtype), own, None if bias is None else self._weights[bias]).float()
+        scores = np.asarray(self._runner.run("read", symbols[first:]).T.cpu().numpy())
+        self._runner.check()
+        return scores
 
     def _there(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
         """An array on the device."""
@@ -229,3 +199,18 @@ class CudaEngine:
     def _check(self, what: str, n: int) -> None:
         if n != self.streams:
             raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
+
+
+def _clear(state: Any, last: Tensor) -> None:
+    for layer in state:
+        for tensor in layer:
+            tensor.zero_()
+    last.fill_(NOTHING)
+
+
+def _at_once(work: Work) -> None:
+    """A few steps are not worth a recording."""
+
+
+def _as_it_is(work: Work) -> Work:
+    return work

@@ -1,0 +1,234 @@
+"""LSTM networks packed for the resident kernel (`charrnn.engines.cuda_kernel`), and its launches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bytecodec.errors import InputError
+from charrnn.engines import cuda_kernel
+from charrnn.grid_barrier import PATIENCE
+from charrnn.model import CharRNN, State
+from charrnn.padding import up
+
+MOST_SYMBOLS = 4096  # a program chooses among all at once
+MOST_WEIGHTS = 2**31  # places in an array are 32-bit numbers
+MOST_ROWS = 64  # streams of an item
+MOST_UNITS = 2048  # whose weights a program of one stream can hold before it waits
+PITCH = 64  # rows of matrices are a multiple of this long, which is also a step of a product's loop
+AHEAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers of each of its threads
+WARP, VECTOR = 32, 16  # threads, and the bytes that a thread reads at a time
+WARPS, REGISTERS = 4, 255  # of a program, and of a thread at most
+PER_MULTIPROCESSOR = 2  # programs that have room beside each other: of 128 threads, and 114 KB of shared memory
+STAGES = {torch.bfloat16: 6, torch.float32: 3}  # of a product's loop: how far ahead it reads, within that memory
+STEPS = 2048  # of a launch, so that the barriers' numbers stay small
+
+
+class Plan(NamedTuple):
+    """How the work of a phase is cut into items; see the kernel."""
+
+    rows: int
+    own: int
+    said: int
+    inputs: int
+    programs: int
+
+
+class Packed(NamedTuple):
+    """A network's weights as the kernel reads them, PITCH long in the last dimension.
+
+    Normalisation is folded into what reads it: W (gamma * z + beta) + b = (W gamma) z + (W beta + b). So is the
+    embedding into the first layer: E W' + b has the gates of every symbol.
+    """
+
+    base: Tensor  # (V, 4H) fp32
+    bias: Tensor  # (L, 4H) fp32
+    w: Tensor  # (L, 4H, PITCH)
+    w_sums: Tensor  # (L, 4H) fp32
+    u: Tensor  # (L, 4H, PITCH)
+    out: Tensor  # (V, PITCH)
+    out_sums: Tensor  # (V,) fp32
+    out_bias: Tensor  # (V,) fp32
+
+
+def suits(model: CharRNN) -> bool:
+    """Whether the kernel runs such a network."""
+    config = model.config
+    weights = 4 * config.layers * config.rnn_size * up(config.rnn_size, PITCH)
+    small = config.vocab_size <= MOST_SYMBOLS and config.rnn_size <= MOST_UNITS and weights < MOST_WEIGHTS
+    return config.cell == "lstm" and small
+
+
+@torch.no_grad()
+def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
+    """The weights, of which products are in a type."""
+    config, first = model.config, model.layers[0]
+    base = model.embedding.weight @ first.weight_ih_l0.T + first.bias_ih_l0
+    ws, biases = [torch.zeros_like(first.weight_hh_l0)], [torch.zeros_like(first.bias_ih_l0)]
+    for i in range(1, config.layers):
+        w, bias = _folded(model, i, model.layers[i].weight_ih_l0, model.layers[i].bias_ih_l0)
+        ws.append(w)
+        biases.append(bias)
+    out, out_bias = _folded(model, config.layers, model.output.weight, model.output.bias)
+    w, out = _wide(torch.stack([_by_unit(w) for w in ws]), dtype), _wide(out, dtype)
+    return Packed(
+        _by_unit(base.T).T.contiguous(),
+        torch.stack([_by_unit(bias[:, None])[:, 0] for bias in biases]),
+        w,
+        w.double().sum(2).float(),
+        _wide(torch.stack([_by_unit(layer.weight_hh_l0) for layer in model.layers]), dtype),
+        out,
+        out.double().sum(1).float(),
+        out_bias.contiguous(),
+    )
+
+
+def plan(units: int, symbols: int, streams: int, size: int, programs: int) -> Plan:
+    """How to cut the work.
+
+    Parameters
+    ----------
+    size
+        Bytes of a weight.
+    programs
+        The most that are on the GPU at the same time.
+    """
+    pitch = up(units, PITCH)
+    if streams == 1:
+        own = AHEAD // (4 * _power_of_two(pitch) * size)
+        rows, own, said, inputs = 1, max(1, min(4, own)), 4, WARP * VECTOR // size
+    else:
+        inputs, rows, said = PITCH, min(MOST_ROWS, max(16, _power_of_two(streams))), 16
+        own = 4 if rows < 64 else 8
+    items = -(-units // own) * -(-streams // rows)
+    return Plan(rows, own, said, inputs, min(programs, items))
+
+
+class Resident:
+    """A network on the kernel, with the state of its streams.
+
+    Parameters
+    ----------
+    model
+        On its device.
+    dtype
+        Of weights, products and of h between steps: bf16 or fp32.
+    last, temperature
+        (n,) the last symbols, which it writes to, and (), where it finds the temperature.
+    programs
+        The most that are on the GPU at the same time; None: what it has room for.
+    """
+
+    def __init__(
+        self, model: CharRNN, dtype: torch.dtype, last: Tensor, temperature: Tensor, programs: int | None = None
+    ) -> None:
+        config, self._n, device = model.config, len(last), last.device
+        self._packed, self._last, self._temperature = pack(model, dtype), last, temperature
+        shape = (config.layers, self._n, config.rnn_size)
+        self._h, self._c = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        self._turns = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
+        self._logits = torch.empty(self._n, config.vocab_size, device=device)
+        self._barriers = torch.zeros(config.layers + 2, cuda_kernel.LINE.value, dtype=torch.int32, device=device)
+        self._failed = torch.zeros(1, dtype=torch.int32, device=device)
+        self.plan = plan(config.rnn_size, config.vocab_size, self._n, dtype.itemsize, programs or room(device))
+        self._constants = constants(model, self.plan)
+
+    @property
+    def state(self) -> State:
+        """Of the streams: what is written there is gone on from."""
+        return tuple(zip(self._h, self._c, strict=True))
+
+    def run(self, kind: str, feed: Tensor) -> Tensor:
+        """A step for each row of the feed (T, n).
+
+        Parameters
+        ----------
+        kind
+            draw (the feed is float64 numbers), likeliest (it says how many), or read (it is int64 symbols).
+
+        Returns
+        -------
+        The symbols, or log-probabilities of what was read, (T, n).
+        """
+        feed = feed.contiguous()
+        ids, scores = torch.empty_like(feed, dtype=torch.int64), torch.empty_like(feed, dtype=torch.float64)
+        for start in range(0, len(feed), STEPS):
+            part = slice(start, start + STEPS)
+            self._turns[0, :, :, : self._h.shape[2]].copy_(self._h)
+            self._barriers.zero_()
+            self._steps(kind, feed[part], ids[part], scores[part])
+            self._h.copy_(self._turns[len(feed[part]) % 2, :, :, : self._h.shape[2]])
+        return scores if kind == "read" else ids
+
+    def check(self) -> None:
+        """Raise an InputError where programs have ever waited for each other in vain: nothing is right since."""
+        if self._failed.item():
+            raise InputError("the GPU's multiprocessors waited for each other in vain: sample with --engine auto.")
+
+    def _steps(self, kind: str, feed: Tensor, ids: Tensor, scores: Tensor) -> None:
+        self._launch(
+            *(*self._packed, self._turns, self._c, self._logits, self._last, feed, self._temperature, ids, scores),
+            *(self._barriers, self._failed, len(feed), self._n, PATIENCE),
+            KIND=cuda_kernel.KINDS[kind],
+            **self._constants,
+        )
+
+    def _launch(self, *arguments: Any, **constants: Any) -> None:
+        options = launch_options(self._turns.dtype)
+        cuda_kernel.resident[(self.plan.programs,)](*arguments, **constants, **options)
+
+
+def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
+    """What the kernel is compiled for, but for the kind of choice."""
+    config: Any = model.config
+    return {
+        "LAYERS": config.layers,
+        "UNITS": config.rnn_size,
+        "SYMBOLS": config.vocab_size,
+        "PITCH": up(config.rnn_size, PITCH),
+        "EPSILON": model.norms[0].eps if config.layer_norm else 0.0,
+        "NORMED": config.layer_norm,
+        "ROWS": plan.rows,
+        "OWN": plan.own,
+        "SAID": plan.said,
+        "INPUTS": plan.inputs,
+    }
+
+
+def launch_options(dtype: torch.dtype) -> dict[str, Any]:
+    """How the kernel is compiled and launched, by the type of its weights."""
+    stages = STAGES[dtype]
+    return {"num_warps": WARPS, "num_stages": stages, "maxnreg": REGISTERS, "launch_cooperative_grid": True}
+
+
+def room(device: torch.device) -> int:
+    """How many programs are on a device at the same time: on the CPU, where they are interpreted, one."""
+    if device.type != "cuda":
+        return 1
+    return PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of what reads the layer below number ``above``, with its normalisation."""
+    if not model.config.layer_norm:
+        return weight, bias
+    norm: Any = model.norms[above - 1]
+    return weight * norm.weight, bias + weight @ norm.bias
+
+
+def _by_unit(gates: Tensor) -> Tensor:
+    """Rows (4H, ·), gate after gate, as unit after unit."""
+    return gates.view(4, -1, gates.shape[1]).transpose(0, 1).reshape(gates.shape).contiguous()
+
+
+def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix whose rows end in zeros, so that they are read sixteen bytes at a time."""
+    more = up(weight.shape[-1], PITCH) - weight.shape[-1]
+    return functional.pad(weight.to(dtype), (0, more)).contiguous()
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,187 @@
+"""The resident kernel's programs share the work and really meet: each is a process here, in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from programs import run_together
+from test_engines import numbers, worked
+
+triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
+
+from charrnn.engines import cuda_kernel, cuda_resident  # noqa: E402
+from charrnn.engines.cuda_resident import Resident, pack, plan, suits  # noqa: E402
+from charrnn.engines.eager import EagerEngine  # noqa: E402
+from charrnn.model import ModelConfig, build  # noqa: E402
+
+CONFIG = ModelConfig(vocab_size=21, wordvec_size=5, rnn_size=18, layers=2, layer_norm=True)
+
+
+class Together(Resident):
+    """Each program is a process."""
+
+    def _launch(self, *arguments, **constants):
+        copies = [a.clone().share_memory_() if torch.is_tensor(a) else a for a in arguments]
+        run_together(cuda_kernel.resident, self.plan.programs, *copies, **constants)
+        for argument, copy in zip(arguments, copies, strict=True):
+            if torch.is_tensor(argument):
+                argument.copy_(copy)
+
+
+def lively(config=CONFIG):
+    model = worked(config)
+    with torch.no_grad():
+        model.output.weight.mul_(4)
+    return model.eval()
+
+
+def symbols_of(model, streams, temperature, kind=Resident, programs=1, steps=6):
+    """What is sampled, (N, T), and the state after it."""
+    u = numbers(steps, streams)
+    last = torch.from_numpy((u[0] * np.float64(model.config.vocab_size)).astype(np.int64))
+    first = last.clone()
+    heat = torch.tensor(temperature or 1.0, dtype=torch.float64)
+    resident = kind(model, torch.float32, last, heat, programs)
+    assert resident.plan.programs == programs
+    ids = resident.run("draw" if temperature else "likeliest", torch.from_numpy(u[1:].astype(np.float64)))
+    resident.check()
+    np.testing.assert_array_equal(ids[-1], last)
+    return torch.cat([first[None], ids]).T.numpy(), [t.clone() for layer in resident.state for t in layer]
+
+
+@pytest.mark.parametrize("programs", [2, 3, 5])
+@pytest.mark.parametrize("streams", [1, 2, 18])
+def test_whatever_the_number_of_programs_the_symbols_are_those_of_the_eager_engine(programs, streams):
+    model = lively()
+    wanted = EagerEngine(model, streams).run(numbers(6, streams), 0.9)
+    found, state = symbols_of(model, streams, 0.9, Together, programs)
+    np.testing.assert_array_equal(found, wanted)
+    _, alone = symbols_of(model, streams, 0.9)
+    assert all(torch.equal(a, b) for a, b in zip(state, alone, strict=True))
+
+
+def test_the_likeliest_symbols_are_found_together():
+    model, streams = lively(), 2
+    wanted = EagerEngine(model, streams).run(numbers(6, streams), 0.0)
+    np.testing.assert_array_equal(symbols_of(model, streams, 0.0, Together, 3)[0], wanted)
+
+
+@pytest.mark.slow
+def test_hundreds_of_steps_of_many_programs_part_from_nobody():
+    model, steps = lively(), 100
+    wanted = EagerEngine(model, 1).run(numbers(steps, 1), 1.0)
+    np.testing.assert_array_equal(symbols_of(model, 1, 1.0, Together, 5, steps)[0], wanted)
+
+
+def test_streams_in_several_blocks_of_rows_are_computed_like_others(monkeypatch):
+    monkeypatch.setattr(cuda_resident, "MOST_ROWS", 16)
+    model, streams = lively(), 35
+    found, _ = symbols_of(model, streams, 0.9, Together, 4, steps=3)
+    np.testing.assert_array_equal(found, EagerEngine(model, streams).run(numbers(3, streams), 0.9))
+
+
+def test_launches_of_a_few_steps_are_one_long_one(monkeypatch):
+    whole, state = symbols_of(lively(), 2, 0.9, steps=8)
+    monkeypatch.setattr(cuda_resident, "STEPS", 3)
+    parts, same = symbols_of(lively(), 2, 0.9, steps=8)
+    np.testing.assert_array_equal(parts, whole)
+    assert all(torch.equal(a, b) for a, b in zip(state, same, strict=True))
+
+
+def test_programs_that_wait_in_vain_end_and_say_so(monkeypatch):
+    monkeypatch.setattr(cuda_resident, "PATIENCE", 3)
+    last, heat = torch.zeros(1, dtype=torch.int64), torch.ones((), dtype=torch.float64)
+    resident = Resident(lively(), torch.float32, last, heat, programs=2)  # one after the other: the first one waits
+    resident.run("draw", torch.rand(2, 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="multiprocessors waited for each other in vain: sample with --engine auto"):
+        resident.check()
+
+
+def test_a_normalised_network_is_folded_into_weights_that_give_the_same_gates():
+    model = lively()
+    packed = pack(model, torch.float32)
+    z = torch.randn(18, generator=torch.Generator().manual_seed(0))
+    norm, upper = model.norms[0], model.layers[1]
+    wanted = upper.weight_ih_l0 @ norm(z) + upper.bias_ih_l0
+    deviation = (z.var(unbiased=False) + norm.eps).sqrt()
+    found = (packed.w[1, :, :18] @ z - z.mean() * packed.w_sums[1]) / deviation + packed.bias[1]
+    torch.testing.assert_close(found.view(18, 4).T.flatten(), wanted, atol=1e-5, rtol=1e-5)
+    assert not packed.w[:, :, 18:].any()
+    assert not packed.u[:, :, 18:].any()
+
+
+@pytest.mark.parametrize("streams", [1, 2, 16, 17, 64, 65, 512, 5000])
+@pytest.mark.parametrize(("units", "size"), [(680, 2), (680, 4), (6, 2), (2048, 2), (2048, 4)])
+def test_a_plan_gives_every_program_something_of_each_layer_and_fits_its_registers(streams, units, size):
+    made = plan(units, 256, streams, size, 264)
+    items = -(-units // made.own) * -(-streams // made.rows)
+    assert 1 <= made.programs <= min(264, items)
+    assert (made.rows == 1) == (streams == 1)
+    if streams == 1:
+        assert 4 * made.own * units * size <= 2 * cuda_resident.AHEAD
+    else:
+        assert made.rows >= 16  # as tensor cores have it
+        assert 4 * made.own >= 16
+
+
+def test_it_runs_what_its_numbers_have_room_for():
+    assert suits(build(CONFIG, 0))
+    assert not suits(build(ModelConfig(5000, 5, 6, 1), 0))
+    assert not suits(build(ModelConfig(7, 5, 6, 2, cell="lstmp"), 0))
+    assert not suits(build(ModelConfig(7, 1, 2049, 1), 0))
+
+
+COMPILE = """
+import pathlib, subprocess, sys, torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from charrnn.engines import cuda_kernel, cuda_resident
+from charrnn.model import ModelConfig, build
+
+model, streams, dtype, kind = build(ModelConfig(256, layer_norm=True), 0), *eval(sys.argv[1])
+kernel, size = cuda_kernel.resident, dtype.itemsize
+plan = cuda_resident.plan(680, 256, streams, size, 264)
+constants = cuda_resident.constants(model, plan) | {"KIND": cuda_kernel.KINDS[kind]}
+weights = "*bf16" if size == 2 else "*fp32"
+feed = "*i64" if kind == "read" else "*fp64"
+types = f"*fp32 *fp32 {weights} *fp32 {weights} {weights} *fp32 *fp32 {weights} *fp32 *fp32 *i64 {feed} *fp64 "
+types = iter((types + "*i64 *fp64 *i32 *i32 i32 i32 i32").split())
+signature = {name: "constexpr" if name in constants else next(types) for name in kernel.arg_names}
+places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
+aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
+source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+options = cuda_resident.launch_options(dtype)
+made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+pathlib.Path(sys.argv[2]).write_text(made.asm["ptx"])
+assembler = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+command = [assembler, "-v", "--gpu-name=sm_90a", sys.argv[2], "-o", "/dev/null"]
+print(made.metadata.shared, subprocess.run(command, capture_output=True, text=True, check=True).stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", [1, 16, 64, 512])
+@pytest.mark.parametrize("dtype", ["torch.bfloat16", "torch.float32"])
+@pytest.mark.parametrize("kind", ["draw", "read"])
+def test_for_a_hopper_gpu_it_compiles_to_two_programs_a_multiprocessor_and_keeps_its_numbers_in_registers(
+    tmp_path, streams, dtype, kind
+):
+    """To machine code, which takes no GPU: by Triton's own compiler, in a process that does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    options = f"({streams}, {dtype}, {kind!r})"
+    command = [sys.executable, "-c", COMPILE, options, str(tmp_path / "kernel.ptx")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    shared, registers = int(words[0]), int(words[words.index("registers,") - 1])
+    spilt = int(words[words.index("spill") - 2])
+    assert shared <= 114 * 1024
+    assert registers <= 255
+    assert spilt == 0 if dtype == "torch.bfloat16" else spilt < 100
+    code = (tmp_path / "kernel.ptx").read_text()
+    assert "ld.acquire.gpu" in code
+    assert ("wgmma" in code) == (streams >= 64 and dtype == "torch.bfloat16")
