@@ -67,6 +67,13 @@ def made(*works, kind="", limit=60.0):
     return [Check(f"{i}: {work.__name__}", work, kind=kind, limit=limit) for i, work in enumerate(works)]
 
 
+def quick(rehearse):
+    """All of the tool's but the commands, which have a test of their own."""
+    import gpu_checks
+
+    return [check for check in gpu_checks.checks(rehearse) if "commands" not in check.name]
+
+
 def all_kinds(rehearse):
     troubles = (wrong, stumbles, is_refused, fine, breaks, fine, takes_too_much, fine, dies, fine, is_killed, fine)
     return [*made(fine, *troubles), Check("afresh", fine, fresh=True)]

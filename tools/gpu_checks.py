@@ -356,6 +356,7 @@ def checks(rehearse: bool = False) -> list[Check]:
 def tidily(scene: Scene, work: Callable[[Scene], Outcome]) -> Outcome:
     """A check without what others before it left in memory; what it leaves to be done is done within its time."""
     gc.collect()
+    gc.freeze()  # what is still here stays, and need not be looked at by the next collection
     if scene.device == "cpu":
         torch.set_num_threads(1)
     if scene.device == "cuda":

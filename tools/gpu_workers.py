@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import gc
 import importlib
 import multiprocessing
 import os
@@ -74,7 +73,6 @@ def serve(connection: Any, source: str, rehearse: bool) -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     checks = {check.name: check for check in load(source, rehearse)}
-    gc.freeze()  # collecting what checks leave is quick then
     connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
