@@ -85,14 +85,14 @@ def meeting(scene: Scene) -> dict[str, float]:
 
 def kernel(scene: Scene) -> dict[str, float]:
     """One of many in a graph that each do next to nothing."""
-    x = torch.zeros(1, device=scene.device)
+    x, count = torch.zeros(1, device=scene.device), KERNELS if scene.device == "cuda" else 3
 
     def kernels() -> None:
-        for _ in range(KERNELS if scene.device == "cuda" else 3):
+        for _ in range(count):
             x.add_(1)
 
     scene.aside(kernels)
-    return spread("us a kernel", [1e6 * s / KERNELS for s in timed(scene, scene.record(kernels))])
+    return spread("us a kernel", [1e6 * s / count for s in timed(scene, scene.record(kernels))])
 
 
 def multiprocessors(scene: Scene) -> int:

@@ -25,7 +25,7 @@ import torch
 from gpu_workers import Check, Row, Workshop, load
 
 NO_GPU = "torch finds no NVIDIA GPU here: run this on a machine with one, where torch is built for CUDA."
-MINUTES = 7.5  # what began before may end after: see `gpu_workers.GRACE`
+MINUTES = 7.25  # what began before may end after (see `gpu_workers.GRACE`), and torch takes a while to import
 INTERRUPTED = 130
 UNKNOWN = "an unknown device"
 
@@ -57,7 +57,11 @@ def table(found: dict[str, Any]) -> str:
     lines += ["", "| check | result | of the floor: data sheet | measured | of the goal | right |", "|" + 6 * "---|"]
     for row in found["rows"]:
         parts = (row[f"of the {what}"] for what in ("floor by the data sheet", "floor as measured", "goal"))
-        cells = [row["check"], row["result"].replace("|", "/"), *("" if p is None else f"{p:.3g}" for p in parts)]
+        cells = [
+            row["check"],
+            " ".join(row["result"].replace("|", "/").split()),
+            *("" if p is None else f"{p:.3g}" for p in parts),
+        ]
         cells.append("" if "ok" not in row else "yes" if row["ok"] else "NO")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -210,13 +210,15 @@ def commands(scene: Scene) -> tuple[str, bool]:
         run, sound = Run(Path(folder, "run")), Path(folder, "sound.wav")
         train = f"train {VOICE} --run-dir {run.path} --device {scene.device} {scene.train_flags} -q"
         sample = f"sample {run.path} --engine {scene.engine} --length {scene.sound} -o {sound} -q"
+        said = ""
         for line in (train, sample):
             name, *flags = line.split()
             command = [sys.executable, "-m", f"charrnn.commands.{name}", *flags]
             began = time.monotonic()
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            said += done.stderr  # nothing, if all is well: it is quiet
             if done.returncode:
-                sys.stderr.write(done.stderr)
+                sys.stderr.write(said)
                 return f"charrnn-{name} ended with {done.returncode}: {done.stderr.strip()[-200:]}", False
         took = time.monotonic() - began
         rows, validations = (list(read_rows(file)) for file in (run.log_file, run.val_file))
@@ -225,7 +227,7 @@ def commands(scene: Scene) -> tuple[str, bool]:
     whole = [int(row["iteration"]) for row in rows] == list(range(1, len(rows) + 1))
     speed = statistics.median(float(row["symbols_per_second"]) for row in rows[len(rows) // 2 :]) if rows else 0.0
     found = f"{len(rows)} iterations at {speed:,.0f} symbols a second, loss {rows[-1]['train_loss'] if rows else '-'}; "
-    found += f"{frames} samples of sound in {took:.1f} s from start to end"
+    found += f"{frames} samples of sound in {took:.1f} s from start to end" + f"; {said}" * bool(said)
     return found, whole and bool(rows) and bool(validations) and frames == scene.sound
 
 
@@ -355,6 +357,7 @@ def checks(rehearse: bool = False) -> list[Check]:
 
 def tidily(scene: Scene, work: Callable[[Scene], Outcome]) -> Outcome:
     """A check without what others before it left in memory; what it leaves to be done is done within its time."""
+    scene.wait()
     gc.collect()
     gc.freeze()  # what is still here stays, and need not be looked at by the next collection
     if scene.device == "cpu":
