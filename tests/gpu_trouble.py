@@ -69,9 +69,9 @@ def made(*works, kind="", limit=60.0):
 
 def quick(rehearse):
     """All of the tool's but the commands, which have a test of their own."""
-    import gpu_checks
+    import gpu_plan
 
-    return [check for check in gpu_checks.checks(rehearse) if "commands" not in check.name]
+    return [check for check in gpu_plan.checks(rehearse) if "commands" not in check.name]
 
 
 def all_kinds(rehearse):

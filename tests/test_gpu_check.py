@@ -1,5 +1,6 @@
 """tools/gpu_check.py works the first time that it meets a GPU: all but the GPU is rehearsed on the CPU."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ sys.path.insert(0, str(TOOLS))  # its processes look there, too
 import gpu_check  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_floor  # noqa: E402
+import gpu_plan  # noqa: E402
+import gpu_scene  # noqa: E402
 import gpu_workers  # noqa: E402
 from gpu_trouble import PLACE  # noqa: E402
 
@@ -49,7 +52,7 @@ def test_without_a_gpu_it_is_one_sentence(capsys):
 # The checks
 
 
-@pytest.mark.parametrize("which", ["gpu_trouble:quick", pytest.param("gpu_checks:checks", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", ["gpu_trouble:quick", pytest.param("gpu_plan:checks", marks=pytest.mark.slow)])
 def test_rehearsed_on_the_cpu_every_test_is_right_and_every_benchmark_has_a_figure(which, capsys, tmp_path):
     pytest.importorskip("triton", reason="some of what the GPU does at best takes kernels")
     assert gpu_check.main(["--rehearse", "--checks", which, "--json", str(tmp_path / "found.json")]) == 0
@@ -66,13 +69,13 @@ def test_rehearsed_on_the_cpu_every_test_is_right_and_every_benchmark_has_a_figu
 
 
 def test_on_a_gpu_there_is_a_row_of_its_own_name_for_each_way_of_each_size():
-    names = [check.name for check in gpu_checks.checks()]
+    names = [check.name for check in gpu_plan.checks()]
     assert len(set(names)) == len(names)
-    for way in gpu_checks.WAYS:
+    for way in gpu_scene.WAYS:
         for streams in (1, 2, 16, 64, 256, 512):
             name = f"sample: {way}, bf16, {streams} stream" + "s" * (streams > 1)
             assert (name in names) == (way != "auto")
-    for way in gpu_checks.TRAINING_WAYS:
+    for way in gpu_scene.TRAINING_WAYS:
         for rows in (50, 128, 512, 1024, 2048, 4096):
             assert f"train: {way}, bf16, {rows} rows" in names
 
@@ -81,14 +84,14 @@ def test_what_cannot_be_recorded_breaks_instead_of_being_timed_without_a_graph(m
     def fails(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(gpu_checks.graphs, "recorded", fails)
-    scene = gpu_checks.dataclasses.replace(gpu_checks.REHEARSAL, record=gpu_checks.recorded)
-    with pytest.raises(gpu_checks.NotRecordedError, match="no CUDA graph: operation not permitted"):
+    monkeypatch.setattr(gpu_scene.graphs, "recorded", fails)
+    scene = dataclasses.replace(gpu_scene.REHEARSAL, record=gpu_scene.recorded)
+    with pytest.raises(gpu_scene.NotRecordedError, match="no CUDA graph: operation not permitted"):
         gpu_checks.training(scene, "bf16", True, "torch", 3)
 
 
 def test_commands_that_fail_are_not_right():
-    scene = gpu_checks.dataclasses.replace(gpu_checks.REHEARSAL, train_flags="--layers 0")
+    scene = dataclasses.replace(gpu_scene.REHEARSAL, train_flags="--layers 0")
     result, ok = gpu_checks.commands(scene)
     assert result.startswith("charrnn-train ended with 2: charrnn-train: ")
     assert not ok

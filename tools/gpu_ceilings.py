@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from gpu_checks import Scene, spread, timed
+from gpu_scene import Scene, spread, timed
 
 from charrnn.grid_barrier import PATIENCE, arrive, wait
 

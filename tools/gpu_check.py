@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the JSON there instead of standard output")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"begin nothing after these ({MINUTES:g})")
     parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)  # tiny, on the CPU, for the tests
-    parser.add_argument("--checks", default="gpu_checks:checks", help=argparse.SUPPRESS)  # others, likewise
+    parser.add_argument("--checks", default="gpu_plan:checks", help=argparse.SUPPRESS)  # others, likewise
     args = parser.parse_args(argv)
     if args.rehearse:
         os.environ.setdefault("TRITON_INTERPRET", "1")

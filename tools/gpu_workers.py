@@ -200,28 +200,30 @@ class Workshop:
             return {"result": f"left out: the {check.kind} broke before"}
         if check.fresh:
             self._give_up()
-        row: Row = {}
         if self._worker is None:
             self._worker = Worker(*self._of)
             row = self._heard("the start of a process", START)
-        if not row:
-            self._worker.ask(check.name)
-            row = self._heard("it", check.limit)
-        spent, hung = row.pop("spent", False), row.pop("hung", False)
-        if spent or hung:
-            self._give_up(tell=hung)
-            if check.kind and "ok" in row:
-                self._cost[check.kind] += COST if hung else 1
+            if row:
+                return row  # no fault of this check
+        self._worker.ask(check.name)
+        had = self._worker
+        row = self._heard("it", check.limit)
+        if had is not self._worker and check.kind and "ok" in row:
+            self._cost[check.kind] += COST if row.get("hung") else 1
         return row
 
     def _heard(self, what: str, limit: float) -> Row:
-        """What the process says within its limit and a little more than the time of all."""
+        """What the process says within its limit and a little more than the time of all; it is given up where that was
+        the last that it said, or nothing."""
         assert self._worker
         now = time.monotonic()
         until = min(now + limit, self._last + GRACE)
         row = self._worker.hear(until)
         if row is None:
+            self._give_up(tell=True)
             return {"result": f"broke: {what} took more than {until - now:.3g} s", "ok": False, "hung": True}
+        if row.pop("spent", False):
+            self._give_up()
         return row
 
     def _give_up(self, tell: bool = False) -> None:
