@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from gpu_scene import Scene, batches, engine, losses, spread, stepper, timed
 
-from charrnn.engines.cuda import STEPS
+from charrnn.engines.cuda_plain import STEPS
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
 from charrnn.model import build
