@@ -53,7 +53,8 @@ def test_what_torch_rnn_knows_of_its_network_is_kept(shared_torch_rnn):
 def test_log_probabilities_are_those_of_torch_rnns_equations(cell, sizes, batchnorm, dropout, tmp_path):
     layers = there.layers(TOKENS, cell, sizes, batchnorm, dropout)
     checkpoint = torch_rnn.load(there.write(tmp_path / "x.t7", TOKENS, layers, dropout))
-    assert np.abs(scores(checkpoint, IDS) - there.log_probabilities(layers, IDS)).max() < 1e-5
+    near = 3e-5 if cell == "rnn" else 1e-5  # whose state forgets no rounding
+    assert np.abs(scores(checkpoint, IDS) - there.log_probabilities(layers, IDS)).max() < near
     config = checkpoint.model.config
     assert (config.cell, config.layers, config.dropout) == (cell, len(sizes) - 1, dropout)
     assert (config.vocab_size, config.wordvec_size, config.rnn_size) == (len(TOKENS), *sizes[:2])
