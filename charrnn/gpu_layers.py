@@ -1,7 +1,7 @@
-"""How an NVIDIA GPU computes the recurrent layers while they learn: several ways, which are the same network to rounding.
+"""How an NVIDIA GPU computes recurrent layers while they learn: several ways, which are the same network to rounding.
 
     torch        torch's layers, that is cuDNN's, one after the other
-    padded       each LSTM layer with zero units up to a multiple of 128, for cuDNN's persistent kernel (`charrnn.padding`)
+    padded       LSTM layers with zero units up to a multiple of 128, for cuDNN's persistent kernel (`charrnn.padding`)
     overlapped   the layers side by side, each on a CUDA stream (`charrnn.wavefront`)
     kernel       a persistent kernel in Triton (`charrnn.kernel_lstm`)
 
@@ -63,6 +63,6 @@ def _own_layer(way: str) -> bool:
 
 
 def _kernels() -> Any:
-    """The module of the kernel: ``kernel_lstm(lstm, x, h, c) -> (y, h, c)``, and ``failures(device)``, an int32 tensor on
-    the device that is not zero once programs waited for each other in vain. It loads Triton, and so only when asked."""
+    """The kernel's module, which loads Triton: ``kernel_lstm(lstm, x, h, c) -> (y, h, c)``, and ``failures(device)``,
+    an int32 tensor that stays where it is, and is not zero once programs waited for each other in vain."""
     return importlib.import_module("charrnn.kernel_lstm")

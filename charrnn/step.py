@@ -95,8 +95,8 @@ class Step:
         return outcome, tuple(tuple(tensor.detach().float() for tensor in layer) for layer in state)
 
     def _spoilt(self, loss: Tensor) -> Tensor:
-        """Not a number, if the device says that it could not do the work, forward or backward: then nothing is learnt, and
-        the loop hears of it where it hears of any loss that is not finite."""
+        """Not a number, if the device says that it could not do the work, forward or backward: then nothing is learnt,
+        and the loop hears of it where it hears of any loss that is not finite."""
         if self.model.failures is None:
             return loss
         return loss.masked_fill(self.model.failures(loss.device).ne(0).any(), math.nan)

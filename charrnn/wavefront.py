@@ -5,13 +5,13 @@ layer below is at the next one. Of three layers and five blocks:
     layer 1          b0   b1   b2   b3   b4
     layer 0     b0   b1   b2   b3   b4            --> time, which backward goes the other way
 
-Block b of a layer needs block b of the layer below and the state after its own block b - 1, and nothing else. Each layer
-has a CUDA stream of its own, so that it is the device which finds out what can run at the same time.
+Block b of a layer needs block b of the layer below and the state after its own block b - 1, and nothing else. Each
+layer has a CUDA stream of its own, so that it is the device which finds out what can run at the same time.
 
-Backward overlaps as well, because autograd runs what belongs to an operation on the stream of that operation, and has a
-stream wait wherever a gradient passes from one to another ("Stream semantics of backward passes" in torch's notes on
-CUDA). At its end the stream that called ``backward`` waits for all streams on which gradients of weights were left: each
-layer has weights, so that is all of them, and what reads the gradients next is safe.
+Backward overlaps as well, because autograd runs what belongs to an operation on the stream of that operation, and has
+a stream wait wherever a gradient passes from one to another ("Stream semantics of backward passes" in torch's notes on
+CUDA). At its end the stream that called ``backward`` waits for all streams on which gradients of weights were left:
+each layer has weights, so that is all of them, and what reads the gradients next is safe.
 
 It computes what the layers compute one after the other, except that dropout draws for each block on its own, which
 makes other random numbers, and that sums over all steps (the gradients of weights) are made of sums over blocks.
@@ -31,15 +31,15 @@ Stage = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, tuple[Tensor, ...]]
 """A layer with what follows it: (x: (N, t, D), state) -> (y: (N, t, H), state), for any number t of steps."""
 
 STEPS_A_BLOCK_COSTS = 4.0
-"""How many steps' time a block costs beside its steps: launches, weights that are cast anew, gradients that are added up.
+"""How many steps' time a block costs beside its steps: launches, weights that are cast anew, gradients that are added.
 A guess from data sheets: 40 microseconds, where a step of torch's LSTM takes 10."""
 
 
 def number_of_blocks(depth: int, steps: int) -> int:
     """Into how many blocks to cut T steps for L layers: 5 for 50 steps and 3 layers.
 
-    With s a step's time and o what a block costs beside its steps, B blocks take (B + L - 1) (s T / B + o) in all, which
-    is least at B = sqrt((L - 1) T s / o).
+    With s a step's time and o what a block costs beside its steps, B blocks take (B + L - 1) (s T / B + o) in all,
+    which is least at B = sqrt((L - 1) T s / o).
     """
     return max(1, min(steps, round(math.sqrt((depth - 1) * steps / STEPS_A_BLOCK_COSTS))))
 
@@ -68,10 +68,10 @@ class Streams:
 
     Memory: torch gives freed memory of a stream to what that stream is given next, without a look at others that may
     still read it. ``record_stream`` says who else reads a tensor: it is then freed only when they are done, also where
-    autograd kept it and frees it behind its last use in backward. While a graph is recorded nobody can know when that is,
-    and such a tensor's memory is not used again within the graph, which costs some megabytes and is safe. Gradients that
-    pass between streams autograd records itself. Those of weights, made on a lane and read by the optimiser on the main
-    one, are freed in the next step after ``fork``: what gets their memory comes after the optimiser.
+    autograd kept it and frees it behind its last use in backward. While a graph is recorded nobody can know when that
+    is, and such a tensor's memory is not used again within the graph, which costs some megabytes and is safe. Gradients
+    that pass between streams autograd records itself. Those of weights, made on a lane and read by the optimiser on the
+    main one, are freed in the next step after ``fork``: what gets their memory comes after the optimiser.
 
     Parameters
     ----------
@@ -147,7 +147,8 @@ class Wavefront:
         if self._lanes is None:
             self._lanes = Streams(len(stages)) if x.is_cuda else OneLane()
         lanes, states, outputs = self._lanes, list(state), []
-        pieces = x.split(_lengths(x.shape[1], self._blocks or number_of_blocks(len(stages), x.shape[1])), dim=1)
+        lengths = _lengths(x.shape[1], self._blocks or number_of_blocks(len(stages), x.shape[1]))
+        pieces = torch.split(x, lengths, dim=1)  # whose backward is one operation, not one a piece
         lanes.fork()
         for piece in pieces:
             for lane, stage in enumerate(stages):

@@ -10,6 +10,7 @@ from test_train import PARTS, SETTINGS, VARIANTS, finish, result, trainer
 
 from charrnn import graphs
 from charrnn import train as training
+from charrnn.checkpoint import read_tensors
 from charrnn.data import ContiguousBatches, Reach
 from charrnn.model import ModelConfig, build
 from charrnn.recipe import RECIPES, Settings
@@ -234,3 +235,20 @@ def test_a_loss_that_is_not_finite_is_named_by_its_iteration_and_nothing_after_i
     with pytest.raises(ValueError, match=r"not finite \(nan\) at iteration 6\. The last good checkpoint is .*00000004"):
         runner.train()
     assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_kernel_that_gave_up_is_named_by_the_iteration_where_it_did_and_nothing_after_it_is_kept(tmp_path):
+    runner = as_on_a_gpu(tmp_path, dataclasses.replace(SETTINGS, checkpoint_every=4), 0.0)
+    flag, real = torch.zeros(1, dtype=torch.int32), runner.step
+    runner.model.failures = lambda device: flag
+
+    def gives_up(x, y, state, rate):
+        if runner.place.iteration == 5:
+            flag.fill_(1)
+        return real(x, y, state, rate)
+
+    runner.step = gives_up
+    with pytest.raises(ValueError, match=r"waited for each other in vain at iteration 6\..*charrnn-train --resume"):
+        runner.train()
+    assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+    assert read_tensors(runner.run.resume_file, "resume")[0]["iteration"] == 4

@@ -1,4 +1,4 @@
-"""Layers side by side in blocks compute what they compute one after the other, and nothing is read before it is there."""
+"""Layers side by side in blocks compute what they do one after the other, and nothing is read before it is there."""
 
 import contextlib
 from dataclasses import replace
@@ -102,7 +102,7 @@ def test_no_other_number_of_blocks_takes_less_time_by_the_formula_than_a_neighbo
 
 
 class Stream:
-    """A stream that knows up to where it has waited for each: of each stream, how many of its operations came before."""
+    """A stream that knows up to where it has waited for each: how many of its operations came before."""
 
     def __init__(self, cuda):
         self.number = len(cuda.streams)
@@ -115,8 +115,8 @@ class Stream:
 
 
 class Cuda(TorchDispatchMode):
-    """What stands for `torch.cuda`, and looks at each operation: what it reads has to have been written before, and what
-    it reads of another stream's memory has to have been recorded, so that the memory is not given away."""
+    """What stands for `torch.cuda`, and looks at each operation: what it reads has to have been written before, and
+    what it reads of another stream's memory has to have been recorded, so that the memory is not given away."""
 
     def __init__(self, waits=True, records=True):
         super().__init__()
@@ -125,7 +125,7 @@ class Cuda(TorchDispatchMode):
         self.waits, self.records = waits, records
         self.used = set()
 
-    def Stream(self):  # noqa: N802
+    def Stream(self):
         stream = Stream(self)
         if self.streams[1:] and not self.waits:
             stream.wait_stream = lambda other: None
@@ -176,7 +176,7 @@ def run_on_streams(monkeypatch, cuda, cell="lstm"):
     model.wavefront = Wavefront(4, Streams(3, cuda))
     x, y = torch.randint(7, (2, N, T), generator=torch.Generator().manual_seed(1))
     with cuda:
-        loss, state = model.loss(x, y, random_state(model))
+        _, state = model.loss(x, y, random_state(model))
         _, state = model.loss(x, y, state)  # which comes from the streams
         _ = [t + 1 for layer in state for t in layer]
     return cuda

@@ -276,7 +276,7 @@ def _trainer(
     world: World,
     gpu_layers: str | None = None,
 ) -> Trainer:
-    """A trainer of a new run, or, without ``gpu_layers``, of one that goes on. The config gets the settings that it has."""
+    """A trainer of a new run, or, without ``gpu_layers``, of one that goes on. The config gets its settings."""
     from charrnn.train import Trainer
 
     if _is_frames(config):
