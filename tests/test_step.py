@@ -16,6 +16,7 @@ from charrnn.model import ModelConfig, build
 from charrnn.recipe import RECIPES, Settings
 from charrnn.resident import ResidentBatches
 from charrnn.step import WARM_UP, GraphedStep, Step, loss_scale, make_optimizer
+from charrnn.wavefront import Wavefront
 
 N, T, V = 3, 5, 5
 MODERN = Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"batch_size": N, "weight_decay": 0.1})
@@ -61,6 +62,16 @@ def assert_same(found, wanted):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_recorded_steps_give_the_numbers_of_plain_ones_to_the_last_bit(kind, dropout):
     assert_same(learnt(graphed(KINDS[kind], dropout=dropout)), learnt(made(KINDS[kind], dropout=dropout)))
+
+
+def test_layers_side_by_side_are_recorded_to_the_last_bit_and_learn_what_one_piece_does():
+    steps = made(MODERN), made(MODERN), graphed(MODERN)
+    for step in steps[1:]:
+        step.model.wavefront = Wavefront(3)
+    one_piece, blocks, recorded = map(learnt, steps)
+    assert_same(recorded, blocks)
+    for found, wanted in zip(blocks, one_piece, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_some_steps_are_taken_aside_and_then_one_recording_is_replayed():
