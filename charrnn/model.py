@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional
 from charrnn.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.config import ModelConfig
 from charrnn.vocab import Vocab
+from charrnn.wavefront import Wavefront
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
@@ -26,6 +29,10 @@ class Layers(nn.Module):
     config: Any
     layers: Any  # of one class of charrnn.cells
     output: Any  # nn.Linear, or what charrnn.cells.OUTPUTS has instead
+
+    # How they are computed while they learn, which `charrnn.gpu_layers` sets:
+    wavefront: Wavefront | None = None  # what runs the layers side by side; None: one after the other
+    failures: Callable[[torch.device], Tensor] | None = None  # where a device tells, by other than 0, that it could not
 
     def stack(self, config: Any, input_size: int, output_size: int) -> None:
         """Make the layers."""
@@ -50,16 +57,24 @@ class Layers(nn.Module):
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Outputs (N, T, V) for inputs (N, T, D), and the state after the last of them."""
-        new_state = []
         depth = len(self.layers)
-        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
-            x, layer_state = layer(x, layer_state)  # (N, T, H), of an lstmp (N, T, P)
-            x = self.dropout(norm(x))
-            new_state.append(layer_state)
+        stages = [partial(self._stage, number) for number in range(depth)]
+        if self.wavefront and self.training:
+            x, new_state = self.wavefront(stages, x, state[:depth])
+        else:
+            new_state = []
+            for stage, layer_state in zip(stages, state[:depth], strict=True):
+                x, layer_state = stage(x, layer_state)
+                new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
             y, output_state = self.output(x, *state[depth:])
             return y, (*new_state, output_state)
         return self.output(x), tuple(new_state)
+
+    def _stage(self, number: int, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """A layer and what follows it, of x (N, T, D): (N, T, H), of an lstmp (N, T, P), and the state."""
+        x, state = self.layers[number](x, state)
+        return self.dropout(self.norms[number](x)), state
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """The mean loss of targets y (N, T), and the state after them: what makes each network the one that it is."""

@@ -17,6 +17,7 @@ they are: under autocast torch casts what cuDNN's recurrent layers get to fp16 (
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,7 @@ def up(size: int, multiple: int) -> int:
 
 
 def pad_layers(model: nn.Module, multiple: int) -> None:
-    """Have the LSTM layers of a network compute with inputs and units padded to a multiple; 1: as they are.
+    """Have the LSTM layers of a network learn with inputs and units padded to a multiple; 1: as they are.
 
     Layers of other cells, and LSTMs with a projection, stay as they are: cuDNN has no persistent kernel for them.
     """
@@ -44,7 +45,7 @@ def pad_layers(model: nn.Module, multiple: int) -> None:
 
     for layer in model.modules():
         if type(layer) is LSTM:
-            layer.padding = multiple
+            layer.way = partial(padded_lstm, multiple=multiple) if multiple > 1 else None
 
 
 def padded_weights(lstm: LSTM, multiple: int) -> list[Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen how
 MOST = 1e30  # of any number: what lies beyond is a slip of the finger, and would not stay finite
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
+GPU_LAYERS = ("torch", "padded", "overlapped", "padded-overlapped", "kernel", "kernel-overlapped")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Settings:
         Of the initial values and of dropout.
     precision, device
         fp32 or bf16 (autocast; weights stay fp32); cpu, cuda or mps.
-    pad_units
-        A multiple to which LSTM layers are padded with zero units while they learn (`charrnn.padding`); 1: none.
+    gpu_layers
+        How an NVIDIA GPU computes the recurrent layers while they learn (`charrnn.gpu_layers`): the same network to
+        rounding. Elsewhere they are torch's.
     """
 
     recipe: str = "torch-rnn"
@@ -85,10 +88,10 @@ class Settings:
     seed: int = 0
     precision: str = "fp32"
     device: str = "cpu"
-    pad_units: int = 1
+    gpu_layers: str = "torch"
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1, "pad_units": 1}
+        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1}
         least |= {"keep": 0, "seed": 0, "warmup": 0, "early_stop": 0}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -107,7 +110,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or not 0 < value <= sys.float_info.max):
                 raise ValueError(f"{name} is {value!r}, and has to be a number above 0")
-        for name, choices in {"recipe": tuple(RECIPES), "schedule": SCHEDULES, "clip": CLIPS}.items():
+        named = {"recipe": tuple(RECIPES), "schedule": SCHEDULES, "clip": CLIPS, "gpu_layers": GPU_LAYERS}
+        for name, choices in named.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be one of {', '.join(choices)}")
         if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda", "mps"):
@@ -116,6 +120,19 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """What config.json keeps of it."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Settings:
+        """What config.json kept, of this version or one before it. What it does not have is as its default says.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name or a value is not one of ours.
+        """
+        fields = dict(kept)
+        multiple = fields.pop("pad_units", 1)  # of before there were other ways than padded layers and torch's
+        return cls(**{"gpu_layers": "torch" if multiple == 1 else "padded"} | fields)
 
     def iterations(self, row_length: int) -> int | None:
         """How many iterations the run takes, or None where the clock decides."""

@@ -84,7 +84,7 @@ class Step:
             loss, state = self.model.loss(x, y, state)
         self.optimizer.zero_grad()
         (loss * self.scale if self.scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
+        loss = self._spoilt(loss.detach())
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.reduce([*gradients, loss])
         norm = nn.utils.get_total_norm(gradients) / self.scale
@@ -93,6 +93,13 @@ class Step:
         self.optimizer.found_inf = 1 - outcome.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()  # which does nothing then
         return outcome, tuple(tuple(tensor.detach().float() for tensor in layer) for layer in state)
+
+    def _spoilt(self, loss: Tensor) -> Tensor:
+        """Not a number, if the device says that it could not do the work, forward or backward: then nothing is learnt,
+        and the loop hears of it where it hears of any loss that is not finite."""
+        if self.model.failures is None:
+            return loss
+        return loss.masked_fill(self.model.failures(loss.device).ne(0).any(), math.nan)
 
     def _limit(self, gradients: list[Tensor], norm: Tensor) -> None:
         """Limit each element of the gradient, or its norm (Pascanu, Mikolov and Bengio 2013): of the latter, and of
@@ -162,6 +169,11 @@ class GraphedStep(Step):
         outcome, state = self._learn(self._x, self._y, self._state)
         self._outcome.copy_(outcome)
         _put(state, self._state)
+
+
+def failed(model: Layers) -> bool:
+    """Whether the device says that it could not do the work of some step. It waits for the device."""
+    return model.failures is not None and bool(model.failures(next(model.parameters()).device).ne(0).any())
 
 
 def _put(state: State, place: State) -> None:

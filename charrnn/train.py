@@ -27,7 +27,7 @@ from charrnn.recipe import Settings, learning_rate
 from charrnn.resident import ResidentBatches, fits
 from charrnn.resume import Place
 from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
-from charrnn.step import GraphedStep, Step, make_optimizer
+from charrnn.step import GraphedStep, Step, failed, make_optimizer
 from charrnn.vocab import Ids
 
 FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
@@ -231,7 +231,7 @@ class Trainer:
         symbols = self.settings.batch_size * self.settings.seq_length
         for left, unread, (nats, norm) in zip(range(count - 1, -1, -1), self.unread, outcomes, strict=True):
             if not (math.isfinite(nats) and math.isfinite(norm)):
-                raise InputError(self._not_finite(nats, unread.iteration))
+                raise InputError(self._nothing_learnt(nats, unread.iteration))
             row = {
                 "iteration": unread.iteration,
                 "epoch": unread.epoch,
@@ -250,7 +250,12 @@ class Trainer:
             self.log.flush()
             self.flushed = now
 
-    def _not_finite(self, nats: float, iteration: int) -> str:
+    def _nothing_learnt(self, nats: float, iteration: int) -> str:
+        if failed(self.model):
+            return (
+                f"the programs of the GPU's kernel waited for each other in vain at iteration {iteration}. "
+                f"Have nothing else run there, and go on from the last save: charrnn-train --resume {self.run.path}"
+            )
         files_ = self.run.checkpoints()
         what = f"the loss or its gradient is not finite ({nats}) at iteration {iteration}."
         if not files_:

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import bytecodec
-from charrnn import cells, yardstick
+from charrnn import cells, fastest, yardstick
 from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
@@ -405,6 +405,7 @@ def test_a_config_that_somebody_changed_is_refused_in_a_sentence(here, capsys):
     changes = {"val_frac": "x", "test_frac": 2, "rate": "x", "threads": -3, "inputs": [3], "yardsticks": {"flac": "x"}}
     training = {"batch_size": -5, "seq_length": 0, "checkpoint_every": 0, "keep": -1, "seed": "x", "grad_clip": "x"}
     training |= {"max_epochs": "x", "device": "tpu", "precision": "fp8"}
+    training |= {"gpu_layers": "faster", "pad_layers": 1}
     bad = [{**good, name: value} for name, value in changes.items()]
     model = {"layers": 10**9, "forget_bias": 10**400, "rnn_size": 10**6, "wordvec_size": 10**30, "cell": []}
     bad += [{**good, "model": {**good["model"], name: value}} for name, value in model.items()]
@@ -412,6 +413,43 @@ def test_a_config_that_somebody_changed_is_refused_in_a_sentence(here, capsys):
     for config in bad:
         Path("r/config.json").write_text(json.dumps(config))
         assert "config.json is not as charrnn-train wrote it" in refusal(capsys, "--resume", "r")
+
+
+def test_without_a_gpu_the_layers_are_torchs_and_others_are_refused_in_a_sentence(here, capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "--device", "cpu", "-q"]) == 0
+    assert training_of("r")["gpu_layers"] == "torch"
+    assert refusal(
+        capsys, "sound.txt", *SMALL, "--device", "cpu", "--gpu-layers", "padded", "--run-dir", "s", "-q"
+    ) == (
+        "charrnn-train: --gpu-layers padded is not possible here (it is for NVIDIA GPUs, and this run is on cpu): "
+        "leave it out, or say torch.\n"
+    )
+    assert not Path("s").exists()
+
+
+def test_what_was_chosen_for_a_gpu_is_in_the_config_and_stays_there(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fastest, "decide", lambda name, *args: asked.append(name) or "kernel-overlapped")
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"]) == 0
+    assert training_of("r")["gpu_layers"] == "kernel-overlapped"
+    monkeypatch.undo()
+    assert charrnn_train(["--resume", str(here / "r"), "--max-iterations", "4", "-q"]) == 0
+    assert training_of(here / "r")["gpu_layers"] == "kernel-overlapped"
+    assert asked == ["auto"]
+
+
+@pytest.mark.parametrize(("multiple", "way"), [(1, "torch"), (128, "padded")])
+def test_a_run_of_before_there_were_several_ways_goes_on(here, multiple, way):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"]) == 0
+    config = json.loads(Path("r/config.json").read_text())
+    del config["training"]["gpu_layers"]
+    config["training"]["pad_units"] = multiple
+    Path("r/config.json").write_text(json.dumps(config))
+    assert charrnn_train(["--resume", "r", "--max-iterations", "4", "-q"]) == 0
+    training = training_of("r")
+    assert training["gpu_layers"] == way
+    assert "pad_units" not in training
+    assert len(rows("r/log.csv")) == 4
 
 
 def test_a_run_without_its_resume_file_is_not_begun_anew_over_its_logs(here, capsys):

@@ -28,6 +28,17 @@ def test_a_recipes_settings_survive_config_json(name):
     assert Settings(**settings.to_json()) == settings
 
 
+def test_settings_that_older_versions_kept_are_understood_and_strange_ones_refused():
+    assert Settings.from_json(Settings(gpu_layers="kernel").to_json()).gpu_layers == "kernel"
+    assert Settings.from_json({"seed": 3}) == Settings(seed=3)
+    assert Settings.from_json({"pad_units": 1}).gpu_layers == "torch"
+    assert Settings.from_json({"pad_units": 64}).gpu_layers == "padded"
+    with pytest.raises(TypeError):
+        Settings.from_json({"padding": 1})
+    with pytest.raises(ValueError, match="gpu_layers is 'auto', and has to be one of torch, padded, overlapped, "):
+        Settings(gpu_layers="auto")
+
+
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 1000), st.integers(0, 50))
 def test_the_cosine_falls_from_the_rate_to_zero_whatever_the_epoch(one, two, iteration, epoch):
     early, late = sorted((one, two))

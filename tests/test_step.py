@@ -10,11 +10,13 @@ from test_train import PARTS, SETTINGS, VARIANTS, finish, result, trainer
 
 from charrnn import graphs
 from charrnn import train as training
+from charrnn.checkpoint import read_tensors
 from charrnn.data import ContiguousBatches, Reach
 from charrnn.model import ModelConfig, build
 from charrnn.recipe import RECIPES, Settings
 from charrnn.resident import ResidentBatches
 from charrnn.step import WARM_UP, GraphedStep, Step, loss_scale, make_optimizer
+from charrnn.wavefront import Wavefront
 
 N, T, V = 3, 5, 5
 MODERN = Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"batch_size": N, "weight_decay": 0.1})
@@ -60,6 +62,16 @@ def assert_same(found, wanted):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_recorded_steps_give_the_numbers_of_plain_ones_to_the_last_bit(kind, dropout):
     assert_same(learnt(graphed(KINDS[kind], dropout=dropout)), learnt(made(KINDS[kind], dropout=dropout)))
+
+
+def test_layers_side_by_side_are_recorded_to_the_last_bit_and_learn_what_one_piece_does():
+    steps = made(MODERN), made(MODERN), graphed(MODERN)
+    for step in steps[1:]:
+        step.model.wavefront = Wavefront(3)
+    one_piece, blocks, recorded = map(learnt, steps)
+    assert_same(recorded, blocks)
+    for found, wanted in zip(blocks, one_piece, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_some_steps_are_taken_aside_and_then_one_recording_is_replayed():
@@ -234,3 +246,20 @@ def test_a_loss_that_is_not_finite_is_named_by_its_iteration_and_nothing_after_i
     with pytest.raises(ValueError, match=r"not finite \(nan\) at iteration 6\. The last good checkpoint is .*00000004"):
         runner.train()
     assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_kernel_that_gave_up_is_named_by_the_iteration_where_it_did_and_nothing_after_it_is_kept(tmp_path):
+    runner = as_on_a_gpu(tmp_path, dataclasses.replace(SETTINGS, checkpoint_every=4), 0.0)
+    flag, real = torch.zeros(1, dtype=torch.int32), runner.step
+    runner.model.failures = lambda device: flag
+
+    def gives_up(x, y, state, rate):
+        if runner.place.iteration == 5:
+            flag.fill_(1)
+        return real(x, y, state, rate)
+
+    runner.step = gives_up
+    with pytest.raises(ValueError, match=r"waited for each other in vain at iteration 6\..*charrnn-train --resume"):
+        runner.train()
+    assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+    assert read_tensors(runner.run.resume_file, "resume")[0]["iteration"] == 4

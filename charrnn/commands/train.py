@@ -77,7 +77,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
     device = runtime.choose_device(args.device)
     threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
-    asked = {name: getattr(args, name, None) for name in Settings.__dataclass_fields__}
+    asked = {name: getattr(args, name, None) for name in Settings.__dataclass_fields__ if name != "gpu_layers"}
     fields = RECIPES[args.recipe] | {name: value for name, value in asked.items() if value is not None}
     fields |= {"max_epochs": args.max_epochs, "precision": runtime.choose_precision(args.precision, device)}
     settings = Settings(**fields | {"device": device})
@@ -106,7 +106,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "samples": {"seconds": args.sample_seconds, "temperatures": args.temperature or [1.0]},
             "training": settings.to_json(),
         }
-        trainer = _trainer(model, corpus, settings, config, run, narrator, world)
+        trainer = _trainer(model, corpus, settings, config, run, narrator, world, args.gpu_layers)
         config["yardsticks"] = _yardsticks(trainer, corpus, config, args.quiet)
         trainer.save_resume()
         run.write_config(config)
@@ -189,7 +189,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             say("the length is new, so the schedule is planned anew.", args.quiet)
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
-        settings = Settings(**config["training"])
+        settings = Settings.from_json(config["training"])
         if not _is_frames(config):
             shape = ModelConfig(**config["model"])
             sketch(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
@@ -274,11 +274,11 @@ def _trainer(
     run: runlog.Run,
     narrator: Narrator,
     world: World,
+    gpu_layers: str | None = None,
 ) -> Trainer:
-    from charrnn.padding import pad_layers
+    """A trainer of a new run, or, without ``gpu_layers``, of one that goes on. The config gets its settings."""
     from charrnn.train import Trainer
 
-    pad_layers(model, settings.pad_units)
     if _is_frames(config):
         from charrnn.commands import train_frames
 
@@ -294,7 +294,32 @@ def _trainer(
             "Lower --batch-size or --seq-length, or give more."
         )
     runtime.take_device(settings.device)
-    return Trainer(model.to(settings.device), settings=settings, run=run, listener=narrator, world=world, **brings)
+    model = model.to(settings.device)
+    settings = _with_layers(gpu_layers, model, brings, settings, world, narrator.quiet)
+    config["training"] = settings.to_json()
+    return Trainer(model, settings=settings, run=run, listener=narrator, world=world, **brings)
+
+
+def _with_layers(
+    asked: str | None, model: Any, brings: dict[str, Any], settings: Settings, world: World, quiet: bool
+) -> Settings:
+    """Have a GPU compute the layers as was asked for, or as is the fastest; returns the settings that say so."""
+    import torch
+
+    from charrnn.data import ContiguousBatches
+    from charrnn.fastest import decide
+    from charrnn.gpu_layers import set_way
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (settings.batch_size, settings.seq_length)
+        batches = ContiguousBatches(brings["parts"]["train"], *shape, world.rank, world.size, brings["reach"])
+        x, y = (torch.as_tensor(part, device=settings.device) for part in batches.at(0, settings.seq_length))
+        return x, y
+
+    way = decide(asked, model, batch, settings, world.size, quiet)
+    if settings.device == "cuda":
+        set_way(model, way)
+    return dataclasses.replace(settings, gpu_layers=way)
 
 
 def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict[str, Any]:

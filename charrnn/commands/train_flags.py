@@ -8,7 +8,7 @@ from bytecodec.console import Parser, wrong_command_line
 from charrnn import runtime
 from charrnn.commands import frames_flags
 from charrnn.commands.flags import number, number_or, numbers, path, whole
-from charrnn.recipe import DEFAULT_RECIPE, RECIPES, Settings
+from charrnn.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
 
 CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.cells has them too, but loads torch
 WITHOUT_FORGET_GATES = ("gru", "rnn")
@@ -119,10 +119,10 @@ def parser() -> Parser:
     run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
     run.add_argument(
-        "--pad-units",
-        type=whole(1, 1024),
-        metavar="M",
-        help="compute LSTM layers with zero units up to a multiple of M: the same network, in sizes for GPUs",
+        "--gpu-layers",
+        choices=("auto", *GPU_LAYERS),
+        default="auto",
+        help="how an NVIDIA GPU computes the layers (docs/model.md); auto: as was measured to be the fastest",
     )
     run.add_argument(
         "--threads",
