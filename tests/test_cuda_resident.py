@@ -116,7 +116,7 @@ def test_a_normalised_network_is_folded_into_weights_that_give_the_same_gates():
 @pytest.mark.parametrize("streams", [1, 2, 16, 17, 64, 65, 512, 5000])
 @pytest.mark.parametrize(("units", "size"), [(680, 2), (680, 4), (6, 2), (2048, 2), (2048, 4)])
 def test_a_plan_gives_every_program_something_of_each_layer_and_fits_its_registers(streams, units, size):
-    made = plan(units, 256, streams, size, 264)
+    made = plan(units, streams, size, 264)
     items = -(-units // made.own) * -(-streams // made.rows)
     assert 1 <= made.programs <= min(264, items)
     assert (made.rows == 1) == (streams == 1)
@@ -125,6 +125,12 @@ def test_a_plan_gives_every_program_something_of_each_layer_and_fits_its_registe
     else:
         assert made.rows >= 16  # as tensor cores have it
         assert 4 * made.own >= 16
+
+
+def test_a_product_reads_as_far_ahead_as_there_is_memory_for():
+    assert plan(680, 64, 2, 264).stages == 6
+    assert plan(680, 64, 4, 264).stages == 4
+    assert plan(680, 64, 2, 264, shared=100 << 10).stages == 3  # of a smaller GPU
 
 
 def test_it_runs_what_its_numbers_have_room_for():
@@ -143,7 +149,7 @@ from charrnn.model import ModelConfig, build
 
 model, streams, dtype, kind = build(ModelConfig(256, layer_norm=True), 0), *eval(sys.argv[1])
 kernel, size = cuda_kernel.resident, dtype.itemsize
-plan = cuda_resident.plan(680, 256, streams, size, 264)
+plan = cuda_resident.plan(680, streams, size, 264)
 constants = cuda_resident.constants(model, plan) | {"KIND": cuda_kernel.KINDS[kind]}
 weights = "*bf16" if size == 2 else "*fp32"
 feed = "*i64" if kind == "read" else "*fp64"
@@ -153,7 +159,7 @@ signature = {name: "constexpr" if name in constants else next(types) for name in
 places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
 aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
 source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
-options = cuda_resident.launch_options(dtype)
+options = cuda_resident.launch_options(plan)
 made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 pathlib.Path(sys.argv[2]).write_text(made.asm["ptx"])
 assembler = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"

@@ -22,8 +22,10 @@ PITCH = 64  # rows of matrices are a multiple of this long, which is also a step
 AHEAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers of each of its threads
 WARP, VECTOR = 32, 16  # threads, and the bytes that a thread reads at a time
 WARPS, REGISTERS = 4, 255  # of a program, and of a thread at most
-PER_MULTIPROCESSOR = 2  # programs that have room beside each other: of 128 threads, and 114 KB of shared memory
-STAGES = {torch.bfloat16: 6, torch.float32: 3}  # of a product's loop: how far ahead it reads, within that memory
+PER_MULTIPROCESSOR = 2  # programs that have room beside each other: 128 threads of 255 registers each
+SHARED = 228 << 10  # bytes of memory that a Hopper multiprocessor's programs share
+RESERVED = 4 << 10  # of a program's part, which is not for the loop of its products
+MOST_STAGES = 6  # by how many of its steps that loop reads ahead, if the memory is there
 STEPS = 2048  # of a launch, so that the barriers' numbers stay small
 
 
@@ -35,6 +37,7 @@ class Plan(NamedTuple):
     said: int
     inputs: int
     programs: int
+    stages: int
 
 
 class Packed(NamedTuple):
@@ -86,7 +89,7 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
     )
 
 
-def plan(units: int, symbols: int, streams: int, size: int, programs: int) -> Plan:
+def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARED) -> Plan:
     """How to cut the work.
 
     Parameters
@@ -95,6 +98,8 @@ def plan(units: int, symbols: int, streams: int, size: int, programs: int) -> Pl
         Bytes of a weight.
     programs
         The most that are on the GPU at the same time.
+    shared
+        Bytes that `PER_MULTIPROCESSOR` of them share.
     """
     pitch = up(units, PITCH)
     if streams == 1:
@@ -104,7 +109,9 @@ def plan(units: int, symbols: int, streams: int, size: int, programs: int) -> Pl
         inputs, rows, said = PITCH, min(MOST_ROWS, max(16, _power_of_two(streams))), 16
         own = 4 if rows < 64 else 8
     items = -(-units // own) * -(-streams // rows)
-    return Plan(rows, own, said, inputs, min(programs, items))
+    stage = (rows + max(4 * own, said)) * inputs * size  # bytes
+    stages = max(2, min(MOST_STAGES, (shared // PER_MULTIPROCESSOR - RESERVED) // stage))
+    return Plan(rows, own, said, inputs, min(programs, items), stages)
 
 
 class Resident:
@@ -133,7 +140,8 @@ class Resident:
         self._logits = torch.empty(self._n, config.vocab_size, device=device)
         self._barriers = torch.zeros(config.layers + 2, cuda_kernel.LINE.value, dtype=torch.int32, device=device)
         self._failed = torch.zeros(1, dtype=torch.int32, device=device)
-        self.plan = plan(config.rnn_size, config.vocab_size, self._n, dtype.itemsize, programs or room(device))
+        most, shared = room(device)
+        self.plan = plan(config.rnn_size, self._n, dtype.itemsize, programs or most, shared)
         self._constants = constants(model, self.plan)
 
     @property
@@ -177,8 +185,7 @@ class Resident:
         )
 
     def _launch(self, *arguments: Any, **constants: Any) -> None:
-        options = launch_options(self._turns.dtype)
-        cuda_kernel.resident[(self.plan.programs,)](*arguments, **constants, **options)
+        cuda_kernel.resident[(self.plan.programs,)](*arguments, **constants, **launch_options(self.plan))
 
 
 def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
@@ -198,17 +205,23 @@ def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
     }
 
 
-def launch_options(dtype: torch.dtype) -> dict[str, Any]:
-    """How the kernel is compiled and launched, by the type of its weights."""
-    stages = STAGES[dtype]
-    return {"num_warps": WARPS, "num_stages": stages, "maxnreg": REGISTERS, "launch_cooperative_grid": True}
+def launch_options(plan: Plan) -> dict[str, Any]:
+    """How the kernel is compiled and launched."""
+    return {
+        "num_warps": WARPS,
+        "num_stages": plan.stages,
+        "maxnreg": REGISTERS,
+        "launch_cooperative_grid": True,  # refused, if not all programs are there at the same time
+    }
 
 
-def room(device: torch.device) -> int:
-    """How many programs are on a device at the same time: on the CPU, where they are interpreted, one."""
+def room(device: torch.device) -> tuple[int, int]:
+    """How many programs are on a device at the same time, and bytes that those of a multiprocessor share: on the CPU,
+    where they are interpreted, there is one."""
     if device.type != "cuda":
-        return 1
-    return PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+        return 1, SHARED
+    card = torch.cuda.get_device_properties(device)
+    return PER_MULTIPROCESSOR * card.multi_processor_count, getattr(card, "shared_memory_per_multiprocessor", SHARED)
 
 
 def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
