@@ -14,15 +14,16 @@ import torch
 from charrnn import graphs
 from charrnn.config import ModelConfig
 from charrnn.engines.cuda import WAYS, CudaEngine
+from charrnn.gpu_layers import set_way
 from charrnn.graphs import Work
 from charrnn.model import CharRNN, build
-from charrnn.padding import pad_layers
-from charrnn.recipe import Settings
+from charrnn.recipe import GPU_LAYERS, Settings
 from charrnn.step import GraphedStep, Step, make_optimizer
 
-TRAINING_WAYS = ("padded", "torch")  # what is expected to be fastest first; see `prepare`
+# What is expected to be fastest first; last what may hang, as nobody knows whether two of cuDNN's persistent kernels may
+# run at the same time.
+TRAINING_WAYS = tuple(sorted(reversed(GPU_LAYERS), key=lambda way: way == "padded-overlapped"))
 ENGINE_WAYS = tuple(way for way in reversed(WAYS) if way != "auto")  # likewise
-PADDED_TO = 128
 WARM_UP, REPEATS = 5, 5
 
 
@@ -90,19 +91,13 @@ REHEARSAL = Scene(
 )
 
 
-def prepare(model: CharRNN, way: str) -> None:
-    """Have a network learn in one of the `TRAINING_WAYS`."""
-    if way == "padded":
-        pad_layers(model, PADDED_TO)
-
-
 def stepper(
     scene: Scene, precision: str, graphed: bool = True, way: str = "torch", rows: int = 0, **changes: Any
 ) -> Step:
     """A network and its way to learn."""
     clip = changes.pop("clip", "value")
     model = build(dataclasses.replace(scene.config, **changes), seed=0).to(scene.device)
-    prepare(model, way)
+    set_way(model, way)
     settings = scene.settings(precision, rows, clip)
     optimizer = make_optimizer(model, settings)
     return GraphedStep(model, optimizer, settings, **scene.options) if graphed else Step(model, optimizer, settings)
