@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from charrnn.grid_barrier import PATIENCE, arrive, wait
+from charrnn.grid_barrier import INTERPRETED, PATIENCE, arrive, wait
 from charrnn.padding import GATES, up
 
 MULTIPLE = 64  # of the pitch: rows of one product of tensor cores, and the least piece of a sum over units
@@ -153,6 +153,14 @@ def _join(i, f, g, o, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[
 
 
 @triton.jit
+def _factor(x):  # type: ignore[no-untyped-def]
+    """What a product takes; the interpreter would multiply the bits of numbers in bf16."""
+    if INTERPRETED:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
 def forward_kernel(  # type: ignore[no-untyped-def]
     gates_x,  # (T, N, 4, pitch): W x
     u,  # (4, pitch, pitch)
@@ -208,7 +216,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             start += PIECES[k]
         product = tl.zeros((4 * UNITS, ROWS), tl.float32)
         for k in tl.static_range(len(PIECES)):
-            product = tl.dot(weights[k], all_h[k], product, input_precision="ieee")
+            product = tl.dot(_factor(weights[k]), _factor(all_h[k]), product, input_precision="ieee")
         u_i, u_f, u_g, u_o = _split(product, UNITS, ROWS)
         i = tl.sigmoid(i + b_i + u_i)
         f = tl.sigmoid(f + b_f + u_f)
@@ -317,7 +325,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         all_four = _join(i_grad, f, g, o, UNITS, ROWS).to(u.dtype.element_ty)
         start = 0
         for k in tl.static_range(len(PIECES)):
-            product = tl.dot(weights[k], all_four, input_precision="ieee")
+            product = tl.dot(_factor(weights[k]), _factor(all_four), input_precision="ieee")
             unit = start + tl.arange(0, PIECES[k])[:, None]
             where = ((back % 2 * PROGRAMS + unit // UNITS) * PROGRAMS + me) * SIZE + row[None, :] * UNITS + unit % UNITS
             tl.store(sums + where, product.to(sums.dtype.element_ty))
