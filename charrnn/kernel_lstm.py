@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from charrnn.lstm_kernels import GATES, Layout, alone, layout_for, run_backward, run_forward
-from charrnn.padding import up
+from charrnn.grid_barrier import PATIENCE
+from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
+from charrnn.lstm_layout import SHARED_MEMORY, Layout, alone, layout_for
+from charrnn.padding import GATES, up
 
 if TYPE_CHECKING:
     from charrnn.cells import LSTM
+
+_failures: dict[torch.device, Tensor] = {}
 
 ALIGNED = 8  # numbers: where the rows of a matrix are a multiple of 16 bytes apart, cuBLAS has its fast kernels
 
@@ -27,7 +31,7 @@ def kernel_lstm(
     """Outputs (N, T, H) of a layer for x (N, T, D), and its state (h, c) after them, (N, H).
 
     Under autocast products and outputs are in its precision, sums and the state in fp32. It can be recorded as a CUDA
-    graph once it has run. Whether all went well, `charrnn.lstm_kernels.failures` says.
+    graph once it has run. Whether all went well, `failures` says.
 
     Parameters
     ----------
@@ -50,11 +54,22 @@ def kernel_lstm(
     return y, h, c
 
 
+def failures(device: torch.device) -> Tensor:
+    """How many programs on a device have gone on without the others since they ran out of patience: one int32.
+
+    Anything but zero says that numbers since are wrong. It is counted where it is, and read by whoever waits for the
+    GPU anyhow. It has to be there before a CUDA graph is recorded, which a first iteration sees to.
+    """
+    if device not in _failures:
+        _failures[device] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _failures[device]
+
+
 def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
     if device.type == "cpu":
         return alone(n, units)
     gpu = torch.cuda.get_device_properties(device)
-    memory = gpu.shared_memory_per_block_optin
+    memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
     return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
 
 
@@ -98,8 +113,8 @@ class _KernelLSTM(torch.autograd.Function):
                 y_grad = outputs.new_zeros(1, 1, units).expand(n, steps, units)
             elif y_grad.stride(2) != 1:
                 y_grad = y_grad.contiguous()
-            state_grads = (g if g is None else g.contiguous() for g in (h_grad, c_grad))
-            s, h0_grad, c0_grad, bias_grad = run_backward(ctx.layout, (y_grad, *state_grads), u, gates, cells)
+            h_grad, c_grad = (grad if grad is None else grad.contiguous() for grad in (h_grad, c_grad))
+            s, h0_grad, c0_grad, bias_grad = run_backward(ctx.layout, (y_grad, h_grad, c_grad), u, gates, cells)
             s = s.view(steps * n, GATES * pitch)
             x_grad = None
             if ctx.needs_input_grad[0]:
@@ -130,3 +145,78 @@ def _narrowed(grad: Tensor, units: int, columns: int) -> Tensor:
     """A gradient (4 pitch, ·) as (4 H, columns) fp32."""
     narrow = grad.view(GATES, -1, grad.shape[1])[:, :units, :columns]
     return narrow.to(torch.float32, memory_format=torch.contiguous_format).reshape(GATES * units, columns)
+
+
+def launch(kernel: Any, layout: Layout, *arguments: Tensor | int | None) -> None:
+    """Run a kernel, all of whose programs have to be there at once: the driver refuses it where they cannot."""
+    kernel[(layout.programs,)](
+        *arguments,
+        *(layout.pitch, layout.units, layout.rows, layout.pieces),
+        num_warps=layout.warps,
+        num_stages=1,
+        launch_cooperative_grid=True,
+    )
+
+
+def run_forward(
+    layout: Layout, gates_x: Tensor, u: Tensor, bias: Tensor, h0: Tensor, c0: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """A layer's outputs, from what its gates take of its inputs.
+
+    Parameters
+    ----------
+    gates_x
+        (T, N, 4, pitch), in the precision of the products, as u (4, pitch, pitch).
+    bias, h0, c0
+        (4 H,), (N, H) and (N, H), contiguous, fp32.
+    keep
+        Whether a backward pass is to follow.
+
+    Returns
+    -------
+    h0 and the outputs (T + 1, N, pitch), the last h and c (N, H), and for the backward pass the gates
+    (T, N, 4, pitch) and cells (T + 1, N, pitch), all of these fp32.
+    """
+    steps, n = gates_x.shape[:2]
+    outputs = gates_x.new_empty(steps + 1, n, layout.pitch)
+    gates = torch.empty_like(gates_x, dtype=torch.float32) if keep else None
+    cells = torch.empty_like(outputs, dtype=torch.float32) if keep else None
+    h, c = torch.empty_like(h0), torch.empty_like(c0)
+    launch(
+        forward_kernel,
+        layout,
+        *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
+        *(n, h0.shape[1], steps, layout.each, PATIENCE),
+    )
+    return outputs, h, c, gates, cells
+
+
+def run_backward(
+    layout: Layout, grads: tuple[Tensor, Tensor | None, Tensor | None], u: Tensor, gates: Tensor, cells: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of what the gates take (T, N, 4, pitch), of h0 and c0 (N, H) and of the biases (4, H).
+
+    Parameters
+    ----------
+    grads
+        Of the outputs (N, T, H), their rows contiguous, and of the last h and c, (N, H) fp32, contiguous, or None.
+    """
+    y_grad, h_grad, c_grad = grads
+    n, steps, units = y_grad.shape
+    gate_grads = torch.empty_like(gates, dtype=u.dtype)
+    h0_grad, c0_grad = gates.new_empty(n, units), gates.new_empty(n, units)
+    bias_grad = gates.new_empty(layout.blocks, GATES, layout.pitch)
+    sums = u.new_empty(layout.blocks, 2, layout.pitch // layout.units, layout.pitch, layout.rows)
+    launch(
+        backward_kernel,
+        layout,
+        *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
+        *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_meeting(layout, u.device)),
+        *(n, units, steps, layout.each, PATIENCE),
+    )
+    return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)[:, :units]
+
+
+def _meeting(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
+    """New barriers, one for each block of rows, and the count of failures."""
+    return torch.zeros(layout.blocks * LINE.value, dtype=torch.int32, device=device), failures(device)

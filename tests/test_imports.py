@@ -30,7 +30,12 @@ for name in sys.argv[split + 1:]:
     os.wait()
 """
 
-TRITON = ("charrnn.engines.cuda_kernels", "charrnn.grid_barrier", "charrnn.lstm_kernels", "charrnn.kernel_lstm")  # in which these are written
+TRITON = (
+    "charrnn.engines.cuda_kernels",
+    "charrnn.grid_barrier",
+    "charrnn.lstm_kernels",
+    "charrnn.kernel_lstm",
+)  # in which these are written
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 pytestmark = needs_fork

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from programs import run_together
 
 from charrnn.cells import LSTM, unrolled
+from charrnn.lstm_layout import MULTIPLE, PIECE, alone, layout_for, shared_out
 
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
 import triton.language as tl  # noqa: E402
 
-from charrnn import lstm_kernels  # noqa: E402
-from charrnn.kernel_lstm import kernel_lstm  # noqa: E402
-from charrnn.lstm_kernels import alone, failures, layout_for, shared_out  # noqa: E402
+from charrnn import kernel_lstm as module  # noqa: E402
+from charrnn.kernel_lstm import failures, kernel_lstm  # noqa: E402
 
 CPU = torch.device("cpu")
 NAMES = ("y", "h", "c", "x'", "h0'", "c0'", "W'", "U'", "b'")
@@ -38,11 +38,9 @@ def _together(monkeypatch):
         for argument in arguments:
             if isinstance(argument, torch.Tensor):
                 argument.share_memory_()
-        run_together(
-            kernel, layout.programs, *arguments, layout.pitch, layout.units, layout.rows, layout.pieces
-        )
+        run_together(kernel, layout.programs, *arguments, layout.pitch, layout.units, layout.rows, layout.pieces)
 
-    monkeypatch.setattr(lstm_kernels, "launch", launch)
+    monkeypatch.setattr(module, "launch", launch)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +104,11 @@ def test_outputs_state_and_gradients_are_torchs(n, steps, inputs, units):
 @pytest.mark.usefixtures("_together")
 @pytest.mark.parametrize(
     ("n", "steps", "inputs", "units", "shape", "programs"),
-    [(3, 4, 5, 9, (32, 16), 2), (17, 3, 8, 70, (64, 16), 4), pytest.param(*(17, 6, 7, 133, (32, 8), 18), marks=pytest.mark.slow)],
+    [
+        (3, 4, 5, 9, (32, 16), 2),
+        (17, 3, 8, 70, (64, 16), 4),
+        pytest.param(*(17, 6, 7, 133, (32, 8), 18), marks=pytest.mark.slow),
+    ],
 )
 def test_programs_that_meet_at_barriers_compute_what_torch_does(n, steps, inputs, units, shape, programs):
     case = layer(n, steps, inputs, units)
@@ -221,15 +223,113 @@ def test_every_run_gives_the_same_numbers():
 # Barriers and layouts
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numbers that they read where nothing was written
 def test_programs_that_wait_in_vain_go_on_and_are_counted(monkeypatch):
     """The interpreter runs one program after the other, so that the first waits for ever."""
-    monkeypatch.setattr(lstm_kernels, "PATIENCE", 3)
-    case = layer(2, 3, 4, 70)
-    kernel_lstm(*case, layout=shared_out(2, 70, (64, 16)))
-    assert failures(CPU).item() > 0
-    failures(CPU).zero_()
-    y, h, c = kernel_lstm(*case)
-    lstm_kernels.run_backward  # noqa: B018
-    assert failures(CPU).item() == 0
+    monkeypatch.setattr(module, "PATIENCE", 3)
+    y, *_ = kernel_lstm(*layer(2, 3, 4, 70), layout=shared_out(2, 70, (64, 16)))
+    assert failures(CPU).item() == 1
     y.sum().backward()
+    assert failures(CPU).item() == 2
+    failures(CPU).zero_()
+
+
+def test_patience_that_suffices_is_not_counted(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 1)
+    kernel_lstm(*layer(2, 3, 4, 70))[0].sum().backward()
     assert failures(CPU).item() == 0
+
+
+@given(
+    n=st.integers(1, 600),
+    units=st.integers(1, 2048),
+    itemsize=st.sampled_from([2, 4]),
+    multiprocessors=st.integers(1, 200),
+)
+def test_a_layout_has_all_rows_and_units_and_fits(n, units, itemsize, multiprocessors):
+    try:
+        layout = layout_for(n, units, itemsize, multiprocessors)
+    except ValueError:
+        return
+    assert layout.programs <= multiprocessors
+    assert layout.blocks * layout.each >= n > (layout.blocks - 1) * layout.each
+    assert layout.each <= layout.rows
+    assert layout.pitch - MULTIPLE < units <= layout.pitch == sum(layout.pieces)
+    assert layout.pitch % layout.units == 0
+    assert all(piece.bit_count() == 1 and piece * layout.rows <= PIECE for piece in layout.pieces)
+
+
+def test_the_layouts_of_a_hopper_gpu():
+    assert layout_for(50, 680, 2, 132) == (32, 16, 13, 4, 704, 8)
+    assert layout_for(50, 680, 2, 132).programs == 88
+    assert layout_for(50, 680, 2, 132).pieces == (512, 128, 64)
+    assert layout_for(50, 256, 2, 132) == (16, 16, 13, 4, 256, 4)
+    assert layout_for(50, 1024, 2, 132).programs == 128
+    assert alone(50, 680) == (1024, 64, 50, 1, 1024, 8)
+
+
+@pytest.mark.parametrize(("n", "units", "itemsize", "bits"), [(2048, 680, 2, 16), (50, 2048, 2, 16), (50, 680, 4, 32)])
+def test_more_than_a_gpu_takes_at_once_is_for_cudnn(n, units, itemsize, bits):
+    sentence = f"{n} rows of {units} units in {bits} bits do not fit on a GPU of 132 multiprocessors at once: "
+    with pytest.raises(ValueError, match=f"^{sentence}this is a layer for cuDNN.$"):
+        layout_for(n, units, itemsize, 132)
+
+
+COMPILE = """
+import os, subprocess, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from charrnn import lstm_kernels as kernels
+from charrnn.lstm_layout import layout_for
+
+layout = layout_for(50, 680, 2, 132)
+shape = dict(PITCH=layout.pitch, UNITS=layout.units, ROWS=layout.rows, PIECES=layout.pieces)
+
+def compiled(kernel, types, **constants):
+    types = iter(types.split())
+    signature = {name: "constexpr" if name in constants else next(types) for name in kernel.arg_names}
+    places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if "*" in signature[name]}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    options = dict(num_warps=layout.warps, num_stages=1, launch_cooperative_grid=True)
+    done = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    (folder,) = sys.argv[1:]
+    ptx = os.path.join(folder, kernel.__name__ + ".ptx")
+    with open(ptx, "w") as file:
+        file.write(done.asm["ptx"])
+    assembler = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "ptxas")
+    said = subprocess.run([assembler, "-v", "-arch=sm_90a", ptx, "-o", os.devnull], capture_output=True, text=True)
+    print(kernel.__name__, done.metadata.shared, done.asm["ptx"].count("wgmma.mma_async"))
+    print(said.stderr)
+
+compiled(
+    kernels.forward_kernel,
+    "*bf16 *bf16 *fp32 *fp32 *fp32 *fp32 *fp32 *bf16 *fp32 *fp32 *i32 *i32 i32 i32 i32 i32 i32",
+    **shape,
+)
+compiled(
+    kernels.backward_kernel,
+    "*bf16 i32 i32 *bf16 *fp32 *fp32 *bf16 *fp32 *fp32 *fp32 *bf16 *i32 *i32 i32 i32 i32 i32 i32",
+    h_grad=None,
+    c_grad=None,
+    **shape,
+)
+"""
+
+
+@pytest.mark.slow
+def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory(tmp_path):
+    """To machine code, which takes no GPU: by Triton's own compiler, in a process that does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", COMPILE, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == 2, done.stdout
+    words = [line.split() for line in done.stdout.splitlines() if "_kernel" in line and "ptxas" not in line]
+    assert [name for name, *_ in words] == ["forward_kernel", "backward_kernel"]
+    tile = 4 * 32 * 704 * 2
+    for _, memory, products in words:
+        assert tile < int(memory) <= 227 * 1024
+        assert int(products) >= 44
