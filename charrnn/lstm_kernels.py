@@ -64,22 +64,35 @@ def _weights(  # type: ignore[no-untyped-def]
     PITCH: tl.constexpr,  # noqa: N803
     UNITS: tl.constexpr,  # noqa: N803
     PIECES: tl.constexpr,  # noqa: N803
+    HELD: tl.constexpr,  # noqa: N803
     TURNED: tl.constexpr,  # noqa: N803
 ):
     """The rows of U (4, pitch, pitch) that a program owns, four gates of a unit one after another, in pieces
-    (4 units, piece), or turned. Nothing writes there, so that the compiler leaves them in shared memory."""
+    (4 units, piece), or turned. Nothing writes there, so that the compiler leaves them in shared memory, but for the
+    first ones, which are held in registers."""
     row = tl.arange(0, 4 * UNITS)
     row = ((row % 4) * PITCH + first + row // 4) * PITCH
     weights = ()
     start = 0
     for k in tl.static_range(len(PIECES)):
         column = start + tl.arange(0, PIECES[k])
-        if TURNED:
-            weights += (tl.load(u + row[None, :] + column[:, None]),)  # type: ignore[assignment]
-        else:
-            weights += (tl.load(u + row[:, None] + column[None, :]),)  # type: ignore[assignment]
+        piece = tl.load(u + (row[None, :] + column[:, None] if TURNED else row[:, None] + column[None, :]))
+        if k < HELD and u.dtype.element_ty.primitive_bitwidth == 16:
+            piece = _held(piece)
+        weights += (piece,)  # type: ignore[assignment]
+        tl.debug_barrier()  # or the compiler begins with all loads at once, for which there are too few registers
         start += PIECES[k]
     return weights
+
+
+@triton.jit
+def _held(x):  # type: ignore[no-untyped-def]
+    """The same numbers in registers. Tensor cores take a first factor from there or from shared memory, and it is the
+    time that shared memory takes which products of few rows last. What was loaded the compiler puts into shared memory,
+    but what a product has made stays where it is: so here is one with the identity, which is exact."""
+    k = tl.arange(0, x.shape[1])
+    identity = tl.where(k[:, None] == k[None, :], 1.0, 0.0).to(x.dtype)
+    return tl.dot(_factor(x), _factor(identity)).to(x.dtype)
 
 
 @triton.jit
@@ -108,8 +121,8 @@ def _factor(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _settled(x):  # type: ignore[no-untyped-def]
-    """The same numbers, which the compiler takes for new ones that are computed here: it would wait for each load to
-    arrive in shared memory before the next. So the last ones are on their way while the first are multiplied."""
+    """The same numbers, which the compiler takes for new ones that are computed here: after all loads have begun. It
+    would put each into shared memory before it begins with the next."""
     if not INTERPRETED:
         PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth  # noqa: N806
         x = tl.inline_asm_elementwise("", "=r,0", [x], dtype=x.dtype, is_pure=True, pack=PACK)
@@ -135,9 +148,12 @@ def _recurrent(  # type: ignore[no-untyped-def]
         # Not by way of the multiprocessor's own cache, which does not see what others write.
         all_h += (tl.load(h + where, mask=inside[None, :], other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
         start += PIECES[k]
+    there = ()
+    for k in tl.static_range(len(PIECES)):
+        there += (_settled(all_h[k]),)  # type: ignore[assignment]
     product = tl.zeros((4 * UNITS, ROWS), tl.float32)
     for k in tl.static_range(len(PIECES)):
-        product = tl.dot(_factor(weights[k]), _factor(_settled(all_h[k])), product, input_precision="ieee")
+        product = tl.dot(_factor(weights[k]), _factor(there[k]), product, input_precision="ieee")
     return product
 
 
@@ -146,9 +162,9 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     gates_x,  # (T, N, 4, pitch): W x
     u,  # (4, pitch, pitch)
     bias,  # (4, H) fp32
-    h0,  # (N, H) fp32, as the next three
+    h0,  # (N, H) fp32, as the next one
     c0,
-    h_last,
+    h_last,  # (N, pitch) fp32, as the next one
     c_last,
     outputs,  # (T + 1, N, pitch): from h0 on
     gates,  # (T, N, 4, pitch) fp32, or None: i, f, g, o
@@ -164,6 +180,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     PIECES: tl.constexpr,  # noqa: N803
+    HELD: tl.constexpr,  # noqa: N803
 ):
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
     barrier = barriers + block * LINE
@@ -171,7 +188,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     place = rows[:, None] * PITCH + own[None, :]
     place_four = rows[:, None] * 4 * PITCH + own[None, :]
     place_state = rows[:, None] * units + own[None, :]
-    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, False)
+    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, False)
     b_i, b_f, b_g, b_o = _load_four(bias + own[None, :], own[None, :] < units, units)
     h = tl.load(h0 + place_state, mask=known, other=0.0)
     c = tl.load(c0 + place_state, mask=known, other=0.0)
@@ -199,8 +216,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             tl.store(cells + place, c, mask=here)
             _store_four(gates + place_four, i, f, g, o, here, PITCH)
             gates += n * 4 * PITCH
-    tl.store(h_last + place_state, h, mask=known)
-    tl.store(c_last + place_state, c, mask=known)
+    tl.store(h_last + place, h, mask=here)
+    tl.store(c_last + place, c, mask=here)
     tl.atomic_add(failed, 1, mask=patience == 0)
 
 
@@ -279,6 +296,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     PIECES: tl.constexpr,  # noqa: N803
+    HELD: tl.constexpr,  # noqa: N803
 ):
     """Backpropagation through time. With a' for dL/da and s for what the gates take, h_(t-1)' = y_(t-1)' + U^T s_t',
     of which each program has the part that its own s' give. The parts go to two places in turns: who writes to one
@@ -293,7 +311,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     place_four = rows[:, None] * 4 * PITCH + own[None, :]
     place_state = rows[:, None] * units + own[None, :]
     place_y = rows[:, None].to(tl.int64) * y_row + own[None, :]
-    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, True)
+    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, True)
     h_next, c_next = _given(h_grad, place_state, known), _given(c_grad, place_state, known)
     zeros = tl.zeros((ROWS, UNITS), tl.float32)
     b_i, b_f, b_g, b_o = zeros, zeros, zeros, zeros

@@ -8,6 +8,8 @@ from charrnn.padding import GATES, up
 
 MULTIPLE = 64  # of the pitch: rows of one product of tensor cores, and the least piece of a sum over units
 PIECE = 8192  # numbers of a tile of sums, at most: 32 of a thread's registers
+FEW_ROWS = 16  # with which a product lasts as long as shared memory takes to give U, where U comes from there
+HELD = (128, 128, 64)  # pieces of U for registers: of 255 a thread they take 80
 SHARED_MEMORY = 227 * 1024  # bytes, of a program on Hopper
 SPARE = 8 * 1024  # bytes of it for small tiles on their way from one thread to another
 SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))  # units and rows of a program: the fastest first
@@ -29,12 +31,18 @@ class Layout(NamedTuple):
         return self.blocks * self.pitch // self.units
 
     @property
+    def held(self) -> int:
+        """How many pieces of U there are registers for, if it is in 16 bits: the first ones."""
+        return sum(sum(HELD[: k + 1]) <= self.pitch for k in range(len(HELD))) if self.rows <= FEW_ROWS else 0
+
+    @property
     def pieces(self) -> tuple[int, ...]:
-        """The pitch as a sum of powers of two, which tiles have to be; large ones first."""
-        most = max(PIECE // self.rows, MULTIPLE)
-        rest = self.pitch % most
-        powers = (1 << bit for bit in reversed(range(rest.bit_length())))
-        return (most,) * (self.pitch // most) + tuple(power for power in powers if rest & power)
+        """The pitch as a sum of powers of two, which tiles have to be."""
+        first = HELD[: self.held]
+        rest = self.pitch - sum(first)
+        most = max(min(PIECE // self.rows, 256), MULTIPLE)
+        powers = (1 << bit for bit in reversed(range(most.bit_length() - 1)))
+        return first + (most,) * (rest // most) + tuple(power for power in powers if rest & power)
 
 
 def shared_out(n: int, units: int, shape: tuple[int, int]) -> Layout:
