@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from charrnn.grid_barrier import PATIENCE
 from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
@@ -60,6 +61,8 @@ def failures(device: torch.device) -> Tensor:
     Anything but zero says that numbers since are wrong. It is counted where it is, and read by whoever waits for the
     GPU anyhow. It has to be there before a CUDA graph is recorded, which a first iteration sees to.
     """
+    if str(device) == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
     if device not in _failures:
         _failures[device] = torch.zeros(1, dtype=torch.int32, device=device)
     return _failures[device]
@@ -102,6 +105,7 @@ class _KernelLSTM(torch.autograd.Function):
         return outputs[1:, :, :units].transpose(0, 1), h, c
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Backpropagation through time: see `charrnn.projected`, whose layers have R besides."""
         rows, w, u, outputs, gates, cells = ctx.saved_tensors

@@ -74,6 +74,7 @@ def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: 
     """
     for shape in SHAPES:
         layout = shared_out(n, units, shape)
+        # The pieces that are held in registers come there by way of shared memory, too.
         needed = (GATES * layout.units + layout.rows) * layout.pitch * itemsize + SPARE
         if layout.programs <= multiprocessors and needed <= memory:
             return layout

@@ -108,7 +108,7 @@ def test_outputs_state_and_gradients_are_torchs(n, steps, inputs, units):
 @pytest.mark.parametrize(
     ("n", "steps", "inputs", "units", "shape", "programs"),
     [
-        (3, 4, 5, 9, (32, 16), 2),
+        (3, 4, 5, 40, (32, 16), 2),
         (17, 3, 8, 70, (64, 16), 4),
         pytest.param(*(17, 6, 7, 133, (32, 8), 18), marks=pytest.mark.slow),
     ],
@@ -340,3 +340,54 @@ def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory(tmp_pa
     for _, memory, products in words:
         assert in_shared_memory < int(memory) <= 227 * 1024
         assert int(products) >= 44
+
+
+ON_A_GPU = """
+import sys
+import torch
+from charrnn.cells import LSTM
+from charrnn.kernel_lstm import failures, kernel_lstm
+
+device, n, steps, units = sys.argv[1], *map(int, sys.argv[2:])
+torch.manual_seed(0)
+lstm = LSTM(units, units).to(device)
+x, h, c = (torch.randn(*shape, units, device=device, requires_grad=True) for shape in ((n, steps), (n,), (n,)))
+
+def everything(low, run):
+    with torch.autocast(device, torch.bfloat16, enabled=low):
+        outputs = run()
+    loss = sum((output.float() * torch.ones_like(output).cumsum(0).sin()).sum() for output in outputs)
+    grads = torch.autograd.grad(loss, [x, h, c, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0])
+    return [tensor.detach().float() for tensor in (*outputs, *grads)]
+
+def torchs():
+    y, (h_last, c_last) = lstm(x, (h, c))
+    return y, h_last, c_last
+
+def steps_of_torch():
+    state, outputs = (h, c), []
+    for x_t in x.unbind(dim=1):
+        y, state = lstm.step(x_t, state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), *state
+
+torch.backends.cudnn.allow_tf32 = False
+exact, low = everything(False, torchs), everything(True, steps_of_torch)
+for _ in range(20):
+    for ours, theirs, right in zip(everything(True, lambda: kernel_lstm(lstm, x, h, c)), low, exact, strict=True):
+        assert (ours - right).norm() <= 2 * (theirs - right).norm() + 1e-6
+assert failures(torch.device(device)).item() == 0
+"""
+
+
+def on_a_gpu(device, *sizes, **more):
+    command = [sys.executable, "-c", ON_A_GPU, device, *map(str, sizes)]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | more
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here")
+@pytest.mark.parametrize("sizes", [(50, 50, 680), (3, 7, 64), (17, 20, 133), (64, 30, 1024), (256, 10, 512)])
+def test_on_a_gpu_errors_are_at_most_twice_those_of_plain_torch(sizes):
+    on_a_gpu("cuda", *sizes)
