@@ -67,9 +67,8 @@ def _weights(  # type: ignore[no-untyped-def]
     HELD: tl.constexpr,  # noqa: N803
     TURNED: tl.constexpr,  # noqa: N803
 ):
-    """The rows of U (4, pitch, pitch) that a program owns, four gates of a unit one after another, in pieces
-    (4 units, piece), or turned. Nothing writes there, so that the compiler leaves them in shared memory, but for the
-    first ones, which are held in registers."""
+    """The rows of U (4, pitch, pitch) that a program owns, a unit's four gates one after another, in pieces (4 units,
+    piece), or turned: the first in registers, the others where the compiler leaves what is loaded, in shared memory."""
     row = tl.arange(0, 4 * UNITS)
     row = ((row % 4) * PITCH + first + row // 4) * PITCH
     weights = ()
@@ -121,8 +120,8 @@ def _factor(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _settled(x):  # type: ignore[no-untyped-def]
-    """The same numbers, which the compiler takes for new ones that are computed here: after all loads have begun. It
-    would put each into shared memory before it begins with the next."""
+    """The same numbers, for the compiler new ones that are computed here, after all loads have begun: it would put each
+    into shared memory before it begins with the next."""
     if not INTERPRETED:
         PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth  # noqa: N806
         x = tl.inline_asm_elementwise("", "=r,0", [x], dtype=x.dtype, is_pure=True, pack=PACK)
@@ -236,6 +235,7 @@ def _spread(  # type: ignore[no-untyped-def]
     weights,
     gate_grads,
     me,
+    inside,
     PROGRAMS: tl.constexpr,  # noqa: N803
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
@@ -247,7 +247,8 @@ def _spread(  # type: ignore[no-untyped-def]
         product = tl.dot(_factor(weights[k]), _factor(gate_grads), input_precision="ieee")
         unit = start + tl.arange(0, PIECES[k])[:, None]
         tile = sums + (unit // UNITS * PROGRAMS + me) * ROWS * UNITS
-        tl.store(tile + tl.arange(0, ROWS)[None, :] * UNITS + unit % UNITS, product.to(sums.dtype.element_ty))
+        tile += tl.arange(0, ROWS)[None, :] * UNITS + unit % UNITS
+        tl.store(tile, product.to(sums.dtype.element_ty), mask=inside[None, :])
         start += PIECES[k]
 
 
@@ -261,8 +262,7 @@ def _total(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,  # noqa: N803
 ):
     """What all programs have written for this one, (rows, units), added up always in the same order."""
-    tile = tl.arange(0, ROWS)[:, None] * UNITS + tl.arange(0, UNITS)[None, :]
-    tile += me * PROGRAMS * ROWS * UNITS
+    tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
     total = tl.zeros((ROWS, UNITS), tl.float32)
     for k in tl.static_range(PROGRAMS):
         one = tl.load(sums + k * ROWS * UNITS + tile, mask=there, other=0.0, cache_modifier=".cg")
@@ -317,8 +317,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     b_i, b_f, b_g, b_o = zeros, zeros, zeros, zeros
     last = steps.to(tl.int64) - 1
     y_grad += last * y_step
-    gates += last * n * 4 * PITCH
-    gate_grads += last * n * 4 * PITCH
+    gates, gate_grads = gates + last * n * 4 * PITCH, gate_grads + last * n * 4 * PITCH
     cells += steps.to(tl.int64) * n * PITCH
     c = tl.load(cells + place, mask=here, other=0.0)
     for back in tl.range(0, steps, num_stages=1):
@@ -327,7 +326,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         cells -= n * PITCH
         before = tl.load(cells + place, mask=here, other=0.0)
         patience = wait(barrier, back * PROGRAMS, patience)
-        h_next += _total(sums + (back + 1) % 2 * PLACE, me, back > 0, PROGRAMS, UNITS, ROWS)
+        h_next += _total(sums + (back + 1) % 2 * PLACE, me, here & (back > 0), PROGRAMS, UNITS, ROWS)
         squashed = _tanh(c)
         c_next += h_next * o * (1 - squashed * squashed)
         o_grad = h_next * squashed * o * (1 - o)
@@ -335,16 +334,14 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         f_grad = c_next * before * f * (1 - f)
         g_grad = c_next * i * (1 - g * g)
         s_grad = _join(i_grad, f_grad, g_grad, o_grad, UNITS, ROWS).to(u.dtype.element_ty)
-        _spread(sums + back % 2 * PLACE, weights, s_grad, me, PROGRAMS, UNITS, ROWS, PIECES)
+        _spread(sums + back % 2 * PLACE, weights, s_grad, me, inside, PROGRAMS, UNITS, ROWS, PIECES)
         arrive(barrier)  # and only now what nobody waits for
         _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, PITCH)
         b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
         h_next, c_next, c = zeros, c_next * f, before
-        y_grad -= y_step
-        gates -= n * 4 * PITCH
-        gate_grads -= n * 4 * PITCH
+        y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * PITCH, gate_grads - n * 4 * PITCH
     patience = wait(barrier, steps * PROGRAMS, patience)
-    h_next = _total(sums + (steps + 1) % 2 * PLACE, me, steps > 0, PROGRAMS, UNITS, ROWS)
+    h_next = _total(sums + (steps + 1) % 2 * PLACE, me, here, PROGRAMS, UNITS, ROWS)
     tl.store(h0_grad + place_state, h_next, mask=known)
     tl.store(c0_grad + place_state, c_next, mask=known)
     b_i, b_f, b_g, b_o = tl.sum(b_i, 0), tl.sum(b_f, 0), tl.sum(b_g, 0), tl.sum(b_o, 0)
