@@ -185,14 +185,14 @@ def run_forward(
     outputs = gates_x.new_empty(steps + 1, n, layout.pitch)
     gates = torch.empty_like(gates_x, dtype=torch.float32) if keep else None
     cells = torch.empty_like(outputs, dtype=torch.float32) if keep else None
-    h, c = h0.new_empty(n, layout.pitch), c0.new_empty(n, layout.pitch)
+    h, c = torch.empty_like(h0), torch.empty_like(c0)
     launch(
         forward_kernel,
         layout,
         *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
         *(n, h0.shape[1], steps, layout.each, PATIENCE),
     )
-    return outputs, h[:, : h0.shape[1]], c[:, : c0.shape[1]], gates, cells
+    return outputs, h, c, gates, cells
 
 
 def run_backward(

@@ -161,9 +161,9 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     gates_x,  # (T, N, 4, pitch): W x
     u,  # (4, pitch, pitch)
     bias,  # (4, H) fp32
-    h0,  # (N, H) fp32, as the next one
+    h0,  # (N, H) fp32, as the next three
     c0,
-    h_last,  # (N, pitch) fp32, as the next one
+    h_last,
     c_last,
     outputs,  # (T + 1, N, pitch): from h0 on
     gates,  # (T, N, 4, pitch) fp32, or None: i, f, g, o
@@ -215,8 +215,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             tl.store(cells + place, c, mask=here)
             _store_four(gates + place_four, i, f, g, o, here, PITCH)
             gates += n * 4 * PITCH
-    tl.store(h_last + place, h, mask=here)
-    tl.store(c_last + place, c, mask=here)
+    tl.store(h_last + place_state, h, mask=known)
+    tl.store(c_last + place_state, c, mask=known)
     tl.atomic_add(failed, 1, mask=patience == 0)
 
 

@@ -134,6 +134,7 @@ def test_two_halves_with_the_state_carried_over_are_the_whole():
     second, *after = kernel_lstm(lstm, x[:, 2:], *between)
     assert torch.equal(torch.cat((first, second), dim=1), y)
     assert all(torch.equal(one, other) for one, other in zip(after, state, strict=True))
+    assert all(tensor.is_contiguous() for tensor in state)  # as what is stored has to be
 
 
 def test_gradients_are_differences_of_the_loss():
@@ -207,9 +208,18 @@ def test_in_bf16_errors_are_at_most_twice_those_of_plain_torch(units, depth):
 
 
 @pytest.mark.usefixtures("_together")
-def test_in_bf16_several_programs_are_as_good():
-    case = layer(5, 6, 8, 70)
-    layout = shared_out(5, 70, (64, 4))
+@pytest.mark.parametrize(
+    ("sizes", "shape", "programs"),
+    [
+        ((5, 6, 8, 70), (64, 4), 4),
+        # Pieces, units and rows of a program as for 50 rows on a Hopper GPU, but one block of the four.
+        pytest.param((13, 3, 8, 680), (32, 16), 22, marks=pytest.mark.slow),
+    ],
+)
+def test_in_bf16_several_programs_are_as_good(sizes, shape, programs):
+    case = layer(*sizes)
+    layout = shared_out(sizes[0], sizes[-1], shape)
+    assert layout.programs == programs
     exact = everything(torchs, *case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, low = everything(lambda *some: kernel_lstm(*some, layout=layout), *case), everything(plain, *case)
@@ -333,7 +343,7 @@ def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory(tmp_pa
     assert "serialized" not in done.stdout
     spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", done.stdout)]
     assert len(spilled) == 2
-    assert max(spilled) <= 8, "more than a number or two that are needed before and after all steps"
+    assert max(spilled) <= 16, "more than a few numbers that are needed before and after all steps"
     words = [line.split() for line in done.stdout.splitlines() if "_kernel" in line and "ptxas" not in line]
     assert [name for name, *_ in words] == ["forward_kernel", "backward_kernel"]
     in_shared_memory = 4 * 32 * (256 + 128) * 2
