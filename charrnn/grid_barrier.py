@@ -29,10 +29,26 @@ def arrive(barrier):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def seen(barrier):  # type: ignore[no-untyped-def]
-    """How many have arrived; what they had stored before can be read after."""
+def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """How many have arrived; what they had stored before can be read after. See `wait`."""
     if INTERPRETED:
         arrived = tl.atomic_add(barrier, 0, sem="acquire", scope="gpu")
+    elif ONE:
+        arrived = tl.inline_asm_elementwise(
+            """{
+            .reg .pred %first;
+            .reg .u32 %thread;
+            mov.u32 %thread, %tid.x;
+            setp.eq.u32 %first, %thread, 0;
+            mov.u32 $0, 0x7fffffff;
+            @%first ld.acquire.gpu.global.u32 $0, [$1];
+            }""",
+            "=&r,l",
+            [barrier],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
     else:
         arrived = tl.inline_asm_elementwise(
             "ld.acquire.gpu.global.u32 $0, [$1];", "=r,l", [barrier], dtype=tl.int32, is_pure=False, pack=1
@@ -41,10 +57,16 @@ def seen(barrier):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def wait(barrier, arrivals, patience):  # type: ignore[no-untyped-def]
-    """Until so many have arrived in all; returns what is left of the patience, 0 for ever once they did not come."""
+def wait(barrier, arrivals, patience, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
+    """Until so many have arrived in all; returns what is left of the patience, 0 for ever once they did not come.
+
+    One thread looks, so that the warps of hundreds of programs do not stand in each other's way at the barrier's place;
+    what it has seen the others have, once they have met it. It is the one which stores a single number, so that its
+    patience is the one that counts. Not ONE: all threads look, for kernels at the limit of their registers: in a loop
+    that threads leave one by one, the compiler does without the uniform ones.
+    """
     left = patience
-    while (seen(barrier) < arrivals) & (left > 0):
+    while (seen(barrier, ONE) < arrivals) & (left > 0):
         left -= 1
-    tl.debug_barrier()  # nobody reads before all threads of the program have seen it
+    tl.debug_barrier()  # nobody reads before the thread that looks has seen it
     return tl.where(left > 0, patience, 0)

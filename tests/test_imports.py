@@ -30,11 +30,13 @@ for name in sys.argv[split + 1:]:
     os.wait()
 """
 
-TRITON = (
+TRITON = (  # in which these are written
     "charrnn.engines.cuda_kernel",
     "charrnn.engines.cuda_resident",
     "charrnn.grid_barrier",
-)  # in which these are written
+    "charrnn.kernel_lstm",
+    "charrnn.lstm_kernels",
+)
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 pytestmark = needs_fork

@@ -17,12 +17,11 @@ from charrnn.engines.cuda import WAYS, CudaEngine
 from charrnn.gpu_layers import set_way
 from charrnn.graphs import Work
 from charrnn.model import CharRNN, build
-from charrnn.recipe import GPU_LAYERS, Settings
+from charrnn.recipe import Settings
 from charrnn.step import GraphedStep, Step, make_optimizer
 
-# What is expected to be fastest first; last what may hang, as nobody knows whether two of cuDNN's persistent kernels may
-# run at the same time.
-TRAINING_WAYS = tuple(sorted(reversed(GPU_LAYERS), key=lambda way: way == "padded-overlapped"))
+# What is expected to be fastest first, and last what may hang: see `charrnn.fastest`.
+TRAINING_WAYS = ("kernel-overlapped", "kernel", "overlapped", "padded", "torch", "padded-overlapped")
 ENGINE_WAYS = tuple(way for way in reversed(WAYS) if way != "auto")  # likewise
 WARM_UP, REPEATS = 5, 5
 

@@ -1,0 +1,226 @@
+"""LSTM layers that learn on an NVIDIA GPU by way of the kernels of `charrnn.lstm_kernels`: one product for all steps
+before a kernel and four after it, with what waits for the step before in between.
+
+Everything inside lies in the order of time, (T, N, ...), and gates and units are padded with zeros to the kernels'
+pitch, weights too, so that no product needs a copy of what a kernel wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from charrnn.grid_barrier import PATIENCE
+from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
+from charrnn.lstm_layout import SHARED_MEMORY, Layout, alone, layout_for
+from charrnn.padding import GATES, up
+
+if TYPE_CHECKING:
+    from charrnn.cells import LSTM
+
+_failures: dict[torch.device, Tensor] = {}
+
+ALIGNED = 8  # numbers: where the rows of a matrix are a multiple of 16 bytes apart, cuBLAS has its fast kernels
+
+
+def kernel_lstm(
+    lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs (N, T, H) of a layer for x (N, T, D), and its state (h, c) after them, (N, H).
+
+    Under autocast products and outputs are in its precision, sums and the state in fp32. It can be recorded as a CUDA
+    graph once it has run. Whether all went well, `failures` says.
+
+    Parameters
+    ----------
+    layout
+        How the kernels share the work; by default what suits the GPU, and on a CPU, where Triton's interpreter runs
+        them for tests, one program.
+
+    Raises
+    ------
+    ValueError
+        For more rows and units than the GPU takes at once.
+    """
+    kind = x.device.type
+    inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    if layout is None:
+        layout = _layout(len(x), lstm.hidden_size, inside, x.device)
+    weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *weights))
+    y, h, c = _KernelLSTM.apply(x, h, c, *weights, inside, layout, keep)  # type: ignore[no-untyped-call]
+    return y, h, c
+
+
+def failures(device: torch.device) -> Tensor:
+    """How many programs on a device have gone on without the others since they ran out of patience: one int32.
+
+    Anything but zero says that numbers since are wrong. It is counted where it is, and read by whoever waits for the
+    GPU anyhow. It has to be there before a CUDA graph is recorded, which a first iteration sees to.
+    """
+    if str(device) == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    if device not in _failures:
+        _failures[device] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _failures[device]
+
+
+def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
+    if device.type == "cpu":
+        return alone(n, units)
+    gpu = torch.cuda.get_device_properties(device)
+    memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
+    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
+
+
+class _KernelLSTM(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias: Tensor,
+        inside: torch.dtype,
+        layout: Layout,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n, steps, inputs = x.shape
+        units, pitch = weight_hh.shape[1], layout.pitch
+        with torch.autocast(x.device.type, enabled=False):
+            rows = _by_time(x, inside)
+            w = _widened(weight_ih, units, pitch, rows.shape[1], inside)
+            u = _widened(weight_hh, units, pitch, pitch, inside)
+            gates_x = (rows @ w.flatten(0, 1).t()).view(steps, n, GATES, pitch)
+            h, c = h.float().contiguous(), c.float().contiguous()
+            outputs, h, c, gates, cells = run_forward(layout, gates_x, u, bias.float(), h, c, keep)
+        ctx.save_for_backward(rows, w, u, outputs, gates, cells)
+        ctx.layout, ctx.inputs, ctx.units, ctx.dtype = layout, inputs, units, x.dtype
+        ctx.set_materialize_grads(False)
+        return outputs[1:, :, :units].transpose(0, 1), h, c
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Backpropagation through time: see `charrnn.projected`, whose layers have R besides."""
+        rows, w, u, outputs, gates, cells = ctx.saved_tensors
+        steps, n, _, pitch = gates.shape
+        y_grad, h_grad, c_grad = grads
+        units = ctx.units
+        with torch.autocast(rows.device.type, enabled=False):
+            if y_grad is None:
+                y_grad = outputs.new_zeros(1, 1, units).expand(n, steps, units)
+            elif y_grad.stride(2) != 1:
+                y_grad = y_grad.contiguous()
+            h_grad, c_grad = (grad if grad is None else grad.contiguous() for grad in (h_grad, c_grad))
+            s, h0_grad, c0_grad, bias_grad = run_backward(ctx.layout, (y_grad, h_grad, c_grad), u, gates, cells)
+            s = s.view(steps * n, GATES * pitch)
+            x_grad = None
+            if ctx.needs_input_grad[0]:
+                x_grad = (s @ w.flatten(0, 1)).view(steps, n, -1)[..., : ctx.inputs].transpose(0, 1).to(ctx.dtype)
+            w_grad = _narrowed(s.t() @ rows, units, ctx.inputs)
+            u_grad = _narrowed(s.t() @ outputs[:-1].view(steps * n, pitch), units, units)
+        return x_grad, h0_grad, c0_grad, w_grad, u_grad, bias_grad.flatten(), None, None, None
+
+
+def _by_time(x: Tensor, inside: torch.dtype) -> Tensor:
+    """Inputs (N, T, D) as a matrix of T N rows; a copy of them, unless they are the outputs of a layer below."""
+    n, steps, inputs = x.shape
+    if x.dtype == inside and inputs % ALIGNED == 0:
+        return x.transpose(0, 1).flatten(0, 1)
+    rows = x.new_zeros(steps, n, up(inputs, ALIGNED), dtype=inside)
+    rows[..., :inputs] = x.transpose(0, 1)
+    return rows.flatten(0, 1)
+
+
+def _widened(weight: Tensor, units: int, pitch: int, columns: int, inside: torch.dtype) -> Tensor:
+    """A weight (4 H, ·) as (4, pitch, columns) that end in zeros."""
+    wide = weight.new_zeros(GATES, pitch, columns, dtype=inside)
+    wide[:, :units, : weight.shape[1]] = weight.view(GATES, units, -1)
+    return wide
+
+
+def _narrowed(grad: Tensor, units: int, columns: int) -> Tensor:
+    """A gradient (4 pitch, ·) as (4 H, columns) fp32."""
+    narrow = grad.view(GATES, -1, grad.shape[1])[:, :units, :columns]
+    return narrow.to(torch.float32, memory_format=torch.contiguous_format).reshape(GATES * units, columns)
+
+
+def launch(kernel: Any, layout: Layout, *arguments: Tensor | int | None) -> None:
+    """Run a kernel, all of whose programs have to be there at once: the driver refuses it where they cannot."""
+    kernel[(layout.programs,)](
+        *arguments,
+        *(layout.pitch, layout.units, layout.rows, layout.pieces, layout.held),
+        num_warps=layout.warps,
+        num_stages=1,
+        launch_cooperative_grid=True,
+    )
+
+
+def run_forward(
+    layout: Layout, gates_x: Tensor, u: Tensor, bias: Tensor, h0: Tensor, c0: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """A layer's outputs, from what its gates take of its inputs.
+
+    Parameters
+    ----------
+    gates_x
+        (T, N, 4, pitch), in the precision of the products, as u (4, pitch, pitch).
+    bias, h0, c0
+        (4 H,), (N, H) and (N, H), contiguous, fp32.
+    keep
+        Whether a backward pass is to follow.
+
+    Returns
+    -------
+    h0 and the outputs (T + 1, N, pitch), the last h and c (N, H), and for the backward pass the gates
+    (T, N, 4, pitch) and cells (T + 1, N, pitch), all of these fp32.
+    """
+    steps, n = gates_x.shape[:2]
+    outputs = gates_x.new_empty(steps + 1, n, layout.pitch)
+    gates = torch.empty_like(gates_x, dtype=torch.float32) if keep else None
+    cells = torch.empty_like(outputs, dtype=torch.float32) if keep else None
+    h, c = torch.empty_like(h0), torch.empty_like(c0)
+    launch(
+        forward_kernel,
+        layout,
+        *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
+        *(n, h0.shape[1], steps, layout.each, PATIENCE),
+    )
+    return outputs, h, c, gates, cells
+
+
+def run_backward(
+    layout: Layout, grads: tuple[Tensor, Tensor | None, Tensor | None], u: Tensor, gates: Tensor, cells: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of what the gates take (T, N, 4, pitch), of h0 and c0 (N, H) and of the biases (4, H).
+
+    Parameters
+    ----------
+    grads
+        Of the outputs (N, T, H), their rows contiguous, and of the last h and c, (N, H) fp32, contiguous, or None.
+    """
+    y_grad, h_grad, c_grad = grads
+    n, steps, units = y_grad.shape
+    gate_grads = torch.empty_like(gates, dtype=u.dtype)
+    h0_grad, c0_grad = gates.new_empty(n, units), gates.new_empty(n, units)
+    bias_grad = gates.new_empty(layout.blocks, GATES, layout.pitch)
+    sums = u.new_empty(layout.blocks, 2, layout.pitch // layout.units, layout.pitch, layout.rows)
+    launch(
+        backward_kernel,
+        layout,
+        *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
+        *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_meeting(layout, u.device)),
+        *(n, units, steps, layout.each, PATIENCE),
+    )
+    return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)[:, :units]
+
+
+def _meeting(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
+    """New barriers, one for each block of rows, and the count of failures."""
+    return torch.zeros(layout.blocks * LINE.value, dtype=torch.int32, device=device), failures(device)

@@ -1,0 +1,350 @@
+"""An LSTM layer over all its steps in one kernel of an NVIDIA GPU, forward and backward, in Triton.
+
+What a step waits for is h of the step before, so a sequence takes as long as its steps do one after the other, and
+those are short: reading U from the GPU's memory and starting kernels are most of it. Here each program stays on its
+multiprocessor, with its own rows of U in shared memory and its own c in registers, and only what programs need of each
+other goes through the GPU's L2 cache, with a barrier a step (`charrnn.grid_barrier`): h on the way forward, and on the
+way back what the gates' gradients add to those of all h. After Diamos et al. 2016, Persistent RNNs.
+
+A program owns some units, with all four gates of each, of some rows. Tiles of gates are (4 units, rows): a product of
+tensor cores on Hopper has 64 of the first, and as few as 8 of the second. All else is (rows, units), as memory has it.
+
+H units are padded to a multiple of 64, the pitch, and to zeros: a padded unit's h is zero at every step, as are its
+gates' gradients (see `charrnn.padding`), and they are written, so that what is read needs no mask along a row.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from charrnn.grid_barrier import INTERPRETED, arrive, wait
+
+# Waiting by all threads (`charrnn.grid_barrier.wait`): registers are what there is least of here.
+LINE = tl.constexpr(32)  # integers of a line of the cache, of which each barrier has one for itself
+
+
+@triton.jit
+def _tanh(x):  # type: ignore[no-untyped-def]
+    return 2 * tl.sigmoid(2 * x) - 1
+
+
+@triton.jit
+def _load_four(x, mask, PITCH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of each gate what is at x, gate after gate a pitch further."""
+    i = tl.load(x, mask=mask, other=0.0)
+    f = tl.load(x + PITCH, mask=mask, other=0.0)
+    g = tl.load(x + 2 * PITCH, mask=mask, other=0.0)
+    o = tl.load(x + 3 * PITCH, mask=mask, other=0.0)
+    return i, f, g, o
+
+
+@triton.jit
+def _store_four(x, i, f, g, o, mask, PITCH: tl.constexpr):  # type: ignore[no-untyped-def]
+    kind: tl.constexpr = x.dtype.element_ty
+    tl.store(x, i.to(kind), mask=mask)
+    tl.store(x + PITCH, f.to(kind), mask=mask)
+    tl.store(x + 2 * PITCH, g.to(kind), mask=mask)
+    tl.store(x + 3 * PITCH, o.to(kind), mask=mask)
+
+
+@triton.jit
+def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's block of rows, its number in there, its rows, which of them there are, and its units."""
+    block = tl.program_id(0) // (PITCH // UNITS)
+    me = tl.program_id(0) % (PITCH // UNITS)
+    row = tl.arange(0, ROWS)
+    rows = block * each + row
+    return block, me, rows, (row < each) & (rows < n), me * UNITS + tl.arange(0, UNITS)
+
+
+@triton.jit
+def _weights(  # type: ignore[no-untyped-def]
+    u,
+    first,
+    PITCH: tl.constexpr,
+    UNITS: tl.constexpr,
+    PIECES: tl.constexpr,
+    HELD: tl.constexpr,
+    TURNED: tl.constexpr,
+):
+    """The rows of U (4, pitch, pitch) that a program owns, a unit's four gates one after another, in pieces (4 units,
+    piece), or turned: the first in registers, the others where the compiler leaves what is loaded, in shared memory."""
+    row = tl.arange(0, 4 * UNITS)
+    row = ((row % 4) * PITCH + first + row // 4) * PITCH
+    weights = ()
+    start = 0
+    for k in tl.static_range(len(PIECES)):
+        column = start + tl.arange(0, PIECES[k])
+        piece = tl.load(u + (row[None, :] + column[:, None] if TURNED else row[:, None] + column[None, :]))
+        if k < HELD and u.dtype.element_ty.primitive_bitwidth == 16:
+            piece = _held(piece)
+        weights += (piece,)  # type: ignore[assignment]
+        tl.debug_barrier()  # or the compiler begins with all loads at once, for which there are too few registers
+        start += PIECES[k]
+    return weights
+
+
+@triton.jit
+def _held(x):  # type: ignore[no-untyped-def]
+    """The same numbers in registers. Tensor cores take a first factor from there or from shared memory, and it is the
+    time that shared memory takes which products of few rows last. What was loaded the compiler puts into shared memory,
+    but what a product has made stays where it is: so here is one with the identity, which is exact."""
+    k = tl.arange(0, x.shape[1])
+    identity = tl.where(k[:, None] == k[None, :], 1.0, 0.0).to(x.dtype)
+    return tl.dot(_factor(x), _factor(identity)).to(x.dtype)
+
+
+@triton.jit
+def _split(x, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Gates (4 units, rows) as i, f, g and o (rows, units)."""
+    even, odd = tl.split(tl.permute(tl.reshape(x, (UNITS, 2, 2, ROWS)), (3, 0, 1, 2)))
+    i, g = tl.split(even)
+    f, o = tl.split(odd)
+    return i, f, g, o
+
+
+@triton.jit
+def _join(i, f, g, o, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The other way round."""
+    x = tl.join(tl.join(i, g), tl.join(f, o))
+    return tl.reshape(tl.permute(x, (1, 2, 3, 0)), (4 * UNITS, ROWS))
+
+
+@triton.jit
+def _factor(x):  # type: ignore[no-untyped-def]
+    """What a product takes; the interpreter would multiply the bits of numbers in bf16."""
+    if INTERPRETED:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def _settled(x):  # type: ignore[no-untyped-def]
+    """The same numbers, for the compiler new ones that are computed here, after all loads have begun: it would put each
+    into shared memory before it begins with the next."""
+    if not INTERPRETED:
+        PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth
+        x = tl.inline_asm_elementwise("", "=r,0", [x], dtype=x.dtype, is_pure=True, pack=PACK)
+    return x
+
+
+@triton.jit
+def _recurrent(  # type: ignore[no-untyped-def]
+    weights,
+    h,
+    rows,
+    inside,
+    PITCH: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """U h of this program's units, (4 units, rows), from h (N, pitch) of all."""
+    all_h = ()
+    start = 0
+    for k in tl.static_range(len(PIECES)):
+        where = rows[None, :] * PITCH + start + tl.arange(0, PIECES[k])[:, None]
+        # Not by way of the multiprocessor's own cache, which does not see what others write.
+        all_h += (tl.load(h + where, mask=inside[None, :], other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
+        start += PIECES[k]
+    there = ()
+    for k in tl.static_range(len(PIECES)):
+        there += (_settled(all_h[k]),)  # type: ignore[assignment]
+    product = tl.zeros((4 * UNITS, ROWS), tl.float32)
+    for k in tl.static_range(len(PIECES)):
+        product = tl.dot(_factor(weights[k]), _factor(there[k]), product, input_precision="ieee")
+    return product
+
+
+@triton.jit(do_not_specialize=["n", "units", "steps", "each", "patience"])
+def forward_kernel(  # type: ignore[no-untyped-def]
+    gates_x,  # (T, N, 4, pitch): W x
+    u,  # (4, pitch, pitch)
+    bias,  # (4, H) fp32
+    h0,  # (N, H) fp32, as the next three
+    c0,
+    h_last,
+    c_last,
+    outputs,  # (T + 1, N, pitch): from h0 on
+    gates,  # (T, N, 4, pitch) fp32, or None: i, f, g, o
+    cells,  # (T + 1, N, pitch) fp32, or None: from c0 on
+    barriers,  # zeros
+    failed,
+    n,
+    units,
+    steps,
+    each,
+    patience,
+    PITCH: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
+    HELD: tl.constexpr,
+):
+    block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    barrier = barriers + block * LINE
+    here, known = inside[:, None], inside[:, None] & (own[None, :] < units)
+    place = rows[:, None] * PITCH + own[None, :]
+    place_four = rows[:, None] * 4 * PITCH + own[None, :]
+    place_state = rows[:, None] * units + own[None, :]
+    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, False)
+    b_i, b_f, b_g, b_o = _load_four(bias + own[None, :], own[None, :] < units, units)
+    h = tl.load(h0 + place_state, mask=known, other=0.0)
+    c = tl.load(c0 + place_state, mask=known, other=0.0)
+    tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
+    arrive(barrier)
+    if cells is not None:
+        tl.store(cells + place, c, mask=here)
+    for t in tl.range(0, steps, num_stages=1):  # no loads of later steps among those of earlier ones
+        i, f, g, o = _load_four(gates_x + place_four, here, PITCH)
+        patience = wait(barrier, (t + 1) * (PITCH // UNITS), patience, False)
+        product = _recurrent(weights, outputs, rows, inside, PITCH, UNITS, ROWS, PIECES)
+        u_i, u_f, u_g, u_o = _split(product, UNITS, ROWS)
+        i = tl.sigmoid(i + b_i + u_i)
+        f = tl.sigmoid(f + b_f + u_f)
+        g = _tanh(g + b_g + u_g)
+        o = tl.sigmoid(o + b_o + u_o)
+        c = f * c + i * g
+        h = o * _tanh(c)
+        outputs += n * PITCH
+        tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
+        arrive(barrier)  # and only now what nobody waits for
+        gates_x += n * 4 * PITCH
+        if cells is not None:
+            cells += n * PITCH
+            tl.store(cells + place, c, mask=here)
+            _store_four(gates + place_four, i, f, g, o, here, PITCH)
+            gates += n * 4 * PITCH
+    tl.store(h_last + place_state, h, mask=known)
+    tl.store(c_last + place_state, c, mask=known)
+    tl.atomic_add(failed, 1, mask=patience == 0)
+
+
+@triton.jit
+def _given(x, place, mask):  # type: ignore[no-untyped-def]
+    """A gradient at some places, zeros where there is none."""
+    grad = tl.zeros(place.shape, tl.float32)
+    if x is not None:
+        grad += tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    return grad
+
+
+@triton.jit
+def _spread(  # type: ignore[no-untyped-def]
+    sums,
+    weights,
+    gate_grads,
+    me,
+    inside,
+    PROGRAMS: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """Write what this program's gates (4 units, rows) give to h' of all units, for each where its owner reads it."""
+    start = 0
+    for k in tl.static_range(len(PIECES)):
+        product = tl.dot(_factor(weights[k]), _factor(gate_grads), input_precision="ieee")
+        unit = start + tl.arange(0, PIECES[k])[:, None]
+        tile = sums + (unit // UNITS * PROGRAMS + me) * ROWS * UNITS
+        tile += tl.arange(0, ROWS)[None, :] * UNITS + unit % UNITS
+        tl.store(tile, product.to(sums.dtype.element_ty), mask=inside[None, :])
+        start += PIECES[k]
+
+
+@triton.jit
+def _total(  # type: ignore[no-untyped-def]
+    sums,
+    me,
+    there,
+    PROGRAMS: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """What all programs have written for this one, (rows, units), added up always in the same order."""
+    tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
+    total = tl.zeros((ROWS, UNITS), tl.float32)
+    for k in tl.static_range(PROGRAMS):
+        one = tl.load(sums + k * ROWS * UNITS + tile, mask=there, other=0.0, cache_modifier=".cg")
+        total += one.to(tl.float32)
+    return total
+
+
+@triton.jit(do_not_specialize=["y_step", "n", "units", "steps", "each", "patience"])
+def backward_kernel(  # type: ignore[no-untyped-def]
+    y_grad,  # (N, T, H)
+    y_row,  # from a row of it to the next
+    y_step,  # and from step to step
+    h_grad,  # (N, H) fp32, or None, as the next one
+    c_grad,
+    u,  # (4, pitch, pitch)
+    gates,  # (T, N, 4, pitch) fp32
+    cells,  # (T + 1, N, pitch) fp32
+    gate_grads,  # (T, N, 4, pitch)
+    h0_grad,  # (N, H) fp32, as the next one
+    c0_grad,
+    bias_grad,  # (blocks, 4, pitch) fp32
+    sums,  # (blocks, 2, programs of a block that read, and that write, rows, units)
+    barriers,  # zeros
+    failed,
+    n,
+    units,
+    steps,
+    each,
+    patience,
+    PITCH: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
+    HELD: tl.constexpr,
+):
+    """Backpropagation through time. With a' for dL/da and s for what the gates take, h_(t-1)' = y_(t-1)' + U^T s_t',
+    of which each program has the part that its own s' give. The parts go to two places in turns: who writes to one
+    again has waited for all who read there."""
+    PROGRAMS: tl.constexpr = PITCH // UNITS
+    PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
+    block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    barrier = barriers + block * LINE
+    sums += block * 2 * PLACE
+    here, known = inside[:, None], inside[:, None] & (own[None, :] < units)
+    place = rows[:, None] * PITCH + own[None, :]
+    place_four = rows[:, None] * 4 * PITCH + own[None, :]
+    place_state = rows[:, None] * units + own[None, :]
+    place_y = rows[:, None].to(tl.int64) * y_row + own[None, :]
+    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, True)
+    h_next, c_next = _given(h_grad, place_state, known), _given(c_grad, place_state, known)
+    zeros = tl.zeros((ROWS, UNITS), tl.float32)
+    b_i, b_f, b_g, b_o = zeros, zeros, zeros, zeros
+    last = steps.to(tl.int64) - 1
+    y_grad += last * y_step
+    gates, gate_grads = gates + last * n * 4 * PITCH, gate_grads + last * n * 4 * PITCH
+    cells += steps.to(tl.int64) * n * PITCH
+    c = tl.load(cells + place, mask=here, other=0.0)
+    for back in tl.range(0, steps, num_stages=1):
+        h_next += _given(y_grad, place_y, known)
+        i, f, g, o = _load_four(gates + place_four, here, PITCH)
+        cells -= n * PITCH
+        before = tl.load(cells + place, mask=here, other=0.0)
+        patience = wait(barrier, back * PROGRAMS, patience, False)
+        h_next += _total(sums + (back + 1) % 2 * PLACE, me, here & (back > 0), PROGRAMS, UNITS, ROWS)
+        squashed = _tanh(c)
+        c_next += h_next * o * (1 - squashed * squashed)
+        o_grad = h_next * squashed * o * (1 - o)
+        i_grad = c_next * g * i * (1 - i)
+        f_grad = c_next * before * f * (1 - f)
+        g_grad = c_next * i * (1 - g * g)
+        s_grad = _join(i_grad, f_grad, g_grad, o_grad, UNITS, ROWS).to(u.dtype.element_ty)
+        _spread(sums + back % 2 * PLACE, weights, s_grad, me, inside, PROGRAMS, UNITS, ROWS, PIECES)
+        arrive(barrier)  # and only now what nobody waits for
+        _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, PITCH)
+        b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
+        h_next, c_next, c = zeros, c_next * f, before
+        y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * PITCH, gate_grads - n * 4 * PITCH
+    patience = wait(barrier, steps * PROGRAMS, patience, False)
+    h_next = _total(sums + (steps + 1) % 2 * PLACE, me, here, PROGRAMS, UNITS, ROWS)
+    tl.store(h0_grad + place_state, h_next, mask=known)
+    tl.store(c0_grad + place_state, c_next, mask=known)
+    b_i, b_f, b_g, b_o = tl.sum(b_i, 0), tl.sum(b_f, 0), tl.sum(b_g, 0), tl.sum(b_o, 0)
+    _store_four(bias_grad + block * 4 * PITCH + own, b_i, b_f, b_g, b_o, own < PITCH, PITCH)
+    tl.atomic_add(failed, 1, mask=patience == 0)
