@@ -24,10 +24,10 @@ Made = tuple[str, Callable[[Scene], Outcome], dict[str, Any]]  # name, work, and
 def checks(rehearse: bool = False) -> list[Check]:
     """All of them, so that what the end of the time leaves out tells least; or tiny ones on the CPU."""
     scene = REHEARSAL if rehearse else Scene("cuda", ModelConfig(256))
-    ways = ("torch",) if rehearse else ENGINE_WAYS
+    ways, batches = (("torch",), ()) if rehearse else (ENGINE_WAYS, BATCHES)
     made = [("the machine", do.the_machine, {}), *ceilings(), *first_tests(ways), *goals(scene, ways)]
-    made += [*trainings(BATCHES[:2]), ("test: the commands, end to end", do.commands, {"limit": 120.0})]
-    made += [*samplings(ways, STREAMS), *further_tests(ways), *trainings(BATCHES[2:]), *others(scene, ways)]
+    made += [*trainings(batches[:2]), ("test: the commands, end to end", do.commands, {"limit": 120.0})]
+    made += [*samplings(ways, STREAMS), *further_tests(ways), *trainings(batches[2:]), *others(scene, ways)]
     return [Check(name, partial(tidily, scene, work), **options) for name, work, options in made]
 
 
