@@ -1,9 +1,6 @@
 """The resident kernel's programs share the work and really meet: each is a process here, in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
-
+import hopper
 import numpy as np
 import pytest
 import torch
@@ -141,30 +138,27 @@ def test_it_runs_what_its_numbers_have_room_for():
 
 
 COMPILE = """
-import pathlib, subprocess, sys, torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+import json, sys, torch
+from hopper import pretend, usage
 from charrnn.engines import cuda_kernel, cuda_resident
 from charrnn.model import ModelConfig, build
 
-model, streams, dtype, kind = build(ModelConfig(256, layer_norm=True), 0), *eval(sys.argv[1])
-kernel, size = cuda_kernel.resident, dtype.itemsize
-plan = cuda_resident.plan(680, streams, size, 264)
-constants = cuda_resident.constants(model, plan) | {"KIND": cuda_kernel.KINDS[kind]}
-weights = "*bf16" if size == 2 else "*fp32"
-feed = "*i64" if kind == "read" else "*fp64"
-types = f"*fp32 *fp32 {weights} *fp32 {weights} {weights} *fp32 *fp32 {weights} *fp32 *fp32 *i64 {feed} *fp64 "
-types = iter((types + "*i64 *fp64 *i32 *i32 i32 i32 i32").split())
-signature = {name: "constexpr" if name in constants else next(types) for name in kernel.arg_names}
-places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
-aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
-source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
-options = cuda_resident.launch_options(plan)
-made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-pathlib.Path(sys.argv[2]).write_text(made.asm["ptx"])
-assembler = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-command = [assembler, "-v", "--gpu-name=sm_90a", sys.argv[2], "-o", "/dev/null"]
-print(made.metadata.shared, subprocess.run(command, capture_output=True, text=True, check=True).stderr)
+pretend()
+made = []
+
+class Compiled(cuda_resident.Resident):
+    def _launch(self, *arguments, **constants):
+        grid, options = (self.plan.programs,), cuda_resident.launch_options(self.plan)
+        made.append(cuda_kernel.resident.warmup(*arguments, grid=grid, **constants, **options))
+
+streams, dtype, kind = eval(sys.argv[1])
+last, heat = torch.zeros(streams, dtype=torch.int64), torch.ones((), dtype=torch.float64)
+model = Compiled(build(ModelConfig(256, layer_norm=True), 0), dtype, last, heat, programs=264)
+feed = torch.zeros(9, streams, dtype=torch.int64 if kind == "read" else torch.float64)
+for part in (feed, feed[1:], feed[:1]):
+    model.run(kind, part)
+assert made[0] is made[1] is made[2], "it was compiled anew"
+print(json.dumps(usage(made[0])))
 """
 
 
@@ -172,22 +166,15 @@ print(made.metadata.shared, subprocess.run(command, capture_output=True, text=Tr
 @pytest.mark.parametrize("streams", [1, 16, 64, 512])
 @pytest.mark.parametrize("dtype", ["torch.bfloat16", "torch.float32"])
 @pytest.mark.parametrize("kind", ["draw", "read"])
-def test_for_a_hopper_gpu_it_compiles_to_two_programs_a_multiprocessor_and_keeps_its_numbers_in_registers(
-    tmp_path, streams, dtype, kind
+def test_for_a_hopper_gpu_it_is_compiled_once_has_room_twice_on_a_multiprocessor_and_spills_nothing(
+    streams, dtype, kind
 ):
-    """To machine code, which takes no GPU: by Triton's own compiler, in a process that does not interpret."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    options = f"({streams}, {dtype}, {kind!r})"
-    command = [sys.executable, "-c", COMPILE, options, str(tmp_path / "kernel.ptx")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    words = done.stdout.split()
-    shared, registers = int(words[0]), int(words[words.index("registers,") - 1])
-    spilt = int(words[words.index("spill") - 2])
-    assert shared <= 114 * 1024
-    assert registers <= 255
-    assert spilt == 0 if dtype == "torch.bfloat16" else spilt < 100
-    code = (tmp_path / "kernel.ptx").read_text()
-    assert "ld.acquire.gpu" in code
-    assert ("wgmma" in code) == (streams >= 64 and dtype == "torch.bfloat16")
+    found = hopper.run(COMPILE, f"({streams}, {dtype}, {kind!r})")
+    half_precision = dtype == "torch.bfloat16"
+    assert found["shared"] <= 114 * 1024
+    assert found["REG"] <= 255
+    assert found["STACK"] == 0 if half_precision else found["STACK"] < 100
+    assert found["ld.acquire.gpu"] >= 3
+    assert found["atom.global.gpu.release"] >= 2
+    assert (found["wgmma.mma_async"] > 0) == (streams >= 64 and half_precision)
+    assert (found["mma.sync"] > 0) == (streams == 16 and half_precision)

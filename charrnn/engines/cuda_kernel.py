@@ -23,7 +23,11 @@ KINDS = {"draw": 0, "likeliest": 1, "read": 2}
 LINE = tl.constexpr(32)  # int32s from one barrier to the next: each has a line of the cache for itself
 
 
-@triton.jit(do_not_specialize=["steps", "n", "patience"])
+# Feeds begin anywhere, and must not be what the kernel is compiled anew for.
+@triton.jit(
+    do_not_specialize=["feed", "ids", "scores", "steps", "n", "patience"],
+    do_not_specialize_on_alignment=["feed", "ids", "scores"],
+)
 def resident(  # type: ignore[no-untyped-def]
     base,  # (V, 4H) fp32: of each symbol the first layer's gates
     bias,  # (L, 4H) fp32, of the layers above it
@@ -151,23 +155,18 @@ def _ahead(  # type: ignore[no-untyped-def]
 ):
     """For one stream, rows (columns, PITCH) of a matrix (width, PITCH), read before anybody is waited for.
 
-    They are laid out as (·, columns, INPUTS), by which Triton gives each warp some of the columns with all of their
-    inputs, so that no sum goes from warp to warp.
+    They come four rows after four, in pieces (4, INPUTS): one of these rows for each of four warps, so that no sum goes
+    from warp to warp.
     """
+    pieces = ()
     if ROWS == 1:
-        k = _inputs(PITCH, INPUTS)[:, None, :]
-        inside = (columns[None, :, None] < width) & (k < PITCH)
-        tile = tl.load(weight + columns[None, :, None] * PITCH + k, mask=inside, other=0.0)
-    else:
-        tile = 0
-    return tile
-
-
-@triton.jit
-def _inputs(PITCH: tl.constexpr, INPUTS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Numbers (·, INPUTS) from 0 to PITCH and beyond."""
-    PIECES: tl.constexpr = triton.next_power_of_2((PITCH + INPUTS - 1) // INPUTS)
-    return tl.arange(0, PIECES)[:, None] * INPUTS + tl.arange(0, INPUTS)[None, :]
+        four, k = tl.arange(0, 4)[:, None], tl.arange(0, INPUTS)[None, :]
+        for group in tl.static_range(columns.shape[0] // 4):
+            row = tl.min(columns, 0) + 4 * group + four
+            for start in tl.static_range(0, PITCH, INPUTS):
+                inside = (row < width) & (start + k < PITCH)
+                pieces += (tl.load(weight + row * PITCH + start + k, mask=inside, other=0.0),)  # type: ignore[assignment]
+    return pieces
 
 
 @triton.jit
@@ -192,9 +191,7 @@ def _product(  # type: ignore[no-untyped-def]
     (x - mean) / deviation W' is (x W' - mean 1 W') / deviation: so that nobody has to know the mean to begin.
     """
     if ROWS == 1:
-        k = _inputs(PITCH, INPUTS)
-        z = tl.load(x + k, mask=k < PITCH, other=0.0).to(tl.float32)
-        total = tl.sum(tl.sum(ahead.to(tl.float32) * z[:, None, :], 0), 1)[None, :]
+        total = _product_of_one(ahead, x, sums, columns, width, UNITS, PITCH, EPSILON, NORMED, INPUTS)
     else:
         total = tl.zeros((ROWS, columns.shape[0]), tl.float32)
         for start in range(0, PITCH, INPUTS):
@@ -202,14 +199,9 @@ def _product(  # type: ignore[no-untyped-def]
             z = tl.load(x + rows[:, None] * PITCH + k[None, :], mask=rows[:, None] < n, other=0.0)
             tile = tl.load(weight + columns[None, :] * PITCH + k[:, None], mask=columns[None, :] < width, other=0.0)
             total = _dot(z, tile, total)
-    if NORMED:
-        if ROWS == 1:
-            mean = tl.sum(tl.sum(z, 1), 0) / UNITS  # over a warp's own first
-            away = tl.where(k < UNITS, z - mean, 0.0)
-            scale = 1 / tl.sqrt(tl.sum(tl.sum(away * away, 1), 0) / UNITS + EPSILON)
-        else:
+        if NORMED:
             mean, scale = _moments(x, rows, n, UNITS, PITCH, EPSILON, ROWS, INPUTS)
-        total = (total - mean * tl.load(sums + columns, mask=columns < width, other=0.0)[None, :]) * scale
+            total = (total - mean * tl.load(sums + columns, mask=columns < width, other=0.0)[None, :]) * scale
     return total
 
 
@@ -218,6 +210,60 @@ def _dot(a, b, total):  # type: ignore[no-untyped-def]
     if INTERPRETED:  # which takes bf16 for whole numbers here
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
+def _product_of_one(  # type: ignore[no-untyped-def]
+    ahead,
+    x,
+    sums,
+    columns,
+    width,
+    UNITS: tl.constexpr,
+    PITCH: tl.constexpr,
+    EPSILON: tl.constexpr,
+    NORMED: tl.constexpr,
+    INPUTS: tl.constexpr,
+):
+    """The same for one stream's x (PITCH,) and what was read ahead: (1, columns). Every warp has all of x."""
+    PIECES: tl.constexpr = (PITCH + INPUTS - 1) // INPUTS
+    four, k = tl.zeros((4, 1), tl.int32), tl.arange(0, INPUTS)[None, :]
+    all_z, total = (), tl.zeros((4, INPUTS), tl.float32)
+    for piece in tl.static_range(PIECES):
+        z = tl.load(x + four + piece * INPUTS + k, mask=four + piece * INPUTS + k < PITCH, other=0.0).to(tl.float32)
+        all_z += (z,)  # type: ignore[assignment]
+        total += z
+    if NORMED:
+        mean = tl.sum(total, 1) / UNITS  # the same one four times, as the next
+        squares = tl.zeros((4, INPUTS), tl.float32)
+        for piece in tl.static_range(PIECES):
+            away = tl.where(piece * INPUTS + k < UNITS, all_z[piece] - mean[:, None], 0.0)
+            squares += away * away
+        scale = 1 / tl.sqrt(tl.sum(squares, 1) / UNITS + EPSILON)
+    found = ()
+    for group in tl.static_range(columns.shape[0] // 4):
+        products = tl.zeros((4, INPUTS), tl.float32)
+        for piece in tl.static_range(PIECES):
+            products += ahead[group * PIECES + piece].to(tl.float32) * all_z[piece]
+        product = tl.sum(products, 1)
+        if NORMED:
+            row = tl.min(columns, 0) + 4 * group + tl.arange(0, 4)
+            product = (product - mean * tl.load(sums + row, mask=row < width, other=0.0)) * scale
+        found += (product,)  # type: ignore[assignment]
+    return tl.reshape(_one_after_another(found), (1, columns.shape[0]))
+
+
+@triton.jit
+def _one_after_another(rows):  # type: ignore[no-untyped-def]
+    """One, two or four rows (4,) as one."""
+    if len(rows) == 1:
+        row = rows[0]
+    elif len(rows) == 2:
+        row = tl.reshape(tl.permute(tl.join(rows[0], rows[1]), (1, 0)), (8,))
+    else:
+        joined = tl.join(tl.join(rows[0], rows[2]), tl.join(rows[1], rows[3]))
+        row = tl.reshape(tl.permute(joined, (1, 2, 0)), (16,))
+    return row
 
 
 @triton.jit
@@ -282,8 +328,8 @@ def _choose(  # type: ignore[no-untyped-def]
     """A stream's next symbol, in double precision as `charrnn.engines.eager.draw` has it; it is written down too."""
     WIDE: tl.constexpr = triton.next_power_of_2(SYMBOLS)
     k = tl.arange(0, WIDE)
-    x = tl.load(logits + row * SYMBOLS + k, mask=k < SYMBOLS, other=-float("inf")).to(tl.float64)
-    x = x - tl.max(x, 0)
+    x = tl.load(logits + row * SYMBOLS + k, mask=k < SYMBOLS, other=-float("inf"))
+    x = x.to(tl.float64) - tl.max(x, 0).to(tl.float64)
     if KIND == 0:
         p = tl.where(k < SYMBOLS, tl.exp(x / tl.load(temperature)), 0.0)
         totals = tl.cumsum(p, 0)
