@@ -153,13 +153,14 @@ def _narrowed(grad: Tensor, units: int, columns: int) -> Tensor:
 
 def launch(kernel: Any, layout: Layout, *arguments: Tensor | int | None) -> None:
     """Run a kernel, all of whose programs have to be there at once: the driver refuses it where they cannot."""
-    kernel[(layout.programs,)](
-        *arguments,
-        *(layout.pitch, layout.units, layout.rows, layout.pieces, layout.held),
-        num_warps=layout.warps,
-        num_stages=1,
-        launch_cooperative_grid=True,
-    )
+    constants, options = compiled_for(layout)
+    kernel[(layout.programs,)](*arguments, *constants, **options)
+
+
+def compiled_for(layout: Layout) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a kernel is compiled for: its constants and Triton's options."""
+    constants = (layout.pitch, layout.units, layout.rows, layout.pieces, layout.held)
+    return constants, {"num_warps": layout.warps, "num_stages": 1, "launch_cooperative_grid": True}
 
 
 def run_forward(

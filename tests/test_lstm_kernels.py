@@ -1,10 +1,10 @@
 """LSTM layers by resident kernels, run by Triton's interpreter, against torch's own."""
 
 import os
-import re
 import subprocess
 import sys
 
+import hopper
 import pytest
 import torch
 from hypothesis import given, settings
@@ -290,66 +290,39 @@ def test_more_than_a_gpu_takes_at_once_is_for_cudnn(n, units, itemsize, bits):
 
 
 COMPILE = """
-import os, subprocess, sys
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from charrnn import lstm_kernels as kernels
+import json, torch
+from hopper import pretend, usage
+from charrnn import kernel_lstm as module
+from charrnn.cells import LSTM
 from charrnn.lstm_layout import layout_for
 
-layout = layout_for(50, 680, 2, 132)
-shape = dict(PITCH=layout.pitch, UNITS=layout.units, ROWS=layout.rows, PIECES=layout.pieces, HELD=layout.held)
+pretend()
+made = {}
 
-def compiled(kernel, types, **constants):
-    types = iter(types.split())
-    signature = {name: "constexpr" if name in constants else next(types) for name in kernel.arg_names}
-    places = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if "*" in signature[name]}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
-    options = dict(num_warps=layout.warps, num_stages=1, launch_cooperative_grid=True)
-    done = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    (folder,) = sys.argv[1:]
-    ptx = os.path.join(folder, kernel.__name__ + ".ptx")
-    with open(ptx, "w") as file:
-        file.write(done.asm["ptx"])
-    assembler = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "ptxas")
-    said = subprocess.run([assembler, "-v", "-arch=sm_90a", ptx, "-o", os.devnull], capture_output=True, text=True)
-    print(kernel.__name__, done.metadata.shared, done.asm["ptx"].count("wgmma.mma_async"))
-    print(said.stderr)
+def launch(kernel, layout, *arguments):
+    constants, options = module.compiled_for(layout)
+    compiled = kernel.warmup(*arguments, *constants, grid=(layout.programs,), **options)
+    made[kernel.__name__] = usage(compiled)
 
-compiled(
-    kernels.forward_kernel,
-    "*bf16 *bf16 *fp32 *fp32 *fp32 *fp32 *fp32 *bf16 *fp32 *fp32 *i32 *i32 i32 i32 i32 i32 i32",
-    **shape,
-)
-compiled(
-    kernels.backward_kernel,
-    "*bf16 i32 i32 *bf16 *fp32 *fp32 *bf16 *fp32 *fp32 *fp32 *bf16 *i32 *i32 i32 i32 i32 i32 i32",
-    h_grad=None,
-    c_grad=None,
-    **shape,
-)
+module.launch = launch
+x, state = torch.zeros(50, 50, 680, requires_grad=True), torch.zeros(50, 680)
+with torch.autocast("cpu", torch.bfloat16):
+    y, h, c = module.kernel_lstm(LSTM(680, 680), x, state, state, layout_for(50, 680, 2, 132))
+y.sum().backward()
+print(json.dumps(made))
 """
 
 
 @pytest.mark.slow
-def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory(tmp_path):
-    """To machine code, which takes no GPU: by Triton's own compiler, in a process that does not interpret."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", COMPILE, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "serialized" not in done.stdout
-    spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", done.stdout)]
-    assert len(spilled) == 2
-    assert max(spilled) <= 16, "more than a few numbers that are needed before and after all steps"
-    words = [line.split() for line in done.stdout.splitlines() if "_kernel" in line and "ptxas" not in line]
-    assert [name for name, *_ in words] == ["forward_kernel", "backward_kernel"]
+def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory():
+    made = hopper.run(COMPILE)
+    assert made.keys() == {"forward_kernel", "backward_kernel"}
     in_shared_memory = 4 * 32 * (256 + 128) * 2
-    for _, memory, products in words:
-        assert in_shared_memory < int(memory) <= 227 * 1024
-        assert int(products) >= 44
+    for found in made.values():
+        assert found["STACK"] <= 16, "more than a few numbers that are needed before and after all steps"
+        assert in_shared_memory < found["shared"] <= 227 * 1024
+        assert found["wgmma.mma_async"] >= 44
+        assert found["ld.acquire.gpu"] >= 1
 
 
 ON_A_GPU = """
