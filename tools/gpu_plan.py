@@ -15,7 +15,7 @@ from gpu_workers import Check, Outcome
 
 from charrnn.config import ModelConfig
 
-BATCHES = (512, 2048, 1024, 4096, 128)  # rows, the most telling ones first
+BATCHES = (512, 2048, 8192, 4096, 128)  # rows, the most telling ones first
 STREAMS = (16, 256, 512, 2)  # beside 1 and 64
 
 Made = tuple[str, Callable[[Scene], Outcome], dict[str, Any]]  # name, work, and what else `Check` takes

@@ -51,7 +51,7 @@ class Scene:
     block: int = 1024  # symbols of a stream that are asked for at a time
     aside: Callable[[Work], None] = graphs.aside
     record: Callable[[Work], Work] = recorded
-    most: int = 4096  # rows or streams
+    most: int = 8192  # rows or streams
     train_flags: str = "--max-minutes 0.33"
     engine: str = "cuda"  # of charrnn-sample
     sound: int = 55125  # samples that it makes

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import DONE, Interruption, command, duration, print_path, progress, say
+from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
-from bytecodec.wav import HIGHEST_RATE
 from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given
+from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
+from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.recipe import LAYER_NORM, RECIPES, Settings
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from charrnn.parallel import World
     from charrnn.samples import CheckpointSampler
     from charrnn.train import Trainer
-
-NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 
 
 @command
@@ -53,7 +52,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
         exit_code = int(world.most(interruption.exit_code))
-    _say_how_it_ended(trainer, exit_code != DONE, args.quiet)
+    say_how_it_ended(trainer, exit_code != DONE, args.quiet)
     if world.leads:
         print_path(trainer.run.path)
     return exit_code
@@ -110,7 +109,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
         config["yardsticks"] = _yardsticks(trainer, corpus, config, args.quiet)
         trainer.save_resume()
         run.write_config(config)
-    _say_the_plan(trainer, config, args.quiet)
+    say_the_plan(trainer, config, args.quiet)
     return trainer
 
 
@@ -155,7 +154,7 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
     from charrnn import yardstick
 
     val, train = trainer.parts["val"], trainer.parts["train"]
-    if len(val) < 2 or _is_frames(config):  # they are of symbols
+    if len(val) < 2 or is_frames(config):  # they are of symbols
         return {}
     with progress(yardstick.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
@@ -190,7 +189,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
         settings = Settings.from_json(config["training"])
-        if not _is_frames(config):
+        if not is_frames(config):
             shape = ModelConfig(**config["model"])
             sketch(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
             model = CharRNN(shape)
@@ -199,7 +198,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             from charrnn.commands import train_frames
 
             model, corpus = train_frames.reopen(run, config)
-        _check_config(config)
+        check_config(config)
         _check_rows(settings.batch_size, world)
         if config.get("processes", 1) != world.size:  # the cores are shared anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
@@ -217,35 +216,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     if world.leads:
         run.write_config(config)
     say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
-    _say_the_plan(trainer, config, args.quiet)
+    say_the_plan(trainer, config, args.quiet)
     return trainer
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    """Raise a ValueError for what somebody wrote into config.json and nothing else would notice in time."""
-    threads, rate = config["threads"], config["rate"]
-    if type(threads) is not int or not 1 <= threads <= runtime.MOST_THREADS:
-        raise ValueError(f"threads is {threads!r}")
-    if rate is not None and (type(rate) is not int or not 1 <= rate <= HIGHEST_RATE):
-        raise ValueError(f"rate is {rate!r}")
-    if config["encoding"] not in (None, "linear", "mulaw"):
-        raise ValueError(f"encoding is {config['encoding']!r}")
-    if type(config["symbols"]) is not int:
-        raise ValueError(f"symbols is {config['symbols']!r}")
-    for name in ("val_frac", "test_frac"):
-        if not isinstance(config[name], int | float) or not 0 <= config[name] < 1:
-            raise ValueError(f"{name} is {config[name]!r}")
-    samples = config.get("samples", NO_SAMPLES)
-    if samples.keys() != NO_SAMPLES.keys():
-        raise ValueError(f"samples is {samples!r}")
-    for value in (samples["seconds"], *samples["temperatures"]):
-        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ValueError(f"samples is {samples!r}")
-    yardsticks = config.get("yardsticks", {})  # a run of before there were any goes on without
-    if not isinstance(yardsticks, dict) or not all(isinstance(bits, int | float) for bits in yardsticks.values()):
-        raise ValueError(f"yardsticks is {yardsticks!r}")
-    if not all(isinstance(name, str) for name in config["inputs"]):
-        raise ValueError(f"inputs is {config['inputs']!r}")
 
 
 def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> CheckpointSampler | None:
@@ -257,7 +229,7 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
     if not samples["seconds"]:
         return None
     seed = trainer.settings.seed
-    kind = FrameSampler if _is_frames(config) else CheckpointSampler
+    kind = FrameSampler if is_frames(config) else CheckpointSampler
     return kind(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
 
 
@@ -279,7 +251,7 @@ def _trainer(
     """A trainer of a new run, or, without ``gpu_layers``, of one that goes on. The config gets its settings."""
     from charrnn.train import Trainer
 
-    if _is_frames(config):
+    if is_frames(config):
         from charrnn.commands import train_frames
 
         brings = train_frames.task(model, corpus, config)
@@ -339,10 +311,6 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
     }
 
 
-def _is_frames(config: dict[str, Any]) -> bool:
-    return config.get("kind") == "frames"
-
-
 @contextlib.contextmanager
 def _removed_unless_finished(run: runlog.Run, stack: contextlib.ExitStack) -> Iterator[None]:
     """Make a folder for a run, lock it, and take all of it away again if the run does not come to be."""
@@ -383,61 +351,6 @@ def _check_same_network(args: Namespace, named: set[str], config: Any) -> None:
             has = getattr(config, name)
             what = f"{flag} {has}" if has is not None else f"--cell {config.cell}, which knows no {flag}"
             raise InputError(f"{args.init_from} has {what}: leave {flag} out.")
-
-
-def _say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
-    from charrnn import yardstick
-
-    settings, model = trainer.settings, trainer.model.config
-    if _is_frames(config):
-        from charrnn.commands.train_frames import describe
-
-        what, unit, kinds, early = describe(model, config["rate"]), "samples", "", trainer.reach.far
-    else:
-        what, unit, kinds = f"embeddings of {model.wordvec_size}", "symbols", f", {model.vocab_size} different ones"
-        early = 0
-    counts = {name: max(0, len(ids) - early * (name != "train")) for name, ids in trainer.parts.items()}
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    length = f", {duration(config['symbols'] / config['rate'])} of sound" if config["rate"] else ""
-    per_epoch = trainer.batches.row_length // settings.seq_length
-    many = f" in each of {trainer.world.size} processes" if trainer.world.size > 1 else ""
-    until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
-    if trainer.iterations is not None:
-        until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
-    bits = config.get("yardsticks", {})
-    beside = f"yardstick the validation part takes {yardstick.sentence(bits)}\n" if bits else ""
-    how = f" projected to {model.proj_size}" if model.proj_size else ""
-    how += ", normalised" if model.layer_norm else ""
-    say(
-        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
-        f"{what}: "
-        f"{trainer.model.number_of_parameters():,} parameters\n"
-        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}\n"
-        f"{beside}"
-        f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
-        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
-        f"run       {trainer.run.path}",
-        quiet,
-    )
-    if not len(trainer.parts["val"]) > trainer.reach.far:
-        say("there is no validation part: the losses of val.csv are left out.", quiet)
-
-
-def _say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
-    path, place = trainer.run.path, trainer.place
-    if trainer.stopped_early:
-        say(
-            f"ended early after iteration {place.iteration:,}: {trainer.stale} validations brought no new best. "
-            f"Sample from the best with: charrnn-sample {path} --checkpoint best",
-            quiet,
-        )
-    elif interrupted:
-        say(
-            f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
-            quiet,
-        )
-    else:
-        say(f"done after iteration {place.iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
 
 
 if __name__ == "__main__":

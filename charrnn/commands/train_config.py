@@ -1,0 +1,42 @@
+"""What config.json of a run says, read with care: somebody may have written into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytecodec.wav import HIGHEST_RATE
+from charrnn import runtime
+
+NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
+
+
+def is_frames(config: dict[str, Any]) -> bool:
+    """Whether the run is a frame predictor's."""
+    return config.get("kind") == "frames"
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raise a ValueError for what somebody wrote into config.json and nothing else would notice in time."""
+    threads, rate = config["threads"], config["rate"]
+    if type(threads) is not int or not 1 <= threads <= runtime.MOST_THREADS:
+        raise ValueError(f"threads is {threads!r}")
+    if rate is not None and (type(rate) is not int or not 1 <= rate <= HIGHEST_RATE):
+        raise ValueError(f"rate is {rate!r}")
+    if config["encoding"] not in (None, "linear", "mulaw"):
+        raise ValueError(f"encoding is {config['encoding']!r}")
+    if type(config["symbols"]) is not int:
+        raise ValueError(f"symbols is {config['symbols']!r}")
+    for name in ("val_frac", "test_frac"):
+        if not isinstance(config[name], int | float) or not 0 <= config[name] < 1:
+            raise ValueError(f"{name} is {config[name]!r}")
+    samples = config.get("samples", NO_SAMPLES)
+    if samples.keys() != NO_SAMPLES.keys():
+        raise ValueError(f"samples is {samples!r}")
+    for value in (samples["seconds"], *samples["temperatures"]):
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"samples is {samples!r}")
+    yardsticks = config.get("yardsticks", {})  # a run of before there were any goes on without
+    if not isinstance(yardsticks, dict) or not all(isinstance(bits, int | float) for bits in yardsticks.values()):
+        raise ValueError(f"yardsticks is {yardsticks!r}")
+    if not all(isinstance(name, str) for name in config["inputs"]):
+        raise ValueError(f"inputs is {config['inputs']!r}")
