@@ -17,11 +17,10 @@ they are: under autocast torch casts what cuDNN's recurrent layers get to fp16 (
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -34,18 +33,6 @@ ROWS = 8  # to a multiple of which the rows are padded, as well
 def up(size: int, multiple: int) -> int:
     """The least multiple that is not less than a size."""
     return -(-size // multiple) * multiple
-
-
-def pad_layers(model: nn.Module, multiple: int) -> None:
-    """Have the LSTM layers of a network learn with inputs and units padded to a multiple; 1: as they are.
-
-    Layers of other cells, and LSTMs with a projection, stay as they are: cuDNN has no persistent kernel for them.
-    """
-    from charrnn.cells import LSTM
-
-    for layer in model.modules():
-        if type(layer) is LSTM:
-            layer.way = partial(padded_lstm, multiple=multiple) if multiple > 1 else None
 
 
 def padded_weights(lstm: LSTM, multiple: int) -> list[Tensor]:

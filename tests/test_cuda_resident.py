@@ -49,14 +49,14 @@ def symbols_of(model, streams, temperature, kind=Resident, programs=1, steps=6):
     return torch.cat([first[None], ids]).T.numpy(), [t.clone() for layer in resident.state for t in layer]
 
 
-@pytest.mark.parametrize("programs", [2, 3, 5])
+@pytest.mark.parametrize("programs", [2, 5])
 @pytest.mark.parametrize("streams", [1, 2, 18])
 def test_whatever_the_number_of_programs_the_symbols_are_those_of_the_eager_engine(programs, streams):
     model = lively()
-    wanted = EagerEngine(model, streams).run(numbers(6, streams), 0.9)
-    found, state = symbols_of(model, streams, 0.9, Together, programs)
+    wanted = EagerEngine(model, streams).run(numbers(4, streams), 0.9)
+    found, state = symbols_of(model, streams, 0.9, Together, programs, steps=4)
     np.testing.assert_array_equal(found, wanted)
-    _, alone = symbols_of(model, streams, 0.9)
+    _, alone = symbols_of(model, streams, 0.9, steps=4)
     assert all(torch.equal(a, b) for a, b in zip(state, alone, strict=True))
 
 

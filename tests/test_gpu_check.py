@@ -76,7 +76,7 @@ def test_on_a_gpu_there_is_a_row_of_its_own_name_for_each_way_of_each_size():
             name = f"sample: {way}, bf16, {streams} stream" + "s" * (streams > 1)
             assert (name in names) == (way != "auto")
     for way in gpu_scene.TRAINING_WAYS:
-        for rows in (50, 128, 512, 1024, 2048, 4096):
+        for rows in (50, 128, 512, 2048, 4096, 8192):
             assert f"train: {way}, bf16, {rows} rows" in names
 
 

@@ -79,7 +79,7 @@ REHEARSAL = Scene(
     rows=3,
     steps=4,
     seconds=0.01,
-    iterations=6,
+    iterations=4,
     block=8,
     aside=lambda work: work(),
     record=lambda work: work,
@@ -130,7 +130,7 @@ def engine(scene: Scene, model: CharRNN, way: str, precision: str, streams: int)
 
 def timed(scene: Scene, work: Callable[[], Any]) -> list[float]:
     """Seconds that something takes, sorted, of several repeats of many, waiting for the device at the end of each."""
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP if scene.device == "cuda" else 1):
         work()
     scene.wait()
     began = time.perf_counter()
