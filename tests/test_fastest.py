@@ -20,6 +20,7 @@ from charrnn.step import GraphedStep
 
 CONFIG = ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
 N, T = 3, 8
+GIVE_BACK = fastest._give_back
 SETTINGS = Settings(**RECIPES["modern"] | {"batch_size": N, "seq_length": T, "device": "cuda"})  # as if there were one
 BATCH = tuple(torch.randint(7, (2, N, T), generator=torch.Generator().manual_seed(1)))
 
@@ -35,6 +36,7 @@ def kernel(monkeypatch):
 def _as_small_as_can_be_and_no_gpu_is_asked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu_layers, "MULTIPLE", 16)
+    monkeypatch.setattr(fastest, "_give_back", lambda settings: None)  # among all that tests leave, it takes its time
 
 
 class Clock:
@@ -200,6 +202,7 @@ def test_measuring_changes_neither_the_network_nor_random_numbers(timed):
 
 def test_what_was_measured_with_is_thrown_away(timed, monkeypatch):
     made = []
+    monkeypatch.setattr(fastest, "_give_back", GIVE_BACK)
 
     class Watched(trial.Copy):
         def __init__(self, *args):
