@@ -45,7 +45,12 @@ def set_way(model: Layers, way: str) -> None:
     if way not in ways_of(model):
         raise ValueError(f"a network of {len(model.layers)} x {model.config.cell} has no layers that are {way}")
     kernels = _kernels() if way.startswith("kernel") else None
-    layer_way = kernels.kernel_lstm if kernels else partial(padded_lstm, multiple=MULTIPLE) if _own_layer(way) else None
+    beside = len(model.layers) - 1 if _overlapped(way) else 0
+    layer_way = None
+    if kernels:
+        layer_way = partial(kernels.kernel_lstm, beside=beside)
+    elif _own_layer(way):
+        layer_way = partial(padded_lstm, multiple=MULTIPLE)
     for layer in model.layers:
         if isinstance(layer, LSTM):
             layer.way = layer_way
@@ -63,6 +68,6 @@ def _own_layer(way: str) -> bool:
 
 
 def _kernels() -> Any:
-    """The kernel's module, which loads Triton: ``kernel_lstm(lstm, x, h, c) -> (y, h, c)``, and ``failures(device)``,
-    an int32 tensor that stays where it is, and is not zero once programs waited for each other in vain."""
+    """The kernel's module, which loads Triton: ``kernel_lstm(lstm, x, h, c, beside=...) -> (y, h, c)``, and
+    ``failures(device)``, an int32 tensor that stays where it is, and is not zero once programs waited in vain."""
     return importlib.import_module("charrnn.kernel_lstm")

@@ -27,7 +27,7 @@ ALIGNED = 8  # numbers: where the rows of a matrix are a multiple of 16 bytes ap
 
 
 def kernel_lstm(
-    lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None
+    lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None, beside: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs (N, T, H) of a layer for x (N, T, D), and its state (h, c) after them, (N, H).
 
@@ -39,6 +39,9 @@ def kernel_lstm(
     layout
         How the kernels share the work; by default what suits the GPU, and on a CPU, where Triton's interpreter runs
         them for tests, one program.
+    beside
+        How many others of its kind may run at the same time: it leaves them their part of the multiprocessors, as two
+        that are there by halves would wait for each other.
 
     Raises
     ------
@@ -48,7 +51,7 @@ def kernel_lstm(
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if layout is None:
-        layout = _layout(len(x), lstm.hidden_size, inside, x.device)
+        layout = _layout(len(x), lstm.hidden_size, inside, x.device, beside)
     weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *weights))
     y, h, c = _KernelLSTM.apply(x, h, c, *weights, inside, layout, keep)  # type: ignore[no-untyped-call]
@@ -68,12 +71,12 @@ def failures(device: torch.device) -> Tensor:
     return _failures[device]
 
 
-def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
+def _layout(n: int, units: int, inside: torch.dtype, device: torch.device, beside: int) -> Layout:
     if device.type == "cpu":
         return alone(n, units)
     gpu = torch.cuda.get_device_properties(device)
     memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
-    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
+    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count // (1 + beside), memory)
 
 
 class _KernelLSTM(torch.autograd.Function):

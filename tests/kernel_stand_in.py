@@ -21,7 +21,11 @@ class Kernel(types.ModuleType):
 
     def __init__(self, kernel_lstm=exact):
         super().__init__("charrnn.kernel_lstm")
-        self.kernel_lstm, self.flag = kernel_lstm, torch.zeros(1, dtype=torch.int32)
+        self.function, self.flag, self.beside = kernel_lstm, torch.zeros(1, dtype=torch.int32), None
+
+    def kernel_lstm(self, *args, beside=0):
+        self.beside = beside
+        return self.function(*args)
 
     def failures(self, device):
         return self.flag

@@ -59,7 +59,7 @@ def test_only_lstms_are_padded_or_in_a_kernel_and_one_layer_has_nothing_to_overl
 def test_a_way_replaces_the_one_before_it(kernel):
     model, module = build(CONFIG, 0), kernel()
     set_way(model, "kernel-overlapped")
-    assert model.layers[1].way is module.kernel_lstm
+    assert model.layers[1].way.func == module.kernel_lstm
     assert model.wavefront
     assert model.failures("cpu") is module.flag
     set_way(model, "padded")
@@ -68,6 +68,14 @@ def test_a_way_replaces_the_one_before_it(kernel):
     assert model.wavefront is model.failures is None
     set_way(model, "torch")
     assert model.layers[0].way is None
+
+
+def test_kernels_that_run_side_by_side_know_of_each_other(kernel):
+    model, module = build(dataclasses.replace(CONFIG, layers=3), 0), kernel()
+    for way, beside in (("kernel", 0), ("kernel-overlapped", 2)):
+        set_way(model, way)
+        model.loss(*BATCH, model.initial_state(N))
+        assert module.beside == beside
 
 
 def test_validation_is_torchs_whatever_the_way(kernel):

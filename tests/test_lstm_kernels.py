@@ -277,6 +277,8 @@ def test_the_layouts_of_a_hopper_gpu():
     assert layout_for(50, 680, 2, 132).programs == 88
     assert layout_for(50, 680, 2, 132).pieces == (128, 128, 64, 256, 128)
     assert layout_for(50, 680, 2, 132).held == 3
+    assert layout_for(50, 680, 2, 132 // 3) == (32, 32, 25, 2, 704, 8)
+    assert layout_for(50, 680, 2, 132 // 3).programs == 44
     assert layout_for(50, 256, 2, 132) == (16, 16, 13, 4, 256, 4)
     assert layout_for(50, 1024, 2, 132).programs == 128
     assert alone(50, 680) == (1024, 64, 50, 1, 1024, 8)
@@ -290,7 +292,7 @@ def test_more_than_a_gpu_takes_at_once_is_for_cudnn(n, units, itemsize, bits):
 
 
 COMPILE = """
-import json, torch
+import json, sys, torch
 from hopper import pretend, usage
 from charrnn import kernel_lstm as module
 from charrnn.cells import LSTM
@@ -307,17 +309,18 @@ def launch(kernel, layout, *arguments):
 module.launch = launch
 x, state = torch.zeros(50, 50, 680, requires_grad=True), torch.zeros(50, 680)
 with torch.autocast("cpu", torch.bfloat16):
-    y, h, c = module.kernel_lstm(LSTM(680, 680), x, state, state, layout_for(50, 680, 2, 132))
+    y, h, c = module.kernel_lstm(LSTM(680, 680), x, state, state, layout_for(50, 680, 2, int(sys.argv[1])))
 y.sum().backward()
 print(json.dumps(made))
 """
 
 
 @pytest.mark.slow
-def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory():
-    made = hopper.run(COMPILE)
+@pytest.mark.parametrize(("multiprocessors", "columns"), [(132, 256 + 128), (132 // 3, 704)])
+def test_for_a_hopper_gpu_nothing_is_spilled_and_u_stays_in_shared_memory(multiprocessors, columns):
+    made = hopper.run(COMPILE, str(multiprocessors))
     assert made.keys() == {"forward_kernel", "backward_kernel"}
-    in_shared_memory = 4 * 32 * (256 + 128) * 2
+    in_shared_memory = 4 * 32 * columns * 2
     for found in made.values():
         assert found["STACK"] <= 16, "more than a few numbers that are needed before and after all steps"
         assert in_shared_memory < found["shared"] <= 227 * 1024
