@@ -136,6 +136,16 @@ def test_in_bf16_scores_are_as_near_to_fp32_as_the_eager_engines_own_rounding(wa
     assert 0 < ours < max(2 * plain, 0.02)
 
 
+@pytest.mark.parametrize("way", ["torch", pytest.param("resident", marks=pytest.mark.slow)], indirect=True)
+def test_what_a_trained_network_knows_costs_less_than_five_thousandths_of_a_nat_in_bf16(way, trained):
+    network = trained.model
+    ids = EagerEngine(network, 16).run(numbers(24, 16), 1.0)
+    exact = EagerEngine(network, 1).score(ids)
+    away = engine(network, precision="bf16", way=way).score(ids) - exact
+    assert 0 < abs(away.mean()) < 0.005
+    assert np.abs(away).max() < 0.2
+
+
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (5, 3, 2), (2, 0, 6)])
 def test_running_in_pieces_is_running_at_once(way, lengths):
     network, u = lively(SHAPES["normed"]), numbers(sum(lengths), 2)
