@@ -194,14 +194,25 @@ def _product(  # type: ignore[no-untyped-def]
         total = _product_of_one(ahead, x, sums, columns, width, UNITS, PITCH, EPSILON, NORMED, INPUTS)
     else:
         total = tl.zeros((ROWS, columns.shape[0]), tl.float32)
+        if (
+            NORMED
+        ):  # sums of what is away from a row's first number, whose squares are small where the row is nearly even
+            first = tl.load(x + rows * PITCH, mask=rows < n, other=0.0).to(tl.float32)
+            away, squares = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
         for start in range(0, PITCH, INPUTS):
             k = start + tl.arange(0, INPUTS)
             z = tl.load(x + rows[:, None] * PITCH + k[None, :], mask=rows[:, None] < n, other=0.0)
             tile = tl.load(weight + columns[None, :] * PITCH + k[:, None], mask=columns[None, :] < width, other=0.0)
             total = _dot(z, tile, total)
+            if NORMED:
+                from_first = tl.where(k[None, :] < UNITS, z.to(tl.float32) - first[:, None], 0.0)
+                away += tl.sum(from_first, 1)
+                squares += tl.sum(from_first * from_first, 1)
         if NORMED:
-            mean, scale = _moments(x, rows, n, UNITS, PITCH, EPSILON, ROWS, INPUTS)
-            total = (total - mean * tl.load(sums + columns, mask=columns < width, other=0.0)[None, :]) * scale
+            away = away / UNITS
+            scale = 1 / tl.sqrt(tl.maximum(squares / UNITS - away * away, 0.0) + EPSILON)
+            row_sums = tl.load(sums + columns, mask=columns < width, other=0.0)
+            total = (total - (first + away)[:, None] * row_sums[None, :]) * scale[:, None]
     return total
 
 
@@ -264,33 +275,6 @@ def _one_after_another(rows):  # type: ignore[no-untyped-def]
         joined = tl.join(tl.join(rows[0], rows[2]), tl.join(rows[1], rows[3]))
         row = tl.reshape(tl.permute(joined, (1, 2, 0)), (16,))
     return row
-
-
-@triton.jit
-def _moments(  # type: ignore[no-untyped-def]
-    x,
-    rows,
-    n,
-    UNITS: tl.constexpr,
-    PITCH: tl.constexpr,
-    EPSILON: tl.constexpr,
-    ROWS: tl.constexpr,
-    INPUTS: tl.constexpr,
-):
-    """Mean and 1 / deviation (ROWS, 1) of rows of x (n, PITCH)."""
-    total = tl.zeros((ROWS, 1), tl.float32)
-    for start in range(0, PITCH, INPUTS):
-        k = start + tl.arange(0, INPUTS)
-        z = tl.load(x + rows[:, None] * PITCH + k[None, :], mask=rows[:, None] < n, other=0.0).to(tl.float32)
-        total += tl.sum(z, 1)[:, None]
-    mean = total / UNITS
-    squares = tl.zeros((ROWS, 1), tl.float32)
-    for start in range(0, PITCH, INPUTS):
-        k = start + tl.arange(0, INPUTS)
-        z = tl.load(x + rows[:, None] * PITCH + k[None, :], mask=rows[:, None] < n, other=0.0).to(tl.float32)
-        away = tl.where(k[None, :] < UNITS, z - mean, 0.0)
-        squares += tl.sum(away * away, 1)[:, None]
-    return mean, 1 / tl.sqrt(squares / UNITS + EPSILON)
 
 
 @triton.jit
