@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from gpu_scene import Scene, batches, engine, losses, spread, stepper, timed
 
+from charrnn.cells import LSTM
 from charrnn.engines.cuda_plain import STEPS
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
@@ -157,6 +158,27 @@ def layer(scene: Scene, rows: int, units: int, dtype: torch.dtype) -> dict[str, 
     lstm = torch.nn.LSTM(units, units, batch_first=True).to(scene.device, dtype)
     x = torch.randn(rows, scene.steps, units, device=scene.device, dtype=dtype, requires_grad=True)
     return spread("ms", [1e3 * s for s in timed(scene, lambda: lstm(x)[0].sum().backward())])
+
+
+def own_layer(scene: Scene, rows: int, units: int, shape: tuple[int, int]) -> dict[str, float]:
+    """One layer of our kernels', forward and backward, recorded, with programs of so many units and rows."""
+    from charrnn.kernel_lstm import kernel_lstm
+    from charrnn.lstm_layout import alone, shared_out
+
+    if scene.device == "cpu":
+        rows, units = 3, 8
+    layout = alone(rows, units) if scene.device == "cpu" else shared_out(rows, units, shape)
+    lstm = LSTM(units, units).to(scene.device)
+    x, state = (torch.randn(*size, units, device=scene.device) for size in ((rows, scene.steps), (rows,)))
+    learnt = [x.requires_grad_(), *(p for p in lstm.parameters() if p.requires_grad)]
+
+    def learn() -> None:
+        with torch.autocast(scene.device, torch.bfloat16):
+            y, _, _ = kernel_lstm(lstm, x, state, state, layout)
+        torch.autograd.grad(y.float().sum(), learnt)
+
+    scene.aside(learn)
+    return spread("ms", [1e3 * s for s in timed(scene, scene.record(learn))])
 
 
 def sampling(scene: Scene, way: str, streams: int, precision: str = "bf16") -> dict[str, float]:

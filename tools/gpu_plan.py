@@ -17,6 +17,7 @@ from charrnn.config import ModelConfig
 
 BATCHES = (512, 2048, 8192, 4096, 128)  # rows, the most telling ones first
 STREAMS = (16, 256, 512, 2)  # beside 1 and 64
+SHAPES = ((32, 16), (16, 16), (16, 32), (32, 32))  # of the kernels' programs, the first of which are taken
 
 Made = tuple[str, Callable[[Scene], Outcome], dict[str, Any]]  # name, work, and what else `Check` takes
 
@@ -134,6 +135,9 @@ def others(scene: Scene, ways: Sequence[str]) -> Iterator[Made]:
         yield f"first symbols: {way}, bf16, 1 stream", work, {"kind": f"engine {way}", "fresh": True}
     yield trained("torch", scene.rows, graphed=False)
     yield trained("torch", scene.rows, precision="fp32")
+    for shape in SHAPES:
+        name = f"our LSTM layer, 50 rows, 680 units, bf16, {shape[0]} units and {shape[1]} rows a program"
+        yield name, partial(do.own_layer, rows=50, units=680, shape=shape), {"kind": "our LSTM layer"}
     types = (torch.float16, torch.bfloat16, torch.float32)
     for (rows, units), dtype in product(((50, 680), (50, 768), (56, 768), (128, 768)), types):
         name = f"torch's LSTM layer, {rows} rows, {units} units, {str(dtype).removeprefix('torch.')}"
