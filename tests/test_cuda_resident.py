@@ -4,7 +4,7 @@ import hopper
 import numpy as np
 import pytest
 import torch
-from programs import run_together
+from programs import run_together, unevenly
 from test_engines import numbers, worked
 
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
@@ -64,6 +64,28 @@ def test_the_likeliest_symbols_are_found_together():
     model, streams = lively(), 2
     wanted = EagerEngine(model, streams).run(numbers(6, streams), 0.0)
     np.testing.assert_array_equal(symbols_of(model, streams, 0.0, Together, 3)[0], wanted)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_programs_that_have_no_logits_do_not_run_ahead_of_those_that_have(streams):
+    model = lively(ModelConfig(vocab_size=3, wordvec_size=5, rnn_size=18, layers=1))
+    wanted = EagerEngine(model, streams).run(numbers(12, streams), 0.9)
+    with unevenly(0):
+        found, _ = symbols_of(model, streams, 0.9, Together, 5, steps=12)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("streams", [1, 2, 18])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("vocab_size", [3, 40])
+def test_programs_of_uneven_speed_say_what_the_eager_engine_says(vocab_size, layers, streams, seed):
+    model = lively(ModelConfig(vocab_size, wordvec_size=5, rnn_size=14, layers=layers, layer_norm=seed % 2 == 0))
+    wanted = EagerEngine(model, streams).run(numbers(10, streams), 0.9)
+    with unevenly(seed):
+        found, _ = symbols_of(model, streams, 0.9, Together, 2 + (seed + layers) % 3, steps=10)
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.slow

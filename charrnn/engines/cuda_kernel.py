@@ -131,6 +131,8 @@ def resident(  # type: ignore[no-untyped-def]
             tl.store(logits + rows[:, None] * SYMBOLS + columns[None, :], total, mask=inside)
         if me < speakers:
             arrive(spoken)
+        elif LAYERS == 1:  # whose outputs the next step begins with, and nothing else has waited for
+            patience = wait(barriers, (t + 1) * programs, patience)
         if not ALONE and me < choosers:
             patience = wait(spoken, (t + 1) * speakers, patience)
             for row in range(me, n, programs):

@@ -85,7 +85,7 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
         _wide(torch.stack([_by_unit(layer.weight_hh_l0) for layer in model.layers]), dtype),
         out,
         out.double().sum(1).float(),
-        out_bias.contiguous(),
+        out_bias.detach().clone(),
     )
 
 
