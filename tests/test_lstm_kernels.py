@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import run_together
+from programs import run_together, unevenly
 
 from charrnn.cells import LSTM, unrolled
 from charrnn.lstm_layout import MULTIPLE, PIECE, alone, layout_for, shared_out
@@ -205,6 +205,19 @@ def test_in_bf16_errors_are_at_most_twice_those_of_plain_torch(units, depth):
         ours, theirs = (t.float() - right for t in (ours, theirs))
         assert ours.abs().max() <= 2 * theirs.abs().max() + 1e-6, name
         assert ours.norm() <= 2 * theirs.norm() + 1e-6, name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_together")
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("n", "units", "shape"), [(3, 40, (32, 16)), (17, 70, (32, 16)), (5, 120, (32, 8))])
+def test_programs_of_uneven_speed_compute_what_torch_does(n, units, shape, seed):
+    case = layer(n, 6, 5, units)
+    layout = shared_out(n, units, shape)
+    assert layout.programs > 1
+    with unevenly(seed):
+        found = everything(lambda *some: kernel_lstm(*some, layout=layout), *case)
+    assert_equal(found, everything(torchs, *case))
 
 
 @pytest.mark.usefixtures("_together")
