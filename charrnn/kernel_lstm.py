@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bytecodec.errors import InputError
 from charrnn.grid_barrier import PATIENCE
 from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
 from charrnn.lstm_layout import SHARED_MEMORY, Layout, alone, layout_for
@@ -45,8 +46,8 @@ def kernel_lstm(
 
     Raises
     ------
-    ValueError
-        For more rows and units than the GPU takes at once.
+    InputError
+        On a GPU in fp32, or for more rows and units than it takes at once.
     """
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
@@ -74,6 +75,8 @@ def failures(device: torch.device) -> Tensor:
 def _layout(n: int, units: int, inside: torch.dtype, device: torch.device, beside: int) -> Layout:
     if device.type == "cpu":
         return alone(n, units)
+    if inside == torch.float32:
+        raise InputError("in fp32 the kernel has too few registers to be fast: this is a layer for cuDNN.")
     gpu = torch.cuda.get_device_properties(device)
     memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
     return layout_for(n, units, inside.itemsize, gpu.multi_processor_count // (1 + beside), memory)

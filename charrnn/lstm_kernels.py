@@ -183,6 +183,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     HELD: tl.constexpr,
 ):
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
     barrier = barriers + block * LINE
     here, known = inside[:, None], inside[:, None] & (own[None, :] < units)
     place = rows[:, None] * PITCH + own[None, :]
@@ -305,6 +306,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     PROGRAMS: tl.constexpr = PITCH // UNITS
     PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
     barrier = barriers + block * LINE
     sums += block * 2 * PLACE
     here, known = inside[:, None], inside[:, None] & (own[None, :] < units)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bytecodec.errors import InputError
 from charrnn.padding import GATES, up
 
 MULTIPLE = 64  # of the pitch: rows of one product of tensor cores, and the least piece of a sum over units
@@ -69,7 +70,7 @@ def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: 
 
     Raises
     ------
-    ValueError
+    InputError
         Where there is none.
     """
     for shape in SHAPES:
@@ -78,7 +79,7 @@ def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: 
         needed = (GATES * layout.units + layout.rows) * layout.pitch * itemsize + SPARE
         if layout.programs <= multiprocessors and needed <= memory:
             return layout
-    raise ValueError(
+    raise InputError(
         f"{n} rows of {units} units in {8 * itemsize} bits do not fit on a GPU of {multiprocessors} multiprocessors "
         "at once: this is a layer for cuDNN."
     )

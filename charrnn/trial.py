@@ -105,8 +105,8 @@ class Copy:
             self.outcomes.append(outcome)
 
     def gradients(self) -> list[Tensor]:
-        """Those of the last iteration."""
-        return [p.grad / self.step.scale for p in self.step.parameters if p.grad is not None]
+        """Those of the last iteration, as Adam leaves them: limited, and without the loss's scale."""
+        return [p.grad.clone() for p in self.step.parameters if p.grad is not None]
 
     def failed(self) -> bool:
         """Whether the device says that it could not do the work, which it then forgets: the run would find it."""
@@ -133,7 +133,10 @@ def measure(
         return (clock() - began) / count
 
     try:
-        tried.learn(COMPARED)
+        tried.learn(1)
+        if failed(tried.model):  # each further iteration would take as long
+            return Trial(torch.stack(tried.outcomes), tried.gradients(), failed=True)
+        tried.learn(COMPARED - 1)
         gradients = tried.gradients()
         count = int(max(1, min(MOST_ITERATIONS, SECONDS / max(seconds(1), 1e-9))))
         took = min(seconds(count) for _ in range(ROUNDS))

@@ -45,7 +45,7 @@ def usage(made):
         command = [Path(triton.__file__).parent / TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(re.search(rf"\b{name}:(\d+)", said)[1]) for name in ("REG", "STACK")}
-    kinds = ("wgmma.mma_async", "mma.sync", "ld.acquire.gpu", "atom.global.gpu.release")
+    kinds = ("wgmma.mma_async", "mma.sync", "ld.acquire.gpu", ".global.gpu.release.add")
     return found | {"shared": made.metadata.shared} | {kind: made.asm["ptx"].count(kind) for kind in kinds}
 
 

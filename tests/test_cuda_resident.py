@@ -187,16 +187,16 @@ print(json.dumps(usage(made[0])))
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 16, 64, 512])
 @pytest.mark.parametrize("dtype", ["torch.bfloat16", "torch.float32"])
-@pytest.mark.parametrize("kind", ["draw", "read"])
+@pytest.mark.parametrize("kind", ["draw", "read", "likeliest"])
 def test_for_a_hopper_gpu_it_is_compiled_once_has_room_twice_on_a_multiprocessor_and_spills_nothing(
     streams, dtype, kind
 ):
     found = hopper.run(COMPILE, f"({streams}, {dtype}, {kind!r})")
     half_precision = dtype == "torch.bfloat16"
-    assert found["shared"] <= 114 * 1024
+    assert found["shared"] <= 113 * 1024  # the system takes one of 114
     assert found["REG"] <= 255
     assert found["STACK"] == 0 if half_precision else found["STACK"] < 100
     assert found["ld.acquire.gpu"] >= 3
-    assert found["atom.global.gpu.release"] >= 2
+    assert found[".global.gpu.release.add"] >= 2
     assert (found["wgmma.mma_async"] > 0) == (streams >= 64 and half_precision)
     assert (found["mma.sync"] > 0) == (streams == 16 and half_precision)

@@ -136,6 +136,23 @@ def test_a_way_that_is_wrong_is_left_out_with_the_reason(timed, kernel, capsys, 
     assert f"layers that are kernel are left out: {reason}" in capsys.readouterr().err
 
 
+def test_in_bf16_gradients_are_compared_without_the_losss_scale(timed, kernel, capsys, monkeypatch):
+    on_cpu = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    monkeypatch.setattr("charrnn.step.autocast", lambda precision, device: on_cpu(enabled=precision == "bf16"))
+    settings = dataclasses.replace(SETTINGS, precision="bf16")
+    model = build(dataclasses.replace(CONFIG, rnn_size=32), 0)
+
+    def other_way_round(lstm, x, h, c):
+        y, h, c = exact(lstm, x, h, c)
+        return 2 * y.detach() - y, h, c
+
+    assert choose(model, BATCH, settings, clock=timed(kernel=0.01), **MEASURING) == "kernel"
+    assert "left out" not in capsys.readouterr().err
+    kernel(other_way_round)
+    assert choose(model, BATCH, settings, clock=timed(kernel=0.01), **MEASURING) == "torch"
+    assert "layers that are kernel are left out: its gradient is " in capsys.readouterr().err
+
+
 def test_a_way_that_rounds_otherwise_is_no_other_network(timed, kernel):
     kernel(lambda *args: tuple(t.half().float() for t in exact(*args)))
     clock = timed(kernel=0.01)

@@ -251,12 +251,12 @@ def test_every_run_gives_the_same_numbers():
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numbers that they read where nothing was written
 def test_programs_that_wait_in_vain_go_on_and_are_counted(monkeypatch):
-    """The interpreter runs one program after the other, so that the first waits for ever."""
+    """The interpreter runs one program after the other, so that the first would wait for ever."""
     monkeypatch.setattr(module, "PATIENCE", 3)
     y, *_ = kernel_lstm(*layer(2, 3, 4, 70), layout=shared_out(2, 70, (64, 16)))
-    assert failures(CPU).item() == 1
+    assert failures(CPU).item() == 2  # the second one has no patience with who failed before
     y.sum().backward()
-    assert failures(CPU).item() == 2
+    assert failures(CPU).item() == 4
     failures(CPU).zero_()
 
 

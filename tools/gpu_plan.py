@@ -75,10 +75,11 @@ def other_ways(precision: str) -> Iterator[Made]:
             yield name, work, {"kind": f"training {way}"}
 
 
-def engine_test(way: str, precision: str, streams: int) -> Made:
+def engine_test(way: str, precision: str, streams: int, **changes: Any) -> Made:
     """A test of a way to sample."""
-    work = partial(do.engine_symbols, way=way, precision=precision, streams=streams)
-    return f"test: engine, {way}, {precision}, {streams} streams", work, {"kind": f"engine {way}"}
+    work = partial(do.engine_symbols, way=way, precision=precision, streams=streams, **changes)
+    other = "".join(f", {name} {value}" for name, value in changes.items())
+    return f"test: engine, {way}, {precision}, {streams} streams{other}", work, {"kind": f"engine {way}"}
 
 
 def first_tests(ways: Sequence[str]) -> Iterator[Made]:
@@ -87,7 +88,7 @@ def first_tests(ways: Sequence[str]) -> Iterator[Made]:
     yield compared("recorded as plain, clip by value", "bf16", {"graphed": True}, {"clip": "value"})
     yield "test: what is not finite teaches nothing", do.nothing_learnt, {}
     yield from other_ways("bf16")
-    for way, (precision, streams) in product(ways, (("fp32", 3), ("bf16", 64))):
+    for way, (precision, streams) in product(ways, (("fp32", 1), ("fp32", 3), ("bf16", 64))):
         yield engine_test(way, precision, streams)
 
 
@@ -99,7 +100,10 @@ def further_tests(ways: Sequence[str]) -> Iterator[Made]:
         for precision in ("fp32",) if name == "clip by value" else ("bf16", "fp32"):
             yield compared(f"recorded as plain, {name}", precision, {"graphed": True}, shared)
     for way in ways:
-        yield engine_test(way, "bf16", 3)
+        yield engine_test(way, "bf16", 1)
+        yield engine_test(way, "bf16", 16)
+        yield engine_test(way, "fp32", 80)
+        yield engine_test(way, "fp32", 1, layer_norm=False, layers=1)
 
 
 def trained(way: str, rows: int, precision: str = "bf16", graphed: bool = True) -> Made:
@@ -130,7 +134,7 @@ def goals(scene: Scene, ways: Sequence[str]) -> Iterator[Made]:
 
 def others(scene: Scene, ways: Sequence[str]) -> Iterator[Made]:
     """Benchmarks that explain the ones before."""
-    for way in ways:
+    for way in (*ways, "auto") if scene.device == "cuda" else ways:
         work = partial(do.first_symbols, way=way)
         yield f"first symbols: {way}, bf16, 1 stream", work, {"kind": f"engine {way}", "fresh": True}
     yield trained("torch", scene.rows, graphed=False)

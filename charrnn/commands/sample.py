@@ -42,6 +42,7 @@ DEFAULT_SYMBOLS = 2000
 MOST_SECONDS = 1e9  # 31 years
 START_SYMBOLS = 2000  # of a --start-file for a network of text
 CHUNK = 256  # symbols between looks at the keyboard; also how much a listener waits for
+GPU_CHUNK = 2048  # the same on a GPU, which makes them faster, and does nothing between two chunks
 EXAMPLES = """
 charrnn-sample --temperature 1 > generated.txt
 charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
@@ -358,7 +359,7 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
             args.join,
             job.start,
             job.position,
-            chunk=CHUNK,
+            chunk=GPU_CHUNK if args.engine == "cuda" else CHUNK,
         ):
             job.done += ids.shape[1]
             if number != segment:

@@ -72,6 +72,7 @@ def resident(  # type: ignore[no-untyped-def]
     choosers = tl.minimum(programs, n)
     spoken, chosen = barriers + LAYERS * LINE, barriers + (LAYERS + 1) * LINE
     symbol = tl.load(last)
+    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
     for t in range(steps):
         old, new = h + (t % 2) * LAYERS * n * PITCH, h + ((t + 1) % 2) * LAYERS * n * PITCH
         for layer in range(LAYERS):
@@ -87,6 +88,7 @@ def resident(  # type: ignore[no-untyped-def]
                 ahead = _ahead(own_w, columns, GATES * (layer > 0), PITCH, ROWS, INPUTS)
                 place, inside = _places(layer, rows, n, tile, UNITS, OWN)
                 cell = tl.load(c + place, mask=inside, other=0.0)
+                own_bias = tl.load(bias + layer * GATES + columns, mask=columns < GATES, other=0.0)
                 if item == me:  # what the others do is needed from here on
                     if layer > 0:
                         patience = wait(barriers + (layer - 1) * LINE, (t + 1) * programs, patience)
@@ -104,7 +106,7 @@ def resident(  # type: ignore[no-untyped-def]
                     gates += _product(
                         ahead, x, own_w, sums, rows, n, columns, GATES, UNITS, PITCH, EPSILON, NORMED, ROWS, INPUTS
                     )
-                    gates += tl.load(bias + layer * GATES + columns, mask=columns < GATES, other=0.0)[None, :]
+                    gates += own_bias[None, :]
                 else:
                     symbols = tl.load(last + rows, mask=rows < n, other=0)
                     if ALONE:
@@ -120,13 +122,14 @@ def resident(  # type: ignore[no-untyped-def]
             rows = item // VOICES * ROWS + tl.arange(0, ROWS)
             columns = item % VOICES * SAID + tl.arange(0, SAID)
             ahead = _ahead(out, columns, SYMBOLS, PITCH, ROWS, INPUTS)
+            own_bias = tl.load(out_bias + columns, mask=columns < SYMBOLS, other=0.0)
             if item == me:
                 patience = wait(barriers + (LAYERS - 1) * LINE, (t + 1) * programs, patience)
             x = new + (LAYERS - 1) * n * PITCH
             total = _product(
                 ahead, x, out, out_sums, rows, n, columns, SYMBOLS, UNITS, PITCH, EPSILON, NORMED, ROWS, INPUTS
             )
-            total += tl.load(out_bias + columns, mask=columns < SYMBOLS, other=0.0)[None, :]
+            total += own_bias[None, :]
             inside = (rows[:, None] < n) & (columns[None, :] < SYMBOLS)
             tl.store(logits + rows[:, None] * SYMBOLS + columns[None, :], total, mask=inside)
         if me < speakers:
@@ -314,17 +317,18 @@ def _choose(  # type: ignore[no-untyped-def]
     """A stream's next symbol, in double precision as `charrnn.engines.eager.draw` has it; it is written down too."""
     WIDE: tl.constexpr = triton.next_power_of_2(SYMBOLS)
     k = tl.arange(0, WIDE)
+    fed, heat = tl.load(feed + t * n + row), tl.load(temperature)  # on their way with the logits
     x = tl.load(logits + row * SYMBOLS + k, mask=k < SYMBOLS, other=-float("inf"))
     x = x.to(tl.float64) - tl.max(x, 0).to(tl.float64)
     if KIND == 0:
-        p = tl.where(k < SYMBOLS, tl.exp(x / tl.load(temperature)), 0.0)
+        p = tl.where(k < SYMBOLS, tl.exp(x / heat), 0.0)
         totals = tl.cumsum(p, 0)
-        border = tl.load(feed + t * n + row) * tl.max(totals, 0)
+        border = fed * tl.max(totals, 0)
         symbol = tl.minimum(tl.sum((totals <= border).to(tl.int64), 0), SYMBOLS - 1)
     elif KIND == 1:
-        symbol = tl.min(tl.where(x == 0.0, k, SYMBOLS), 0).to(tl.int64)
+        symbol = tl.min(tl.where(x == 0.0, k, SYMBOLS - 1), 0).to(tl.int64)
     else:
-        symbol = tl.load(feed + t * n + row)
+        symbol = fed
         p = tl.where(k < SYMBOLS, tl.exp(x), 0.0)
         score = tl.sum(tl.where(k == symbol, x, 0.0), 0) - tl.log(tl.sum(p, 0))
         tl.store(scores + t * n + row, score, mask=write)
