@@ -18,7 +18,7 @@ import triton.language as tl
 PATIENCE = 1 << 24  # looks at a barrier, of some half a microsecond each: seconds
 
 # Triton's interpreter knows no PTX. It looks by adding nothing, which means the same.
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))
 
 
 @triton.jit

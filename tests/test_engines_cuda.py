@@ -1,6 +1,7 @@
 """The GPU's engine against the eager one, on the CPU: all of it but the GPU, its graphs, and compiled kernels."""
 
 import itertools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_engines import numbers, symbols, worked
 
 import charrnn
 from bytecodec.errors import InputError
+from charrnn import engines
 from charrnn.cells import CELLS
 from charrnn.commands.sample import charrnn_sample
 from charrnn.engines import NOTHING, cuda_plain
@@ -189,6 +191,18 @@ def test_auto_takes_the_kernel_where_it_scores_as_torch_does():
     assert ours.way == "resident"
     assert ours.get_state()[1].tolist() == [NOTHING] * 2  # nothing is left of the trial
     np.testing.assert_array_equal(ours.run(u, 1.0), eager.run(u, 1.0))
+
+
+def test_without_triton_auto_says_so_and_does_without_the_kernel(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "charrnn.engines.cuda_resident", None)
+    monkeypatch.delattr(engines, "cuda_resident", raising=False)
+    assert engine(lively(CONFIG), way="auto").way == "torch"
+    assert capsys.readouterr().err == (
+        "the resident kernel is written in Triton, which is not installed here. "
+        "Sampling by torch's own operations, which is several times slower.\n"
+    )
+    with pytest.raises(InputError, match="written in Triton, which is not installed here"):
+        engine(lively(CONFIG), way="resident")
 
 
 @pytest.mark.parametrize("fault", ["wrong", "not a number", "breaks"])

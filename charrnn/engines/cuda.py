@@ -99,6 +99,8 @@ class CudaEngine:
             from charrnn.engines import cuda_resident
         except ImportError:
             raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
+        except Exception as error:  # of a Triton that is too old or too new for it
+            raise InputError(f"the resident kernel does not run with this Triton ({_first_line(error)}).") from error
         config = self._model.config
         if not cuda_resident.suits(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
@@ -109,8 +111,7 @@ class CudaEngine:
             resident = cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
             away = self._apart(resident)
         except Exception as error:  # of a compiler, a driver or a GPU that nobody has tried it with
-            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
-            raise InputError(f"the resident kernel does not run here ({reason}).") from error
+            raise InputError(f"the resident kernel does not run here ({_first_line(error)}).") from error
         if not away <= NEAR:
             raise InputError(f"the resident kernel is {away:.2g} off torch's scores here.")
         return resident
@@ -199,6 +200,10 @@ class CudaEngine:
     def _check(self, what: str, n: int) -> None:
         if n != self.streams:
             raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 def _clear(state: Any, last: Tensor) -> None:
