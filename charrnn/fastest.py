@@ -47,7 +47,7 @@ def decide(
         There is no such way, here or for this network.
     """
     if asked is None:
-        return _kept(model, batch, settings, quiet)
+        return _kept(model, batch, settings)
     if asked == AUTO:
         alone = settings.device == "cuda" and processes == 1
         return choose(model, batch(), settings, quiet) if alone else "torch"
@@ -57,13 +57,13 @@ def decide(
     return asked
 
 
-def _kept(model: Layers, batch: Callable[[], Batch], settings: Settings, quiet: bool) -> str:
+def _kept(model: Layers, batch: Callable[[], Batch], settings: Settings) -> str:
     """The way of a run that goes on; on a CPU it is only kept, for when it comes back to a GPU."""
     way = settings.gpu_layers
     reason = _what_is_in_the_way(way, model, batch, settings) if settings.device == "cuda" else ""
     if not reason:
         return way
-    say(f"the run's layers were {way}, which is not possible here ({reason}): it goes on with torch's.", quiet)
+    say(f"the run's layers were {way}, which is not possible here ({reason}): it goes on with torch's.")
     return "torch"
 
 
@@ -76,6 +76,7 @@ def _what_is_in_the_way(way: str, model: Layers, batch: Callable[[], Batch], set
     try:
         attempt(way, model, batch(), settings)
     except Exception as error:  # of compilers and drivers, whatever they raise
+        _check_gpu(way, error)
         return _sentence(error)
     finally:
         _give_back(settings)
@@ -133,10 +134,24 @@ def _tried(
     try:
         trial = measure(way, model, batch, settings, make_step, clock)
     except Exception as error:  # of compilers and drivers, whatever they raise
+        _check_gpu(way, error)
         return _sentence(error)
     finally:
         _give_back(settings)
     return difference(trial, torchs, wanted, settings) or trial
+
+
+def _check_gpu(way: str, error: Exception) -> None:
+    """Raise an InputError where a way broke not only itself: after some errors a process can use its GPU no more."""
+    if not torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        raise InputError(
+            f"the GPU could not be used any more once layers that are {way} were tried ({_sentence(error)}): "
+            "start again with --gpu-layers torch."
+        ) from error
 
 
 def _to_be_tried(model: Layers, rows: int, settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ import os
 import triton
 import triton.language as tl
 
-PATIENCE = 1 << 24  # looks at a barrier, of some half a microsecond each: seconds
+PATIENCE = 1 << 24  # looks at a barrier: seconds, if one takes half a microsecond, a guess
 
 # Triton's interpreter knows no PTX. It looks by adding nothing, which means the same.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))

@@ -13,7 +13,8 @@ FEW_ROWS = 16  # with which a product lasts as long as shared memory takes to gi
 HELD = (128, 128, 64)  # pieces of U for registers: of 255 a thread they take 80
 SHARED_MEMORY = 227 * 1024  # bytes, of a program on Hopper
 SPARE = 6 * 1024  # bytes of it for small tiles on their way from one thread to another
-SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))  # units and rows of a program: the fastest first
+# Units and rows of a program; what is expected to be the fastest comes first (tools/gpu_check.py measures it).
+SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))
 
 
 class Layout(NamedTuple):

@@ -114,6 +114,23 @@ def test_a_way_that_raises_is_left_out_with_the_reason(timed, kernel, capsys):
     assert said.count("\n") == 3
 
 
+def test_a_way_that_breaks_the_gpu_itself_ends_the_run_in_a_sentence(timed, kernel, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
+
+    kernel(broken)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    sentence = (
+        r"^the GPU could not be used any more once layers that are kernel were tried "
+        r"\(CUDA error: an illegal memory access was encountered\): start again with --gpu-layers torch\.$"
+    )
+    with pytest.raises(InputError, match=sentence):
+        choose(build(CONFIG, 0), BATCH, SETTINGS, clock=timed(), **MEASURING)
+    with pytest.raises(InputError, match=sentence):
+        decided("kernel")
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [

@@ -199,9 +199,8 @@ def _product(  # type: ignore[no-untyped-def]
         total = _product_of_one(ahead, x, sums, columns, width, UNITS, PITCH, EPSILON, NORMED, INPUTS)
     else:
         total = tl.zeros((ROWS, columns.shape[0]), tl.float32)
-        if (
-            NORMED
-        ):  # sums of what is away from a row's first number, whose squares are small where the row is nearly even
+        if NORMED:
+            # Sums of what is away from a row's first number, whose squares are small where the row is nearly even.
             first = tl.load(x + rows * PITCH, mask=rows < n, other=0.0).to(tl.float32)
             away, squares = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
         for start in range(0, PITCH, INPUTS):

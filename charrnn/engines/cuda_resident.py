@@ -32,12 +32,12 @@ STEPS = 2048  # of a launch, so that the barriers' numbers stay small
 class Plan(NamedTuple):
     """How the work of a phase is cut into items; see the kernel."""
 
-    rows: int
-    own: int
-    said: int
-    inputs: int
+    rows: int  # streams of an item
+    own: int  # units of an item of a layer
+    said: int  # logits of an item of these
+    inputs: int  # that a product takes at a time
     programs: int
-    stages: int
+    stages: int  # by which a product's loop reads ahead
 
 
 class Packed(NamedTuple):
