@@ -62,6 +62,8 @@ _TO_CONVERT = (  # recordings, and films with sound, that ffmpeg reads and libsn
     (rb"DSD \x1c\0|FRM8.{8}DSD ", "a DSD file"),
     (rb"\.RMF\0|\.ra\xfd", "a RealMedia file"),
     (rb"RIFF.{4}QLCM", "a QCP file"),
+    (rb"OggS\0.{23}Speex   ", "a Speex file"),
+    (rb"OggS\0.{23}(?:\x80theora|BBCD\0)", "an Ogg film"),
     (rb"RIFF.{4}AVI ", "an AVI film"),
     (rb"FLV\x01", "a Flash film"),
     (rb"\0\0\x01\xba|G[\0\x40].{186}G.{187}G", "an MPEG film"),
@@ -146,7 +148,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
         return
     text = _text_of(_head(file))
     if text is None:
-        raise InputError(f"{name} {_unreadable(name, _refusal_of_libsndfile(file))}")
+        raise InputError(f"{name} {_unreadable(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
         raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav makes one of it.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
@@ -167,10 +169,13 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if not reason:
         return Kind(True)
     if named_sound or (text is None and _SOUND.match(head)):
-        return Kind(True, _unreadable(name, reason))
+        return Kind(True, _unreadable(reason))
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
-        line = f"ffmpeg -f s16le -ar 44100 -ac 1 -i {_quoted(name)} {_quoted(name + '.wav')}"
-        return Kind(True, f"has no header that says its rate and format. If you know them, give it one: `{line}`")
+        return Kind(
+            True,
+            "has no header that gives its rate and format. If you know them, give it one, as in "
+            "`ffmpeg -f s16le -ar 44100 -ac 1 -i IN.raw OUT.wav`.",
+        )
     return Kind(False)
 
 
@@ -265,10 +270,10 @@ def _kind_of_text(head: bytes, text: str) -> str:
     return f"a text ({encoding.upper()[:6]})" if encoding and encoding != "utf-8" else "a text"
 
 
-def _unreadable(name: str, reason: str) -> str:
+def _unreadable(reason: str) -> str:
     return (
         f"is no recording that can be read (libsndfile: {reason}). "
-        f"`{ffmpeg_line(name)}` may make a WAV file of it; bin2utf8 takes the bytes of any file."
+        "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
     )
 
 
