@@ -37,7 +37,8 @@ _HEADERLESS_SUFFIXES = frozenset((".raw", ".pcm"))
 # How the formats begin that libsndfile reads, for damaged files of which it says only that it does not know them.
 _SOUND = re.compile(
     rb"(?:RIFF|RIFX|RF64).{4}WAVE|FORM.{4}(?:AIF[FC]|8SVX|16SV)|riff\.\x91|fLaC|OggS\0|\.snd\0|dns\.|caff\0"
-    rb"|ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|Creative Voice File|NIST_1A|\x64\xa3|(?: paf|fap )|2BIT|PVF1\n"
+    rb"|ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|Creative Voice File|NIST_1A|\x64\xa3[\0-\x04]\0"
+    rb"|\0[\0-\x04]\xa3\x64|(?: paf|fap )\0\0|2BIT.{8}(?:\0\0|\xff\xff)|PVF1\n"
     rb"|Extended Instrument:|MATLAB 5\.0|ALawSoundFile|\xf0\x7e.\x01",
     re.DOTALL,
 )
@@ -163,7 +164,8 @@ def identify(file: BinaryIO, name: str) -> Kind:
     text = _text_of(head)
     if foreign := _foreign(head, name, text):
         return Kind(foreign.sound or named_sound, foreign.problem)
-    if text is not None and not _SOUND_BEGINNING_AS_TEXT.match(head):
+    begins_as_sound = _SOUND if text is None or named_sound else _SOUND_BEGINNING_AS_TEXT
+    if text is not None and not begins_as_sound.match(head):
         return Kind(True, _named_as_sound(head, text)) if named_sound else Kind(False)
     reason = _refusal_of_libsndfile(file)
     if not reason:
