@@ -234,7 +234,9 @@ def _text_of(head: bytes) -> str | None:
         text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return None
-    return None if _CONTROL.search(text) else text.removeprefix("\ufeff")
+    if encoding == "utf-8" and _CONTROL.search(text):
+        return None  # of UTF-16 and UTF-32, what decodes at all is hardly anything else, whatever it contains
+    return text.removeprefix("\ufeff")
 
 
 def _foreign(head: bytes, name: str, text: str | None) -> Kind | None:

@@ -175,6 +175,10 @@ def texts(folder: Path) -> Target:
     sound = bytes(np.random.default_rng(0).integers(0, 256, 80, dtype=np.uint8))
     seeds = [bytecodec.encode(sound, name).encode() for name in bytecodec.ALPHABETS]
     seeds += [b"\xef\xbb\xbf" + seeds[0] + b"\r\n", "Žluťoučký kůň. 你好。😀\n".encode(), b""]
+    seeds += [
+        seeds[0] + b"\r\n\xef\xbb\xbf" + seeds[0],
+        *("Zwölf Jäger.\r\n".encode(name) for name in ("utf-16", "latin-1")),
+    ]
 
     def read(path: Path) -> None:
         content = path.read_bytes()
