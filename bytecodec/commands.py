@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from bytecodec import console
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
+from bytecodec.channels import MIX, parse_channel
 from bytecodec.errors import InputError
 from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
@@ -35,6 +36,13 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
     parser.add_argument(
         "--duration", type=_length_in_seconds, metavar="S", help="take S seconds (default: up to the end)"
+    )
+    parser.add_argument(
+        "--channel", type=parse_channel, default=MIX, metavar="N",
+        help="take one channel: left, right, or a number from 1; mix is the mean of all channels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--remove-dc", action="store_true", help="subtract the mean of what is taken, before --normalize (reads twice)"
     )
     parser.add_argument("--normalize", action="store_true", help="bring the peak to full scale (reads twice)")
     parser.add_argument(
@@ -61,6 +69,8 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
             args.rate,
             start=args.start,
             duration=args.duration,
+            channel=args.channel,
+            remove_dc=args.remove_dc,
             normalize=args.normalize,
             gain_db=args.gain,
             dither=args.dither,
