@@ -35,7 +35,7 @@ def parse_channel(text: str) -> int | None:
 class Mixer:
     """Reduces frames of several channels to one channel, and compares the mean with what it is the mean of.
 
-    Per window of about a second, the power of the mean (without its DC) is compared with the mean power of the N channels.
+    Per window of about a second, the power of the mean (without DC) is compared with the mean power of the N channels.
     Channels that have nothing to do with each other give 1/N of it, and equal ones all of it; less than a tenth of 1/N
     means that they cancel each other. Windows count by their energy, so that a fade or a pause decides nothing.
 

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from bytecodec import console
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
 from bytecodec.channels import MIX, parse_channel
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, NoTableError
+from bytecodec.table import read_table
 from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
@@ -99,10 +100,11 @@ charrnn-sample --seconds 0 | utf82wav | aplay""",
     parser.add_argument(
         "--mulaw", action="store_true", help="the samples are G.711 mu-law, as wav2utf8 --mulaw makes them"
     )
+    _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
-    decoder = Decoder(args.errors)
+    decoder = _decoder(args)
     ended_by: BaseException | None = None
     with (
         console.open_input(args.input) as source,
@@ -158,10 +160,11 @@ def utf82bin(argv: Sequence[str] | None = None) -> None:
 charrnn-sample run | utf82bin - | hexdump -C""",
     )
     _add_files(parser, "the text; its alphabet is found from it", "the bytes")
+    _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
-    decoder = Decoder(args.errors)
+    decoder = _decoder(args)
     with console.open_input(args.input) as source, console.open_output(args.output) as target:
         for data in _decoded(decoder, source, args):
             _write(target, data)
@@ -176,6 +179,17 @@ def _add_files(parser: argparse.ArgumentParser, source: str, target: str, from_s
 
 def _add_alphabet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="the characters to write with")
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--table", metavar="FILE",
+        help="read a text of BinToUTF8 by its table: in each line a byte, such as 65 or 0x41, and its character",
+    )  # fmt: skip
+
+
+def _decoder(args: argparse.Namespace) -> Decoder:
+    return Decoder(args.errors, read_table(args.table) if args.table is not None else None)
 
 
 def _add_errors(parser: argparse.ArgumentParser) -> None:
@@ -241,6 +255,8 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
         for chunk in _chunks(source, args.quiet):
             yield decoder.feed(chunk)
         yield decoder.close()
+    except NoTableError as error:
+        raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; --errors skip leaves such out.") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,9 +14,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import is_special_file, progress, say, sync
-from bytecodec.errors import InputError
-from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
+from bytecodec.console import is_special_file, say, sync
+from bytecodec.errors import InputError, NoTableError
+from bytecodec.table import lacks_table
+from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
+from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points, describe
 
 BLOCK = 1 << 22  # bytes of text read at a time
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
@@ -34,21 +36,6 @@ SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 
 
 @dataclass(frozen=True)
-class SoundOptions:
-    """How recordings become bytes; the fields mean what the flags of wav2utf8 mean."""
-
-    rate: int = 11025
-    normalize: bool = False
-    gain_db: float = 0.0
-    mulaw: bool = False
-
-    @property
-    def encoding(self) -> str:
-        """The name of what a byte means."""
-        return "mulaw" if self.mulaw else "linear"
-
-
-@dataclass(frozen=True)
 class Corpus:
     """All symbols of a run, on disk, mapped into memory as they are needed.
 
@@ -60,11 +47,14 @@ class Corpus:
         What the ids mean.
     names
         The files that they come from, in order.
+    sound
+        How recordings among these were read; None where there are none, or where it is not known.
     """
 
     ids: Ids
     vocab: Vocab
     names: tuple[str, ...]
+    sound: SoundOptions | None = None
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
@@ -158,26 +148,33 @@ def _map_below(ids: Ids) -> mmap.mmap | None:
 
 
 def prepare(
-    inputs: Sequence[str], target: Path, options: SoundOptions, vocab: Vocab | None = None, quiet: bool = False
+    inputs: Sequence[str],
+    target: Path,
+    options: SoundOptions,
+    vocab: Vocab | None = None,
+    quiet: bool = False,
+    table: bytecodec.Table | None = None,
 ) -> Corpus:
     """Lay texts and recordings end to end as ids in the file ``target``.
 
     Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
     characters as vocabulary; other texts together make a vocabulary of what occurs in them. Folders stand for
     the recordings in them, or for their texts if there are none, sorted by path. A ``vocab`` that is given
-    is kept to.
+    is kept to. A text of the characters of a ``table`` becomes the bytes that it gives them.
 
     Raises
     ------
     InputError
-        A file is neither a recording nor UTF-8, recordings are mixed with plain text, or nothing is in them.
+        A file is neither a recording nor UTF-8, recordings are mixed with plain text, or nothing is in them; or a text
+        has a character that is not in the table, or needs a table.
     """
     files = [file for name in inputs for file in files_of(Path(name), quiet)]
     sounds = {file for file in files if is_sound(file)}
     texts = {file: _Characters.of(file) for file in files if file not in sounds}
     if not sounds and not any(text.code_points.size for text in texts.values()):
         raise _nothing_in(tuple(map(str, files)))
-    alphabets = {file: text.alphabet for file, text in texts.items()}
+    by_table = _texts_by_table(texts, table, vocab)
+    alphabets = {file: text.alphabet for file, text in texts.items() if file not in by_table}
     as_bytes = bool(sounds) or all(alphabets.values())
     if as_bytes and not all(alphabets.values()):
         plain = next(file for file, alphabet in alphabets.items() if alphabet is None)
@@ -192,12 +189,37 @@ def prepare(
         vocab = Vocab.of_alphabet(next((name for name in alphabets.values() if name), "braille"))
     else:
         vocab = Vocab.of_code_points(np.concatenate([text.code_points for text in texts.values()]))
+    options = with_gain_of_set(options, [file for file in files if file in sounds], quiet)
     with target.open("wb") as file:
         for path in files:
-            for block in _blocks(path, path in sounds, vocab, options, quiet):
+            for block in _blocks(path, path in sounds, vocab, options, quiet, table if path in by_table else None):
                 file.write(block.astype(vocab.dtype, copy=False).tobytes())
         sync(file)
-    return open_corpus(target, vocab, tuple(map(str, files)))
+    corpus = open_corpus(target, vocab, tuple(map(str, files)))
+    return replace(corpus, sound=options) if sounds else corpus
+
+
+def _texts_by_table(texts: dict[Path, _Characters], table: bytecodec.Table | None, vocab: Vocab | None) -> set[Path]:
+    """Return the texts that are read by the table; an InputError for one that needs a table, or another one."""
+    if table is None:
+        foreign = next((path for path, text in texts.items() if lacks_table(text.code_points)), None)
+        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # else they are the network's own
+            raise NoTableError(
+                f"{foreign} mixes ASCII and characters from U+3900 on, as the texts of BinToUTF8 do, which have a "
+                "table beside them: give it with --table FILE."
+            )
+        return set()
+    by_table = set()
+    for path, text in texts.items():
+        codes = text.code_points[(text.code_points != ord("\n")) & (text.code_points != ord("\r"))]
+        missing = codes[table.lookup(codes) < 0]
+        if not len(missing):
+            by_table.add(path)
+        elif text.alphabet is None:
+            raise InputError(f"{path} has the character {describe(chr(missing[0]))}, which is not in the table.")
+    if not by_table:
+        raise InputError("--table is for the texts of BinToUTF8, and there is none among the inputs: leave it out.")
+    return by_table
 
 
 def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...]) -> Corpus:
@@ -211,10 +233,12 @@ def _nothing_in(names: tuple[str, ...]) -> InputError:
     return InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
 
 
-def last_symbols(path: Path, vocab: Vocab, options: SoundOptions, count: int) -> Ids:
-    """The last ``count`` ids of a text or a recording, in constant memory."""
+def last_symbols(
+    path: Path, vocab: Vocab, options: SoundOptions, count: int, table: bytecodec.Table | None = None
+) -> Ids:
+    """The last ``count`` ids of a text, by a table if one is given, or of a recording, in constant memory."""
     kept = np.empty(0, dtype=vocab.dtype)
-    for block in _blocks(path, is_sound(path), vocab, options):
+    for block in _blocks(path, is_sound(path), vocab, options, table=table):
         kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
     if not len(kept):
         raise InputError(f"there is nothing in {path} to start from.")
@@ -293,24 +317,22 @@ def _read_text(file: BinaryIO, path: Path) -> Iterator[str]:
             return
 
 
-def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet: bool = True) -> Iterator[Ids]:
+def _blocks(
+    path: Path,
+    sound: bool,
+    vocab: Vocab,
+    options: SoundOptions,
+    quiet: bool = True,
+    table: bytecodec.Table | None = None,
+) -> Iterator[Ids]:
     if sound:
-        with progress(path.stat().st_size, "B", quiet, unit_scale=True, desc=path.name) as bar:
-            yield from bytecodec.read_blocks(
-                path,
-                options.rate,
-                normalize=options.normalize,
-                gain_db=options.gain_db,
-                mulaw=options.mulaw,
-                tell=lambda sentence: say(sentence, quiet),
-                progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
-            )
+        yield from read_sound(path, options, 8, quiet)
         return
     with path.open("rb") as file:
         if vocab.alphabet is None:
             yield from _encoded(_read_text(file, path), path, vocab)
             return
-        decoder = bytecodec.Decoder()
+        decoder = bytecodec.Decoder(table=table)
         try:
             while data := file.read(BLOCK):
                 yield np.frombuffer(decoder.feed(data), np.uint8)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bytecodec
-from bytecodec.console import progress, say, sync
+from bytecodec.console import sync
 from bytecodec.errors import InputError
 from charrnn.data import borders, files_of, is_sound
+from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
 
 SAMPLE = np.dtype("<i2")
 
@@ -27,10 +27,13 @@ class Recordings:
         (n,) int16.
     names
         The files that they come from, in order.
+    sound
+        How they were read, where that is known.
     """
 
     ids: NDArray[np.int16]
     names: tuple[str, ...]
+    sound: SoundOptions | None = None
 
     def split(self, val_frac: float, test_frac: float, far: int) -> dict[str, NDArray[np.int16]]:
         """The parts of `charrnn.data.Corpus.split`, of which val and test begin ``far`` samples early: with what their
@@ -43,9 +46,7 @@ class Recordings:
         }
 
 
-def prepare(
-    inputs: Sequence[str], target: Path, rate: int, normalize: bool = False, gain_db: float = 0.0, quiet: bool = False
-) -> Recordings:
+def prepare(inputs: Sequence[str], target: Path, options: SoundOptions, quiet: bool = False) -> Recordings:
     """Lay recordings end to end as int16 in the file ``target``; folders stand for the recordings in them, sorted.
 
     Raises
@@ -54,23 +55,16 @@ def prepare(
         A file is no recording, or is damaged.
     """
     files = [file for name in inputs for file in files_of(Path(name), quiet)]
+    for path in files:
+        if not is_sound(path):
+            raise InputError(f"{path} is no recording, and --frames learns sound: name recordings.")
+    options = with_gain_of_set(options, files, quiet)
     with target.open("wb") as out:
         for path in files:
-            if not is_sound(path):
-                raise InputError(f"{path} is no recording, and --frames learns sound: name recordings.")
-            with progress(path.stat().st_size, "B", quiet, unit_scale=True, desc=path.name) as bar:
-                for block in bytecodec.read_blocks(
-                    path,
-                    rate,
-                    normalize=normalize,
-                    gain_db=gain_db,
-                    bits=16,
-                    tell=lambda sentence: say(sentence, quiet),
-                    progress=lambda done, of, bar=bar: bar.update(bar.total * done / of - bar.n if of else 0),  # type: ignore[misc]
-                ):
-                    out.write(block.astype(SAMPLE, copy=False).tobytes())
+            for block in read_sound(path, options, 16, quiet):
+                out.write(block.astype(SAMPLE, copy=False).tobytes())
         sync(out)
-    return open_recordings(target, tuple(map(str, files)))
+    return replace(open_recordings(target, tuple(map(str, files))), sound=options)
 
 
 def open_recordings(path: Path, names: tuple[str, ...]) -> Recordings:
@@ -78,8 +72,8 @@ def open_recordings(path: Path, names: tuple[str, ...]) -> Recordings:
     return Recordings(np.memmap(path, dtype=SAMPLE, mode="r"), names)
 
 
-def last_samples(path: Path, rate: int, count: int) -> NDArray[np.int16]:
-    """The last ``count`` samples of a recording at a rate, in constant memory.
+def last_samples(path: Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
+    """The last ``count`` samples of a recording, in constant memory.
 
     Raises
     ------
@@ -89,10 +83,11 @@ def last_samples(path: Path, rate: int, count: int) -> NDArray[np.int16]:
     if not is_sound(path):
         raise InputError(f"{path} is no recording, and a frame predictor begins from sound: name a recording.")
     kept = np.empty(0, dtype=np.int16)
-    for block in bytecodec.read_blocks(path, rate, bits=16):
+    for block in read_sound(path, options, 16, quiet=True):
         kept = np.concatenate([kept, block])[-count:]
     if len(kept) < count:
         raise InputError(
-            f"{path} is too short to begin from: it has {len(kept):,} samples at {rate} Hz, and a window is {count:,}."
+            f"{path} is too short to begin from: it has {len(kept):,} samples at {options.rate} Hz, "
+            f"and a window is {count:,}."
         )
     return kept

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import bytecodec
 from bytecodec.errors import InputError
 from charrnn import data
-from charrnn.data import ContiguousBatches, Corpus, SoundOptions, last_symbols, open_corpus, prepare
+from charrnn.data import ContiguousBatches, Corpus, last_symbols, open_corpus, prepare
+from charrnn.recordings import SoundOptions
 from charrnn.vocab import Vocab
 
 OPTIONS = SoundOptions()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Parser, command, print_path, progress
+import bytecodec
+from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
-from charrnn.commands.flags import path, whole
+from charrnn.commands.flags import add_channel, options_of, path, whole
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -46,6 +47,8 @@ def parser() -> Parser:
     )
     p.add_argument("--part", choices=PARTS, help="cut as training cuts (default: test of a run's data, all of a FILE)")
     p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
+    add_channel(p, "of FILE to take")
+    p.add_argument("--table", type=path, metavar="TABLE", help="read FILE, a text of BinToUTF8, by this table")
     p.add_argument("--json", action="store_true", help="print one JSON object, with all digits")
     p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     p.add_argument(
@@ -74,7 +77,10 @@ class Data:
 @command
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-eval; returns the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.file and (args.table or "channel" in args):
+        wrong_command_line(p, f"--{'table' if args.table else 'channel'} says how to read a FILE: name one.")
     runtime.before_torch()
     from charrnn.checkpoint import load
 
@@ -185,8 +191,9 @@ def _file_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, 
             fractions = _fractions(run.config())
         except (KeyError, TypeError, ValueError) as error:
             raise _no_config(run, error) from None
-    options = data.SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
-    corpus = data.prepare([args.file], folder / "corpus.bin", options, checkpoint.vocab, args.quiet)
+    table = bytecodec.read_table(args.table) if args.table else None
+    options = options_of(checkpoint, args)
+    corpus = data.prepare([args.file], folder / "corpus.bin", options, checkpoint.vocab, args.quiet, table)
     return Data(corpus, args.file, *fractions)
 
 
