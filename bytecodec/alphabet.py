@@ -246,8 +246,7 @@ class Decoder:
         if self._table is not None:
             return f"{what} is not in the table."
         if self.alphabet is None:
-            hint = " If BinToUTF8 wrote it, give its table with --table FILE." if character.isascii() else ""
-            return f"{what} is of no alphabet ({', '.join(ALPHABETS)}): this is no text made from bytes.{hint}"
+            return f"{what} is of no alphabet ({', '.join(ALPHABETS)}): this is no text made from bytes."
         if other is not None:
             return f"{what} is of the {other} alphabet, and the text began in {self.alphabet}."
         return f"{what} is not of the {self.alphabet} alphabet."

@@ -258,7 +258,12 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
     except NoTableError as error:
         raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
-        raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; --errors skip leaves such out.") from None
+        remedy = "--errors skip leaves such out."
+        if (
+            decoder.alphabet is None and args.table is None
+        ):  # it may lie in no alphabet up to here, and use others later
+            remedy = "--errors skip leaves such out, and a text of BinToUTF8 takes its --table."
+        raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
 
 
 def _write(target: BinaryIO, data: bytes) -> None:
