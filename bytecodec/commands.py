@@ -251,6 +251,7 @@ def _wait_for(source: BinaryIO) -> None:
 
 
 def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> Iterator[bytes]:
+    chunk = b""
     try:
         for chunk in _chunks(source, args.quiet):
             yield decoder.feed(chunk)
@@ -259,9 +260,8 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
         raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
         remedy = "--errors skip leaves such out."
-        if (
-            decoder.alphabet is None and args.table is None
-        ):  # it may lie in no alphabet up to here, and use others later
+        # A text of BinToUTF8 is ASCII until its sound has had more values than there are characters of ASCII.
+        if decoder.alphabet is None and args.table is None and chunk.isascii() and chunk.decode().isprintable():
             remedy = "--errors skip leaves such out, and a text of BinToUTF8 takes its --table."
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
 
