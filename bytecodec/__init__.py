@@ -3,8 +3,9 @@
 __version__ = "0.1.0"
 
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder, alphabet_of, decode, encode
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, NoTableError
 from bytecodec.mulaw import decode_mulaw, encode_mulaw
+from bytecodec.table import Table, read_table
 from bytecodec.wav import read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
@@ -13,6 +14,8 @@ __all__ = [
     "Decoder",
     "Encoder",
     "InputError",
+    "NoTableError",
+    "Table",
     "WavFullError",
     "WavWriter",
     "alphabet_of",
@@ -21,4 +24,5 @@ __all__ = [
     "encode",
     "encode_mulaw",
     "read_blocks",
+    "read_table",
 ]

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, NoTableError
+from bytecodec.table import Table, is_printable_ascii, lacks_table
 
 #: Each alphabet's character for byte 0; that for byte b is b code points on. All begin at a multiple of 256.
 ALPHABETS = {"braille": 0x2800, "cjk": 0x3900, "latin": 0x0100}
@@ -19,6 +20,8 @@ Bytes: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 _BY_PAGE = {first >> 8: name for name, first in ALPHABETS.items()}
 _MARK = "\ufeff"
 _LINE_END_CODES = np.array([ord("\r"), ord("\n"), ord(_MARK)], np.uint32)
+_NEEDS_TABLE = "BinToUTF8 writes such texts, with a table of their characters beside them: give it with --table FILE."
+_SHARE_OF_ASCII = 0.1  # of a piece of such a text, at least; with less, it is a slip in a text of an alphabet
 _NOWHERE = 0x110000  # past the last code point there is
 # Bytes worked on at a time, so that what passes between two steps stays in the cache, and comes from memory that the
 # process has already: larger requests go to the system, which takes longer than the work.
@@ -134,18 +137,21 @@ class Decoder:
     skip_line_ends
         Leave out line ends and byte order marks wherever they stand, as in wrapped lines and joined files, and count
         them in ``line_ends``.
+    table
+        The bytes that the characters stand for, of a text that BinToUTF8 wrote; without one, an alphabet is found from
+        the text.
 
     Attributes
     ----------
     alphabet : str or None
-        That of the first character which lies in one, once it has come.
+        That of the first character which lies in one, once it has come; none with a table.
     skipped : int
         Characters left out so far; a sequence of bytes that is no UTF-8 counts as one.
     line_ends : int
         Characters left out so far by ``skip_line_ends``, but for a mark at the start and one line end at the end.
     """
 
-    def __init__(self, errors: str = "strict", skip_line_ends: bool = False) -> None:
+    def __init__(self, errors: str = "strict", skip_line_ends: bool = False, table: Table | None = None) -> None:
         if errors not in ("strict", "skip"):
             raise InputError(f"there is no way {errors!r} to deal with errors: choose strict or skip.")
         self.alphabet: str | None = None
@@ -153,6 +159,8 @@ class Decoder:
         self.line_ends = 0
         self._skips_line_ends = skip_line_ends
         self._strict = errors == "strict"
+        self._table = table
+        self._decoded = self._skipped_ascii = 0  # characters so far
         self._rest = b""  # a character cut by the end of a chunk
         self._held = ""  # a line end, which is foreign unless it turns out to be the last
         self._characters = 0  # before what is read next, for messages
@@ -201,34 +209,56 @@ class Decoder:
         body = text[: len(text) - len(ending)]
         values = self._map(body)
         self._characters += len(body)
+        self._decoded += len(values)
         if self._counts_bytes and self._strict:
-            if self._skips_line_ends:
+            if self._skips_line_ends or self._table is not None:
                 self._bytes += len(body.encode())
             elif self.alphabet is not None:
                 self._bytes += len(body) * len(chr(ALPHABETS[self.alphabet]).encode())
+        if final and self.alphabet == "cjk" and self._skipped_ascii > self._decoded:
+            raise NoTableError(f"most of this text is ASCII among characters of the cjk alphabet. {_NEEDS_TABLE}")
         return values
 
     def _map(self, body: str) -> bytes:
-        if self.alphabet is None:
-            self.alphabet = next(_alphabets_in(body), None)
-        first = _NOWHERE if self.alphabet is None else ALPHABETS[self.alphabet]
         codes = np.frombuffer(body.encode("utf-32-le", "surrogatepass"), "<u4")
-        values = codes - np.uint32(first)  # what lies before the alphabet wraps around, to far behind it
+        values = self._values(body, codes)
         if values.max(initial=0) > 255:
             inside = values < 256
             line_ends = np.isin(codes, _LINE_END_CODES) if self._skips_line_ends else np.zeros(len(codes), np.bool_)
-            if self._strict and not (inside | line_ends).all():
-                raise InputError(self._foreign(body, int(np.argmin(inside | line_ends))))
+            foreign = ~(inside | line_ends)
+            if self._strict and foreign.any():
+                message = self._foreign(body, int(np.argmax(foreign)))
+                if self._table is None and self._lacks_table(codes):
+                    raise NoTableError(f"{message} {_NEEDS_TABLE}")
+                raise InputError(message)
             self.line_ends += int(np.count_nonzero(line_ends))
-            self.skipped += int(np.count_nonzero(~(inside | line_ends)))
+            self.skipped += int(np.count_nonzero(foreign))
+            self._skipped_ascii += int(np.count_nonzero(is_printable_ascii(codes[foreign])))
             values = values[inside]
         return values.astype(np.uint8).tobytes()
+
+    def _values(self, body: str, codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the byte for each character, and a higher number for one that stands for none."""
+        if self._table is not None:
+            return self._table.lookup(codes).astype(np.uint32)
+        if self.alphabet is None:
+            self.alphabet = next(_alphabets_in(body), None)
+        first = _NOWHERE if self.alphabet is None else ALPHABETS[self.alphabet]
+        return codes - np.uint32(first)  # what lies before the alphabet wraps around, to far behind it
+
+    def _lacks_table(self, codes: NDArray[np.uint32]) -> bool:
+        """Return whether it shows, by the first foreign character, that BinToUTF8 wrote the text."""
+        before = np.full(min(self._decoded, 1), ALPHABETS[self.alphabet or "cjk"], np.uint32)
+        several = np.count_nonzero(is_printable_ascii(codes)) >= _SHARE_OF_ASCII * len(codes)
+        return bool(several) and lacks_table(np.concatenate([before, codes]))
 
     def _foreign(self, body: str, index: int) -> str:
         character = body[index]
         where = self._place(self._characters + index, self._bytes + len(body[:index].encode()))
         what = f"U+{ord(character):04X} {character!r} at {where}"
         other = next(_alphabets_in(character), None)
+        if self._table is not None:
+            return f"{what} is not in the table."
         if self.alphabet is None:
             return f"{what} is of no alphabet ({', '.join(ALPHABETS)}): this is no text made from bytes."
         if other is not None:

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO
 
 from bytecodec import console, formats
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
-from bytecodec.errors import InputError
+from bytecodec.channels import MIX, parse_channel
+from bytecodec.errors import InputError, NoTableError
+from bytecodec.table import read_table
 from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
@@ -35,6 +37,13 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
     parser.add_argument(
         "--duration", type=_length_in_seconds, metavar="S", help="take S seconds (default: up to the end)"
+    )
+    parser.add_argument(
+        "--channel", type=parse_channel, default=MIX, metavar="N",
+        help="take one channel: left, right, or a number from 1; mix is the mean of all channels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--remove-dc", action="store_true", help="subtract the mean of what is taken, before --normalize (reads twice)"
     )
     parser.add_argument("--normalize", action="store_true", help="bring the peak to full scale (reads twice)")
     parser.add_argument(
@@ -61,6 +70,8 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
             args.rate,
             start=args.start,
             duration=args.duration,
+            channel=args.channel,
+            remove_dc=args.remove_dc,
             normalize=args.normalize,
             gain_db=args.gain,
             dither=args.dither,
@@ -89,10 +100,11 @@ charrnn-sample --seconds 0 | utf82wav | aplay""",
     parser.add_argument(
         "--mulaw", action="store_true", help="the samples are G.711 mu-law, as wav2utf8 --mulaw makes them"
     )
+    _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
-    decoder = Decoder(args.errors)
+    decoder = _decoder(args)
     ended_by: BaseException | None = None
     with (
         console.open_input(args.input) as source,
@@ -148,10 +160,11 @@ def utf82bin(argv: Sequence[str] | None = None) -> None:
 charrnn-sample run | utf82bin - | hexdump -C""",
     )
     _add_files(parser, "the text; its alphabet is found from it", "the bytes")
+    _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
-    decoder = Decoder(args.errors)
+    decoder = _decoder(args)
     with console.open_input(args.input) as source, console.open_output(args.output) as target:
         for data in _decoded(decoder, source, args):
             _write(target, data)
@@ -166,6 +179,17 @@ def _add_files(parser: argparse.ArgumentParser, source: str, target: str, from_s
 
 def _add_alphabet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="the characters to write with")
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--table", metavar="FILE",
+        help="read a text of BinToUTF8 by its table: in each line a byte, such as 65 or 0x41, and its character",
+    )  # fmt: skip
+
+
+def _decoder(args: argparse.Namespace) -> Decoder:
+    return Decoder(args.errors, table=read_table(args.table) if args.table is not None else None)
 
 
 def _add_errors(parser: argparse.ArgumentParser) -> None:
@@ -227,16 +251,22 @@ def _wait_for(source: BinaryIO) -> None:
 
 
 def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> Iterator[bytes]:
-    head = b""
+    head = chunk = b""
     try:
         for chunk in _chunks(source, args.quiet):
             head = head if len(head) >= formats.HEAD else (head + chunk)[: formats.HEAD]
             yield decoder.feed(chunk)
         yield decoder.close()
+    except NoTableError as error:
+        raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
         if instead := formats.why_no_text(head, _name(args.input)):
             raise InputError(instead) from None
-        raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; --errors skip leaves such out.") from None
+        remedy = "--errors skip leaves such out."
+        # A text of BinToUTF8 is ASCII until its sound has had more values than there are characters of ASCII.
+        if decoder.alphabet is None and args.table is None and chunk.isascii() and chunk.decode().isprintable():
+            remedy = "--errors skip leaves such out, and a text of BinToUTF8 takes its --table."
+        raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
 
 
 def _write(target: BinaryIO, data: bytes) -> None:

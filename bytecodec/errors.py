@@ -8,3 +8,7 @@ class InputError(ValueError):
     file and the offset, and what to do. The commands print it and exit with 1; any other exception is a
     fault of the program and keeps its traceback.
     """
+
+
+class NoTableError(InputError):
+    """A text that BinToUTF8 wrote with a table of characters came without that table."""

@@ -9,30 +9,30 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.channels import Mixer
 from bytecodec.console import copy_input
 from bytecodec.errors import InputError
 from bytecodec.formats import require_recording
-from bytecodec.mulaw import encode_mulaw
+from bytecodec.quantize import FULL_SCALE, SILENCE, Levels, Quantiser, Quantiser16
 
 #: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 Samples: TypeAlias = NDArray[np.float32]
+Progress: TypeAlias = Callable[[int, int | None], object]
 
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
-_FULL_SCALE = 127 / 128  # the highest peak that is not cut off, where full scale is 1
 _LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
 _CUT = r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"  # in libsndfile's log of WAV, AIFF, AU
 _UNKNOWN_BYTES = 0x7F000000  # what is written to a pipe announces this or more, for want of the true length
-_SILENCE = 1e-12  # a peak that no gain brings back
-_QUIET_BITS = 6  # or fewer in use are worth a word
-_DITHER_SEED = 0
+_LOUD_GAIN = 40.0  # dB: a recording that --normalize amplifies by more is mostly noise
 
 
 def read_blocks(
@@ -41,19 +41,22 @@ def read_blocks(
     *,
     start: float = 0.0,
     duration: float | None = None,
+    channel: int | None = None,
+    mono_as_is: bool = False,
+    remove_dc: bool = False,
     normalize: bool = False,
     gain_db: float = 0.0,
     dither: bool = False,
     mulaw: bool = False,
     bits: int = 8,
     tell: Callable[[str], object] | None = None,
-    progress: Callable[[int, int | None], object] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Read a recording as 8-bit mono samples at one rate.
 
-    Channels are averaged, the rate is changed by `bytecodec.resample.Resampler`, and a sample x of 16 bits becomes
-    floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence is 128.
-    A mono 8-bit file at the wanted rate comes out as it is, byte for byte. Not-a-number becomes silence,
+    Channels are averaged, or one is taken, the rate is changed by `bytecodec.resample.Resampler`, and a sample x of
+    16 bits becomes floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence
+    is 128. A mono 8-bit file at the wanted rate comes out as it is, byte for byte. Not-a-number becomes silence,
     infinity full scale.
 
     Parameters
@@ -65,8 +68,14 @@ def read_blocks(
         Of the bytes, in Hz, 1,000 to 768,000.
     start, duration
         The part to take, in seconds of the recording; without duration, up to its end.
+    channel
+        The one to take, counted from 1; None for the mean of all.
+    mono_as_is
+        Take a recording of one channel whatever ``channel`` says.
+    remove_dc
+        Subtract the mean of the part that is taken, which takes a pass more.
     normalize
-        Bring the peak to full scale, which takes a pass more.
+        Bring the peak, without that mean, to full scale, which takes a pass more.
     gain_db
         Amplify by so much; with normalize, from full scale. -200 to 200.
     dither
@@ -77,7 +86,7 @@ def read_blocks(
     bits
         8, or 16 for int16 samples floor(32768 x + 1/2): a mono 16-bit file at the wanted rate comes out as it is.
     tell
-        Is called with each sentence that a person should read: cut short, clipped, quiet.
+        Is called with each sentence that a person should read: cut short, clipped, quiet, channels that cancel.
     progress
         Is called after each block with the frames read so far and, if known, the frames there are to read.
 
@@ -90,20 +99,45 @@ def read_blocks(
     ------
     InputError
         At once: a parameter is out of its range. While reading: the source is no recording, is damaged, has a
-        rate out of range, or holds no samples in the part asked for; the sentence names it.
+        rate out of range, has no such channel, or holds no samples in the part asked for; the sentence names it.
     OSError
         The source cannot be opened or read.
     """
     check_rate(rate)
     _check_part(start, duration)
+    if channel is not None and channel < 1:
+        raise InputError(f"there is no channel {channel}: channels count from 1.")
     if not -200 <= gain_db <= 200:
         raise InputError(f"a gain of {gain_db:g} dB is out of range: take one from -200 to 200.")
     if mulaw and dither:
         raise InputError("dither is for linear samples: leave it out, or mulaw.")
     if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
         raise ValueError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither")
-    part = (start, duration)
-    return _read(source, rate, part, normalize, gain_db, dither, mulaw, bits, tell or _ignore, progress or _ignore)
+    options = _Options(rate, (start, duration), channel, mono_as_is, remove_dc, normalize, gain_db, dither, mulaw, bits)
+    return _read(source, options, tell or _ignore, progress or _ignore)
+
+
+def measure_peak(
+    source: Source,
+    rate: int = 11025,
+    *,
+    channel: int | None = None,
+    remove_dc: bool = False,
+    progress: Progress | None = None,
+) -> float:
+    """Return the highest magnitude that `read_blocks` would round without a gain, where full scale is 1.
+
+    Raises InputError and OSError as `read_blocks` does.
+    """
+    options = _Options(rate, channel=channel, remove_dc=remove_dc)
+    with _regular_file(source) as (file, name):
+        passes = _Passes(file, name, options, 1 + remove_dc, progress or _ignore)
+        return passes.peak(passes.mean() if remove_dc else 0.0)
+
+
+def normalizing_gain(peak: float) -> float:
+    """Return the factor that brings a peak to full scale; 1 for silence."""
+    return FULL_SCALE / peak if peak > SILENCE else 1.0
 
 
 def check_rate(rate: int, what: str = "a rate") -> None:
@@ -123,32 +157,89 @@ def _ignore(*_: object) -> None:
     pass
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The parameters of `read_blocks` that say how samples become bytes."""
+
+    rate: int
+    part: tuple[float, float | None] = (0.0, None)
+    channel: int | None = None
+    mono_as_is: bool = False
+    remove_dc: bool = False
+    normalize: bool = False
+    gain_db: float = 0.0
+    dither: bool = False
+    mulaw: bool = False
+    bits: int = 8
+
+
 def _read(
-    source: Source,
-    rate: int,
-    part: tuple[float, float | None],
-    normalize: bool,
-    gain_db: float,
-    dither: bool,
-    mulaw: bool,
-    bits: int,
-    tell: Callable[[str], object],
-    progress: Callable[[int, int | None], object],
+    source: Source, options: _Options, tell: Callable[[str], object], progress: Progress
 ) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):
-        scale, done = 10 ** (gain_db / 20), 0
-        if normalize:
-            first = _Recording(file, name, part, lambda n, of: progress(n, of and 2 * of))
-            peak = max(float(np.abs(block).max()) for block in _resampled(first, rate))
-            scale, done = scale * (_FULL_SCALE / peak if peak > _SILENCE else 1), first.frames_read
-        recording = _Recording(file, name, part, lambda n, of: progress(done + n, of and done + of))
-        exact = recording.is_8_bit_mono and recording.rate == rate and scale == 1
-        quantise = _Quantiser16(scale) if bits == 16 else _Quantiser(scale, dither and not exact, mulaw)
-        for block in _resampled(recording, rate):
+        passes = _Passes(file, name, options, 1 + options.remove_dc + options.normalize, progress)
+        mean = passes.mean() if options.remove_dc else 0.0
+        gain = normalizing_gain(passes.peak(mean)) if options.normalize else 1.0
+        scale = gain * 10 ** (options.gain_db / 20)
+        recording = passes.next()
+        exact = recording.is_8_bit and recording.rate == options.rate and scale == 1 and mean == 0
+        levels = Levels(options.rate, options.bits, options.mulaw, options.normalize, options.remove_dc)
+        quantise: Callable[[Samples], NDArray[Any]]
+        if options.bits == 16:
+            quantise = Quantiser16(scale, levels)
+        else:
+            quantise = Quantiser(scale, options.dither and not exact, options.mulaw, levels)
+        for block in _resampled(recording, options.rate, mean):
             yield quantise(block)
-        for sentence in (recording.ended_early(), quantise.clipped_or_quiet()):
-            if sentence:
-                tell(f"{name} {sentence}")
+        cancelled = recording.mixer.cancelled()
+        sentences = [recording.ended_early(), cancelled]
+        if not cancelled:  # or the level is that of what they left of each other
+            sentences += levels.sentences()
+            if 20 * math.log10(gain) > _LOUD_GAIN:
+                sentences.append(f"is amplified by {20 * math.log10(gain):.0f} dB to full scale, its noise as well.")
+        for sentence in filter(None, sentences):
+            tell(f"{name} {sentence}")
+
+
+class _Passes:
+    """The passes over a recording, one after the other, with the progress of all of them together."""
+
+    def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, progress: Progress) -> None:
+        self._file, self._name, self._options = file, name, options
+        self._left, self._done, self._progress = count, 0, progress
+        self._last: _Recording | None = None
+
+    def mean(self) -> float:
+        """Read it once for the mean of its samples, before the rate is changed."""
+        total, count = 0.0, 0
+        for block in self._blocks(self.next()):
+            total, count = total + float(block.sum(dtype=np.float64)), count + len(block)
+        return total / count
+
+    def peak(self, mean: float) -> float:
+        """Read it once for the highest magnitude of its samples less ``mean``, after the rate is changed."""
+        blocks = _resampled(self.next(), self._options.rate, mean)
+        return max(float(np.abs(block).max()) for block in blocks)
+
+    def next(self) -> _Recording:
+        """Return the recording, to be read once from its beginning."""
+        self._done += self._last.frames_read if self._last else 0
+        done, left = self._done, self._left
+        self._left -= 1
+        options = self._options
+        self._last = _Recording(
+            self._file,
+            self._name,
+            options.part,
+            lambda n, of: self._progress(done + n, of and done + left * of),
+            options.channel,
+            options.mono_as_is,
+        )
+        return self._last
+
+    @staticmethod
+    def _blocks(recording: _Recording) -> Iterator[Samples]:
+        return recording.blocks(max(1, _BLOCK // recording.channels))
 
 
 @contextlib.contextmanager
@@ -177,14 +268,23 @@ class _Recording:
     """A recording under way through libsndfile: one pass over the part that is wanted, as mono blocks."""
 
     def __init__(
-        self, file: BinaryIO, name: str, part: tuple[float, float | None], progress: Callable[[int, int | None], object]
+        self,
+        file: BinaryIO,
+        name: str,
+        part: tuple[float, float | None],
+        progress: Progress,
+        channel: int | None,
+        mono_as_is: bool,
     ) -> None:
         self.name = name
         self._sound = _open_sound(file, name)
         self.rate: int = self._sound.samplerate
         self.channels: int = self._sound.channels
         check_rate(self.rate, f"{name}: a rate")
-        self.is_8_bit_mono = self._sound.subtype in ("PCM_U8", "PCM_S8") and self.channels == 1
+        channel = None if mono_as_is and self.channels == 1 else channel
+        self.mixer = Mixer(self.channels, self.rate, channel, name)
+        one = self.channels == 1 or channel is not None
+        self.is_8_bit = self._sound.subtype in ("PCM_U8", "PCM_S8") and one  # the mean of several lies between bytes
         self.frames_read = 0
         self._frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
         self._first = round(part[0] * self.rate)
@@ -200,14 +300,14 @@ class _Recording:
         buffer = np.empty((size, self.channels), np.float32)
         while self._end is None or self.frames_read < self._end:
             wanted = size if self._end is None else min(size, self._end - self.frames_read)
-            block = _mono(self._read_into(buffer[:wanted]))
-            if not len(block):
+            frames = self._read_into(buffer[:wanted])
+            if not len(frames):
                 break
             unwanted = max(0, self._first - self.frames_read)
-            self.frames_read += len(block)
+            self.frames_read += len(frames)
             self._progress(self.frames_read, goal)
-            if unwanted < len(block):
-                yield block[unwanted:]
+            if unwanted < len(frames):
+                yield self.mixer(frames[unwanted:])
         if self.frames_read == 0:
             raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
         if self.frames_read <= self._first:
@@ -266,73 +366,18 @@ def _reason(error: Any) -> str:
     return f"libsndfile: {error.error_string.removeprefix('Error : ').rstrip('.')}"
 
 
-def _mono(frames: Samples) -> Samples:
-    """Average the channels: (n, channels) to (n,)."""
-    total: Samples = sum(frames.T, np.zeros(len(frames), np.float32))  # one by one: no block then rounds differently
-    return total / np.float32(frames.shape[1])
-
-
-def _resampled(recording: _Recording, rate: int) -> Iterator[Samples]:
+def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
+    """Yield the samples less ``mean`` at another rate."""
     size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
+    blocks = recording.blocks(size)
+    if mean:
+        blocks = (block - np.float32(mean) for block in blocks)
     if rate == recording.rate:
-        yield from recording.blocks(size)
+        yield from blocks
         return
     from bytecodec.resample import Resampler
 
     resampler = Resampler(recording.rate, rate)
-    for block in recording.blocks(size):
+    for block in blocks:
         yield from filter(len, [resampler.feed(block)])
     yield from filter(len, [resampler.close()])
-
-
-class _Quantiser:
-    """Rounds samples of full scale 1 to bytes, and remembers how they filled their range."""
-
-    def __init__(self, scale: float, dither: bool, mulaw: bool) -> None:
-        self._scale = scale
-        self._mulaw = mulaw
-        self._noise = np.random.default_rng(_DITHER_SEED) if dither else None
-        self._clipped = self._peak = 0
-
-    def __call__(self, block: Samples) -> NDArray[np.uint8]:
-        if self._mulaw:
-            return encode_mulaw(np.clip(np.floor(block * (self._scale * 32768) + 0.5), -32768, 32767).astype(np.int16))
-        values = block * np.float32(self._scale * 128) + np.float32(128.5)
-        if self._noise is not None:
-            values += self._noise.random((len(values), 2), np.float32).sum(axis=1) - 1
-        low, high = values.min(), values.max()
-        if low < 0 or high >= 257:  # from 256 on it is 255 too, but 32767 of 16 bits ends there and is not cut off
-            self._clipped += int(np.count_nonzero((values < 0) | (values >= 257)))
-        self._peak = max(self._peak, int(min(high, 255)) - 128, 128 - int(max(low, 0)))
-        return values.clip(0, 255).astype(np.uint8)
-
-    def clipped_or_quiet(self) -> str:
-        bits = min(8, (2 * self._peak).bit_length())
-        if self._clipped:
-            return f"is too loud for full scale: samples clipped: {self._clipped:,}; --normalize keeps them whole."
-        if self._mulaw or bits > _QUIET_BITS:
-            return ""
-        if bits == 0:
-            return "is silent: every sample is 128."
-        return f"is quiet: its peak uses {bits} of the 8 bits; --normalize brings it to full scale."
-
-
-class _Quantiser16:
-    """Rounds samples of full scale 1 to int16, and remembers how they filled their range."""
-
-    def __init__(self, scale: float) -> None:
-        self._scale = np.float32(scale * 32768)
-        self._clipped = self._peak = 0
-
-    def __call__(self, block: Samples) -> NDArray[np.int16]:
-        values = np.floor(block * self._scale + np.float32(0.5))
-        self._clipped += int(np.count_nonzero((values < -32768) | (values > 32768)))  # 32768: full scale
-        values = values.clip(-32768, 32767)
-        self._peak = max(self._peak, int(np.abs(values).max()))
-        rounded: NDArray[np.int16] = values.astype(np.int16)
-        return rounded
-
-    def clipped_or_quiet(self) -> str:
-        if self._clipped:
-            return f"is too loud for full scale: samples clipped: {self._clipped:,}; --normalize keeps them whole."
-        return "" if self._peak else "is silent: every sample is 0."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,28 +13,15 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import progress, say, sync
-from bytecodec.errors import InputError
+from bytecodec.console import say, sync
+from bytecodec.errors import InputError, NoTableError
+from bytecodec.table import lacks_table
 from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_all
+from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
 from charrnn.texts import UTF8, Characters, decoded, read_text
-from charrnn.vocab import Ids, Vocab
+from charrnn.vocab import Ids, Vocab, describe
 
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
-
-
-@dataclass(frozen=True)
-class SoundOptions:
-    """How recordings become bytes; the fields mean what the flags of wav2utf8 mean."""
-
-    rate: int = 11025
-    normalize: bool = False
-    gain_db: float = 0.0
-    mulaw: bool = False
-
-    @property
-    def encoding(self) -> str:
-        """The name of what a byte means."""
-        return "mulaw" if self.mulaw else "linear"
 
 
 @dataclass(frozen=True)
@@ -51,12 +38,15 @@ class Corpus:
         The files that they come from, in order.
     skipped
         Files that were given too and could not be read.
+    sound
+        How recordings among these were read; None where there are none, or where it is not known.
     """
 
     ids: Ids
     vocab: Vocab
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    sound: SoundOptions | None = None
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
@@ -155,6 +145,7 @@ def prepare(
     options: SoundOptions,
     vocab: Vocab | None = None,
     quiet: bool = False,
+    table: bytecodec.Table | None = None,
     encoding: str = UTF8,
     skip_unreadable: bool = False,
 ) -> Corpus:
@@ -163,30 +154,40 @@ def prepare(
     Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
     characters as vocabulary; other texts together make a vocabulary of what occurs in them. Folders stand for
     the recordings in them, or for their texts if there are none, sorted by path; ``-`` is standard input. A ``vocab``
-    that is given is kept to. ``encoding`` is that of texts without a byte order mark. Files that cannot be read are an
-    error, before any is read, or left out with ``skip_unreadable``.
+    that is given is kept to. ``encoding`` is that of texts without a byte order mark. A text of the characters of a
+    ``table`` becomes the bytes that it gives them. Files that cannot be read are an error, before any is read, or left
+    out with ``skip_unreadable``.
 
     Raises
     ------
     InputError
         A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, or nothing is
-        in them.
+        in them; or a text has a character that is not in the table, or needs a table.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable, quiet) as found:
         files, characters = _characters_of(found, unreadable, encoding, quiet)
-        vocab = _vocabulary(files, characters, vocab, quiet)
+        by_table = _texts_by_table(characters, table, vocab)
+        vocab = _vocabulary(files, characters, by_table, vocab, quiet)
+        options = with_gain_of_set(options, [file for file in files if file.is_sound], unreadable, quiet)
         with target.open("wb") as out:
-            names = [
-                file.name
+            read = [
+                file
                 for file in files
-                if write_readable(_blocks(file, vocab, options, encoding, quiet), out, file, vocab.dtype, unreadable)
+                if write_readable(
+                    _blocks(file, vocab, options, encoding, table if file in by_table else None, quiet),
+                    out,
+                    file,
+                    vocab.dtype,
+                    unreadable,
+                )
             ]
             sync(out)
     unreadable.report()
-    if not names:
+    if not read:
         raise nothing_readable(unreadable)
-    return open_corpus(target, vocab, tuple(names), tuple(unreadable.names))
+    corpus = open_corpus(target, vocab, tuple(file.name for file in read), tuple(unreadable.names))
+    return replace(corpus, sound=options) if any(file.is_sound for file in read) else corpus
 
 
 def write_readable(
@@ -228,8 +229,11 @@ def _characters_of(
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
-def _vocabulary(files: list[Input], characters: dict[Input, Characters], vocab: Vocab | None, quiet: bool) -> Vocab:
+def _vocabulary(
+    files: list[Input], characters: dict[Input, Characters], by_table: set[Input], vocab: Vocab | None, quiet: bool
+) -> Vocab:
     """What the ids of the files mean; an InputError where that is not the same for all, or not what ``vocab`` says."""
+    characters = {file: found for file, found in characters.items() if file not in by_table}
     plain = [file for file in characters if characters[file].alphabet is None]
     sounds = [file for file in files if file.is_sound]
     if plain and sounds:
@@ -251,6 +255,31 @@ def _vocabulary(files: list[Input], characters: dict[Input, Characters], vocab: 
     return Vocab.of_code_points(np.concatenate([found.code_points for found in characters.values()]))
 
 
+def _texts_by_table(
+    characters: dict[Input, Characters], table: bytecodec.Table | None, vocab: Vocab | None
+) -> set[Input]:
+    """Return the texts that are read by the table; an InputError for one that needs a table, or another one."""
+    if table is None:
+        foreign = next((file for file, text in characters.items() if lacks_table(text.code_points)), None)
+        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # else they are the network's own
+            raise NoTableError(
+                f"{foreign.name} mixes ASCII and characters from U+3900 on, as the texts of BinToUTF8 do, which have a "
+                "table beside them: give it with --table FILE."
+            )
+        return set()
+    by_table = set()
+    for file, text in characters.items():
+        codes = text.code_points[(text.code_points != ord("\n")) & (text.code_points != ord("\r"))]
+        missing = codes[table.lookup(codes) < 0]
+        if not len(missing):
+            by_table.add(file)
+        elif text.alphabet is None:
+            raise InputError(f"{file.name} has the character {describe(chr(missing[0]))}, which is not in the table.")
+    if not by_table:
+        raise InputError("--table is for the texts of BinToUTF8, and there is none among the inputs: leave it out.")
+    return by_table
+
+
 def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Corpus:
     """Map a file that `prepare` wrote. An InputError where it holds nothing."""
     if path.stat().st_size == 0:
@@ -263,36 +292,36 @@ def _nothing_in(names: tuple[str, ...]) -> InputError:
 
 
 def last_symbols(
-    name: str | Path, vocab: Vocab, options: SoundOptions, count: int, encoding: str = UTF8, quiet: bool = True
+    name: str | Path,
+    vocab: Vocab,
+    options: SoundOptions,
+    count: int,
+    table: bytecodec.Table | None = None,
+    encoding: str = UTF8,
+    quiet: bool = True,
 ) -> Ids:
-    """The last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory."""
+    """The last ``count`` ids of a text, by a table if one is given, of a recording, or of standard input, ``-``, in
+    constant memory."""
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
         if file.is_sound and vocab.alphabet is None:
             raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
-        for block in _blocks(file, vocab, options, encoding, quiet):
+        for block in _blocks(file, vocab, options, encoding, table, quiet):
             kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
         if not len(kept):
             raise InputError(f"there is nothing in {file.name} to start from.")
     return kept
 
 
-def _blocks(file: Input, vocab: Vocab, options: SoundOptions, encoding: str, quiet: bool) -> Iterator[Ids]:
+def _blocks(
+    file: Input, vocab: Vocab, options: SoundOptions, encoding: str, table: bytecodec.Table | None, quiet: bool
+) -> Iterator[Ids]:
     if file.is_sound:
-        with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
-            yield from bytecodec.read_blocks(
-                source,
-                options.rate,
-                normalize=options.normalize,
-                gain_db=options.gain_db,
-                mulaw=options.mulaw,
-                tell=lambda sentence: say(sentence, quiet),
-                progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
-            )
+        yield from read_sound(file, options, 8, quiet)
     elif vocab.alphabet is None:
         yield from _encoded(read_text(file, encoding), file.name, vocab)
     else:
-        decoder = bytecodec.Decoder(skip_line_ends=True)
+        decoder = bytecodec.Decoder(skip_line_ends=True, table=table)
         for values in decoded(file, encoding, decoder):
             yield np.frombuffer(values, np.uint8)
         if decoder.line_ends:

@@ -189,6 +189,7 @@ class FrameCheckpoint:
     train_loss: float | None = None
     val_loss: float | None = None
     path: str = ""
+    sound: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""

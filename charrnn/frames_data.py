@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bytecodec
-from bytecodec.console import progress, say, sync
+from bytecodec.console import sync
 from bytecodec.errors import InputError
 from charrnn.data import borders, write_readable
-from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_all
+from charrnn.inputs import Unreadable, nothing_readable, opened, opened_all
+from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
 
 SAMPLE = np.dtype("<i2")
 
@@ -31,11 +30,14 @@ class Recordings:
         The files that they come from, in order.
     skipped
         Files that were given too and could not be read.
+    sound
+        How they were read, where that is known.
     """
 
     ids: NDArray[np.int16]
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    sound: SoundOptions | None = None
 
     def split(self, val_frac: float, test_frac: float, far: int) -> dict[str, NDArray[np.int16]]:
         """The parts of `charrnn.data.Corpus.split`, of which val and test begin ``far`` samples early: with what their
@@ -49,13 +51,7 @@ class Recordings:
 
 
 def prepare(
-    inputs: Sequence[str],
-    target: Path,
-    rate: int,
-    normalize: bool = False,
-    gain_db: float = 0.0,
-    quiet: bool = False,
-    skip_unreadable: bool = False,
+    inputs: Sequence[str], target: Path, options: SoundOptions, quiet: bool = False, skip_unreadable: bool = False
 ) -> Recordings:
     """Lay recordings end to end as int16 in the file ``target``.
 
@@ -75,30 +71,18 @@ def prepare(
                 if not file.is_sound:
                     raise InputError(f"{file.name} is no recording, and --frames learns sound: name recordings.")
                 files.append(file)
+        options = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
             names = [
                 file.name
                 for file in files
-                if write_readable(_blocks(file, rate, normalize, gain_db, quiet), out, file, SAMPLE, unreadable)
+                if write_readable(read_sound(file, options, 16, quiet), out, file, SAMPLE, unreadable)
             ]
             sync(out)
     unreadable.report()
     if not names:
         raise nothing_readable(unreadable)
-    return open_recordings(target, tuple(names), tuple(unreadable.names))
-
-
-def _blocks(file: Input, rate: int, normalize: bool, gain_db: float, quiet: bool) -> Iterator[NDArray[Any]]:
-    with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
-        yield from bytecodec.read_blocks(
-            source,
-            rate,
-            normalize=normalize,
-            gain_db=gain_db,
-            bits=16,
-            tell=lambda sentence: say(sentence, quiet),
-            progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
-        )
+    return replace(open_recordings(target, tuple(names), tuple(unreadable.names)), sound=options)
 
 
 def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Recordings:
@@ -106,8 +90,8 @@ def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...]
     return Recordings(np.memmap(path, dtype=SAMPLE, mode="r"), names, skipped)
 
 
-def last_samples(name: str | Path, rate: int, count: int) -> NDArray[np.int16]:
-    """The last ``count`` samples at a rate of a recording, or of one on standard input, ``-``, in constant memory.
+def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
+    """The last ``count`` samples of a recording, or of one on standard input, ``-``, in constant memory.
 
     Raises
     ------
@@ -118,12 +102,11 @@ def last_samples(name: str | Path, rate: int, count: int) -> NDArray[np.int16]:
     with opened(str(name)) as file:
         if not file.is_sound:
             raise InputError(f"{file.name} is no recording, and a frame predictor begins from sound: name a recording.")
-        with file.open() as source:
-            for block in bytecodec.read_blocks(source, rate, bits=16):
-                kept = np.concatenate([kept, block])[-count:]
+        for block in read_sound(file, options, 16, quiet=True):
+            kept = np.concatenate([kept, block])[-count:]
         if len(kept) < count:
             raise InputError(
-                f"{file.name} is too short to begin from: it has {len(kept):,} samples at {rate} Hz, "
+                f"{file.name} is too short to begin from: it has {len(kept):,} samples at {options.rate} Hz, "
                 f"and a window is {count:,}."
             )
     return kept

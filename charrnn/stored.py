@@ -23,6 +23,7 @@ from bytecodec.errors import InputError
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.config import ModelConfig, shapes, state_sizes
+from charrnn.recordings import check_sound
 from charrnn.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of w
     "epoch": (int, float),
     "rate": (int, NoneType),
     "encoding": (str, NoneType),
+    "sound": (dict, NoneType),
     "train_loss": (int, float, NoneType),
     "val_loss": (int, float, NoneType),
 }
@@ -58,6 +60,9 @@ class Trained:
         Samples a second of the sound that it was trained on, or None for text.
     encoding
         What a byte of that sound means, linear or mulaw; None for text.
+    sound
+        How the recordings that it was trained on were read (`charrnn.recordings.SoundOptions.to_json`); None where
+        that is not known.
     train_loss, val_loss
         In nats a symbol; None where not measured.
     path
@@ -68,6 +73,7 @@ class Trained:
     epoch: float = 0.0
     rate: int | None = None
     encoding: str | None = None
+    sound: dict[str, Any] | None = None
     train_loss: float | None = None
     val_loss: float | None = None
     path: str = ""
@@ -233,6 +239,7 @@ def known(facts: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"its {name} is {found[name]!r}")
     if found.get("encoding") not in (None, "linear", "mulaw"):
         raise ValueError(f"its encoding is {found['encoding']!r}")
+    check_sound(found.get("sound"))
     return found
 
 

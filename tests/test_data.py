@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 import bytecodec
 from bytecodec.errors import InputError
 from charrnn import texts
-from charrnn.data import ContiguousBatches, Corpus, SoundOptions, last_symbols, open_corpus, prepare
+from charrnn.data import ContiguousBatches, Corpus, last_symbols, open_corpus, prepare
 from charrnn.inputs import Input
+from charrnn.recordings import SoundOptions
 from charrnn.vocab import Vocab
 
 OPTIONS = SoundOptions()

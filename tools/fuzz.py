@@ -171,6 +171,7 @@ def recordings(folder: Path) -> Target:
 def texts(folder: Path) -> Target:
     """The decoder of utf82wav, and the texts that charrnn-train reads."""
     from charrnn import data
+    from charrnn.recordings import SoundOptions
 
     sound = bytes(np.random.default_rng(0).integers(0, 256, 80, dtype=np.uint8))
     seeds = [bytecodec.encode(sound, name).encode() for name in bytecodec.ALPHABETS]
@@ -188,10 +189,12 @@ def texts(folder: Path) -> Target:
                 for at in range(0, len(content), 7):
                     decoder.feed(content[at : at + 7])
                 decoder.close()
+            except bytecodec.NoTableError:
+                pass
             except InputError:
                 if errors == "skip":
                     raise
-        data.prepare([str(path)], folder / "corpus.bin", data.SoundOptions(), quiet=True)
+        data.prepare([str(path)], folder / "corpus.bin", SoundOptions(), quiet=True)
 
     return Target(seeds, read, ".txt")
 

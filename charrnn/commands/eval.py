@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Parser, command, print_path, progress
+import bytecodec
+from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
 from charrnn import runlog, runtime
-from charrnn.commands.flags import encoding, path, whole
+from charrnn.commands.flags import add_channel, encoding, options_of, path, whole
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -61,6 +62,8 @@ def parser() -> Parser:
     )
     p.add_argument("--part", choices=PARTS, help="cut as training cuts (default: test of a run's data, all of a FILE)")
     p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
+    add_channel(p, "of FILE to take")
+    p.add_argument("--table", type=path, metavar="TABLE", help="read FILE, a text of BinToUTF8, by this table")
     p.add_argument("--json", action="store_true", help="print one JSON object, with all digits")
     p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     p.add_argument(
@@ -89,7 +92,10 @@ class Data:
 @command
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-eval; returns the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.file and (args.table or "channel" in args):
+        wrong_command_line(p, f"--{'table' if args.table else 'channel'} says how to read a FILE: name one.")
     runtime.before_torch()
     from charrnn.checkpoint import load
 
@@ -200,9 +206,16 @@ def _file_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, 
             fractions = _fractions(run.config())
         except (KeyError, TypeError, ValueError) as error:
             raise _no_config(run, error) from None
-    options = data.SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
+    table = bytecodec.read_table(args.table) if args.table else None
     corpus = data.prepare(
-        [args.file], folder / "corpus.bin", options, checkpoint.vocab, args.quiet, args.encoding, args.skip_unreadable
+        [args.file],
+        folder / "corpus.bin",
+        options_of(checkpoint, args),
+        checkpoint.vocab,
+        args.quiet,
+        table,
+        args.encoding,
+        args.skip_unreadable,
     )
     return Data(corpus, STANDARD_INPUT if args.file == "-" else args.file, *fractions)
 

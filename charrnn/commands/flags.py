@@ -7,8 +7,12 @@ import codecs
 import contextlib
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
+from bytecodec.channels import parse_channel
 from bytecodec.errors import InputError
+from charrnn.recordings import SoundOptions
 
 
 def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
@@ -89,6 +93,23 @@ def path(text: str) -> str:
     if not text:
         raise ArgumentTypeError("it is empty: name a file or folder, or leave it out")
     return text
+
+
+def add_channel(p: argparse._ActionsContainer, of: str) -> None:
+    """Add --channel, to read recordings by another one than those were that a network was trained on."""
+    p.add_argument(
+        "--channel",
+        type=parse_channel,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"channel {of}: left, right, a number from 1, or mix (default: as in training; of a mono file, its own)",
+    )
+
+
+def options_of(network: Any, args: Namespace) -> SoundOptions:
+    """Return how to read a recording for a network: as those it was trained on, but for a --channel."""
+    options = SoundOptions.of_network(network.rate, getattr(network, "encoding", None), network.sound)
+    return replace(options, channel=args.channel, mono_as_is=False) if "channel" in args else options
 
 
 def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:

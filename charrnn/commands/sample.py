@@ -25,7 +25,7 @@ from bytecodec.console import (
 )
 from bytecodec.errors import InputError
 from charrnn import play, runlog, runtime
-from charrnn.commands.flags import encoding, given, number, numbers, path, whole
+from charrnn.commands.flags import add_channel, encoding, given, number, numbers, options_of, path, whole
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu_packed import INTEGERS
 
@@ -93,6 +93,8 @@ def parser() -> Parser:
     start.add_argument(
         "--start-seconds", type=number(0, MOST_SECONDS, True), default=2.0, metavar="S", help="how much of a recording"
     )
+    add_channel(start, "of a --start-file to take")
+    start.add_argument("--table", type=path, metavar="TABLE", help="read a --start-file of BinToUTF8 by this table")
     start.add_argument("--state-in", type=path, metavar="FILE", help="go on from a --state-out")
     start.add_argument("--state-out", type=path, metavar="FILE", help="keep the state at the end, to go on another day")
     segments = p.add_argument_group("segments")
@@ -241,6 +243,9 @@ def _job(args: Namespace) -> Job:
 
 def _check(p: Parser, args: Namespace) -> None:
     """Refuse what is wrong whatever the files hold."""
+    if not args.start_file and (args.table or "channel" in args):
+        flag = "--table" if args.table else "--channel"
+        wrong_command_line(p, f"{flag} says how to read a --start-file: name one.")
     if args.float:
         wrong_command_line(p, "--float is for frame predictors: a network of symbols writes bytes.")
     sizes = args.segment_length or args.segment_seconds
@@ -318,11 +323,12 @@ def _start(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
 
     parts = []
     if args.start_file:
-        from charrnn.data import SoundOptions, last_symbols
+        from charrnn.data import last_symbols
 
-        options = SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
+        options = options_of(checkpoint, args)
+        table = bytecodec.read_table(args.table) if args.table else None
         count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
-        parts.append(last_symbols(args.start_file, checkpoint.vocab, options, count, args.encoding, args.quiet))
+        parts.append(last_symbols(args.start_file, checkpoint.vocab, options, count, table, args.encoding, args.quiet))
     if args.start_text:
         parts.append(checkpoint.vocab.encode(args.start_text))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

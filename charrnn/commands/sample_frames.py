@@ -13,6 +13,7 @@ from bytecodec.console import INTERRUPTED, Interruption, Parser, progress, say, 
 from bytecodec.errors import InputError
 from charrnn import runlog, runtime
 from charrnn.commands import sample
+from charrnn.commands.flags import options_of
 
 if TYPE_CHECKING:
     from charrnn.frames import FrameCheckpoint
@@ -84,6 +85,8 @@ def _check(p: Parser, args: Namespace) -> None:
         wrong_command_line(p, "--play is for networks of symbols: a frame predictor makes seconds of sound at a time.")
     if args.encoding != "utf-8":
         wrong_command_line(p, "--encoding is for texts: a frame predictor begins from a recording.")
+    if args.table:
+        wrong_command_line(p, "--table is for texts: a frame predictor begins from a recording.")
     if args.start_text:
         wrong_command_line(p, "--start-text is for networks of text: a frame predictor begins from a --start-file.")
     if args.engine not in ("auto", "cpu", "eager"):
@@ -110,7 +113,8 @@ def _takes(args: Namespace, checkpoint: FrameCheckpoint) -> list[Take]:
     else:
         window = None
         if args.start_file:
-            window = as_numbers(last_samples(args.start_file, checkpoint.rate, model.config.reach.far))
+            options = options_of(checkpoint, args)
+            window = as_numbers(last_samples(args.start_file, options, model.config.reach.far))
         takes = [Take(model, window, number=k) for k in range(streams)]
     for take in takes:
         take.join = args.join

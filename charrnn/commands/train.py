@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bytecodec
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
 from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given
 from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames
-from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
+from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser, sound_options
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.recipe import LAYER_NORM, RECIPES, Settings
 
@@ -127,9 +128,11 @@ def _make_symbols(
     if old and old.rate:  # what its bytes mean, unless the command line says otherwise
         args.rate = args.rate if "rate" in named else old.rate
         args.mulaw = args.mulaw or old.encoding == "mulaw"
-    options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
+    options = sound_options(args, args.rate)
+    table = bytecodec.read_table(args.table) if args.table else None
+    known = old.vocab if old else None
     corpus = data.prepare(
-        inputs, run.corpus_file, options, old.vocab if old else None, args.quiet, args.encoding, args.skip_unreadable
+        inputs, run.corpus_file, options, known, args.quiet, table, args.encoding, args.skip_unreadable
     )
     is_sound = corpus.vocab.alphabet is not None
     if old:
@@ -147,6 +150,8 @@ def _make_symbols(
             "rate": options.rate if is_sound else None,
             "encoding": options.encoding if is_sound else None,
             **({} if is_sound else {"text_encoding": args.encoding}),
+            "sound": corpus.sound.to_json() if corpus.sound else None,
+            "table": args.table,
             "vocab": corpus.vocab.to_json(),
             "model": model.config.to_json(),
         },
@@ -305,7 +310,7 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
 
     def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
         made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
-        made.rate, made.encoding = config["rate"], config["encoding"]
+        made.rate, made.encoding, made.sound = config["rate"], config["encoding"], config.get("sound")
         return made
 
     return {

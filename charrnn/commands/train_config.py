@@ -6,6 +6,7 @@ from typing import Any
 
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import runtime
+from charrnn.recordings import check_sound
 
 NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 
@@ -24,6 +25,7 @@ def check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"rate is {rate!r}")
     if config["encoding"] not in (None, "linear", "mulaw"):
         raise ValueError(f"encoding is {config['encoding']!r}")
+    check_sound(config.get("sound"))  # of a run from before it was kept, there is none
     if type(config["symbols"]) is not int:
         raise ValueError(f"symbols is {config['symbols']!r}")
     for name in ("val_frac", "test_frac"):

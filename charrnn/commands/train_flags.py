@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from bytecodec.channels import MIX, parse_channel
 from bytecodec.console import Parser, wrong_command_line
 from charrnn import runtime
 from charrnn.commands import frames_flags
 from charrnn.commands.flags import encoding, number, number_or, numbers, path, whole
 from charrnn.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
+from charrnn.recordings import NORMALIZE_OVER, SoundOptions
 
 CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.cells has them too, but loads torch
 WITHOUT_FORGET_GATES = ("gru", "rnn")
@@ -38,7 +40,24 @@ def parser() -> Parser:
     )
     data = p.add_argument_group("data")
     data.add_argument("--rate", type=whole(1000, 768000), default=11025, help="samples a second that recordings become")
-    data.add_argument("--normalize", action="store_true", help="bring each recording's peak to full scale")
+    data.add_argument(
+        "--channel",
+        type=parse_channel,
+        default=MIX,
+        metavar="N",
+        help="take one channel of recordings: left, right, or a number from 1; mix is the mean of all channels",
+    )
+    data.add_argument(
+        "--remove-dc", action="store_true", help="subtract each recording's mean, before --normalize measures its peak"
+    )
+    data.add_argument("--normalize", action="store_true", help="bring the peak of recordings to full scale")
+    data.add_argument(
+        "--normalize-over",
+        choices=NORMALIZE_OVER,
+        default="files",
+        help="what --normalize measures the peak of: files gives each recording a gain of its own, which suits "
+        "recordings made at different levels, but turns one of silence into one of noise; set gives all of them one",
+    )
     data.add_argument("--gain", type=number(-200, 200), default=0.0, metavar="DB", help="make recordings louder")
     data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
     data.add_argument(
@@ -46,6 +65,12 @@ def parser() -> Parser:
     )
     data.add_argument(
         "--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them"
+    )
+    data.add_argument(
+        "--table",
+        type=path,
+        metavar="FILE",
+        help="read texts of BinToUTF8 by their table: in each line a byte, such as 65 or 0x41, and its character",
     )
     data.add_argument("--val-frac", type=number(0, 1), default=0.1, help="part of the symbols to validate with")
     data.add_argument("--test-frac", type=number(0, 1), default=0.1, help="part of the symbols to leave alone")
@@ -152,6 +177,19 @@ def _defaults(name: str) -> str:
     return f" (default: {', '.join(f'{recipe} {value:g}' for recipe, value in values.items())})"
 
 
+def sound_options(args: Namespace, rate: int) -> SoundOptions:
+    """Return what the flags of charrnn-train say."""
+    return SoundOptions(
+        rate=rate,
+        channel=args.channel,
+        remove_dc=args.remove_dc,
+        normalize=args.normalize,
+        normalize_over=args.normalize_over,
+        gain_db=args.gain,
+        mulaw=args.mulaw,
+    )
+
+
 def check(p: Parser, args: Namespace, named: set[str]) -> None:
     """Refuse what is wrong whatever the files hold."""
     if args.resume:
@@ -162,6 +200,8 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
     frames_flags.settle(p, args, named)
     if args.input.count("-") > 1:
         wrong_command_line(p, "- is standard input, which can be read once: name it once.")
+    if "normalize_over" in named and not args.normalize:
+        wrong_command_line(p, "--normalize-over goes with --normalize.")
     if args.val_frac + args.test_frac >= 1:
         wrong_command_line(
             p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."

@@ -9,6 +9,7 @@ from typing import Any
 from bytecodec.errors import InputError
 from charrnn import frames, frames_data
 from charrnn.checkpoint import sketch
+from charrnn.commands.train_flags import sound_options
 from charrnn.frames import FrameCheckpoint, FrameConfig, FrameRNN
 from charrnn.frames_data import Recordings
 from charrnn.frames_noise import shape_noise
@@ -27,9 +28,8 @@ def make(
     """Network, data, and what config.json says of them, for a new run."""
     old = frames.load(args.init_from) if args.init_from else None
     rate = old.rate if old and "rate" not in named else args.rate
-    recordings = frames_data.prepare(
-        inputs, run.corpus_file, rate, args.normalize, args.gain, args.quiet, args.skip_unreadable
-    )
+    options = sound_options(args, rate)
+    recordings = frames_data.prepare(inputs, run.corpus_file, options, args.quiet, args.skip_unreadable)
     if old:
         model = old.model
         _check_same_network(args, named, model.config)
@@ -39,7 +39,9 @@ def make(
         if len(samples) <= config.reach.far:
             raise InputError(too_short(recordings, len(samples), config))
         model = frames.build(config, args.seed, samples)
-    return model, recordings, {"kind": frames.KIND, "rate": rate, "encoding": None, "model": model.config.to_json()}
+    sound = recordings.sound.to_json() if recordings.sound else None
+    facts = {"kind": frames.KIND, "rate": rate, "encoding": None, "sound": sound}
+    return model, recordings, facts | {"model": model.config.to_json()}
 
 
 def too_short(recordings: Recordings, samples: int, config: FrameConfig) -> str:
@@ -64,7 +66,7 @@ def task(model: FrameRNN, recordings: Recordings, config: dict[str, Any]) -> dic
 
     def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> FrameCheckpoint:
         shape_noise(model, parts["train"])
-        return FrameCheckpoint(model, step, epoch, config["rate"], train_loss, val_loss)
+        return FrameCheckpoint(model, step, epoch, config["rate"], train_loss, val_loss, sound=config.get("sound"))
 
     return {"parts": parts, "package": package, "reach": model.config.reach, "bits": model.bits}
 

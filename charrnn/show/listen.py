@@ -84,11 +84,17 @@ class House:
 
     def keep_start(self, number: str, path: Path) -> dict[str, Any]:
         """Decode what was dropped on the page for a run; returns what to call it by."""
+        from charrnn.recordings import SoundOptions
+
         config = self.run(number).config()
         sound = (_rate(config), str(config.get("encoding") or "linear"))
         if not sound[0]:
             raise InputError(f"{self.names[int(number)]} was trained on text: it cannot start from a recording.")
-        last = last_bytes(path, sound[0], sound[1] == "mulaw", START_SECONDS * sound[0])
+        try:
+            options = SoundOptions.of_network(*sound, config.get("sound"))
+        except ValueError as error:
+            raise InputError(f"The config.json of {self.names[int(number)]} is damaged: {error}.") from None
+        last = last_bytes(path, options, START_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
         self._starts[key] = (last, sound)
         while len(self._starts) > MOST_STARTS:

@@ -164,7 +164,7 @@ def _originals(stories: Sequence[Story], coder: _Coder) -> list[Player]:
     seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
     for story in stories:
         config = story.config
-        key = json.dumps([config.get(name) for name in ("inputs", "symbols", "rate", "encoding", "val_frac")])
+        key = json.dumps([config.get(name) for name in ("inputs", "symbols", "rate", "encoding", "sound", "val_frac")])
         if key in found:
             continue
         if (original := story.original(seconds)) is not None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bytecodec.errors import InputError
+
+if TYPE_CHECKING:
+    from charrnn.recordings import SoundOptions
 
 SECONDS = 30  # that decoding may take; of the processor's time, too
 MEMORY = 4 << 30  # bytes of address space, most of it libraries that are mapped and not used
 
 
-def last_bytes(path: Path, rate: int, mulaw: bool, count: int) -> bytes:
+def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
     """The last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
     The decoders of compressed formats are large and written in C, and somebody else chose what they read: they run in a
@@ -24,15 +30,15 @@ def last_bytes(path: Path, rate: int, mulaw: bool, count: int) -> bytes:
     ----------
     path
         Of the file. Messages call it by its name, by whose ending it is read.
-    rate, mulaw
-        Of the bytes, as in `bytecodec.read_blocks`.
+    options
+        How a recording becomes bytes.
 
     Raises
     ------
     InputError
         It is no recording, or takes too much time or memory; the sentence calls it by its name.
     """
-    done = _decoded(path, rate, mulaw, count)
+    done = _decoded(path, options, count)
     error = done.stderr.decode("utf-8", "replace").strip() if done else ""
     if done and done.returncode == 0:
         return done.stdout
@@ -41,9 +47,9 @@ def last_bytes(path: Path, rate: int, mulaw: bool, count: int) -> bytes:
     raise InputError(f"{path.name} cannot be read here: it takes too much time or memory. A shorter part may do.")
 
 
-def _decoded(path: Path, rate: int, mulaw: bool, count: int) -> subprocess.CompletedProcess[bytes] | None:
+def _decoded(path: Path, options: SoundOptions, count: int) -> subprocess.CompletedProcess[bytes] | None:
     # -P: the folder that this was started in, or the upload's, is no place to find modules in
-    command = [sys.executable, "-P", "-m", __name__, str(path), str(rate), "mulaw" if mulaw else "linear", str(count)]
+    command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -65,15 +71,16 @@ def _confine() -> None:
         resource.setrlimit(what, (most, most))
 
 
-def main(path: str, rate: str, encoding: str, count: str) -> int:
+def main(path: str, options: str, count: str) -> int:
     """Write the last bytes to stdout, or a sentence to stderr; returns the exit code."""
     _confine()
-    from charrnn.data import SoundOptions, last_symbols
+    from charrnn.data import last_symbols
+    from charrnn.recordings import SoundOptions
     from charrnn.vocab import Vocab
 
-    options = SoundOptions(rate=int(rate), mulaw=encoding == "mulaw")
     try:
-        ids = last_symbols(Path(path), Vocab.of_alphabet("braille"), options, int(count))
+        how = SoundOptions(**json.loads(options))
+        ids = last_symbols(Path(path), Vocab.of_alphabet("braille"), how, int(count))
     except InputError as error:
         print(f"! {error}", file=sys.stderr)
         return 1
