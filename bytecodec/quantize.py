@@ -58,8 +58,8 @@ class Levels:
             return
         if abs(offset) >= _OFFSET and not self._without_dc:
             yield f"has a DC offset of {100 * offset:+.1f} % of full scale: --remove-dc subtracts it."
-        if not self._clipped and not self._normalized and (how := self._quiet(deviation)):
-            yield f"{how}; --normalize brings it to full scale."
+        if not self._clipped and (how := self._quiet(deviation)):
+            yield f"{how}." if self._normalized else f"{how}; --normalize brings it to full scale."
 
     def _quiet(self, deviation: float) -> str:
         bits = _MULAW_BITS if self._mulaw else self._bits
@@ -67,7 +67,7 @@ class Levels:
         if not used:
             scale = "mu-law" if self._mulaw else f"{bits} bits"
             return f"is too quiet for {scale}: its peak of {20 * np.log10(deviation):.0f} dB is less than half a step"
-        if bits == 8 and used <= _QUIET_BITS:
+        if bits == 8 and used <= _QUIET_BITS and not self._normalized:
             return f"is quiet: its peak uses {used} of the 8 bits"
         return ""
 

@@ -45,6 +45,7 @@ def read_blocks(
     mono_as_is: bool = False,
     remove_dc: bool = False,
     normalize: bool = False,
+    set_gain_db: float | None = None,
     gain_db: float = 0.0,
     dither: bool = False,
     mulaw: bool = False,
@@ -76,6 +77,8 @@ def read_blocks(
         Subtract the mean of the part that is taken, which takes a pass more.
     normalize
         Bring the peak, without that mean, to full scale, which takes a pass more.
+    set_gain_db
+        With normalize, the gain of a set of recordings that this one belongs to, in place of its own.
     gain_db
         Amplify by so much; with normalize, from full scale. -200 to 200.
     dither
@@ -113,7 +116,9 @@ def read_blocks(
         raise InputError("dither is for linear samples: leave it out, or mulaw.")
     if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
         raise ValueError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither")
-    options = _Options(rate, (start, duration), channel, mono_as_is, remove_dc, normalize, gain_db, dither, mulaw, bits)
+    part = (start, duration)
+    gain = (normalize, set_gain_db if normalize else None, gain_db)
+    options = _Options(rate, part, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
     return _read(source, options, tell or _ignore, progress or _ignore)
 
 
@@ -167,6 +172,7 @@ class _Options:
     mono_as_is: bool = False
     remove_dc: bool = False
     normalize: bool = False
+    set_gain_db: float | None = None
     gain_db: float = 0.0
     dither: bool = False
     mulaw: bool = False
@@ -177,9 +183,10 @@ def _read(
     source: Source, options: _Options, tell: Callable[[str], object], progress: Progress
 ) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):
-        passes = _Passes(file, name, options, 1 + options.remove_dc + options.normalize, progress)
+        measures_peak = options.normalize and options.set_gain_db is None
+        passes = _Passes(file, name, options, 1 + options.remove_dc + measures_peak, progress)
         mean = passes.mean() if options.remove_dc else 0.0
-        gain = normalizing_gain(passes.peak(mean)) if options.normalize else 1.0
+        gain = normalizing_gain(passes.peak(mean)) if measures_peak else 10 ** ((options.set_gain_db or 0) / 20)
         scale = gain * 10 ** (options.gain_db / 20)
         recording = passes.next()
         exact = recording.is_8_bit and recording.rate == options.rate and scale == 1 and mean == 0

@@ -87,8 +87,6 @@ def check_sound(kept: Any) -> dict[str, Any] | None:
 
 def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> Iterator[NDArray[Any]]:
     """Yield the bytes, or samples of 16 bits, of a recording, with a progress bar."""
-    by_set = options.normalize and options.normalize_over == "set"
-    gain = options.gain_db + (options.set_gain_db or 0.0 if by_set else 0.0)
     with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
         yield from bytecodec.read_blocks(
             source,
@@ -96,8 +94,9 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
             channel=options.channel,
             mono_as_is=options.mono_as_is,
             remove_dc=options.remove_dc,
-            normalize=options.normalize and not by_set,
-            gain_db=max(-MOST_GAIN, min(gain, MOST_GAIN)),
+            normalize=options.normalize,
+            set_gain_db=options.set_gain_db,
+            gain_db=options.gain_db,
             mulaw=options.mulaw,
             bits=bits,
             tell=lambda sentence: say(sentence, quiet),

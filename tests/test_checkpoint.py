@@ -143,6 +143,7 @@ def test_the_metadata_is_json_that_says_what_the_network_is(tmp_path, tiny_model
             "epoch": 1.5,
             "rate": 11025,
             "encoding": "mulaw",
+            "sound": None,
             "train_loss": 1.25,
             "val_loss": None,
         }

@@ -284,6 +284,16 @@ def test_a_set_gets_one_gain_and_files_each_their_own(folder: Path, tmp_path: Pa
     )
 
 
+def test_what_vanishes_beside_the_others_of_a_set_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = SoundOptions(normalize=True, remove_dc=True, normalize_over="set")
+    data.prepare([str(folder)], tmp_path / "corpus", options)
+    said = capsys.readouterr().err
+    assert f"{folder}/c.wav is too quiet" in said
+    assert "--normalize" not in said
+
+
 def test_a_set_of_samples_for_frames_gets_one_gain(folder: Path, tmp_path: Path) -> None:
     options = SoundOptions(normalize=True, remove_dc=True, normalize_over="set")
     samples = frames_data.prepare([str(folder)], tmp_path / "corpus", options, quiet=True).ids
