@@ -16,7 +16,9 @@ function draw() {
   const levels = (run) => (inBits ? run : run.loss);
   const validations = (run) => (inBits ? run.val.bits : run.val.loss);
   const digits = inBits ? ".3f" : ".4g"; // a mean squared error is a small number
-  const lowest = curves.flatMap((run) => [...levels(run).low, ...validations(run)]).reduce((a, b) => Math.min(a, b), Infinity);
+  const reached = curves.flatMap((run) => [...levels(run).low, ...levels(run).high, ...validations(run), ...(levels(run).flac ? [levels(run).flac] : [])]);
+  const lowest = reached.reduce((a, b) => Math.min(a, b), Infinity);
+  const highest = reached.reduce((a, b) => Math.max(a, b), -Infinity);
   const yscale = lowest > 0 ? chosen.yscale : "linear"; // the nats of a density may be negative
   choices.querySelector("input[name=yscale][value=log]").disabled = lowest <= 0;
   choices.querySelector(`input[name=yscale][value=${yscale}]`).checked = true;
@@ -58,7 +60,7 @@ function draw() {
     },
     yaxis: {
       ...axis, type: yscale, title: narrow ? undefined : { text: `loss, ${inBits ? units.bits : units.loss}` },
-      ...(yscale === "log" && inBits && lowest > 0.4 ? { tickmode: "array", tickvals: [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
+      ...(yscale === "log" && inBits && lowest > 0.4 ? { tickmode: "array", tickvals: highest < 3 * lowest ? evenly(lowest, highest) : [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
     },
     shapes: flac.map((level) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: Number(level), y1: Number(level), line: { color: color("--ink"), dash: "dot", width: 1.2 },
@@ -73,6 +75,13 @@ function draw() {
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // of the others one shares the data with a server
   };
   return Plotly.react(plot, traces, layout, config);
+}
+
+/** Round values at equal distances from below one number to above another. */
+function evenly(low, high) {
+  const step = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => (high - low) / one < 8) || 10;
+  const first = Math.floor(low / step);
+  return Array.from({ length: Math.ceil(high / step) - first + 1 }, (_, n) => Number(((first + n) * step).toFixed(1)));
 }
 
 function zoom(factor) {

@@ -30,7 +30,7 @@ LOUD, QUIET = -20.0, -90.0  # dB that are white and black: the same for all, so 
 POINTS = 3000  # of a curve, at most about twice as many
 MOST_FLAC = 14_000_000  # samples that are kept exact, of a byte each at worst; more are taken as Vorbis
 ORIGINAL_SECONDS = 5.0  # of what it was trained on, where no sample says how long they are
-DIGITS = 5  # of the curves' numbers
+DIGITS = 7  # of the curves' numbers
 
 
 @dataclass(frozen=True)
