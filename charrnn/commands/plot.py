@@ -133,7 +133,7 @@ def _look(args: Namespace) -> Look:
 
 def _series(args: Namespace) -> tuple[list[Series], str, str]:
     """All curves, and what the axes say."""
-    from charrnn.show.curves import LOSSES, MEAN_SQUARE, csv_series
+    from charrnn.show.curves import IN_BITS, LOSSES, MEAN_SQUARE, csv_series
 
     found: list[Series] = []
     x_names: set[str] = set()
@@ -156,7 +156,7 @@ def _series(args: Namespace) -> tuple[list[Series], str, str]:
                 f"the loss of {names[0]} is a {MEAN_SQUARE}, and that of {names[1]} is not: give --unit bits."
             )
         y_label = f"loss, {' or '.join(units)}"
-    elif args.unit == "bits":
+    elif args.unit == "bits" and not y_names <= set(IN_BITS.values()):
         raise InputError(f"--unit bits is for losses in nats, and {y_label} is none.")
     return found, ", ".join(LABELS.get(x, x) for x in sorted(x_names)), y_label
 
