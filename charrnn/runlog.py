@@ -135,6 +135,11 @@ class Run:
             yield
 
 
+def is_frames(config: Mapping[str, Any]) -> bool:
+    """Whether a run's config.json is that of a frame predictor."""
+    return config.get("kind") == "frames"
+
+
 def _is_leftover(path: Path) -> bool:
     return bool(LEFTOVER.fullmatch(path.name)) and path.is_file()
 

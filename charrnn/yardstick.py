@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,11 @@ def yardsticks(
     return {**coded, "order0": order0_bits(train, ids, len(vocab), tell)}
 
 
+def frame_yardsticks(samples: NDArray[Any], rate: int, tell: Tell = _silent) -> dict[str, float]:
+    """Return the bits that FLAC takes for each of int16 samples (n,), n >= 1, by its key in `NAMES`."""
+    return {"flac": _flac_bits(samples, rate, lambda block: block, "PCM_16", tell)}
+
+
 def sentence(bits: Mapping[str, float]) -> str:
     """What a part takes, such as '3.29 bits a sample in FLAC, 5.25 under the histogram of the training part'."""
     known = [(f"{bits[name]:.2f}", phrase) for name, phrase in PHRASES.items() if name in bits]
@@ -67,7 +73,7 @@ def in_brief(bits: Mapping[str, float]) -> str:
     return ", ".join(f"{NAMES[name]} {value:.2f}" for name, value in bits.items() if name in NAMES)
 
 
-def steps(ids: Ids, train: Ids | None = None) -> int:
+def steps(ids: NDArray[Any], train: Ids | None = None) -> int:
     """How many symbols `yardsticks` tells of in all, for a progress bar."""
     return sum(min(n, MOST_SYMBOLS) for n in (len(ids), len(ids), 0 if train is None else len(train)))
 
@@ -82,18 +88,23 @@ def flac_bits(ids: Ids, rate: int, mulaw: bool = False, tell: Tell = _silent) ->
     would see a leap at every change of sign, and decoded it would see 16 bits: a voice took 6.3 bits a sample in
     order, 7.2 as it was and 9.1 decoded.
     """
+    levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
+    samples = (levels.astype(np.int16) - 128) << 8  # soundfile takes no 8 bits, and hands on the upper 8 of 16
+    return _flac_bits(ids, rate, lambda block: samples[block], "PCM_S8", tell)
+
+
+def _flac_bits(
+    data: NDArray[Any], rate: int, samples: Callable[[NDArray[Any]], NDArray[np.int16]], subtype: str, tell: Tell
+) -> float:
     import soundfile
 
     size = _Size()
-    levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
-    samples = (levels.astype(np.int16) - 128) << 8  # soundfile takes no 8 bits, and hands on the upper 8 of 16
-    with soundfile.SoundFile(
-        size, "w", min(rate, HIGHEST_FLAC_RATE), 1, "PCM_S8", format="FLAC", compression_level=1.0
-    ) as file:
-        for block in _blocks(ids):
-            file.write(samples[block])
+    rate = min(rate, HIGHEST_FLAC_RATE)
+    with soundfile.SoundFile(size, "w", rate, 1, subtype, format="FLAC", compression_level=1.0) as file:
+        for block in _blocks(data):
+            file.write(samples(block))
             tell(len(block))
-    return 8 * size.bytes / min(len(ids), MOST_SYMBOLS)
+    return 8 * size.bytes / min(len(data), MOST_SYMBOLS)
 
 
 def bzip2_bits(ids: Ids, vocab: Vocab, tell: Tell = _silent) -> float:
@@ -133,7 +144,7 @@ def mulaw_levels() -> NDArray[np.uint8]:
     return np.where(byte < 128, byte, 383 - byte).astype(np.uint8)
 
 
-def _blocks(ids: Ids) -> Iterator[Ids]:
+def _blocks(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """The symbols, or as many as `MOST_SYMBOLS` of them in blocks at equal distances over the whole."""
     if len(ids) <= MOST_SYMBOLS:
         starts = np.arange(0, len(ids), BLOCK)

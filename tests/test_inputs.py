@@ -37,7 +37,7 @@ def ids():
 
     def make(*inputs, frames=False, **more):
         if frames:
-            return frames_data.prepare(inputs, Path("corpus"), 11025, quiet=False, **more)
+            return frames_data.prepare(inputs, Path("corpus"), SoundOptions(), quiet=False, **more)
         return prepare(inputs, Path("corpus"), SoundOptions(), **more)
 
     return make

@@ -132,8 +132,9 @@ def test_a_run_has_its_validations_and_flac(trained_run):
     flac = json.loads((trained_run / "config.json").read_text())["yardsticks"]["flac"]
     assert (len(made.train), made.val.x.tolist()) == (400, [200, 400])
     assert made.flac == pytest.approx(flac * math.log(2))
-    assert made.in_bits().flac == pytest.approx(flac)
-    assert made.in_bits().train.y[7] == pytest.approx(made.train.y[7] / math.log(2))
+    in_bits = run_series(Run(trained_run), "tone", unit="bits")
+    assert in_bits.flac == pytest.approx(flac)
+    assert in_bits.train.y[7] == pytest.approx(made.train.y[7] / math.log(2))
     assert run_series(Run(trained_run), "tone", "elapsed_seconds").val.x[0] > 0
 
 

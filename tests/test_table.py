@@ -91,7 +91,7 @@ def test_what_is_not_in_the_table_is_refused_with_its_place_or_skipped(tmp_path:
     table = read_table(written(tmp_path / "t.txt", "1 A\n2 㤀\n"))
     with pytest.raises(InputError, match=r"'x' at character 2 \(byte 4\)"):
         Decoder(table=table).feed("A㤀xA".encode())
-    decoder = Decoder("skip", table)
+    decoder = Decoder("skip", table=table)
     assert decoder.feed("A㤀x\nA".encode()) + decoder.close() == b"\1\2\1"
     assert decoder.skipped == 2
 

@@ -92,11 +92,14 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
     """Write the step of a checkpoint's network."""
     from charrnn import onnx
 
+    file = runlog.checkpoint_path(args.input, args.checkpoint)
+    if runlog.checkpoint_kind(file) == "frames":
+        raise InputError(f"{file} is of a frame predictor, and only networks of symbols are written as .onnx.")
     onnx.needed("onnx")
     from charrnn.checkpoint import load
     from charrnn.engines import arrays
 
-    checkpoint = load(runlog.checkpoint_path(args.input, args.checkpoint))
+    checkpoint = load(file)
     onnx.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.facts())
     return checkpoint
 

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,14 @@ from charrnn import runlog, runtime
 from charrnn.commands.flags import add_channel, encoding, options_of, path, whole
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from charrnn.checkpoint import Checkpoint
-    from charrnn.data import Corpus
+    from charrnn.data import Corpus, Reach
+    from charrnn.frames import FrameCheckpoint
 
 FRACTION = 0.1  # of a file for validation and for test, where there is no run that says otherwise
-PARTS = ("test", "val", "all")
+PARTS = ("test", "val", "train", "all")
 WIDTH = 19  # of the names in the table
 EXAMPLES = """
 charrnn-eval runs/voice-001
@@ -39,7 +42,8 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-eval",
         "Print a trained network's loss and bits a symbol on a part of its run's data, or on another file, "
-        "beside what FLAC (for text: bzip2) and the symbols' frequencies alone take.",
+        "beside what FLAC (for text: bzip2) and the symbols' frequencies alone take. Of a frame predictor it prints "
+        "bits a 16-bit sample, beside what FLAC takes for the same samples.",
         EXAMPLES,
     )
     p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="a checkpoint file, or a run")
@@ -80,13 +84,44 @@ def parser() -> Parser:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Symbols, what they are called, and how they are cut into parts."""
+class Task:
+    """A network, what it is scored on, and what its loss means: of symbols here, of frames in `eval_frames`.
 
-    corpus: Corpus
-    name: str
-    val_frac: float
-    test_frac: float
+    Attributes
+    ----------
+    data
+        What the symbols or samples are called.
+    parts
+        Symbols or samples (n,) by the name of the part; "all" of them, too.
+    reach
+        Which of them the network reads before the first that counts.
+    counted
+        What they are: "symbols" or "samples".
+    count
+        How many there are in a part, as they are counted for a reader.
+    loss_unit, bits_unit
+        Such as "nats a symbol" and "bits a symbol".
+    bits
+        Bits for a loss.
+    baselines
+        ``baselines(part, bar)`` is what others take for a part, by the keys of `yardstick.NAMES`; the progress bar
+        counts symbols.
+    """
+
+    checkpoint: Checkpoint | FrameCheckpoint
+    data: str
+    parts: Mapping[str, NDArray[Any]]
+    reach: Reach
+    counted: str
+    loss_unit: str
+    bits_unit: str
+    bits: Callable[[float], float]
+    baselines: Callable[[str, Any], dict[str, float]]
+
+    def count(self, part: str) -> int:
+        """Return how many symbols a part has; of a frame predictor, how many samples it is to predict there."""
+        early = self.reach.far if self.counted == "samples" else 0
+        return max(0, len(self.parts[part]) - early)
 
 
 @command
@@ -97,67 +132,97 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     if not args.file and (args.table or "channel" in args):
         wrong_command_line(p, f"--{'table' if args.table else 'channel'} says how to read a FILE: name one.")
     runtime.before_torch()
-    from charrnn.checkpoint import load
-
-    checkpoint = load(runlog.checkpoint_path(args.network, args.checkpoint))
-    run = _run_of(Path(checkpoint.path))
+    file = runlog.checkpoint_path(args.network, args.checkpoint)
+    run = _run_of(file)
     part = args.part or ("all" if args.file else "test")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        data = _file_data(args, checkpoint, run, Path(folder)) if args.file else _run_data(args, checkpoint, run)
-        results = _results(args, checkpoint, data, part)
-    print_path(json.dumps(results) if args.json else _table(results))
+        if runlog.checkpoint_kind(file) == "frames":
+            from charrnn.commands.eval_frames import frame_task
+
+            task = frame_task(args, file, run, Path(folder))
+        else:
+            task = _symbol_task(args, file, run, Path(folder))
+        results = _results(args, task, part)
+    print_path(json.dumps(results) if args.json else _table(results, task))
     return 0
 
 
-def _results(args: Namespace, checkpoint: Checkpoint, data: Data, part: str) -> dict[str, Any]:
-    """All that there is to print, by name."""
+def _symbol_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
+    """Return what to score with a network of symbols."""
     from charrnn import yardstick
-    from charrnn.evaluate import BITS, evaluate
+    from charrnn.checkpoint import load
+    from charrnn.data import NEXT_SYMBOL
+    from charrnn.evaluate import in_bits
+
+    checkpoint = load(file)
+    name, corpus, fractions = (
+        _file_data(args, checkpoint, run, folder) if args.file else _run_data(args, checkpoint, run)
+    )
+    parts = {**corpus.split(*fractions), "all": corpus.ids}
+
+    def baselines(part: str, bar: Any) -> dict[str, float]:
+        ids, train = parts[part], parts["train"] if part in ("val", "test") else None
+        bar.reset(yardstick.steps(ids, train))
+        is_mulaw = checkpoint.encoding == "mulaw"
+        return yardstick.yardsticks(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
+
+    units = ("nats a symbol", "bits a symbol")
+    return Task(checkpoint, name, parts, NEXT_SYMBOL, "symbols", *units, in_bits, baselines)
+
+
+def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
+    """All that there is to print, by name."""
+    from charrnn.evaluate import evaluate
 
     device = runtime.choose_device(args.device)
     precision = runtime.choose_precision(args.precision, device)
     runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
-    parts = data.corpus.split(data.val_frac, data.test_frac)
-    ids = data.corpus.ids if part == "all" else parts[part]
-    train = None if part == "all" else parts["train"]
-    if len(ids) < 2:
-        what = data.name if part == "all" else f"the {part} part of {data.name}"
-        raise InputError(f"{what} has {len(ids)} symbols, and a loss takes at least 2: choose another --part or FILE.")
-    with progress(len(ids) - 1, " symbols", args.quiet, unit_scale=True) as bar:
-        nats = evaluate(
-            checkpoint.model.to(device), ids, precision, device, lambda done, _total: bar.update(done - bar.n)
+    ids, far = task.parts[part], task.reach.far
+    if len(ids) <= far:
+        what = task.data if part == "all" else f"the {part} part of {task.data}"
+        raise InputError(
+            f"{what} has {len(ids):,} {task.counted}, and a loss takes at least {far + 1:,}: "
+            "choose another --part or FILE."
         )
-    with progress(yardstick.steps(ids, train), " symbols", args.quiet, unit_scale=True, desc="yardsticks") as bar:
-        mulaw = checkpoint.encoding == "mulaw"
-        others = yardstick.yardsticks(ids, train, checkpoint.vocab, checkpoint.rate, mulaw, bar.update)
+    unit = f" {task.counted}"
+    with progress(len(ids) - far, unit, args.quiet, unit_scale=True) as bar:
+
+        def tell(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
+
+        model = task.checkpoint.model.to(device)
+        loss = evaluate(model, ids, precision, device, tell, reach=task.reach)
+    with progress(0, unit, args.quiet, unit_scale=True, desc="yardsticks") as bar:
+        others = task.baselines(part, bar)
     return {
-        "checkpoint": checkpoint.path,
-        "iteration": checkpoint.step,
-        "data": data.name,
+        "checkpoint": task.checkpoint.path,
+        "iteration": task.checkpoint.step,
+        "data": task.data,
         "part": part,
-        "symbols": len(ids),
+        task.counted: task.count(part),
         "precision": precision,
-        "loss": nats,
-        "bits": nats * BITS,
+        "loss": loss,
+        "bits": task.bits(loss),
         **others,
     }
 
 
-def _table(results: dict[str, Any]) -> str:
+def _table(results: dict[str, Any], task: Task) -> str:
     """The results for a reader; bits are aligned, as they are there to be compared."""
     from charrnn import yardstick
 
     bits = results["bits"]
     lines = [
         ("network", f"{results['checkpoint']}, iteration {results['iteration']:,}"),
-        ("data", f"{results['data']}, {results['part']}: {results['symbols']:,} symbols"),
-        ("loss", f"{results['loss']:.4f} nats a symbol ({results['precision']})"),
-        ("bits a symbol", f"{bits:.4f}"),
+        ("data", f"{results['data']}, {results['part']}: {results[task.counted]:,} {task.counted}"),
+        ("loss", f"{results['loss']:#.5g} {task.loss_unit} ({results['precision']})"),
+        (task.bits_unit, f"{bits:.4f}"),
     ]
     for key, name in yardstick.NAMES.items():
         if key in results:
             lines.append((f"  {name}", f"{results[key]:.4f}{_fewer(bits, results[key])}"))
-    return "\n".join(f"{name:<{WIDTH}}{value}" for name, value in lines)
+    width = max(WIDTH, len(task.bits_unit) + 2)
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
 
 
 def _fewer(bits: float, others: float) -> str:
@@ -175,14 +240,27 @@ def _run_of(checkpoint: Path) -> runlog.Run | None:
     return run if checkpoint.parent == run.checkpoints_folder and run.config_file.is_file() else None
 
 
-def _run_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None) -> Data:
-    """What the network's run was made with."""
-    from charrnn import data
-
+def own_run(args: Namespace, run: runlog.Run | None) -> runlog.Run:
+    """Return the run whose data are to be scored; an InputError where there is none, or its data are gone."""
     if run is None:
         raise InputError(f"{args.network} lies in no run, so what it was trained on is not known: name a FILE.")
     if not run.corpus_file.is_file():
         raise InputError(f"there is no {run.corpus_file} any more: name a FILE.")
+    return run
+
+
+def named(inputs: Sequence[str]) -> str:
+    """Return what a run's data are called: their first file, and how many there are beside it."""
+    return inputs[0] + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
+
+
+def _run_data(
+    args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None
+) -> tuple[str, Corpus, tuple[float, float]]:
+    """What the network's run was made with."""
+    from charrnn import data
+
+    run = own_run(args, run)
     config = run.config()
     try:
         corpus = data.open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
@@ -190,22 +268,17 @@ def _run_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None) -
             raise ValueError("its vocabulary is not the checkpoint's")
         if len(corpus.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} symbols, and there are {len(corpus.ids)}")
-        more = f" and {len(corpus.names) - 1} more" if len(corpus.names) > 1 else ""
-        return Data(corpus, corpus.names[0] + more, *_fractions(config))
+        return named(corpus.names), corpus, fractions(config)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise _no_config(run, error) from None
+        raise not_as_written(run, error) from None
 
 
-def _file_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, folder: Path) -> Data:
+def _file_data(
+    args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, folder: Path
+) -> tuple[str, Corpus, tuple[float, float]]:
     """Another file, read as a recording at the network's rate and in its encoding, or as a text of its characters."""
     from charrnn import data
 
-    fractions = (FRACTION, FRACTION)
-    if run:
-        try:
-            fractions = _fractions(run.config())
-        except (KeyError, TypeError, ValueError) as error:
-            raise _no_config(run, error) from None
     table = bytecodec.read_table(args.table) if args.table else None
     corpus = data.prepare(
         [args.file],
@@ -217,17 +290,28 @@ def _file_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, 
         args.encoding,
         args.skip_unreadable,
     )
-    return Data(corpus, STANDARD_INPUT if args.file == "-" else args.file, *fractions)
+    return STANDARD_INPUT if args.file == "-" else args.file, corpus, file_fractions(run)
 
 
-def _fractions(config: dict[str, Any]) -> tuple[float, float]:
+def file_fractions(run: runlog.Run | None) -> tuple[float, float]:
+    """Return how a FILE is cut: as the run of the checkpoint cut its data."""
+    if run is None:
+        return FRACTION, FRACTION
+    try:
+        return fractions(run.config())
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_as_written(run, error) from None
+
+
+def fractions(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Return which parts of the data a run keeps for validation and for test; a ValueError where that is impossible."""
     val, test = float(config["val_frac"]), float(config["test_frac"])
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"val_frac is {val:g}, test_frac {test:g}")
     return val, test
 
 
-def _no_config(run: runlog.Run, error: Exception) -> InputError:
+def not_as_written(run: runlog.Run, error: Exception) -> InputError:
     """What to say of a config.json that somebody has changed."""
     if isinstance(error, InputError):
         return error

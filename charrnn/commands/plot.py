@@ -72,7 +72,13 @@ def parser() -> Parser:
         metavar="LIST",
         help="columns to draw (default: the losses, or a CSV's second column)",
     )
-    p.add_argument("--unit", choices=("nats", "bits"), default="nats", help="of losses, a symbol")
+    p.add_argument(
+        "--unit",
+        choices=("nats", "bits"),
+        default="nats",
+        help="of losses: nats, or the mean squared error of a frame predictor that was trained with it; or bits a "
+        "symbol, of a frame predictor bits a 16-bit sample",
+    )
     p.add_argument("--average", choices=("mean", "median", "none"), default="mean", help="the line over the spread")
     p.add_argument(
         "--window", type=whole(1), default=None, metavar="ROWS", help="that it looks at (default: a hundredth of them)"
@@ -133,6 +139,8 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
     series, x_label, y_label = _series(args, files)
     for one in series:
         _check_drawable(one, args)
+        if args.log_y and (hidden := sum(int((points.y <= 0).sum()) for points in (one.train, one.val) if points)):
+            say(f"{one.name}: --log-y cannot show {hidden:,} values that are not above 0.", args.quiet)
     return plots.draw_curves(series, look, x_label, y_label)
 
 
@@ -145,7 +153,7 @@ def _look(args: Namespace) -> Look:
 
 def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
     """All curves, and what the axes say."""
-    from charrnn.show.curves import LOSSES, csv_series
+    from charrnn.show.curves import IN_BITS, LOSSES, MEAN_SQUARE, csv_series
 
     found: list[Series] = []
     x_names: set[str] = set()
@@ -155,18 +163,28 @@ def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str
     with progress(sum(f.stat().st_size for f in tables), "B", args.quiet, unit_scale=True, desc="reading") as bar:
         for file, name in zip(tables, _short_names(named), strict=True):
             series, x, ys = csv_series(
-                file, name, args.x or "", args.y, lambda words: say(_with_names(words, files), args.quiet), bar.update
+                file,
+                name,
+                args.x or "",
+                args.y,
+                lambda words: say(_with_names(words, files), args.quiet),
+                bar.update,
+                args.unit,
             )
             found += series
             x_names.add(x)
             y_names.update(ys)
     y_label = ", ".join(sorted(y_names))
     if y_names <= set(LOSSES):
-        y_label = f"loss, {args.unit} a symbol"
-    elif args.unit == "bits":
+        units = sorted({one.unit for one in found})
+        if len(units) > 1 and MEAN_SQUARE in units:
+            names = [next(one.name for one in found if (one.unit == MEAN_SQUARE) is is_mse) for is_mse in (True, False)]
+            raise InputError(
+                f"the loss of {names[0]} is a {MEAN_SQUARE}, and that of {names[1]} is not: give --unit bits."
+            )
+        y_label = f"loss, {' or '.join(units)}"
+    elif args.unit == "bits" and not y_names <= set(IN_BITS.values()):
         raise InputError(f"--unit bits is for losses in nats, and {y_label} is none.")
-    if args.unit == "bits":
-        found = [one.in_bits() for one in found]
     return found, ", ".join(LABELS.get(x, x) for x in sorted(x_names)), y_label
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from bytecodec.console import duration, progress, say
 from charrnn import yardstick
+from charrnn.runlog import is_frames
 from charrnn.train import Trainer
 
 ESTIMATE_AFTER = 5.0  # seconds of training after which the time that is left can be told
@@ -28,7 +29,9 @@ class Narrator:
         self._first = trainer.place.iteration
         self._estimated = False
         self._loss = 0.0
-        beside = yardstick.in_brief(trainer.run.config().get("yardsticks", {}))  # a run of before has none
+        config = trainer.run.config()
+        self._counted, self._bits = ("samples", "16-bit sample") if is_frames(config) else ("symbols", "symbol")
+        beside = yardstick.in_brief(config.get("yardsticks", {}))  # a run of before has none
         self._beside = f"; {beside}" if beside else ""
         minutes = trainer.settings.max_minutes
         self._by_clock = trainer.iterations is None and minutes is not None
@@ -45,7 +48,7 @@ class Narrator:
         loss, iteration = row["train_loss"], int(row["iteration"])
         self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * loss if self._loss else loss
         bits = self._trainer.bits(self._loss)
-        text = f"loss {self._loss:{DIGITS}} ({bits:.2f} bits), {row['symbols_per_second']:,.0f} symbols/s"
+        text = f"loss {self._loss:{DIGITS}} ({bits:.2f} bits), {row['symbols_per_second']:,.0f} {self._counted}/s"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(row["elapsed_seconds"] - self._bar.n if self._by_clock else 1)
@@ -69,7 +72,7 @@ class Narrator:
         if row is None:
             self._line(f"iteration {iteration:,}: checkpoint.")
         else:
-            bits = f"{row['val_bits']:.3f} bits a symbol{self._beside}"
+            bits = f"{row['val_bits']:.3f} bits a {self._bits}{self._beside}"
             self._line(
                 f"iteration {iteration:,}, epoch {row['epoch']:.2f}: "
                 f"validation loss {row['val_loss']:#.5g} ({bits}), checkpoint."

@@ -163,7 +163,10 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
     from charrnn import yardstick
 
     val, train = trainer.parts["val"], trainer.parts["train"]
-    if len(val) < 2 or is_frames(config):  # they are of symbols
+    if is_frames(config):
+        samples = val[trainer.reach.far :]  # that are to be predicted
+        return yardstick.frame_yardsticks(samples, config["rate"]) if len(samples) else {}
+    if len(val) < 2:
         return {}
     with progress(yardstick.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"

@@ -7,13 +7,9 @@ from typing import Any
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import runtime
 from charrnn.recordings import check_sound
+from charrnn.runlog import is_frames as is_frames
 
 NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
-
-
-def is_frames(config: dict[str, Any]) -> bool:
-    """Whether the run is a frame predictor's."""
-    return config.get("kind") == "frames"
 
 
 def check_config(config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.runlog import Run
+from charrnn.runlog import Run, is_frames
 
 Floats = NDArray[np.float64]
 Tell = Callable[[str], object]
@@ -25,6 +25,9 @@ BLOCK = 1 << 24  # bytes of a file that are looked at in one go
 LONGEST_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
+IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # the columns of a run's logs that hold them in bits
+UNITS = ("nats", "bits")  # nats: the loss as it was trained, whatever it is
+MEAN_SQUARE = "mean squared error"
 MOST_POINTS = 4096  # of a rolling median: more cannot be told apart, and each looks at a whole window
 
 
@@ -43,8 +46,8 @@ class Curve:
         return len(self.x)
 
     def scaled(self, factor: float) -> Curve:
-        """The same with y times a factor, such as `BITS`."""
-        return Curve(self.x, self.y * factor)
+        """Return the curve with y multiplied by a factor, such as `BITS`."""
+        return self if factor == 1 else Curve(self.x, self.y * factor)
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,15 @@ class Series:
         A point a validation, where there is any.
     flac
         What FLAC takes for the validation part, in the unit of the losses, where it is known.
+    unit
+        Of y where it is a loss, such as "nats a symbol"; "" of any other column.
     """
 
     name: str
     train: Curve
     val: Curve | None = None
     flac: float | None = None
-
-    def in_bits(self) -> Series:
-        """The same with losses in bits for nats."""
-        return Series(
-            self.name, self.train.scaled(BITS), self.val and self.val.scaled(BITS), self.flac and self.flac * BITS
-        )
+    unit: str = ""
 
 
 @dataclass
@@ -129,7 +129,13 @@ def read_columns(path: Path, names: Sequence[str], tell: Tell, done: Done = _not
 
 
 def csv_series(
-    file: Path, name: str, x: str = "", ys: Sequence[str] = (), tell: Tell = _nothing, done: Done = _nothing
+    file: Path,
+    name: str,
+    x: str = "",
+    ys: Sequence[str] = (),
+    tell: Tell = _nothing,
+    done: Done = _nothing,
+    unit: str = "nats",
 ) -> tuple[list[Series], str, list[str]]:
     """The curves of a CSV file: of a run's log.csv its losses with the validations, of another one for each column.
 
@@ -139,6 +145,8 @@ def csv_series(
         Of the file, for the legend.
     x, ys
         Columns; "" and () for iteration, or the first column, and for a loss, or the second.
+    unit
+        Of the losses, one of `UNITS`.
 
     Returns
     -------
@@ -150,10 +158,16 @@ def csv_series(
     ys = list(ys) or [next((y for y in LOSSES if y in header), header[min(1, len(header) - 1)])]
     run = Run(file.parent)
     if ys == ["train_loss"] and file.name == run.log_file.name:
-        return [run_series(run, name, x, tell, done)], x, ys
-    columns = read_columns(file, (x, *ys), tell, done).T
+        return [run_series(run, name, x, tell, done, unit)], x, ys
+    config = config_of(run) if file.name in (run.log_file.name, run.val_file.name) else {}
+    read = [loss_column(file, header, y, unit, config) if y in LOSSES else (y, 1.0) for y in ys]
+    columns = read_columns(file, (x, *(column for column, _ in read)), tell, done).T
     names = [name] if len(ys) == 1 else [f"{name}, {y}" for y in ys]
-    return [Series(n, curve(columns[0], y)) for n, y in zip(names, columns[1:], strict=True)], x, ys
+    series = [
+        Series(n, curve(columns[0], values).scaled(factor), unit=loss_unit(config, unit) if y in LOSSES else "")
+        for n, y, values, (_, factor) in zip(names, ys, columns[1:], read, strict=True)
+    ]
+    return series, x, ys
 
 
 def curve(x: Floats, y: Floats) -> Curve:
@@ -167,23 +181,80 @@ def curve(x: Floats, y: Floats) -> Curve:
     return Curve(np.ascontiguousarray(x), np.ascontiguousarray(y))
 
 
-def run_series(run: Run, name: str, x: str = "iteration", tell: Tell = _nothing, done: Done = _nothing) -> Series:
-    """The training and validation losses of a run in nats a symbol, over a column that both logs have.
+def run_series(
+    run: Run,
+    name: str,
+    x: str = "iteration",
+    tell: Tell = _nothing,
+    done: Done = _nothing,
+    unit: str = "nats",
+) -> Series:
+    """Return the training and validation losses of a run, over a column that both logs have.
+
+    Parameters
+    ----------
+    unit
+        One of `UNITS`. Bits are those that the logs hold. FLAC's bits have no counterpart in a frame predictor's loss.
 
     Raises
     ------
     InputError
         log.csv is not there or has no rows yet.
     """
-    columns = read_columns(run.log_file, (x, "train_loss"), tell, done)
+    config = config_of(run)
+    column, factor = loss_column(run.log_file, column_names(run.log_file), "train_loss", unit, config)
+    train = curve(*read_columns(run.log_file, (x, column), tell, done).T).scaled(factor)
     val = None
-    if run.val_file.is_file() and x in column_names(run.val_file):
+    if run.val_file.is_file() and x in (header := column_names(run.val_file)):
         try:
-            val = curve(*read_columns(run.val_file, (x, "val_loss"), tell).T)
+            column, factor = loss_column(run.val_file, header, "val_loss", unit, config)
+            val = curve(*read_columns(run.val_file, (x, column), tell).T).scaled(factor)
         except InputError:  # before the first validation
             val = None
     flac = flac_of(run)
-    return Series(name, curve(*columns.T), val, flac and flac / BITS)
+    if unit != "bits":
+        flac = None if flac is None or is_frames(config) else flac / BITS
+    return Series(name, train, val, flac, loss_unit(config, unit))
+
+
+def loss_column(
+    file: Path, header: Sequence[str], loss: str, unit: str, config: Mapping[str, Any]
+) -> tuple[str, float]:
+    """Return which column of a CSV file holds a loss in a unit, and what to multiply it by.
+
+    charrnn-train logs a loss as it was trained and in bits. In files of other programs a loss is taken as nats.
+
+    Raises
+    ------
+    InputError
+        The file is a frame predictor's, whose loss does not convert, and lacks the column of bits.
+    """
+    if unit != "bits":
+        return loss, 1.0
+    if (column := IN_BITS.get(loss, "")) in header:
+        return column, 1.0
+    if is_frames(config):
+        raise InputError(f"{file} has no column {column!r}, and the loss of a frame predictor is not converted to it.")
+    return loss, BITS
+
+
+def loss_unit(config: Mapping[str, Any], unit: str) -> str:
+    """Return what a run's losses count, such as "bits a symbol", in one of `UNITS`."""
+    if not is_frames(config):
+        return f"{unit} a symbol"
+    if unit == "bits":
+        return "bits a 16-bit sample"
+    model = config.get("model")
+    is_mse = isinstance(model, dict) and model.get("loss") == "mse"
+    return MEAN_SQUARE if is_mse else "nats of density a sample"
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """Return a run's settings; none where a log lies in no run."""
+    try:
+        return run.config()
+    except (InputError, OSError):
+        return {}
 
 
 def flac_of(run: Run) -> float | None:

@@ -15,12 +15,13 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
 from charrnn.show.curves import rolling, spread, thinned
-from charrnn.show.plots import SPECTRA, THEMES
+from charrnn.show.plots import NEAR, SPECTRA, STEPS, THEMES
 from charrnn.show.runs import Moment, Story, facts
 from charrnn.show.sound import Floats, spectra, window_length
 
@@ -37,7 +38,7 @@ LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
 BANDS = 40  # of the moving spectrum
 SMALLEST = 0.6  # of its size, to which text shrinks before it is cut
 FALL = 0.07  # of its height that a band falls in a frame, at most
-TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)  # bits
+SUBDIVISIONS = (1, 1.5, 2, 3, 4, 6, 8)  # of a decade, where ticks of the loss graph stand
 
 
 def rgb(color: str) -> NDArray[np.uint8]:
@@ -106,16 +107,17 @@ class Pen:
         color: str = THEME.ink,
         bold: bool = False,
         anchor: str = "ls",
+        room: float = 1280,
     ) -> None:
-        """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it would not fit."""
-        left, top, *_ = self._layout.box(x, y, 0, 0)
+        """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it has no room."""
+        left, top, most, _ = self._layout.box(x, y, room, 0)
         width = self._layout.width
-        room = 0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]
+        most = min(most, round(0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]))
         size *= self._layout.unit
         font = _font(size, bold)
-        if (length := font.getlength(words)) > room:
-            font = _font(size * max(SMALLEST, room / length), bold)
-        while len(words) > 1 and font.getlength(words) > room:
+        if (length := font.getlength(words)) > most:
+            font = _font(size * max(SMALLEST, most / length), bold)
+        while len(words) > 1 and font.getlength(words) > most:
             words = words[:-2] + "…"
         self.draw.text((left, top), words, fill=color, font=font, anchor=anchor)
 
@@ -162,7 +164,7 @@ def end_card(layout: Layout, stories: Sequence[Story], names: Sequence[str], col
     for number, (story, name, color) in enumerate(zip(stories, names, colors, strict=True)):
         y, best, last = begin + step * number, story.best(), story.at(int(story.train.x[-1]))
         bits = last.train_bits if best is None or best.val_bits is None else best.val_bits
-        words = f"{bits:.2f} bits a sample" + (f", where FLAC takes {story.flac:.2f}" if story.flac else "")
+        words = f"{bits:.2f} {story.unit}" + (f", where FLAC takes {story.flac:.2f}" if story.flac else "")
         pen.draw.rectangle(layout.box(150, y - 0.3 * step, 158, y + 0.36 * step), fill=color)
         pen.text(182, y, name, 0.28 * step, bold=True)
         pen.text(560, y, words, 0.25 * step)
@@ -181,7 +183,8 @@ class LossGraph:
         last = max(float(story.train.x[-1]), 1.0)
         self._scale = pixels / last
         values = np.concatenate((story.train.y, story.val.y, [story.flac] if story.flac else []))
-        values = values[values > 0]
+        values = values[values > 0]  # the axis is logarithmic
+        values = values if len(values) else np.ones(1)
         self.low, self.high = 0.9 * float(values.min()), 1.1 * float(values.max())
         size, limits = (pixels, bottom - top), (0.0, last, self.low, self.high)
         self._bright, paper = _draw_losses(story, color, steps, size, limits, layout.unit), rgb(THEME.paper)
@@ -197,14 +200,24 @@ class LossGraph:
         frame[top:bottom, left + here : right] = self._dim[:, at + here : at + self._width]
         frame[top:bottom, left + here - 1 : left + here + 1] = rgb(THEME.ink)
 
-    def labels(self, pen: Pen, layout: Layout, flac: float | None) -> None:
-        """What stands beside the panel and does not move."""
+    def labels(self, pen: Pen, layout: Layout, story: Story) -> None:
+        """Write what stands beside the panel and does not move."""
         _, top, _, bottom = self._box
-        for tick in TICKS:
-            if self.low < tick < self.high:
-                y = bottom - (bottom - top) * np.log(tick / self.low) / np.log(self.high / self.low)
-                pen.text(76, y / layout.height * 720, f"{tick:g}", 15, THEME.faint, anchor="rm")
-        pen.text(40, 392, "loss, bits a sample" + (f"; dotted: FLAC, {flac:.2f}" if flac else ""), 15, THEME.faint)
+        for tick in ticks(self.low, self.high):
+            y = bottom - (bottom - top) * np.log(tick / self.low) / np.log(self.high / self.low)
+            pen.text(76, y / layout.height * 720, f"{tick:g}", 15, THEME.faint, anchor="rm")
+        flac = f"; dotted: FLAC, {story.flac:.2f}" if story.flac else ""
+        pen.text(40, 392, f"loss, {story.unit}{flac}", 15, THEME.faint)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return round values between two others on a logarithmic axis: at equal distances where these are near."""
+    if high < NEAR * low:
+        found = list(MaxNLocator(6, steps=STEPS).tick_values(low, high))
+    else:
+        parts = SUBDIVISIONS if high < 100 * low else SUBDIVISIONS[:1]
+        found = [part * 10.0**power for power in range(-12, 4) for part in parts]
+    return [tick for tick in found if low < tick < high]
 
 
 def _draw_losses(
@@ -217,7 +230,7 @@ def _draw_losses(
     axes.set_axis_off()
     axes.set_xlim(limits[0], limits[1])
     axes.set_ylim(limits[2], limits[3])
-    for tick in TICKS:
+    for tick in ticks(limits[2], limits[3]):
         axes.axhline(tick, color=THEME.grid, linewidth=0.8 * unit)
     if story.flac:
         axes.axhline(story.flac, color=THEME.ink, linewidth=1.2 * unit, linestyle=":")
@@ -320,12 +333,12 @@ def captions(layout: Layout, story: Story, name: str, color: str, moment: Moment
     pen.draw.rectangle(layout.box(40, 30, 46, 100), fill=color)
     pen.text(64, 62, name, 34, bold=True)
     sizes = story.network + (f", {story.parameters:,} parameters" if story.parameters else "")
-    pen.text(64, 96, sizes, 20, THEME.faint)
+    pen.text(64, 96, sizes, 20, THEME.faint, room=530)
     pen.text(1240, 62, f"iteration {moment.step:,}", 34, bold=True, anchor="rs")
     bits = moment.train_bits if moment.val_bits is None else moment.val_bits
-    words = f"loss {bits:.2f} bits · epoch {moment.epoch:.1f} · temperature {temperature:g} · "
+    words = f"loss {bits:.2f} {story.unit} · epoch {moment.epoch:.1f} · temperature {temperature:g} · "
     words += f"trained {duration(moment.seconds)}"
-    pen.text(1240, 96, words, 20, THEME.faint, anchor="rs")
+    pen.text(1240, 96, words, 20, THEME.faint, anchor="rs", room=620)
     pen.text(40, 696, "to the right of the line: what is to come", 15, THEME.faint)
     pen.text(1240, 696, f"spectrum, to {story.rate / 2000:.1f} kHz", 15, THEME.faint, anchor="rs")
     return pen

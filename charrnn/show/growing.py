@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.errors import InputError
 from charrnn.runlog import Run
-from charrnn.show.curves import BITS, Curve, curve, flac_of, rolling, spread
+from charrnn.show.curves import Curve, config_of, curve, flac_of, loss_column, loss_unit, rolling, spread
 
 POINTS = 400  # of a curve: what a page's width can show
 DIGITS = 4
@@ -19,14 +21,14 @@ NOTHING = curve(np.empty(0), np.empty(0))
 
 
 class GrowingLog:
-    """Two columns of a CSV file that another process appends to, the losses in bits.
+    """Iterations and losses in bits of a CSV file that another process appends to.
 
     A file that was replaced, as going on with a stopped run does, is read anew. A last row without a line end waits
     until it has one; rows that are not whole are left out.
     """
 
-    def __init__(self, path: Path, loss: str) -> None:
-        self.path, self._names = path, ("iteration", loss)
+    def __init__(self, path: Path, loss: str, config: Mapping[str, Any]) -> None:
+        self.path, self._loss, self._config = path, loss, config
         self._file = (0, 0)
         self._forget()
 
@@ -55,12 +57,16 @@ class GrowingLog:
     def _add(self, lines: list[str]) -> None:
         if self._read == 0:
             self._header, lines = lines[0].split(","), lines[1:]
-        if not lines or not set(self._names) <= set(self._header):
+        try:
+            loss, factor = loss_column(self.path, self._header, self._loss, "bits", self._config)
+            places = [self._header.index(name) for name in ("iteration", loss)]
+        except (InputError, ValueError):  # it has no such columns
             return
-        places = [self._header.index(name) for name in self._names]
+        if not lines:
+            return
         rows = _numbers(lines, places, len(self._header))
         old = self._curve
-        self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, rows[:, 1] * BITS))
+        self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, rows[:, 1] * factor))
 
 
 def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.float64]:
@@ -80,17 +86,18 @@ def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.flo
 
 
 class GrowingCurves:
-    """What a page draws of a run's losses, in bits a symbol."""
+    """What a page draws of a run's losses in bits; ``unit`` says of what."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self._train = GrowingLog(run.log_file, "train_loss")
-        self._val = GrowingLog(run.val_file, "val_loss")
+        self._run, self._config = run, config_of(run)
+        self._train = GrowingLog(run.log_file, "train_loss", self._config)
+        self._val = GrowingLog(run.val_file, "val_loss", self._config)
 
     def look(self) -> dict[str, Any]:
         """Lists: of the training loss at ``iteration`` the ``low``, ``high`` and ``mean``, and of the validations."""
         train, val = self._train.look(), self._val.look()
-        found: dict[str, Any] = {"flac": flac_of(self._run), "val": {"iteration": _whole(val.x), "bits": _short(val.y)}}
+        found: dict[str, Any] = {"flac": flac_of(self._run), "unit": loss_unit(self._config, "bits")}
+        found["val"] = {"iteration": _whole(val.x), "bits": _short(val.y)}
         if len(train) > 2 * POINTS:
             edges = np.linspace(train.x[0], train.x[-1], POINTS)
             x, low, high = spread(train, edges)

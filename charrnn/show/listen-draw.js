@@ -163,7 +163,7 @@ export function drawCurve(svg, curve, step) {
     put("text", { x: x(at), y: height - edge.bottom + 17, "text-anchor": anchor }, Math.round(at).toLocaleString("en"));
   }
   put("text", { x: width - edge.right, y: height - 4, "text-anchor": "end" }, "iteration");
-  put("text", { x: 0, y: height - 4 }, "bits a sample");
+  put("text", { x: 0, y: height - 4 }, curve.unit);
   const line = (xs, ys) => "M" + xs.map((one, n) => `${x(one).toFixed(1)} ${y(ys[n]).toFixed(1)}`).join("L");
   const back = curve.iteration.map((_, n) => curve.iteration.length - 1 - n);
   put("path", { class: "band", d: `${line(curve.iteration, curve.high)}L${line(back.map((n) => curve.iteration[n]), back.map((n) => curve.low[n])).slice(1)}Z` });

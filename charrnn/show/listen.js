@@ -61,8 +61,9 @@ function fillCheckpoints() {
   fill($("checkpoint"), [...named, ...steps.map((step) => [step, words(step)])]);
   $("title").textContent = run.name;
   $("about").textContent = [run.network, run.inputs && `trained on ${run.inputs}`, run.rate && `${run.rate.toLocaleString("en")} Hz`].filter(Boolean).join(", ");
-  $("play").disabled = !steps.length || !run.rate;
-  if (!run.rate) say("This network was trained on text, and has no sound.", true);
+  $("play").disabled = !steps.length || !run.rate || run.kind === "frames";
+  if (run.kind === "frames") say("This is a frame predictor, which is not played live: charrnn-sample writes its sound.", true);
+  else if (!run.rate) say("This network was trained on text, and has no sound.", true);
   else if (!steps.length) say("This network has no checkpoint yet: let it train until its first one.");
 }
 
@@ -74,9 +75,9 @@ function chosenStep() {
 
 function showCurve() {
   if (!curve || !runs.length) return;
-  const { iteration, mean, val, flac } = curve;
+  const { iteration, mean, val, flac, unit } = curve;
   const last = iteration.at(-1);
-  const words = last === undefined ? "Nothing is logged yet." : `Iteration ${last.toLocaleString("en")}: training loss ${mean.at(-1).toFixed(2)} bits a sample`;
+  const words = last === undefined ? "Nothing is logged yet." : `Iteration ${last.toLocaleString("en")}: training loss ${mean.at(-1).toFixed(2)} ${unit}`;
   const best = val.bits.length ? `, best validation ${Math.min(...val.bits).toFixed(2)}` : "";
   $("curve-words").textContent = words + best + (last === undefined ? "" : flac ? `, FLAC ${flac.toFixed(2)}.` : ".");
   $("flac-key").hidden = !flac;

@@ -24,7 +24,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bytecodec.errors import InputError
-from charrnn.runlog import Run, checkpoint_kind
+from charrnn.runlog import Run, checkpoint_kind, is_frames
 from charrnn.show.growing import GrowingCurves
 from charrnn.show.guard import LOOPBACK, Guard
 from charrnn.show.live import Listener, Seats, Take
@@ -87,6 +87,8 @@ class House:
         from charrnn.recordings import SoundOptions
 
         config = self.run(number).config()
+        if is_frames(config):
+            raise InputError(_not_played(self.names[int(number)]))
         sound = (_rate(config), str(config.get("encoding") or "linear"))
         if not sound[0]:
             raise InputError(f"{self.names[int(number)]} was trained on text: it cannot start from a recording.")
@@ -106,7 +108,7 @@ class House:
         run = self.run(message["run"])
         file = _checkpoint(run, message["checkpoint"])
         if checkpoint_kind(file) == "frames":
-            raise InputError(f"{run.path.name} is a frame predictor, which is not played live: use charrnn-sample.")
+            raise InputError(_not_played(run.path.name))
         start = self._starts.get(message["start"] or "", (b"", (0, "")))
         if message["start"] and not start[0]:
             raise InputError("The recording to start from is no longer kept here: drop it once more.")
@@ -134,18 +136,25 @@ def _about(run: Run) -> dict[str, Any]:
     try:
         config = run.config()
     except (InputError, OSError):
-        return {"rate": 0, "network": "its config.json cannot be read", "inputs": "", "best": None}
+        about = "its config.json cannot be read"
+        return {"rate": 0, "kind": "", "network": about, "inputs": "", "best": None}
     model, inputs = config.get("model"), config.get("inputs")
     if not isinstance(model, dict) or not isinstance(inputs, list):
         model, inputs = {}, []
     layers, size = model.get("layers", "?"), model.get("rnn_size", "?")
-    best = run.best()
+    cell, best = str(model.get("cell", "?")).upper(), run.best()
+    kind, predictor = ("frames", "frame predictor, ") if is_frames(config) else ("symbols", "")
     return {
         "rate": _rate(config),
-        "network": f"{str(model.get('cell', '?')).upper()}, {layers} layer{'s' * (layers != 1)} of {size}",
+        "kind": kind,
+        "network": f"{predictor}{cell}, {layers} layer{'s' * (layers != 1)} of {size}",
         "inputs": ", ".join(Path(str(name)).name for name in inputs[:3]) + (" …" if len(inputs) > 3 else ""),
         "best": best and best["iteration"],
     }
+
+
+def _not_played(name: str) -> str:
+    return f"{name} is a frame predictor, which is not played live: use charrnn-sample."
 
 
 def _rate(config: dict[str, Any]) -> int:

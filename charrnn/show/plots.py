@@ -23,6 +23,7 @@ from charrnn.show.sound import RANGE, SoundPicture
 DPI = 100
 SPECTRA = "magma"
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+NEAR = 3  # between the ends of a logarithmic axis, up to which its ticks are at equal distances
 SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
 
 
@@ -220,6 +221,9 @@ def _draw_band(axes: Axes, middle: Floats, low: Floats, high: Floats, color: str
 
 
 def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
+    """Draw what FLAC takes, unless the runs count different things: 8-bit symbols and 16-bit samples."""
+    if len({one.unit for one in series}) > 1:
+        return
     drawn: list[float] = []
     for level in (one.flac for one in series):
         if level is None or any(abs(level - other) < SAME_FLAC for other in drawn):
@@ -256,7 +260,7 @@ def _finish(axes: Axes, look: Look, x_label: str, y_label: str) -> None:
         near = high / low < 30
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if near else (1,), numticks=20))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
+    if not look.log_y or high < NEAR * low:
         axes.yaxis.set_major_locator(MaxNLocator(max(3, look.height // 90), steps=STEPS))
 
 

@@ -1,9 +1,8 @@
 "use strict";
-const { curves, themes } = JSON.parse(document.getElementById("data").textContent);
+const { curves, themes, units } = JSON.parse(document.getElementById("data").textContent);
 const plot = document.getElementById("plot");
 const choices = document.getElementById("choices");
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const NAT = Math.LN2;
 
 // The curves.
 
@@ -13,7 +12,16 @@ function draw() {
   const color = (name) => css.getPropertyValue(name).trim();
   const palette = themes[dark.matches ? "dark" : "light"];
   const narrow = plot.clientWidth < 600;
-  const unit = (values) => (chosen.unit === "nats" ? values.map((value) => value * NAT) : values);
+  const inBits = chosen.unit === "bits";
+  const levels = (run) => (inBits ? run : run.loss);
+  const validations = (run) => (inBits ? run.val.bits : run.val.loss);
+  const digits = inBits ? ".3f" : ".4g"; // a mean squared error is a small number
+  const reached = curves.flatMap((run) => [...levels(run).low, ...levels(run).high, ...validations(run), ...(levels(run).flac ? [levels(run).flac] : [])]);
+  const lowest = reached.reduce((a, b) => Math.min(a, b), Infinity);
+  const highest = reached.reduce((a, b) => Math.max(a, b), -Infinity);
+  const yscale = lowest > 0 ? chosen.yscale : "linear"; // the nats of a density may be negative
+  choices.querySelector("input[name=yscale][value=log]").disabled = lowest <= 0;
+  choices.querySelector(`input[name=yscale][value=${yscale}]`).checked = true;
   const along = (points) => (chosen.x === "time" ? points.time.map((s) => s / divisor) : points.iteration);
   const longest = Math.max(...curves.map((run) => run.time[run.time.length - 1]));
   const [divisor, word] = longest > 5400 ? [3600, "hours"] : longest > 90 ? [60, "minutes"] : [1, "seconds"];
@@ -24,20 +32,20 @@ function draw() {
     const raw = run.low.every((value, at) => value === run.high[at]); // no band, but each iteration
     const line = { width: raw ? 0.6 : 0, color: stroke + "80" };
     const band = { x, mode: "lines", line, hoverinfo: "skip", showlegend: false, legendgroup: run.name };
-    traces.push({ ...band, y: unit(run.low) });
-    traces.push({ ...band, y: unit(run.high), fill: "tonexty", fillcolor: stroke + "40" });
+    traces.push({ ...band, y: levels(run).low });
+    traces.push({ ...band, y: levels(run).high, fill: "tonexty", fillcolor: stroke + "40" });
     traces.push({
-      x, y: unit(run.mean), name: run.name, legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
-      hovertemplate: "%{y:.3f} training",
+      x, y: levels(run).mean, name: run.name, legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
+      hovertemplate: `%{y:${digits}} training`,
     });
     traces.push({
-      x: along(run.val), y: unit(run.val.bits), name: run.name, legendgroup: run.name, showlegend: false,
+      x: along(run.val), y: validations(run), name: run.name, legendgroup: run.name, showlegend: false,
       mode: "lines+markers", line: { color: stroke, width: 1.4, dash: "dash" },
-      marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: "%{y:.3f} validation",
+      marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: `%{y:${digits}} validation`,
     });
   });
-  const levels = [...new Set(curves.map((run) => run.flac).filter(Boolean).map((bits) => bits.toFixed(2)))];
-  const up = (bits) => (chosen.unit === "nats" ? bits * NAT : Number(bits));
+  const alike = new Set(curves.map((run) => run.bits_unit)).size === 1; // FLAC of bytes is no measure of 16-bit samples
+  const flac = [...new Set(curves.map((run) => levels(run).flac).filter((level) => alike && level).map((level) => level.toFixed(2)))];
   const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, tickcolor: color("--line") };
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
@@ -51,15 +59,15 @@ function draw() {
       tickformat: chosen.x === "time" ? "" : ",", ...(chosen.xscale === "log" ? { dtick: 1 } : {}),
     },
     yaxis: {
-      ...axis, type: chosen.yscale, title: narrow ? undefined : { text: `loss, ${chosen.unit} a symbol` },
-      ...(chosen.yscale === "log" ? { tickmode: "array", tickvals: [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
+      ...axis, type: yscale, title: narrow ? undefined : { text: `loss, ${inBits ? units.bits : units.loss}` },
+      ...(yscale === "log" && inBits && lowest > 0.4 ? { tickmode: "array", tickvals: highest < 3 * lowest ? evenly(lowest, highest) : [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
     },
-    shapes: levels.map((bits) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: up(bits), y1: up(bits), line: { color: color("--ink"), dash: "dot", width: 1.2 },
+    shapes: flac.map((level) => ({
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: Number(level), y1: Number(level), line: { color: color("--ink"), dash: "dot", width: 1.2 },
     })),
-    annotations: levels.map((bits) => ({
-      text: `FLAC ${up(bits).toFixed(2)}`, xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false,
-      y: chosen.yscale === "log" ? Math.log10(up(bits)) : up(bits),
+    annotations: flac.map((level) => ({
+      text: `FLAC ${level}`, xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false,
+      y: yscale === "log" ? Math.log10(level) : Number(level),
     })),
   };
   const config = {
@@ -67,6 +75,13 @@ function draw() {
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // of the others one shares the data with a server
   };
   return Plotly.react(plot, traces, layout, config);
+}
+
+/** Round values at equal distances from below one number to above another. */
+function evenly(low, high) {
+  const step = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => (high - low) / one < 8) || 10;
+  const first = Math.floor(low / step);
+  return Array.from({ length: Math.ceil(high / step) - first + 1 }, (_, n) => Number(((first + n) * step).toFixed(1)));
 }
 
 function zoom(factor) {

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.show.curves import rolling, spread
+from charrnn.show.curves import BITS, Curve, loss_unit, rolling, spread
 from charrnn.show.plots import SPECTRA, THEMES
 from charrnn.show.runs import Sample, Story, facts, unlike
 from charrnn.show.sound import Floats, SoundPicture, picture, read_sound
@@ -30,7 +30,7 @@ LOUD, QUIET = -20.0, -90.0  # dB that are white and black: the same for all, so 
 POINTS = 3000  # of a curve, at most about twice as many
 MOST_FLAC = 14_000_000  # samples that are kept exact, of a byte each at worst; more are taken as Vorbis
 ORIGINAL_SECONDS = 5.0  # of what it was trained on, where no sample says how long they are
-DIGITS = 5  # of the curves' numbers
+DIGITS = 7  # of the curves' numbers
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def _page(
         originals=originals,
         names=names,
         curves=curves,
+        units={kind: _joined([curve[f"{kind}_unit"] for curve in curves]) for kind in ("bits", "loss")},
         themes={name: theme.colors for name, theme in THEMES.items()},
         style=Markup(style),
         script=Markup(script),
@@ -124,14 +125,13 @@ def _page(
 def _result(story: Story) -> dict[str, str]:
     """The best validation beside FLAC's, in words."""
     best = story.best()
-    unit = "bits a sample" if story.is_sound else "bits a character"
     network = f"{story.network}{f', {story.parameters:,} parameters' if story.parameters else ''}, on {story.inputs}"
     if best is None or best.val_bits is None:
         last = story.at(int(story.train.x[-1]))
         words = f"training loss at iteration {last.step:,}"
-        return {"bits": f"{last.train_bits:.2f}", "unit": unit, "words": words, "network": network}
+        return {"bits": f"{last.train_bits:.2f}", "unit": story.unit, "words": words, "network": network}
     words = f"best validation, at iteration {best.step:,}"
-    found = {"bits": f"{best.val_bits:.2f}", "unit": unit, "words": words, "network": network}
+    found = {"bits": f"{best.val_bits:.2f}", "unit": story.unit, "words": words, "network": network}
     if story.flac:
         percent = 100 * (1 - best.val_bits / story.flac)
         found["flac"] = f"FLAC takes {story.flac:.2f}: {abs(percent):.0f} % {'fewer' if percent >= 0 else 'more'} here"
@@ -151,7 +151,7 @@ def _player(story: Story, name: str, sample: Sample, coder: _Coder) -> Player:
     samples, rate = read_sound(sample.path)
     moment = story.at(sample.step)
     loss = moment.train_bits if moment.val_bits is None else moment.val_bits
-    words = f"{loss:.2f} bits a sample{'' if moment.val_bits is not None else ' in training'}"
+    words = f"{loss:.2f} {story.unit}{'' if moment.val_bits is not None else ' in training'}"
     words += f" (FLAC {story.flac:.2f})" if story.flac else ""
     words += f", epoch {moment.epoch:.1f}, trained {duration(moment.seconds)}"
     title = f"Iteration {sample.step:,}, temperature {sample.temperature:g}"
@@ -164,13 +164,15 @@ def _originals(stories: Sequence[Story], coder: _Coder) -> list[Player]:
     seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
     for story in stories:
         config = story.config
-        key = json.dumps([config.get(name) for name in ("inputs", "symbols", "rate", "encoding", "sound", "val_frac")])
+        names = ("kind", "inputs", "symbols", "rate", "encoding", "sound", "val_frac")
+        key = json.dumps([config.get(name) for name in names])
         if key in found:
             continue
         if (original := story.original(seconds)) is not None:
             part, place = original
             title = f"The original: {story.inputs}"
-            words = f"{len(part) / story.rate:.1f} s of it, from {place:.1f} s on, in the bytes that the network sees"
+            seen = "16-bit samples" if story.is_frames else "bytes"
+            words = f"{len(part) / story.rate:.1f} s of it, from {place:.1f} s on, in the {seen} that the network sees"
             found[key] = _sound(title, title, words, part, story.rate, coder)
     return list(found.values())
 
@@ -230,30 +232,45 @@ def _address(data: bytes, kind: str) -> str:
 
 
 def _curves(story: Story, name: str) -> dict[str, Any]:
-    """The curves of a run with as many points as zooming in may want, whether the axis is linear or not."""
-    train = story.train
-    if len(train) <= 2 * POINTS:
-        rows = np.arange(len(train))
-        low = high = train.y
-    else:
-        first, last = max(1.0, train.x[0]), train.x[-1]
-        edges = np.unique(np.concatenate((np.linspace(train.x[0], last, POINTS), np.geomspace(first, last, POINTS))))
-        middle, low, high = spread(train, edges)
-        rows = np.searchsorted(train.x, middle).clip(0, len(train) - 1)
+    """Return the curves of a run, in bits and as they were trained, with as many points as zooming in may want."""
+    rows, bits = _levels(story.train)
+    _, loss = _levels(story.train_loss)
+    loss["flac"] = None if story.flac is None or story.is_frames else story.flac / BITS
     return {
         "name": name,
-        "iteration": train.x[rows].astype(int).tolist(),
+        "iteration": story.train.x[rows].astype(int).tolist(),
         "time": _short(story.time[rows]),
-        "low": _short(low),
-        "high": _short(high),
-        "mean": _short(rolling(train, rows, max(1, len(train) // 100))),
+        **bits,
+        "loss": loss,
         "val": {
             "iteration": story.val.x.astype(int).tolist(),
             "time": _short(np.array([story.at(int(step)).seconds for step in story.val.x])),
             "bits": _short(story.val.y),
+            "loss": _short(story.val_loss.y),
         },
         "flac": story.flac,
+        "bits_unit": loss_unit(story.config, "bits"),
+        "loss_unit": loss_unit(story.config, "nats"),
     }
+
+
+def _levels(train: Curve) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Return the rows of a curve to draw, enough of them on a linear and a logarithmic axis, and its spread and mean
+    there. The rows depend on x alone."""
+    rows = np.arange(len(train))
+    low = high = train.y
+    if len(train) > 2 * POINTS:
+        first, last = max(1.0, train.x[0]), train.x[-1]
+        edges = np.unique(np.concatenate((np.linspace(train.x[0], last, POINTS), np.geomspace(first, last, POINTS))))
+        middle, low, high = spread(train, edges)
+        rows = np.searchsorted(train.x, middle).clip(0, len(train) - 1)
+    mean = rolling(train, rows, max(1, len(train) // 100))
+    return rows, {"low": _short(low), "high": _short(high), "mean": _short(mean)}
+
+
+def _joined(units: Sequence[str]) -> str:
+    """Return the different units as words of a label."""
+    return " or ".join(dict.fromkeys(units))
 
 
 def _short(values: NDArray[np.float64]) -> list[float]:

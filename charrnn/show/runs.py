@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from bytecodec.console import duration
 from bytecodec.errors import InputError
 from bytecodec.mulaw import decode_mulaw
-from charrnn.runlog import Run, read_rows
-from charrnn.show.curves import BITS, Curve, Tell, curve, flac_of, read_columns, rolling
+from charrnn.runlog import Run, is_frames, read_rows
+from charrnn.show.curves import Curve, Tell, column_names, curve, flac_of, loss_column, loss_unit, read_columns, rolling
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
 KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it holds it
@@ -29,6 +30,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it ho
     "test_frac": (int, float),
 }
 WINDOW = 100  # iterations before a checkpoint that its training loss is the mean of
+KEPT_BESIDE = ("window", "unit", "noise")  # tensors of a frame predictor's checkpoint that are not parameters
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training was at an iteration; losses in bits a symbol, None where they are not known."""
+    """Where training was at an iteration; losses in bits (`Story.unit`), None where they are not known."""
 
     step: int
     epoch: float
@@ -59,7 +61,9 @@ class Story:
     name
         The run's folder.
     train, val
-        Losses in bits a symbol at each iteration and validation.
+        Losses in bits (`unit`) at each iteration and validation, as the logs hold them.
+    train_loss, val_loss
+        The same as they were trained: in nats, or the mean squared error of a frame predictor.
     time
         Seconds trained at each point of ``train``.
     flac
@@ -79,22 +83,31 @@ class Story:
         self.name = run.path.resolve().name
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
-        columns = read_columns(run.log_file, ("iteration", "train_loss", "elapsed_seconds", "epoch"), tell, done)
+        bits, factor = loss_column(run.log_file, column_names(run.log_file), "train_loss", "bits", self.config)
+        names = ("iteration", "train_loss", bits, "elapsed_seconds", "epoch")
+        columns = read_columns(run.log_file, names, tell, done)
         columns = columns[np.isfinite(columns).all(axis=1)]
         if not len(columns):
             raise InputError(f"{run.log_file} has no loss that is a number.")
-        self.train = curve(columns[:, 0], columns[:, 1] * BITS)
-        self.time, self._epochs = columns[:, 2], columns[:, 3]
-        self.val = self._validations()
+        self.train_loss = curve(columns[:, 0], columns[:, 1])
+        self.train = curve(columns[:, 0], columns[:, 2]).scaled(factor)
+        self.time, self._epochs = columns[:, 3], columns[:, 4]
+        self.val_loss, self.val = self._validations()
         self.flac = flac_of(run)
 
-    def _validations(self) -> Curve:
-        rows = read_rows(self.run.val_file) if self.run.val_file.is_file() else []
+    def _validations(self) -> tuple[Curve, Curve]:
+        """Return the losses of val.csv as they were trained, and in bits."""
+        file = self.run.val_file
+        rows = read_rows(file) if file.is_file() else []
+        if not rows:
+            return curve(np.empty(0), np.empty(0)), curve(np.empty(0), np.empty(0))
+        bits, factor = loss_column(file, list(rows[0]), "val_loss", "bits", self.config)
         try:
-            points = np.array([(row["iteration"], row["val_loss"]) for row in rows], np.float64).reshape(-1, 2)
+            points = np.array([[row[name] for name in ("iteration", "val_loss", bits)] for row in rows], np.float64)
         except (KeyError, ValueError):
-            raise InputError(f"{self.run.val_file} is not as charrnn-train wrote it.") from None
-        return curve(points[:, 0], points[:, 1] * BITS)
+            raise InputError(f"{file} is not as charrnn-train wrote it.") from None
+        points = points[np.isfinite(points).all(axis=1)]
+        return curve(points[:, 0], points[:, 1]), curve(points[:, 0], points[:, 2]).scaled(factor)
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -109,6 +122,18 @@ class Story:
     def is_sound(self) -> bool:
         """Whether it was trained on sound."""
         return bool(self.config.get("rate"))
+
+    @property
+    def is_frames(self) -> bool:
+        """Whether it trained a frame predictor, which learns 16-bit samples instead of bytes."""
+        return is_frames(self.config)
+
+    @property
+    def unit(self) -> str:
+        """What its losses in bits count, such as 'bits a sample'."""
+        if self.is_frames:
+            return loss_unit(self.config, "bits")
+        return "bits a sample" if self.is_sound else "bits a character"
 
     @property
     def rate(self) -> int:
@@ -127,7 +152,8 @@ class Story:
         model = self.config.get("model") or {}
         layers = model.get("layers", "?")
         cell, size = str(model.get("cell", "network")).upper(), model.get("rnn_size", "?")
-        return f"{cell}, {layers} layer{'s' * (layers != 1)} of {size}"
+        kind = "frame predictor, " if self.is_frames else ""
+        return f"{kind}{cell}, {layers} layer{'s' * (layers != 1)} of {size}"
 
     @cached_property
     def parameters(self) -> int | None:
@@ -136,8 +162,9 @@ class Story:
         try:
             with files[-1].open("rb") as file:
                 head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            return sum(int(np.prod(one["shape"])) for name, one in head.items() if name != "__metadata__")
-        except (IndexError, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+            learnt = head.keys() - {"__metadata__", *(KEPT_BESIDE if self.is_frames else ())}
+            return sum(int(np.prod(head[name]["shape"])) for name in learnt)
+        except (IndexError, OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
             return None
 
     def at(self, step: int) -> Moment:
@@ -155,25 +182,28 @@ class Story:
 
     def best(self) -> Moment | None:
         """The moment of the lowest validation loss; None before the first validation."""
-        return self.at(int(self.val.x[self.val.y.argmin()])) if len(self.val) else None
+        return self.at(int(self.val.x[self.val_loss.y.argmin()])) if len(self.val) else None
 
     def original(self, seconds: float) -> tuple[NDArray[np.float32], float] | None:
         """What begins with the validation part, which training never saw, and where in the data it is, in seconds.
 
-        Samples (n,) with full scale 1; None where the bytes that it was trained on are no longer there, or are text.
+        Samples (n,) with full scale 1; None where what it was trained on is no longer there, or is text.
         """
-        count = self.config.get("symbols")
-        val, test = (self.config.get(name) for name in ("val_frac", "test_frac"))
+        count: Any
+        count, val, test = (self.config.get(name) for name in ("symbols", "val_frac", "test_frac"))
         numbers = all(isinstance(number, int | float) for number in (count, val, test))
-        file = self.run.corpus_file
-        if not self.is_sound or not numbers or not file.is_file() or file.stat().st_size != count:
+        file, size = self.run.corpus_file, 2 if self.is_frames else 1  # bytes of a sample
+        if not self.is_sound or not numbers or not file.is_file() or file.stat().st_size != size * count:
             return None
         place = max(0, count - int(val * count) - int(test * count)) if val else 0
-        data = np.fromfile(file, np.uint8, round(seconds * self.rate), offset=place)
+        data = np.fromfile(file, np.uint8, size * round(seconds * self.rate), offset=size * place)
         if not len(data):
             return None
-        is_mulaw = self.config.get("encoding") == "mulaw"
-        samples = decode_mulaw(data) / 32768 if is_mulaw else (data - 128.0) / 128
+        if self.is_frames:
+            samples = data.view("<i2") / 32768
+        else:
+            is_mulaw = self.config.get("encoding") == "mulaw"
+            samples = decode_mulaw(data) / 32768 if is_mulaw else (data - 128.0) / 128
         return np.asarray(samples, np.float32), place / self.rate
 
 
@@ -183,7 +213,8 @@ def facts(story: Story) -> dict[str, str]:
     settings = config.get("training") or {}
     last = story.at(int(story.train.x[-1]))
     symbols = config.get("symbols") or 0
-    sound = f"{duration(symbols / (story.rate or 1))} of sound at {story.rate:,} Hz, {config.get('encoding')}"
+    encoding = "16 bits" if story.is_frames else config.get("encoding")
+    sound = f"{duration(symbols / (story.rate or 1))} of sound at {story.rate:,} Hz, {encoding}"
     found = {
         "Trained on": story.inputs,
         "That is": sound if story.is_sound else f"{symbols:,} characters of text",
@@ -191,7 +222,9 @@ def facts(story: Story) -> dict[str, str]:
             f"{float(config.get(n) or 0):.0%}" for n in ("val_frac", "test_frac")
         ),
         "Network": story.network,
-        "Embeddings": str(model.get("wordvec_size", "?")),
+        "Embeddings": "" if story.is_frames else str(model.get("wordvec_size", "?")),
+        "Sees": f"{model.get('taps', '?')} samples, {model.get('spacing', '?')} apart" if story.is_frames else "",
+        "Loss": str(model.get("loss", "?")) if story.is_frames else "",
         "Parameters": f"{story.parameters:,}" if story.parameters else "",
         "Recipe": f"{settings.get('recipe', '?')}, learning rate {settings.get('learning_rate', '?')}",
         "Batch": f"{settings.get('batch_size', '?')} rows of {settings.get('seq_length', '?')} steps",

@@ -177,7 +177,7 @@ def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
     panel = film.SoundPanel(layout, part.sound, part.rate, fps, part.color, [clip.first for clip in part.clips])
     for place, clip in enumerate(part.clips):
         pen = film.captions(layout, part.story, part.name, part.color, clip.moment, clip.sample.temperature)
-        graph.labels(pen, layout, part.story.flac)
+        graph.labels(pen, layout, part.story)
         frame = pen.frame()
         after = part.clips[place + 1].before if place + 1 < len(part.clips) else clip.sample.step
         for number in range(clip.frames):

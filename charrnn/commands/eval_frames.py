@@ -1,0 +1,61 @@
+"""What charrnn-eval does with a frame predictor."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from bytecodec.errors import InputError
+from bytecodec.formats import STANDARD_INPUT
+from charrnn import frames, frames_data, runlog, yardstick
+from charrnn.commands.eval import Task, file_fractions, fractions, named, not_as_written, own_run
+from charrnn.commands.flags import options_of
+from charrnn.frames import FrameCheckpoint
+from charrnn.frames_data import Recordings
+from charrnn.runlog import is_frames
+
+LOSSES = {"mse": "mean squared error", "gaussian": "nats of density a sample"}
+
+
+def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
+    """Return what to score with a frame predictor: samples of its run's data, or of a recording at its rate."""
+    checkpoint = frames.load(file)
+    model, far = checkpoint.model, checkpoint.model.config.reach.far
+    if args.file:
+        if args.table or args.encoding != "utf-8":
+            flag = "--table" if args.table else "--encoding"
+            raise InputError(f"{file} is a frame predictor, which is scored on recordings: {flag} is for texts.")
+        name = STANDARD_INPUT if args.file == "-" else args.file
+        recordings = frames_data.prepare(
+            [args.file], folder / "corpus.bin", options_of(checkpoint, args), args.quiet, args.skip_unreadable
+        )
+        val_frac, test_frac = file_fractions(run)
+    else:
+        name, recordings, (val_frac, test_frac) = _run_data(args, checkpoint, run)
+    parts = {**recordings.split(val_frac, test_frac, far), "all": recordings.ids}
+
+    def baselines(part: str, bar: Any) -> dict[str, float]:
+        samples = parts[part][far:]
+        bar.reset(min(len(samples), yardstick.MOST_SYMBOLS))
+        return yardstick.frame_yardsticks(samples, checkpoint.rate, bar.update)
+
+    units = (LOSSES[model.config.loss], "bits a 16-bit sample")
+    return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, baselines)
+
+
+def _run_data(
+    args: Namespace, checkpoint: FrameCheckpoint, run: runlog.Run | None
+) -> tuple[str, Recordings, tuple[float, float]]:
+    """Return what the network's run was made with."""
+    run = own_run(args, run)
+    config = run.config()
+    try:
+        if not is_frames(config) or config["rate"] != checkpoint.rate:
+            raise ValueError("the checkpoint is of another run")
+        recordings = frames_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
+        if len(recordings.ids) != config["symbols"]:
+            raise ValueError(f"it counts {config['symbols']!r} samples, and there are {len(recordings.ids)}")
+        return named(recordings.names), recordings, fractions(config)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise not_as_written(run, error) from None

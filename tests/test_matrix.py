@@ -1,0 +1,411 @@
+"""Every command on every kind of run: each shows the figures of the run's own logs, or refuses it in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch_rnn_model as torch_rnn
+
+from bytecodec import InputError, encode
+from charrnn import frames, frames_noise
+from charrnn.checkpoint import load
+from charrnn.commands.convert import charrnn_convert
+from charrnn.commands.eval import charrnn_eval
+from charrnn.commands.sample import charrnn_sample
+from charrnn.commands.train import charrnn_train
+from charrnn.runlog import Run, read_rows
+
+RATE = 8000
+NETWORK = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --threads 1 --precision fp32 -q".split()
+TRAINING = "--max-iterations 6 --checkpoint-every 3 --sample-seconds 0.05".split()
+FRAMES = "--frames --frame-taps 4 --rate 8000 --loss".split()
+SOUND = ["sound.wav", "--rate", "8000"]
+BYTES = list(encode(bytes(range(120, 137))))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    Attributes
+    ----------
+    train
+        Its command line, which overrides what `TRAINING` says.
+    unit, loss
+        What its losses count in bits, and as they were trained.
+    """
+
+    train: tuple[str, ...]
+    unit: str = "bits a symbol"
+    loss: str = "nats a symbol"
+    is_frames: bool = False
+    is_text: bool = False
+    is_validated: bool = True
+    has_samples: bool = True
+    is_resumed: bool = False
+
+
+def of_frames(loss: str, *flags: str, **what: bool) -> Kind:
+    unit = {"mse": "mean squared error", "gaussian": "nats of density a sample"}[loss]
+    return Kind(("sound.wav", *FRAMES, loss, *flags), "bits a 16-bit sample", unit, is_frames=True, **what)
+
+
+UNSAMPLED, UNVALIDATED = ("--sample-seconds", "0"), ("--val-frac", "0")
+KINDS = {
+    "symbols": Kind((*SOUND,)),
+    "text": Kind(("poem.txt", *UNSAMPLED), is_text=True, has_samples=False),
+    "mse": of_frames("mse"),
+    "gaussian": of_frames("gaussian"),
+    "resumed": Kind((*SOUND,), is_resumed=True),
+    "resumed-gaussian": of_frames("gaussian", is_resumed=True),
+    "unsampled": Kind((*SOUND, *UNSAMPLED), has_samples=False),
+    "unsampled-gaussian": of_frames("gaussian", *UNSAMPLED, has_samples=False),
+    "unvalidated": Kind((*SOUND, *UNVALIDATED), is_validated=False),
+    "unvalidated-gaussian": of_frames("gaussian", *UNVALIDATED, is_validated=False),
+}
+CONVERTED = "converted.safetensors"
+every_kind = pytest.mark.parametrize("name", KINDS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run of each kind, called like it, and a checkpoint that was converted from torch-rnn's."""
+    folder = tmp_path_factory.mktemp("matrix")
+    t = np.arange(RATE) / RATE
+    sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(frames_noise, "LEAST_ROUND", 20)
+        patch.setattr(frames_noise, "FREE_PASSES", 8)
+        soundfile.write("sound.wav", sound.astype(np.int16), RATE, subtype="PCM_16")
+        Path("poem.txt").write_text("O rose, thou art sick! " * 40)
+        for name, kind in KINDS.items():
+            length = ["--max-iterations", "3"] if kind.is_resumed else []
+            assert charrnn_train([*NETWORK, *TRAINING, *kind.train, *length, "--run-dir", name]) == 0
+            if kind.is_resumed:
+                assert charrnn_train(["--resume", name, "--max-iterations", "6", "-q"]) == 0
+        torch_rnn.write(Path("voice.t7"), BYTES, torch_rnn.layers(BYTES, sizes=(4, 8)))
+        assert charrnn_convert(["voice.t7", CONVERTED, "--rate", str(RATE), "-q"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(folder, tmp_path, monkeypatch):
+    """A folder of its own, with links to the runs, which are not to be written to."""
+    monkeypatch.chdir(tmp_path)
+    for path in folder.iterdir():
+        Path(path.name).symlink_to(path)
+
+
+def column(name: str, file: str, column: str) -> list[float]:
+    return [float(row[column]) for row in read_rows(Path(name) / file)]
+
+
+def refusal(capsys, main, *argv: str) -> str:
+    """The one sentence with which a command refuses something."""
+    capsys.readouterr()
+    assert main([*argv]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+# What there is to show
+
+
+def test_the_runs_are_of_the_kinds_that_they_are_called_after(folder):
+    """Some of the figures are such that nats that are multiplied by 1 / ln 2 are far from the bits."""
+    for name, kind in KINDS.items():
+        assert len(column(name, "log.csv", "train_bits")) == 6
+        assert len(column(name, "val.csv", "val_bits")) == (2 if kind.is_validated else 0)
+        assert len(list(Path(name, "samples").glob("*.wav"))) == (2 if kind.has_samples else 0)
+    assert max(column("gaussian", "val.csv", "val_loss")) < 0 < min(column("gaussian", "val.csv", "val_bits"))
+    assert max(column("mse", "val.csv", "val_loss")) < 0.01 < 1 < min(column("mse", "val.csv", "val_bits"))
+
+
+@every_kind
+def test_the_best_checkpoint_is_that_of_the_fewest_bits(name):
+    best = Run(Path(name)).best()
+    if not KINDS[name].is_validated:
+        assert best is None
+        return
+    bits = column(name, "val.csv", "val_bits")
+    assert best["iteration"] == column(name, "val.csv", "iteration")[bits.index(min(bits))]
+
+
+def test_a_density_that_gets_no_better_ends_early(capsys):
+    flags = "--max-iterations 40 --checkpoint-every 2 --learning-rate 0.3 --early-stop 1 --run-dir early".split()
+    assert charrnn_train([*NETWORK, *KINDS["unsampled-gaussian"].train, *flags]) == 0
+    losses = column("early", "val.csv", "val_loss")
+    assert len(losses) < 20
+    assert losses[-1] >= losses[-2]
+    assert (np.diff(losses[:-1]) < 0).all()
+    assert "symbol" not in capsys.readouterr().err
+
+
+# The commands
+
+
+@every_kind
+def test_training_goes_on(name):
+    shutil.copytree(Path(name).resolve(), "mine")
+    assert charrnn_train(["--resume", "mine", "--max-iterations", "8", "-q"]) == 0
+    assert column("mine", "log.csv", "iteration") == list(range(1, 9))
+    assert column("mine", "log.csv", "train_bits")[:6] == column(name, "log.csv", "train_bits")
+
+
+@every_kind
+def test_it_is_sampled(name):
+    kind = KINDS[name]
+    assert (
+        charrnn_sample([name, "--length", "50", "--threads", "1", "-q", "-o", "x.txt" if kind.is_text else "x.wav"])
+        == 0
+    )
+    if kind.is_text:
+        assert len(Path("x.txt").read_text()) == 50
+    else:
+        assert soundfile.info("x.wav").frames == 50
+        assert soundfile.info("x.wav").samplerate == RATE
+        assert soundfile.info("x.wav").subtype == ("PCM_16" if kind.is_frames else "PCM_U8")
+
+
+@every_kind
+def test_its_loss_is_measured_as_training_did(name, capsys):
+    kind = KINDS[name]
+    if not kind.is_validated:
+        assert "val part" in refusal(capsys, charrnn_eval, name, "--part", "val")
+        return
+    capsys.readouterr()
+    assert charrnn_eval([name, "--part", "val", "--threads", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{kind.unit} +{column(name, 'val.csv', 'val_bits')[-1]:.4f}\n", shown)
+    assert kind.loss in shown
+    assert charrnn_eval([name, "--part", "val", "--json", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{found['bits']:.9g}" == f"{column(name, 'val.csv', 'val_bits')[-1]:.9g}"
+    assert f"{found['loss']:.9g}" == f"{column(name, 'val.csv', 'val_loss')[-1]:.9g}"
+    baselines = Run(Path(name)).config()["yardsticks"]
+    assert baselines
+    assert found.items() >= baselines.items()
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test", "all"])
+def test_a_frame_predictor_scores_every_part_of_its_data_and_of_a_file_alike(part, capsys):
+    found = []
+    for arguments in (["gaussian"], ["gaussian", "sound.wav"]):
+        assert charrnn_eval([*arguments, "--part", part, "--json", "--threads", "1"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+        assert found[-1].pop("data") == "sound.wav"
+    window = 40
+    assert found[0] == found[1]
+    assert found[0]["samples"] == {"train": 6400 - window, "val": 800, "test": 800, "all": 8000 - window}[part]
+    model = frames.load("gaussian").model
+    assert found[0]["bits"] == model.bits(found[0]["loss"]) == pytest.approx((found[0]["loss"] / np.log(2)) + 15)
+
+
+def test_a_file_that_is_no_longer_than_a_window_is_refused(capsys):
+    soundfile.write("short.wav", np.arange(40, dtype=np.int16) * 99, RATE)
+    assert "at least 41" in refusal(capsys, charrnn_eval, "mse", "short.wav")
+
+
+@every_kind
+def test_it_is_written_as_onnx_or_refused(name, capsys):
+    if KINDS[name].is_frames:
+        assert "frame predictor" in refusal(capsys, charrnn_convert, name, "x.onnx")
+        assert not Path("x.onnx").exists()
+        return
+    pytest.importorskip("onnx")
+    assert charrnn_convert([name, "x.onnx", "-q"]) == 0
+    assert Path("x.onnx").stat().st_size > 1000
+
+
+@every_kind
+@pytest.mark.parametrize("unit", ["bits", "nats"])
+def test_its_losses_are_plotted(name, unit):
+    pytest.importorskip("matplotlib")
+    from charrnn.commands.plot import charrnn_plot
+    from charrnn.show.curves import csv_series
+
+    kind, suffix = KINDS[name], {"bits": "bits", "nats": "loss"}[unit]
+    label = kind.unit if unit == "bits" else kind.loss
+    (series,), _, _ = csv_series(Path(name) / "log.csv", name, unit=unit)
+    assert (series.unit, series.train.y.tolist()) == (label, column(name, "log.csv", f"train_{suffix}"))
+    assert (series.val.y.tolist() if series.val else []) == column(name, "val.csv", f"val_{suffix}")
+    if kind.is_validated:
+        (alone,), _, _ = csv_series(Path(name) / "val.csv", name, unit=unit)
+        assert (alone.unit, alone.train.y.tolist()) == (label, series.val.y.tolist())
+    size = ["--width", "300", "--height", "200"]
+    assert charrnn_plot([name, "--unit", unit, "-o", "x.svg", *size]) == 0
+    assert f">loss, {label}<" in Path("x.svg").read_text()
+
+
+def test_what_cannot_share_an_axis_is_refused_and_shown_in_bits(capsys):
+    pytest.importorskip("matplotlib")
+    from charrnn.commands.plot import charrnn_plot
+
+    assert "--unit bits" in refusal(capsys, charrnn_plot, "mse", "symbols", "-o", "x.svg")
+    assert charrnn_plot(["mse", "symbols", "--unit", "bits", "--log-y", "-o", "x.svg"]) == 0
+    assert ">loss, bits a 16-bit sample or bits a symbol<" in Path("x.svg").read_text()
+    assert ">FLAC" not in Path("x.svg").read_text()  # of bytes it is no measure of 16-bit samples
+    assert "above 0" in refusal(capsys, charrnn_plot, "gaussian", "--log-y", "-o", "y.svg")
+
+
+def test_losses_of_both_signs_are_drawn_on_a_logarithmic_axis_as_far_as_it_goes(capsys):
+    pytest.importorskip("matplotlib")
+    from charrnn.commands.plot import charrnn_plot
+
+    Path("a.csv").write_text("iteration,loss\n1,2\n2,0.5\n3,0\n4,-1\n")
+    assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "200"]) == 0
+    assert "2 values" in capsys.readouterr().err
+
+
+@every_kind
+def test_it_is_reported(name):
+    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
+    from charrnn.commands.report import charrnn_report
+
+    kind, run = KINDS[name], Run(Path(name))
+    assert charrnn_report([name, "-o", "x.html", "-q"]) == 0
+    page = Path("x.html").read_text(encoding="utf-8")
+    unit = "bits a character" if kind.is_text else kind.unit if kind.is_frames else "bits a sample"
+    bits, losses = (column(name, "val.csv", f"val_{what}") for what in ("bits", "loss"))
+    shown = min(bits) if bits else np.mean(column(name, "log.csv", "train_bits"))
+    assert f"<strong>{shown:.2f}</strong> {unit}<" in page
+    (curve,) = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])["curves"]
+    for found, wanted in (
+        (curve["low"], column(name, "log.csv", "train_bits")),
+        (curve["loss"]["low"], column(name, "log.csv", "train_loss")),
+        (curve["val"]["bits"], bits),
+        (curve["val"]["loss"], losses),
+    ):
+        assert found == pytest.approx(wanted, rel=1e-6)
+    assert curve["flac"] == run.config()["yardsticks"].get("flac")
+    model = frames.load(name).model if kind.is_frames else load(name).model
+    body = page.replace("\n", " ")
+    assert f"<td>{model.number_of_parameters():,}</td>" in body
+    assert "None" not in re.sub(r"<script.*?</script>", "", body)
+    assert body.count("<audio controls") == (0 if kind.is_text else 1) + 2 * kind.has_samples
+
+
+@every_kind
+def test_the_original_is_heard_as_it_was_recorded(name):
+    from charrnn.show.runs import Story
+
+    original = Story(Run(Path(name))).original(0.05)
+    if KINDS[name].is_text:
+        assert original is None
+        return
+    part, place = original
+    sound = soundfile.read("sound.wav")[0][round(place * RATE) :][:400]
+    assert place == (0.8 if KINDS[name].is_validated else 0)
+    np.testing.assert_allclose(part, sound, atol=1e-7 if KINDS[name].is_frames else 1 / 256 + 1e-7)
+
+
+@every_kind
+def test_it_is_filmed_with_its_own_figures_or_refused(name, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    if not shutil.which("ffmpeg"):
+        pytest.skip("there is no ffmpeg on the PATH")
+    from charrnn.commands.video import charrnn_video
+    from charrnn.show import film, video
+
+    kind, written, drawn = KINDS[name], [], []
+    if not kind.has_samples:
+        assert "no sound" in refusal(capsys, charrnn_video, name, "-o", "x.mp4")
+        return
+    write, spread = film.Pen.text, film.spread
+    monkeypatch.setattr(film.Pen, "text", lambda *a, **b: written.append(a[3]) or write(*a, **b))
+    monkeypatch.setattr(film, "spread", lambda points, edges: drawn.append(points.y.tolist()) or spread(points, edges))
+    for card in ("TITLE", "SETTINGS", "END"):
+        monkeypatch.setattr(video, card, 0.2)
+    assert charrnn_video([name, "-o", "x.mp4", "--size", "320x180", "--fps", "5", "-q"]) == 0
+    unit = kind.unit if kind.is_frames else "bits a sample"
+    shown = "\n".join(written)
+    for bits in column(name, "val.csv", "val_bits"):
+        assert f"loss {bits:.2f} {unit} ·" in shown
+    assert f"loss, {unit}" in shown
+    assert drawn == [column(name, "log.csv", "train_bits")]
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    """The listening page of all runs."""
+    for module in ("starlette", "uvicorn", "websockets"):
+        pytest.importorskip(module)
+    from listening import Served
+
+    with Served([Run(folder / name) for name in KINDS]) as one:
+        yield one
+
+
+@every_kind
+def test_the_listening_page_shows_its_curve_and_plays_it_or_says_why_not(name, page):
+    from listening import PLAY
+
+    kind, number = KINDS[name], list(KINDS).index(name)
+    about = json.loads(page.ask("/api/runs")[1])["runs"][number]
+    assert (about["name"], about["kind"]) == (name, "frames" if kind.is_frames else "symbols")
+    assert about["checkpoints"] == [3, 6]
+    curve = json.loads(page.ask(f"/api/curves?run={number}")[1])
+    assert curve["unit"] == kind.unit
+    assert curve["low"] == pytest.approx(column(name, "log.csv", "train_bits"), rel=1e-3)
+    assert curve["val"]["bits"] == pytest.approx(column(name, "val.csv", "val_bits"), rel=1e-3)
+    with page.socket_to() as connection:
+        connection.send(json.dumps(PLAY | {"run": number}))
+        answer = json.loads(connection.recv(timeout=30))
+    if kind.is_frames or kind.is_text:
+        assert answer["type"] == "ended"
+        assert ("frame predictor" if kind.is_frames else "text") in answer["why"]
+        assert page.ask(f"/api/start?run={number}&name=sound.wav", Path("sound.wav").read_bytes())[0] == 400
+    else:
+        assert answer["type"] == "playing"
+        assert answer["step"] == 6
+
+
+def test_a_converted_checkpoint_is_sampled_scored_and_converted_and_is_no_run(capsys):
+    assert charrnn_sample([CONVERTED, "--length", "50", "--threads", "1", "-q", "-o", "x.wav"]) == 0
+    assert soundfile.info("x.wav").frames == 50
+    assert "name a FILE" in refusal(capsys, charrnn_eval, CONVERTED)
+    assert charrnn_eval([CONVERTED, "sound.wav", "--json", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bits"] == pytest.approx(found["loss"] / np.log(2))
+    assert charrnn_convert([CONVERTED, "x.onnx", "-q"]) == 0
+
+
+def test_commands_for_runs_refuse_a_converted_checkpoint(capsys):
+    for module in ("matplotlib", "plotly", "starlette"):
+        pytest.importorskip(module)
+    from charrnn.commands.listen import charrnn_listen
+    from charrnn.commands.plot import charrnn_plot
+    from charrnn.commands.report import charrnn_report
+    from charrnn.commands.video import charrnn_video
+
+    assert "no run" in refusal(capsys, charrnn_train, "--resume", CONVERTED)
+    assert CONVERTED in refusal(capsys, charrnn_plot, CONVERTED, "-o", "x.png")
+    for main in (charrnn_report, charrnn_video, charrnn_listen):
+        assert "no run" in refusal(capsys, main, CONVERTED)
+
+
+@pytest.mark.parametrize(("flags", "old"), [((*SOUND, *UNSAMPLED), "mse"), (KINDS["mse"].train, "symbols")])
+def test_a_network_of_another_kind_is_no_beginning(flags, old, capsys):
+    assert "was wanted" in refusal(capsys, charrnn_train, *flags, "--init-from", old, "--run-dir", "new", "-q")
+    assert not Path("new").exists()
+
+
+def test_a_log_without_its_bits_is_not_converted_for_a_frame_predictor():
+    from charrnn.show.curves import csv_series
+
+    Path("mine").mkdir()
+    shutil.copy("mse/config.json", "mine")
+    Path("mine/log.csv").write_text("iteration,train_loss\n1,0.001\n")
+    with pytest.raises(InputError, match="train_bits"):
+        csv_series(Path("mine/log.csv"), "mine", unit="bits")
