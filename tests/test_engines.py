@@ -411,9 +411,9 @@ def test_an_engine_is_made_of_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny
 
 
 def test_an_engine_that_there_is_not_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="there is no engine 'steam': the engines are auto, cpu, onnx, cuda, eager"):
+    with pytest.raises(InputError, match=r"'steam'.* auto, cpu, onnx, cuda, eager"):
         charrnn.engine(tiny_checkpoint, "steam")
-    with pytest.raises(InputError, match="0 streams: it takes 1 or more"):
+    with pytest.raises(InputError, match="streams is 0"):
         charrnn.engine(tiny_checkpoint, streams=0)
     with pytest.raises(InputError, match="there is no run"):
         charrnn.engine(tmp_path / "none")
