@@ -1,4 +1,4 @@
-"""Every engine keeps what the interface promises: states are copies, probabilities are its own, mistakes are refused."""
+"""Every engine keeps what the interface promises: states are copies, probabilities its own, mistakes refused."""
 
 import subprocess
 import sys

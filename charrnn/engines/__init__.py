@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_choice, check_whole
 from bytecodec.console import say
-from bytecodec.errors import InputError, check_choice, check_whole
+from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.runtime import MOST_THREADS
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.errors import InputError, check_number, check_whole
+from bytecodec.arguments import check_number, check_whole
+from bytecodec.errors import InputError
 from charrnn.config import ModelConfig, state_sizes
 
 NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
