@@ -18,6 +18,7 @@ Bytes: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 _BY_PAGE = {first >> 8: name for name, first in ALPHABETS.items()}
 _MARK = "\ufeff"
+_LINE_END_CODES = np.array([ord("\r"), ord("\n"), ord(_MARK)], np.uint32)
 _NOWHERE = 0x110000  # past the last code point there is
 # Bytes worked on at a time, so that what passes between two steps stays in the cache, and comes from memory that the
 # process has already: larger requests go to the system, which takes longer than the work.
@@ -71,9 +72,7 @@ def decode(text: str) -> bytes:
     b'\x00\x01\xff'
     """
     decoder = Decoder()
-    decoder._counts_bytes = False
-    pieces = [decoder._read(text[i : i + _DECODED_PIECE]) for i in range(0, len(text), _DECODED_PIECE)]
-    return b"".join([*pieces, decoder._read("", final=True)])
+    return decoder.feed(text) + decoder.close()
 
 
 def alphabet_of(characters: Iterable[str]) -> str | None:
@@ -132,6 +131,9 @@ class Decoder:
     errors
         ``strict`` raises InputError at the first thing that is not of the text's alphabet; ``skip`` leaves it
         out and counts it.
+    skip_line_ends
+        Leave out line ends and byte order marks wherever they stand, as in wrapped lines and joined files, and count
+        them in ``line_ends``.
 
     Attributes
     ----------
@@ -139,13 +141,17 @@ class Decoder:
         That of the first character which lies in one, once it has come.
     skipped : int
         Characters left out so far; a sequence of bytes that is no UTF-8 counts as one.
+    line_ends : int
+        Characters left out so far by ``skip_line_ends``, but for a mark at the start and one line end at the end.
     """
 
-    def __init__(self, errors: str = "strict") -> None:
+    def __init__(self, errors: str = "strict", skip_line_ends: bool = False) -> None:
         if errors not in ("strict", "skip"):
             raise InputError(f"there is no way {errors!r} to deal with errors: choose strict or skip.")
         self.alphabet: str | None = None
         self.skipped = 0
+        self.line_ends = 0
+        self._skips_line_ends = skip_line_ends
         self._strict = errors == "strict"
         self._rest = b""  # a character cut by the end of a chunk
         self._held = ""  # a line end, which is foreign unless it turns out to be the last
@@ -153,14 +159,18 @@ class Decoder:
         self._bytes = 0
         self._counts_bytes = True
 
-    def feed(self, chunk: Bytes) -> bytes:
-        """Decode the next bytes of the text; returns the bytes that they stand for, as far as is certain.
+    def feed(self, chunk: Bytes | str) -> bytes:
+        """Decode the next bytes or characters of the text, all of one kind; returns the bytes that they stand for, as
+        far as is certain.
 
         Raises
         ------
         InputError
             Under ``strict``: a foreign character, or bytes that are not UTF-8, with the offset.
         """
+        if isinstance(chunk, str):
+            self._counts_bytes = False
+            return b"".join(self._read(chunk[i : i + _DECODED_PIECE]) for i in range(0, len(chunk), _DECODED_PIECE))
         data = np.frombuffer(chunk, np.uint8)
         return b"".join(self._feed(data[i : i + _DECODED_PIECE].tobytes()) for i in range(0, len(data), _DECODED_PIECE))
 
@@ -191,8 +201,11 @@ class Decoder:
         body = text[: len(text) - len(ending)]
         values = self._map(body)
         self._characters += len(body)
-        if self._counts_bytes and self._strict and self.alphabet is not None:
-            self._bytes += len(body) * len(chr(ALPHABETS[self.alphabet]).encode())
+        if self._counts_bytes and self._strict:
+            if self._skips_line_ends:
+                self._bytes += len(body.encode())
+            elif self.alphabet is not None:
+                self._bytes += len(body) * len(chr(ALPHABETS[self.alphabet]).encode())
         return values
 
     def _map(self, body: str) -> bytes:
@@ -203,9 +216,11 @@ class Decoder:
         values = codes - np.uint32(first)  # what lies before the alphabet wraps around, to far behind it
         if values.max(initial=0) > 255:
             inside = values < 256
-            if self._strict:
-                raise InputError(self._foreign(body, int(np.argmin(inside))))
-            self.skipped += len(body) - int(np.count_nonzero(inside))
+            line_ends = np.isin(codes, _LINE_END_CODES) if self._skips_line_ends else np.zeros(len(codes), np.bool_)
+            if self._strict and not (inside | line_ends).all():
+                raise InputError(self._foreign(body, int(np.argmin(inside | line_ends))))
+            self.line_ends += int(np.count_nonzero(line_ends))
+            self.skipped += int(np.count_nonzero(~(inside | line_ends)))
             values = values[inside]
         return values.astype(np.uint8).tobytes()
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from bytecodec import console
+from bytecodec import console, formats
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
 from bytecodec.errors import InputError
 from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
@@ -227,11 +227,15 @@ def _wait_for(source: BinaryIO) -> None:
 
 
 def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> Iterator[bytes]:
+    head = b""
     try:
         for chunk in _chunks(source, args.quiet):
+            head = head if len(head) >= formats.HEAD else (head + chunk)[: formats.HEAD]
             yield decoder.feed(chunk)
         yield decoder.close()
     except InputError as error:
+        if instead := formats.why_no_text(head, _name(args.input)):
+            raise InputError(instead) from None
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; --errors skip leaves such out.") from None
 
 
@@ -247,7 +251,7 @@ def _say_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
 
 
 def _name(path: str) -> str:
-    return "standard input" if path == "-" else path
+    return formats.STANDARD_INPUT if path == "-" else path
 
 
 def _length(file: BinaryIO) -> int | None:

@@ -8,6 +8,7 @@ import errno
 import functools
 import io
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -201,6 +202,21 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         return
     with open(path, "rb") as file:
         yield file
+
+
+def copy_input(source: BinaryIO, name: str, copy: BinaryIO) -> BinaryIO:
+    """Copy what cannot be read twice, such as a pipe, to a temporary file, which is returned."""
+    try:
+        shutil.copyfileobj(source, copy, 1 << 20)
+        copy.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"{name} does not fit into {tempfile.gettempdir()}, where it is copied to first: "
+            "free some space there, or set TMPDIR to another folder."
+        ) from None
+    return copy
 
 
 @contextlib.contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +14,9 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.console import copy_input
 from bytecodec.errors import InputError
+from bytecodec.formats import require_recording
 from bytecodec.mulaw import encode_mulaw
 
 #: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
@@ -162,22 +162,8 @@ def _regular_file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
             file, name = source, str(getattr(source, "name", "the recording"))
             name = "standard input" if name == "<stdin>" else name
         if not _is_regular(file):
-            file = _copied(file, name, stack.enter_context(tempfile.TemporaryFile()))
+            file = copy_input(file, name, stack.enter_context(tempfile.TemporaryFile()))
         yield file, name
-
-
-def _copied(file: BinaryIO, name: str, copy: BinaryIO) -> BinaryIO:
-    try:
-        shutil.copyfileobj(file, copy, 1 << 20)
-        copy.flush()
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise InputError(
-            f"{name} does not fit into {tempfile.gettempdir()}, where it is copied to first: "
-            "free some space there, or set TMPDIR to another folder."
-        ) from None
-    return copy
 
 
 def _is_regular(file: BinaryIO) -> bool:
@@ -272,13 +258,8 @@ def _open_sound(file: BinaryIO, name: str) -> Any:
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     if os.fstat(file.fileno()).st_size == 0:
         raise InputError(f"{name} is empty: it has 0 bytes.")
-    try:
-        return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
-    except soundfile.LibsndfileError as error:
-        raise InputError(
-            f"{name} is no recording that can be read ({_reason(error)}). "
-            "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
-        ) from None
+    require_recording(file, name)
+    return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
 
 
 def _reason(error: Any) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,23 +13,13 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import is_special_file, progress, say, sync
+from bytecodec.console import progress, say, sync
 from bytecodec.errors import InputError
-from charrnn.vocab import MAX_CODE_POINT, Ids, Vocab, code_points
+from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_all
+from charrnn.texts import UTF8, Characters, decoded, read_text
+from charrnn.vocab import Ids, Vocab
 
-BLOCK = 1 << 22  # bytes of text read at a time
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
-BYTE_ORDER_MARK = "\ufeff"
-
-# How the files of the formats begin that libsndfile reads: a word, four bytes of length and a word (WAV in its
-# kinds, AIFF), or bytes that no text begins with (Wave64, FLAC, Ogg, AU, CAF, MP3 with and without tag). Anything else
-# is taken for text.
-SOUND_FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
-SOUND_MAGIC = (
-    *(b"riff.\x91", b"fLaC\0", b"fLaC\x80", b"OggS\0", b".snd\0", b"caff\0"),
-    *(b"ID3\2", b"ID3\3", b"ID3\4", b"\xff\xfb", b"\xff\xf3"),
-)
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 
 
 @dataclass(frozen=True)
@@ -60,11 +49,14 @@ class Corpus:
         What the ids mean.
     names
         The files that they come from, in order.
+    skipped
+        Files that were given too and could not be read.
     """
 
     ids: Ids
     vocab: Vocab
     names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
@@ -158,146 +150,138 @@ def _map_below(ids: Ids) -> mmap.mmap | None:
 
 
 def prepare(
-    inputs: Sequence[str], target: Path, options: SoundOptions, vocab: Vocab | None = None, quiet: bool = False
+    inputs: Sequence[str],
+    target: Path,
+    options: SoundOptions,
+    vocab: Vocab | None = None,
+    quiet: bool = False,
+    encoding: str = UTF8,
+    skip_unreadable: bool = False,
 ) -> Corpus:
     """Lay texts and recordings end to end as ids in the file ``target``.
 
     Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
     characters as vocabulary; other texts together make a vocabulary of what occurs in them. Folders stand for
-    the recordings in them, or for their texts if there are none, sorted by path. A ``vocab`` that is given
-    is kept to.
+    the recordings in them, or for their texts if there are none, sorted by path; ``-`` is standard input. A ``vocab``
+    that is given is kept to. ``encoding`` is that of texts without a byte order mark. Files that cannot be read are an
+    error, before any is read, or left out with ``skip_unreadable``.
 
     Raises
     ------
     InputError
-        A file is neither a recording nor UTF-8, recordings are mixed with plain text, or nothing is in them.
+        A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, or nothing is
+        in them.
     """
-    files = [file for name in inputs for file in files_of(Path(name), quiet)]
-    sounds = {file for file in files if is_sound(file)}
-    texts = {file: _Characters.of(file) for file in files if file not in sounds}
-    if not sounds and not any(text.code_points.size for text in texts.values()):
-        raise _nothing_in(tuple(map(str, files)))
-    alphabets = {file: text.alphabet for file, text in texts.items()}
-    as_bytes = bool(sounds) or all(alphabets.values())
-    if as_bytes and not all(alphabets.values()):
-        plain = next(file for file, alphabet in alphabets.items() if alphabet is None)
+    unreadable = Unreadable(skip_unreadable, quiet)
+    with opened_all(inputs, unreadable, quiet) as found:
+        files, characters = _characters_of(found, unreadable, encoding, quiet)
+        vocab = _vocabulary(files, characters, vocab, quiet)
+        with target.open("wb") as out:
+            names = [
+                file.name
+                for file in files
+                if write_readable(_blocks(file, vocab, options, encoding, quiet), out, file, vocab.dtype, unreadable)
+            ]
+            sync(out)
+    unreadable.report()
+    if not names:
+        raise nothing_readable(unreadable)
+    return open_corpus(target, vocab, tuple(names), tuple(unreadable.names))
+
+
+def write_readable(
+    blocks: Iterable[NDArray[Any]], out: BinaryIO, source: Input, dtype: np.dtype[Any], unreadable: Unreadable
+) -> bool:
+    """Write what is read from a file; returns whether it could be read to its end, and takes it back otherwise."""
+    begin, reading = out.tell(), iter(blocks)
+    while True:
+        try:
+            block = next(reading, None)
+        except (InputError, OSError) as error:
+            unreadable.note(source.name, error)
+            out.seek(begin)
+            out.truncate()
+            return False
+        if block is None:
+            return True
+        out.write(block.astype(dtype, copy=False).tobytes())
+
+
+def _characters_of(
+    files: list[Input], unreadable: Unreadable, encoding: str, quiet: bool
+) -> tuple[list[Input], dict[Input, Characters]]:
+    """The files that are to be read, and the characters of the texts among them."""
+    characters, kept = {}, []
+    for file in files:
+        if not file.is_sound:
+            with unreadable.noting(file.name):
+                characters[file] = Characters.of(file, encoding)
+        kept += [file] if file.is_sound or file in characters else []
+    filled = [file for file in kept if file.is_sound or characters[file].code_points.size]
+    if not kept:
+        raise nothing_readable(unreadable)
+    if not filled:
+        raise _nothing_in(tuple(file.name for file in kept))
+    for file in kept:
+        if file not in filled:
+            say(f"{file.name} is empty, and is left out.", quiet)
+    return filled, {file: found for file, found in characters.items() if file in filled}
+
+
+def _vocabulary(files: list[Input], characters: dict[Input, Characters], vocab: Vocab | None, quiet: bool) -> Vocab:
+    """What the ids of the files mean; an InputError where that is not the same for all, or not what ``vocab`` says."""
+    plain = [file for file in characters if characters[file].alphabet is None]
+    sounds = [file for file in files if file.is_sound]
+    if plain and sounds:
         raise InputError(
-            f"{plain} is plain text, and {next(iter(sounds))} is a recording: train on one kind. "
+            f"{plain[0].name} is plain text, and {sounds[0].name} is a recording: train on one kind. "
             "A text that stands for sound is made with wav2utf8."
         )
     if vocab is not None:
-        if as_bytes != (vocab.alphabet is not None):
-            raise InputError(f"the network knows {vocab.describe()}, and {files[0]} is of another kind.")
-    elif as_bytes:
-        vocab = Vocab.of_alphabet(next((name for name in alphabets.values() if name), "braille"))
-    else:
-        vocab = Vocab.of_code_points(np.concatenate([text.code_points for text in texts.values()]))
-    with target.open("wb") as file:
-        for path in files:
-            for block in _blocks(path, path in sounds, vocab, options, quiet):
-                file.write(block.astype(vocab.dtype, copy=False).tobytes())
-        sync(file)
-    return open_corpus(target, vocab, tuple(map(str, files)))
+        if bool(plain) == (vocab.alphabet is not None):
+            raise InputError(f"the network knows {vocab.describe()}, and {files[0].name} is of another kind.")
+        return vocab
+    if not plain:
+        return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
+    for file in plain:
+        if characters[file].has_windows_line_ends:
+            say(
+                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol, too.", quiet
+            )
+    return Vocab.of_code_points(np.concatenate([found.code_points for found in characters.values()]))
 
 
-def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...]) -> Corpus:
+def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Corpus:
     """Map a file that `prepare` wrote. An InputError where it holds nothing."""
     if path.stat().st_size == 0:
         raise _nothing_in(names)
-    return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names)
+    return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names, skipped)
 
 
 def _nothing_in(names: tuple[str, ...]) -> InputError:
     return InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
 
 
-def last_symbols(path: Path, vocab: Vocab, options: SoundOptions, count: int) -> Ids:
-    """The last ``count`` ids of a text or a recording, in constant memory."""
+def last_symbols(
+    name: str | Path, vocab: Vocab, options: SoundOptions, count: int, encoding: str = UTF8, quiet: bool = True
+) -> Ids:
+    """The last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory."""
     kept = np.empty(0, dtype=vocab.dtype)
-    for block in _blocks(path, is_sound(path), vocab, options):
-        kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
-    if not len(kept):
-        raise InputError(f"there is nothing in {path} to start from.")
+    with opened(str(name)) as file:
+        if file.is_sound and vocab.alphabet is None:
+            raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
+        for block in _blocks(file, vocab, options, encoding, quiet):
+            kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
+        if not len(kept):
+            raise InputError(f"there is nothing in {file.name} to start from.")
     return kept
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a file is a recording, by how it begins or, where that says nothing, by its name."""
-    if is_special_file(str(path)):
-        raise InputError(f"{path} is a pipe or a device, and a file is needed here, as it is read more than once.")
-    with path.open("rb") as file:
-        start = file.read(12)
-    begins_so = start.startswith(SOUND_MAGIC) or start[8:] in SOUND_FORMS.get(start[:4], ())
-    return begins_so or path.suffix.lower() in SOUND_SUFFIXES
-
-
-def files_of(path: Path, quiet: bool) -> list[Path]:
-    """The file itself, or the recordings in a folder, or its texts if there are none, sorted."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    chosen = [p for p in files if is_sound(p)] or [p for p in files if p.suffix.lower() == ".txt"]
-    if not chosen:
-        raise InputError(f"there is no recording and no .txt in the folder {path}.")
-    say(f"{path}: {len(chosen)} of the {len(files)} files in it.", quiet)
-    return chosen
-
-
-@dataclass
-class _Characters:
-    """Which characters occur in a text."""
-
-    code_points: NDArray[np.integer[Any]]  # each once
-    alphabet: str | None
-
-    @classmethod
-    def of(cls, path: Path) -> _Characters:
-        seen = np.zeros(MAX_CODE_POINT + 1, dtype=np.bool_)
-        last, lines = "", 0
-        with path.open("rb") as file:
-            for text in _read_text(file, path):
-                seen[code_points(text)] = True
-                last, lines = text, lines + text.count("\n")
-        inside = seen
-        if lines == 1 and last.endswith("\n"):  # an editor's line end after the bytes is no byte
-            inside = seen.copy()
-            inside[[ord("\n"), ord("\r")]] = False
-        return cls(np.flatnonzero(seen), next((name for name in bytecodec.ALPHABETS if _lies_in(inside, name)), None))
-
-
-def _lies_in(seen: NDArray[np.bool_], alphabet: str) -> bool:
-    first = bytecodec.ALPHABETS[alphabet]
-    return bool(seen.any()) and int(seen[first : first + 256].sum()) == int(seen.sum())
-
-
-def _read_text(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The characters of a UTF-8 file in blocks, without a byte order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, first = 0, True
-    while True:
-        data = file.read(BLOCK)
-        waiting = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path} is neither a recording that can be read nor UTF-8 text: "
-                f"the byte at offset {offset - waiting + error.start} does not fit."
-            ) from None
-        offset += len(data)
-        if first and text:
-            text, first = text.removeprefix(BYTE_ORDER_MARK), False
-        if text:
-            yield text
-        if not data:
-            return
-
-
-def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet: bool = True) -> Iterator[Ids]:
-    if sound:
-        with progress(path.stat().st_size, "B", quiet, unit_scale=True, desc=path.name) as bar:
+def _blocks(file: Input, vocab: Vocab, options: SoundOptions, encoding: str, quiet: bool) -> Iterator[Ids]:
+    if file.is_sound:
+        with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
             yield from bytecodec.read_blocks(
-                path,
+                source,
                 options.rate,
                 normalize=options.normalize,
                 gain_db=options.gain_db,
@@ -305,25 +289,25 @@ def _blocks(path: Path, sound: bool, vocab: Vocab, options: SoundOptions, quiet:
                 tell=lambda sentence: say(sentence, quiet),
                 progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
             )
-        return
-    with path.open("rb") as file:
-        if vocab.alphabet is None:
-            yield from _encoded(_read_text(file, path), path, vocab)
-            return
-        decoder = bytecodec.Decoder()
-        try:
-            while data := file.read(BLOCK):
-                yield np.frombuffer(decoder.feed(data), np.uint8)
-            yield np.frombuffer(decoder.close(), np.uint8)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+    elif vocab.alphabet is None:
+        yield from _encoded(read_text(file, encoding), file.name, vocab)
+    else:
+        decoder = bytecodec.Decoder(skip_line_ends=True)
+        for values in decoded(file, encoding, decoder):
+            yield np.frombuffer(values, np.uint8)
+        if decoder.line_ends:
+            say(
+                f"{file.name} is a text of sound, and is read without the line ends and byte order marks in it "
+                f"({decoder.line_ends:,} characters).",
+                quiet,
+            )
 
 
-def _encoded(texts: Iterator[str], path: Path, vocab: Vocab) -> Iterator[Ids]:
+def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
     offset = 0
     for text in texts:
         try:
             yield vocab.encode(text, offset)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{name}: {error}") from None
         offset += len(text)

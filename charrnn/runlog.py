@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
-from bytecodec.console import open_output, sync_folder
+from bytecodec.console import is_special_file, open_output, sync_folder
 from bytecodec.errors import InputError
 
 RUNS = Path("runs")
@@ -253,6 +253,8 @@ def new_run(folder: str | None, first_input: str) -> Path:
     """
     if folder is None:
         stem = Path(first_input).stem.encode(errors="replace").decode() or "run"
+        if first_input == "-" or is_special_file(first_input):
+            stem = "stdin" if first_input == "-" else "pipe"
         number = 1
         while (RUNS / f"{stem}-{number:03d}").exists():
             number += 1
@@ -322,6 +324,8 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if str(name) == "-":
+        raise InputError("- is standard input, and a network is read from a file: name a checkpoint or a run.")
     if path.suffix == ".safetensors":
         raise InputError(f"there is no checkpoint {path}. Check the path, or name its run.")
     run = find_run(str(name))

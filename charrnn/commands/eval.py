@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import Parser, command, print_path, progress
 from bytecodec.errors import InputError
+from bytecodec.formats import STANDARD_INPUT
 from charrnn import runlog, runtime
-from charrnn.commands.flags import path, whole
+from charrnn.commands.flags import encoding, path, whole
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -42,7 +43,17 @@ def parser() -> Parser:
     )
     p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="a checkpoint file, or a run")
     p.add_argument(
-        "file", nargs="?", type=path, metavar="FILE", help="a recording, a text or a folder (default: the run's data)"
+        "file",
+        nargs="?",
+        type=path,
+        metavar="FILE",
+        help="a recording, a text or a folder; - is standard input (default: the run's data)",
+    )
+    p.add_argument(
+        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of a text without a byte order mark"
+    )
+    p.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out files of a folder that cannot be read, and list them"
     )
     p.add_argument("--part", choices=PARTS, help="cut as training cuts (default: test of a run's data, all of a FILE)")
     p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
@@ -186,8 +197,10 @@ def _file_data(args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, 
         except (KeyError, TypeError, ValueError) as error:
             raise _no_config(run, error) from None
     options = data.SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
-    corpus = data.prepare([args.file], folder / "corpus.bin", options, checkpoint.vocab, args.quiet)
-    return Data(corpus, args.file, *fractions)
+    corpus = data.prepare(
+        [args.file], folder / "corpus.bin", options, checkpoint.vocab, args.quiet, args.encoding, args.skip_unreadable
+    )
+    return Data(corpus, STANDARD_INPUT if args.file == "-" else args.file, *fractions)
 
 
 def _fractions(config: dict[str, Any]) -> tuple[float, float]:

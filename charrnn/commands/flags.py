@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,19 @@ def number_or(word: str, least: float) -> Callable[[str], float | str]:
             raise ArgumentTypeError(f"{error}, nor {word!r}") from None
 
     return parse
+
+
+def encoding(text: str) -> str:
+    """The name of an encoding of texts, as Python knows it."""
+    try:
+        codecs.getincrementaldecoder(text)().decode(b"", True)
+        name = codecs.lookup(text).name
+        "".encode(name)  # which is refused where it is none of texts, such as base64
+    except (LookupError, UnicodeError):
+        raise ArgumentTypeError(
+            f"{text!r} is no encoding of texts: there are utf-8, latin-1, utf-16 and others"
+        ) from None
+    return name
 
 
 def numbers(least: float) -> Callable[[str], list[float]]:

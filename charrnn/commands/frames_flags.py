@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # the blog's, but for the batches
         "batch_size": 32,
     },
 }
-FOREIGN = ("mulaw", "wordvec_size")  # flags of a character network
+FOREIGN = ("mulaw", "wordvec_size", "encoding")  # flags of a character network
 
 
 def add(p: Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -9,11 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, open_output, print_path, progress, refuse_same_file, say
+from bytecodec.console import (
+    Parser,
+    command,
+    is_special_file,
+    open_output,
+    print_path,
+    progress,
+    refuse_same_file,
+    say,
+)
 from bytecodec.console import wrong_command_line as wrong
 from bytecodec.errors import InputError
 from charrnn import runlog
 from charrnn.commands.flags import needs, path, whole
+from charrnn.inputs import Input, opened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +52,13 @@ def parser() -> Parser:
         "a band, their average as a line. Of recordings it draws waveform and spectrogram, with the segments' seams.",
         EXAMPLES,
     )
-    p.add_argument("file", nargs="+", type=path, metavar="FILE", help="log.csv, a run, another CSV, or a recording")
+    p.add_argument(
+        "file",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="log.csv, a run, another CSV, or a recording; - is standard input",
+    )
     p.add_argument("-o", "--output", type=path, metavar="OUT", help=".png, .svg, .pdf or - (default: FILE's name.png)")
     p.add_argument("--width", type=whole(200, MOST_PIXELS), default=1600, metavar="PIXELS", help="of the picture")
     p.add_argument("--height", type=whole(150, MOST_PIXELS), default=900, metavar="PIXELS", help="of the picture")
@@ -83,7 +100,12 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     for name in args.file:
         if not Path(name).is_dir():
             refuse_same_file(name, output)
-    figure = _figure(args, _look(args))
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(opened(name)) for name in args.file if name == "-" or _is_file(name)}
+        try:
+            figure = _figure(args, _look(args), files)
+        except InputError as error:
+            raise InputError(_with_names(str(error), files)) from None
     with open_output(output) as file:
         plots.save(figure, file, kind)
     if output != "-":
@@ -91,14 +113,11 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _figure(args: Namespace, look: Look) -> Figure:
+def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
     """The picture of recordings, or else of curves."""
     from charrnn.show import plots, sound
 
-    sounds = [
-        Path(name).suffix.lower() != ".csv" and Path(name).is_file() and sound.is_recording(Path(name))
-        for name in args.file
-    ]
+    sounds = [name in files and files[name].is_sound for name in args.file]
     if any(sounds) and not all(sounds):
         raise InputError(
             f"{args.file[sounds.index(True)]} is a recording and {args.file[sounds.index(False)]} is none: "
@@ -108,9 +127,10 @@ def _figure(args: Namespace, look: Look) -> Figure:
         pictures = []
         with progress(look.width * len(args.file), " columns", args.quiet) as bar:
             for name in args.file:
-                pictures.append((Path(name).name, sound.picture_of(Path(name), look.width, bar.update)))
+                picture = sound.picture_of(files[name].path, look.width, bar.update)
+                pictures.append((Path(files[name].name).name, picture))
         return plots.draw_sounds(pictures, look)
-    series, x_label, y_label = _series(args)
+    series, x_label, y_label = _series(args, files)
     for one in series:
         _check_drawable(one, args)
     return plots.draw_curves(series, look, x_label, y_label)
@@ -123,18 +143,19 @@ def _look(args: Namespace) -> Look:
     return Look(**{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0)
 
 
-def _series(args: Namespace) -> tuple[list[Series], str, str]:
+def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
     """All curves, and what the axes say."""
     from charrnn.show.curves import LOSSES, csv_series
 
     found: list[Series] = []
     x_names: set[str] = set()
     y_names: set[str] = set()
-    files = [_csv_file(name) for name in args.file]
-    with progress(sum(f.stat().st_size for f in files), "B", args.quiet, unit_scale=True, desc="reading") as bar:
-        for file, name in zip(files, _short_names(files), strict=True):
+    tables = [files[name].path if name in files else _log_file(name) for name in args.file]
+    named = [Path(files[name].name) if name in files else table for name, table in zip(args.file, tables, strict=True)]
+    with progress(sum(f.stat().st_size for f in tables), "B", args.quiet, unit_scale=True, desc="reading") as bar:
+        for file, name in zip(tables, _short_names(named), strict=True):
             series, x, ys = csv_series(
-                file, name, args.x or "", args.y, lambda words: say(words, args.quiet), bar.update
+                file, name, args.x or "", args.y, lambda words: say(_with_names(words, files), args.quiet), bar.update
             )
             found += series
             x_names.add(x)
@@ -149,11 +170,20 @@ def _series(args: Namespace) -> tuple[list[Series], str, str]:
     return found, ", ".join(LABELS.get(x, x) for x in sorted(x_names)), y_label
 
 
-def _csv_file(name: str) -> Path:
-    """A CSV file, or the log of a run that is named."""
+def _is_file(name: str) -> bool:
+    return Path(name).is_file() or is_special_file(name)
+
+
+def _with_names(message: str, files: dict[str, Input]) -> str:
+    """A message in which copies of pipes have the names of these."""
+    for file in files.values():
+        message = message.replace(str(file.path), file.name)
+    return message
+
+
+def _log_file(name: str) -> Path:
+    """The log of a run."""
     file = Path(name)
-    if file.is_file():
-        return file
     try:
         return runlog.find_run(name).log_file
     except InputError:
@@ -164,6 +194,8 @@ def _csv_file(name: str) -> Path:
 
 def _beside(file: Path) -> str:
     """The picture's name where none is given."""
+    if str(file) == "-" or is_special_file(str(file)):
+        return "stdin.png" if str(file) == "-" else "pipe.png"
     if file.is_file():
         return str(file.with_suffix(".png"))
     return str(file.parent / f"{Path(os.path.abspath(file)).name}.png")

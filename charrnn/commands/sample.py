@@ -25,7 +25,7 @@ from bytecodec.console import (
 )
 from bytecodec.errors import InputError
 from charrnn import play, runlog, runtime
-from charrnn.commands.flags import given, number, numbers, path, whole
+from charrnn.commands.flags import encoding, given, number, numbers, path, whole
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu_packed import INTEGERS
 
@@ -80,7 +80,12 @@ def parser() -> Parser:
     what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
     start = p.add_argument_group("where to start")
     start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
-    start.add_argument("--start-file", type=path, metavar="FILE", help="read the end of a recording or text first")
+    start.add_argument(
+        "--start-file", type=path, metavar="FILE", help="read the end of a recording or text first; - is standard input"
+    )
+    start.add_argument(
+        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of a --start-file without a byte order mark"
+    )
     start.add_argument(
         "--start-seconds", type=number(0, MOST_SECONDS, True), default=2.0, metavar="S", help="how much of a recording"
     )
@@ -313,7 +318,7 @@ def _start(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
 
         options = SoundOptions(rate=checkpoint.rate or 11025, mulaw=checkpoint.encoding == "mulaw")
         count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
-        parts.append(last_symbols(Path(args.start_file), checkpoint.vocab, options, count))
+        parts.append(last_symbols(args.start_file, checkpoint.vocab, options, count, args.encoding, args.quiet))
     if args.start_text:
         parts.append(checkpoint.vocab.encode(args.start_text))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

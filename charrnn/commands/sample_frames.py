@@ -82,6 +82,8 @@ def _check(p: Parser, args: Namespace) -> None:
     sample._check(p, Namespace(**vars(args) | {"float": False, "join": "carry"}))  # passes are joined without segments
     if args.play:
         wrong_command_line(p, "--play is for networks of symbols: a frame predictor makes seconds of sound at a time.")
+    if args.encoding != "utf-8":
+        wrong_command_line(p, "--encoding is for texts: a frame predictor begins from a recording.")
     if args.start_text:
         wrong_command_line(p, "--start-text is for networks of text: a frame predictor begins from a --start-file.")
     if args.engine not in ("auto", "cpu", "eager"):
@@ -108,7 +110,7 @@ def _takes(args: Namespace, checkpoint: FrameCheckpoint) -> list[Take]:
     else:
         window = None
         if args.start_file:
-            window = as_numbers(last_samples(Path(args.start_file), checkpoint.rate, model.config.reach.far))
+            window = as_numbers(last_samples(args.start_file, checkpoint.rate, model.config.reach.far))
         takes = [Take(model, window, number=k) for k in range(streams)]
     for take in takes:
         take.join = args.join

@@ -95,6 +95,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             raise InputError(f"--sample-seconds: {', '.join(corpus.names)} is text, which has no seconds.")
         config = {
             "inputs": list(corpus.names),
+            **({"skipped": list(corpus.skipped)} if corpus.skipped else {}),
             "symbols": len(corpus.ids),
             **facts,
             "init_from": args.init_from,
@@ -127,7 +128,9 @@ def _make_symbols(
         args.rate = args.rate if "rate" in named else old.rate
         args.mulaw = args.mulaw or old.encoding == "mulaw"
     options = data.SoundOptions(args.rate, args.normalize, args.gain, args.mulaw)
-    corpus = data.prepare(inputs, run.corpus_file, options, old.vocab if old else None, args.quiet)
+    corpus = data.prepare(
+        inputs, run.corpus_file, options, old.vocab if old else None, args.quiet, args.encoding, args.skip_unreadable
+    )
     is_sound = corpus.vocab.alphabet is not None
     if old:
         model = old.model
@@ -143,6 +146,7 @@ def _make_symbols(
         {
             "rate": options.rate if is_sound else None,
             "encoding": options.encoding if is_sound else None,
+            **({} if is_sound else {"text_encoding": args.encoding}),
             "vocab": corpus.vocab.to_json(),
             "model": model.config.to_json(),
         },

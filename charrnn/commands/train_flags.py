@@ -7,7 +7,7 @@ from argparse import Namespace
 from bytecodec.console import Parser, wrong_command_line
 from charrnn import runtime
 from charrnn.commands import frames_flags
-from charrnn.commands.flags import number, number_or, numbers, path, whole
+from charrnn.commands.flags import encoding, number, number_or, numbers, path, whole
 from charrnn.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
 
 CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.cells has them too, but loads torch
@@ -30,13 +30,23 @@ def parser() -> Parser:
     """The command line of charrnn-train."""
     p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
     p.add_argument(
-        "input", nargs="*", type=path, metavar="INPUT", help="texts or recordings, or folders of them, laid end to end"
+        "input",
+        nargs="*",
+        type=path,
+        metavar="INPUT",
+        help="texts or recordings, or folders of them, laid end to end; - is standard input",
     )
     data = p.add_argument_group("data")
     data.add_argument("--rate", type=whole(1000, 768000), default=11025, help="samples a second that recordings become")
     data.add_argument("--normalize", action="store_true", help="bring each recording's peak to full scale")
     data.add_argument("--gain", type=number(-200, 200), default=0.0, metavar="DB", help="make recordings louder")
     data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
+    data.add_argument(
+        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of texts without a byte order mark"
+    )
+    data.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them"
+    )
     data.add_argument("--val-frac", type=number(0, 1), default=0.1, help="part of the symbols to validate with")
     data.add_argument("--test-frac", type=number(0, 1), default=0.1, help="part of the symbols to leave alone")
     data.add_argument("--batch-size", type=whole(1), metavar="N", help="rows of a batch" + _defaults("batch_size"))
@@ -150,6 +160,8 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
             names = ", ".join("INPUT" if name == "input" else "--" + name.replace("_", "-") for name in foreign)
             wrong_command_line(p, f"--resume goes on with what the run was started with, so {names} cannot be given.")
     frames_flags.settle(p, args, named)
+    if args.input.count("-") > 1:
+        wrong_command_line(p, "- is standard input, which can be read once: name it once.")
     if args.val_frac + args.test_frac >= 1:
         wrong_command_line(
             p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."

@@ -27,7 +27,9 @@ def make(
     """Network, data, and what config.json says of them, for a new run."""
     old = frames.load(args.init_from) if args.init_from else None
     rate = old.rate if old and "rate" not in named else args.rate
-    recordings = frames_data.prepare(inputs, run.corpus_file, rate, args.normalize, args.gain, args.quiet)
+    recordings = frames_data.prepare(
+        inputs, run.corpus_file, rate, args.normalize, args.gain, args.quiet, args.skip_unreadable
+    )
     if old:
         model = old.model
         _check_same_network(args, named, model.config)

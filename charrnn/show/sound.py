@@ -49,26 +49,14 @@ class SoundPicture:
         return self.frames / self.rate
 
 
-def is_recording(path: Path) -> bool:
-    """Whether libsndfile can read it. An OSError where it cannot be opened."""
-    import soundfile
-
-    with path.open("rb") as file:
-        try:
-            soundfile.info(file)
-        except (soundfile.LibsndfileError, TypeError):  # the latter of a file that is named .raw
-            return False
-    return True
-
-
 def read_sound(path: Path) -> tuple[Floats, int]:
     """A whole recording, mono (n,) with full scale 1, and its rate; an InputError where it is none."""
     import soundfile
 
     with path.open("rb") as file:
         try:
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, TypeError) as error:
+            samples, rate = soundfile.read(file.fileno(), dtype="float32", always_2d=True, closefd=False)
+        except soundfile.LibsndfileError as error:
             raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
     if not len(samples):
         raise InputError(f"{path} holds no sound: no whole sample is found in it.")
@@ -94,7 +82,7 @@ def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda 
 
     with path.open("rb") as file:
         try:
-            with soundfile.SoundFile(file) as sound:
+            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:  # by a name, it would judge by the ending
                 if not sound.frames:
                     raise InputError(f"{path} holds no sound: no whole sample is found in it.")
 
@@ -104,7 +92,7 @@ def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda 
 
                 parts = _columns(read, sound.frames, sound.samplerate, columns, done)
                 return SoundPicture(*parts, sound.samplerate, sound.frames, cue_points(path, sound.samplerate))
-        except (soundfile.LibsndfileError, TypeError) as error:
+        except soundfile.LibsndfileError as error:
             raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
 
 

@@ -1,0 +1,212 @@
+"""The files that a command line names: recordings, texts, folders of them, named pipes and standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from bytecodec import formats
+from bytecodec.console import copy_input, explain, is_special_file, open_input, say
+from bytecodec.errors import InputError
+from bytecodec.formats import STANDARD_INPUT
+
+TEXT_SUFFIX = ".txt"  # of the texts in a folder
+FEW = 3  # names in a message that counts the rest
+
+
+@dataclass(frozen=True)
+class Input:
+    """A regular file that can be read any number of times, and what it is.
+
+    Attributes
+    ----------
+    path
+        Where its bytes are.
+    name
+        What messages and config.json call it: another name where it is a copy of a pipe.
+    is_sound
+        Whether it is a recording; otherwise it is read as a text.
+    """
+
+    path: Path
+    name: str
+    is_sound: bool
+
+    def open(self) -> BinaryIO:
+        """Open it for reading bytes, as a file that has its name."""
+        raw = io.FileIO(self.path)
+        raw.name = self.name  # which is how `bytecodec.read_blocks` names it
+        return cast(BinaryIO, io.BufferedReader(raw))
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.path.stat().st_size
+
+
+@dataclass
+class Unreadable:
+    """Files that cannot be read: the first one is an error, or, with ``skip``, all are noted and left out."""
+
+    skip: bool = False
+    quiet: bool = False
+    names: list[str] = field(default_factory=list)
+
+    def note(self, name: str, error: InputError | OSError) -> None:
+        """Raise the error, or note it and return."""
+        if not self.skip:
+            raise error
+        self.names.append(name)
+        say(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
+
+    @contextlib.contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Note the errors of a block that reads a file."""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            self.note(name, error)
+
+    def report(self) -> None:
+        """List what was left out."""
+        if self.names:
+            count = f"{len(self.names)} file{'s' * (len(self.names) > 1)}"
+            say(f"{count} could not be read and {'is' if count == '1 file' else 'are'} left out: "
+                f"{', '.join(self.names)}.", self.quiet)  # fmt: skip
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[Input]:
+    """Identify one file; ``-`` and named pipes are copied to a temporary file, since inputs are read more than once.
+
+    Raises
+    ------
+    InputError
+        The file is a device, or of a known kind that is neither sound nor text.
+    """
+    if name != "-" and not is_special_file(name):
+        yield _identified(Path(name), name)
+        return
+    if name != "-" and not stat.S_ISFIFO(os.stat(name).st_mode):
+        raise InputError(f"{name} is a device, and inputs are read more than once: copy a part of it to a file.")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path, called = Path(folder) / "input", STANDARD_INPUT if name == "-" else name
+        with open_input(name) as source, path.open("wb") as copy:
+            copy_input(source, called, copy)
+        yield _identified(path, called)
+
+
+@contextlib.contextmanager
+def opened_all(
+    names: Sequence[str], unreadable: Unreadable, quiet: bool = False, texts: bool = True
+) -> Iterator[list[Input]]:
+    """Identify all files, those of folders sorted by path, before any is read.
+
+    A folder stands for the recordings in it, or, with ``texts``, for its texts if there are none; see `files_in`.
+
+    Raises
+    ------
+    InputError
+        A folder contains neither, no file can be read, or one cannot and ``unreadable`` does not skip it.
+    """
+    with contextlib.ExitStack() as stack:
+        found: list[Input] = []
+        for name in names:
+            if name != "-" and Path(name).is_dir():
+                found += _chosen(Path(name), unreadable, quiet, texts)
+            else:
+                with unreadable.noting(name):
+                    found.append(stack.enter_context(opened(name)))
+        if not found:
+            raise nothing_readable(unreadable)
+        yield found
+
+
+def nothing_readable(unreadable: Unreadable) -> InputError:
+    """The error for inputs of which none is left."""
+    return InputError(f"none of the inputs can be read: {few(unreadable.names)}.")
+
+
+def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
+    """Return the files in a folder and the folders in it, sorted by path.
+
+    Links are followed, each folder is read once however many links lead there, and hidden files and folders, whose
+    names begin with a dot, are left out.
+    """
+    files, seen = [], set()
+    errors: list[OSError] = []
+    for here, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        visible = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(here, name)), name))
+        files += [Path(here, name) for name in names if not name.startswith(".")]
+    for error in errors:
+        unreadable.note(str(error.filename), error)
+    return sorted(files)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names and a count of the others."""
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
+
+
+def _identified(path: Path, name: str) -> Input:
+    with path.open("rb") as file:
+        return Input(path, name, formats.is_recording(file, name))
+
+
+def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> list[Input]:
+    """The recordings in a folder, or its texts if there are none; what is left out is named."""
+    sounds: list[tuple[Path, formats.Kind]] = []
+    plain: list[tuple[Path, formats.Kind]] = []
+    others: list[tuple[Path, formats.Kind]] = []
+    for path in files_in(folder, unreadable):
+        try:
+            kind = _kind(path)
+        except OSError as error:
+            unreadable.note(str(path), error)
+            continue
+        if kind.sound and kind.problem:
+            unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
+        else:
+            (sounds if kind.sound else plain if path.suffix.lower() == TEXT_SUFFIX else others).append((path, kind))
+    chosen, what = sounds, "recording"
+    if texts and not sounds:
+        chosen, what, plain = plain, "text", []
+    for path, kind in chosen:
+        if kind.problem:
+            unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
+    chosen = [(path, kind) for path, kind in chosen if not kind.problem]
+    rest = sorted(str(path.relative_to(folder)) for path, _ in plain + others)
+    left_out = f"; left out: {few(rest)}" if rest else ""
+    if not chosen and not unreadable.names:
+        wanted = "no recording and no .txt" if texts else "no recording"
+        raise InputError(f"there is {wanted} in the folder {folder}{left_out}.")
+    say(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", quiet)
+    return [Input(path, str(path), kind.sound) for path, kind in chosen]
+
+
+def _kind(path: Path) -> formats.Kind:
+    """What a file in a folder is; an OSError only where its name says that it is a recording or a text."""
+    other = formats.Kind(False)
+    if is_special_file(str(path)):
+        return other
+    try:
+        with path.open("rb") as file:
+            return formats.identify(file, str(path))
+    except OSError:
+        if path.suffix.lower() in (*formats.SOUND_SUFFIXES, TEXT_SUFFIX):
+            raise
+        return other

@@ -1,0 +1,157 @@
+"""Texts of any encoding as characters, in blocks, and which characters occur in them."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bytecodec
+from bytecodec.errors import InputError
+from bytecodec.formats import HEAD, encoding_by_mark
+from charrnn.inputs import Input
+from charrnn.vocab import MAX_CODE_POINT, code_points
+
+BLOCK = 1 << 22  # bytes of text read at a time
+UTF8 = "utf-8"
+BYTE_ORDER_MARK = "\ufeff"
+LINE_ENDS = [ord("\n"), ord("\r"), ord(BYTE_ORDER_MARK)]  # what a text of sound may hold beside its alphabet
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that no text has in an encoding of one byte each
+_NEIGHBOURHOOD = 2000  # bytes around one that does not fit, by which another encoding is guessed
+_LEAST_ZEROS = 0.02  # of all bytes of a text in UTF-16: those of spaces and line ends at least
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Which characters occur in a text.
+
+    Attributes
+    ----------
+    code_points
+        Each once, sorted.
+    alphabet
+        That of `bytecodec.ALPHABETS` which holds them all, but for line ends and byte order marks.
+    has_windows_line_ends
+        Whether a line ends in a carriage return and a line feed.
+    """
+
+    code_points: NDArray[np.integer[Any]]
+    alphabet: str | None
+    has_windows_line_ends: bool = False
+
+    @classmethod
+    def of(cls, text: Input, encoding: str = UTF8) -> Characters:
+        """Read a text through.
+
+        Raises
+        ------
+        InputError
+            It is not of the encoding, or consists of characters of several alphabets.
+        """
+        seen = np.zeros(MAX_CODE_POINT + 1, dtype=np.bool_)
+        windows = False
+        for block in read_text(text, encoding):
+            seen[code_points(block)] = True
+            windows = windows or "\r\n" in block
+        found = np.flatnonzero(seen)
+        seen[LINE_ENDS] = False
+        pages = {int(page) for page in np.unique(np.flatnonzero(seen) >> 8)}
+        names = [name for name, first in bytecodec.ALPHABETS.items() if first >> 8 in pages]
+        if len(names) > 1 and len(pages) == len(names):
+            for _ in decoded(text, encoding):  # which raises at the first character of the second alphabet
+                pass
+        return cls(found, names[0] if len(pages) == len(names) == 1 else None, windows)
+
+
+def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None) -> Iterator[bytes]:
+    """Yield the bytes that a text of sound stands for, without the line ends in it.
+
+    Raises
+    ------
+    InputError
+        It is no text of one alphabet; the sentence names the file and the character.
+    """
+    decoder = decoder or bytecodec.Decoder(skip_line_ends=True)
+    for block in read_text(text, encoding):
+        try:
+            values = decoder.feed(block)
+        except InputError as error:
+            raise InputError(f"{text.name}: {error}") from None
+        yield values
+    yield decoder.close()
+
+
+def read_text(text: Input, encoding: str = UTF8) -> Iterator[str]:
+    """Yield the characters of a text in blocks, without a byte order mark at its beginning, which goes before
+    ``encoding``.
+
+    Raises
+    ------
+    InputError
+        It is not of that encoding; the sentence gives the offset in bytes, and the encoding that may be right.
+    """
+    with text.open() as file:
+        head = file.read(HEAD)
+        file.seek(0)
+        marked = encoding_by_mark(head)
+        if not marked and encoding == UTF8 and (other := _encoding_by_zeros(head)):
+            raise InputError(
+                f"{text.name} looks like {other[:6].upper()} text without a byte order mark: "
+                f"--encoding {other} reads it."
+            )
+        yield from _read(file, text.name, marked or encoding)
+
+
+def _read(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset, first = 0, True
+    while True:
+        data = file.read(BLOCK)
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeError as error:
+            start = error.start if isinstance(error, UnicodeDecodeError) else 0
+            at = offset - waiting + start
+            cut = not data  # in the middle of a character, which says nothing of other encodings
+            raise InputError(
+                f"{name} is neither a recording that can be read nor {encoding.upper()} text: "
+                f"the byte at offset {at} does not fit.{_advice(file, at) if encoding == UTF8 and not cut else ''}"
+            ) from None
+        offset += len(data)
+        if first and text:
+            text, first = text.removeprefix(BYTE_ORDER_MARK), False
+        if text:
+            yield text
+        if not data:
+            return
+
+
+def _advice(file: BinaryIO, offset: int) -> str:
+    """Which --encoding may be right where UTF-8 is not; "" where the file is no text or is damaged UTF-8."""
+    file.seek(max(0, offset - _NEIGHBOURHOOD))
+    around = file.read(2 * _NEIGHBOURHOOD)
+    has_utf8 = any(ord(character) > 127 for character in around.decode(UTF8, "ignore"))
+    if _CONTROL.search(around) or has_utf8:
+        return ""
+    encoding = "cp1252" if re.search(rb"[\x80-\x9f]", around) else "latin-1"
+    return f" If it is a text in a Western European encoding, --encoding {encoding} reads it."
+
+
+def _encoding_by_zeros(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the bytes that are 0 in characters of Latin scripts; None where few are."""
+    zeros = np.frombuffer(head, np.uint8)[: len(head) // 4 * 4].reshape(-1, 4) == 0
+    if not zeros.size or zeros.mean() < _LEAST_ZEROS:
+        return None
+    for encoding, columns in (("utf-32-le", (2, 3)), ("utf-32-be", (0, 1))):
+        if zeros[:, columns].all():
+            return encoding
+    for encoding, own, other in (("utf-16-le", (1, 3), (0, 2)), ("utf-16-be", (0, 2), (1, 3))):
+        if zeros[:, own].any() and not zeros[:, other].any():
+            return encoding
+    return None
