@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 import charrnn
 from bytecodec.errors import InputError
+from charrnn import model as models
 from charrnn.cells import CELLS
 from charrnn.checkpoint import save
 from charrnn.config import ModelConfig
@@ -256,6 +257,9 @@ def test_long_scores_carry_the_state_over_their_blocks(tiny_model, monkeypatch):
     whole = EagerEngine(tiny_model).score(ids)
     for steps in (1, 7, 59, 60):
         monkeypatch.setattr(eager, "SCORE_STEPS", steps)
+        np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
+    for symbols_at_once in (1, 2, 25):
+        monkeypatch.setattr(models, "MOST_LOGITS", V * symbols_at_once)
         np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
 
 

@@ -62,13 +62,18 @@ class EagerEngine(Engine):
     @torch.inference_mode()
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         symbols = torch.from_numpy(np.array(ids))
-        state = self._model.initial_state(symbols.shape[0])
-        scores = []
-        for start in range(0, symbols.shape[1] - 1, SCORE_STEPS):
-            x, y = symbols[:, start : start + SCORE_STEPS], symbols[:, start + 1 : start + SCORE_STEPS + 1]
-            logits, state = self._model(x[:, : y.shape[1]], state)
-            scores.append(functional.log_softmax(logits.double(), dim=2).gather(2, y[:, :, None])[:, :, 0])
-        return torch.cat(scores, dim=1).numpy()
+        scores = torch.empty(symbols.shape[0], symbols.shape[1] - 1, dtype=torch.float64)
+        most = self._model.most_symbols()
+        for first in range(0, len(symbols), most):
+            rows, own = symbols[first : first + most], scores[first : first + most]
+            steps = max(1, min(SCORE_STEPS, most // len(rows)))
+            state = self._model.initial_state(len(rows))
+            for start in range(0, own.shape[1], steps):
+                y = rows[:, start + 1 : start + 1 + steps]
+                logits, state = self._model(rows[:, start : start + y.shape[1]], state)
+                logs = functional.log_softmax(logits.double(), dim=2)
+                own[:, start : start + steps] = logs.gather(2, y[:, :, None])[:, :, 0]
+        return scores.numpy()
 
     @torch.inference_mode()
     def _logits(self) -> NDArray[np.float64]:
