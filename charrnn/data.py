@@ -19,6 +19,7 @@ from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_a
 from charrnn.texts import UTF8, Characters, decoded, read_text
 from charrnn.vocab import Ids, Vocab
 
+BEGINNING = 4000  # characters of a text that say whether it stands for sound
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
 
 
@@ -263,21 +264,59 @@ def _nothing_in(names: tuple[str, ...]) -> InputError:
 
 
 def last_symbols(
-    name: str | Path, vocab: Vocab, options: SoundOptions, count: int, encoding: str = UTF8, quiet: bool = True
+    name: str | Path,
+    vocab: Vocab,
+    options: SoundOptions,
+    count: int,
+    encoding: str = UTF8,
+    quiet: bool = True,
+    skip_unknown: bool = False,
 ) -> Ids:
-    """The last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory."""
+    """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
+
+    Characters of a plain text that are not in the vocabulary are an error, or skipped and counted on stderr.
+
+    Raises
+    ------
+    InputError
+        The file is of another kind than what the network was trained on, cannot be read, or holds no symbol.
+    """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
-        if file.is_sound and vocab.alphabet is None:
-            raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
-        for block in _blocks(file, vocab, options, encoding, quiet):
+        _check_kind(file, vocab, encoding)
+        for block in _blocks(file, vocab, options, encoding, quiet, skip_unknown):
             kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
         if not len(kept):
             raise InputError(f"there is nothing in {file.name} to start from.")
     return kept
 
 
-def _blocks(file: Input, vocab: Vocab, options: SoundOptions, encoding: str, quiet: bool) -> Iterator[Ids]:
+def _check_kind(file: Input, vocab: Vocab, encoding: str) -> None:
+    """Raise InputError for sound where the network was trained on text, and the other way round.
+
+    A text is judged by its beginning: it stands for sound if most of its characters are of the codec's alphabets.
+    """
+    if file.is_sound and vocab.alphabet is None:
+        raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
+    if file.is_sound:
+        return
+    text = next(read_text(file, encoding), "")[:BEGINNING]
+    pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
+    stands_for_sound = 2 * sum(ord(character) >> 8 in pages for character in text) > len(text)
+    if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
+        raise InputError(
+            f"{file.name} is a text that stands for sound, and the network knows {vocab.describe()}: name a plain text."
+        )
+    if text.strip() and not stands_for_sound and vocab.alphabet is not None:
+        raise InputError(
+            f"{file.name} is plain text, and the network was trained on {vocab.describe()}: "
+            "name a recording, or a text that wav2utf8 wrote."
+        )
+
+
+def _blocks(
+    file: Input, vocab: Vocab, options: SoundOptions, encoding: str, quiet: bool, skip_unknown: bool = False
+) -> Iterator[Ids]:
     if file.is_sound:
         with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
             yield from bytecodec.read_blocks(
@@ -290,7 +329,8 @@ def _blocks(file: Input, vocab: Vocab, options: SoundOptions, encoding: str, qui
                 progress=lambda done, of: bar.update(bar.total * done / of - bar.n if of else 0),
             )
     elif vocab.alphabet is None:
-        yield from _encoded(read_text(file, encoding), file.name, vocab)
+        texts = read_text(file, encoding)
+        yield from _known(texts, file.name, vocab, quiet) if skip_unknown else _encoded(texts, file.name, vocab)
     else:
         decoder = bytecodec.Decoder(skip_line_ends=True)
         for values in decoded(file, encoding, decoder):
@@ -311,3 +351,19 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         offset += len(text)
+
+
+def _known(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not."""
+    characters = known = 0
+    for text in texts:
+        ids = vocab.encode_known(text)
+        characters, known = characters + len(text), known + len(ids)
+        yield ids
+    if characters and not known:
+        raise InputError(f"the network knows no character of {name}: it was trained on {vocab.describe()}.")
+    if characters > known:
+        say(
+            f"{name}: skipped {characters - known:,} of {characters:,} characters, which the network does not know.",
+            quiet,
+        )
