@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 
@@ -35,6 +37,42 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {value!r}, and has to be one of {', '.join(choices)}.")
     return value
+
+
+def check_path(name: str, value: Any) -> str:
+    """Return a path as a string, or raise InputError if ``value`` is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is {value!r}, and has to be a path.")
+    return os.fsdecode(value)
+
+
+def check_array(name: str, value: Any, dimensions: int) -> NDArray[Any]:
+    """Return ``value`` as an array, or raise InputError if it has not so many dimensions."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is not an array with {dimensions} dimensions.") from None
+    if array.ndim != dimensions:
+        raise InputError(f"{name} has the shape {array.shape}, and has to have {dimensions} dimensions.")
+    return array
+
+
+def check_integers(name: str, value: Any, dimensions: int) -> NDArray[np.integer[Any]]:
+    """Return ``value`` as an array of whole numbers, or raise InputError if it is none of so many dimensions."""
+    array = check_array(name, value, dimensions)
+    if array.dtype.kind in "iu":
+        return array
+    if array.size:
+        raise InputError(f"{name} is an array of {array.dtype}, and has to be one of whole numbers.")
+    return array.astype(np.int64)  # an empty list is an array of floating-point numbers
+
+
+def check_real(name: str, value: Any, dimensions: int) -> NDArray[Any]:
+    """Return ``value`` as an array of finite numbers, or raise InputError if it is none of so many dimensions."""
+    array = check_array(name, value, dimensions)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise InputError(f"{name} is an array with something else than finite numbers.")
+    return array
 
 
 def _range(least: float, most: float, unlimited: float) -> str:

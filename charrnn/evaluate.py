@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bytecodec.arguments import check_choice, check_integers
+from bytecodec.errors import InputError
 from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
 from charrnn.model import Layers, State
 from charrnn.parallel import ALONE, World
-from charrnn.runtime import autocast
+from charrnn.runtime import PRECISIONS, autocast
 from charrnn.vocab import Ids
 
 BITS = 1 / math.log(2)  # in a nat
@@ -42,11 +44,23 @@ def evaluate(
 
     Rows and steps are scored in pieces whose size depends on the network alone (`Layers.most_symbols`), so the
     result is the same each time, and another size of pieces changes it by rounding only.
+
+    Raises
+    ------
+    InputError
+        The model is none, there are too few ids, or they have another shape or type or are not the network's.
     """
+    if not isinstance(model, Layers):
+        raise InputError(f"model is a {type(model).__name__}, and has to be a network of charrnn.")
+    if len(check_integers("ids", ids, 1)) <= reach.far:
+        raise InputError(f"{len(ids)} ids are too few to evaluate: more than {reach.far} are needed.")
+    check_choice("precision", precision, PRECISIONS)
     training = model.training
     model.eval()
     try:
         return _mean_loss(model, ids, precision, device, tell, world, reach)
+    except IndexError as error:  # torch's of the embedding and of the loss, where symbols are
+        raise InputError("ids has symbols that the network does not have.") from error
     finally:
         model.train(training)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_integers, check_whole
+from bytecodec.errors import InputError
 from charrnn.vocab import Ids, Vocab
 
 BLOCK = 1 << 20  # symbols that are looked at in one go
@@ -84,6 +86,8 @@ def flac_bits(ids: Ids, rate: int, mulaw: bool = False, tell: Tell = _silent) ->
     """
     import soundfile
 
+    ids = _checked(ids, 256)
+    check_whole("rate", rate, 1)
     size = _Size()
     levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
     samples = (levels.astype(np.int16) - 128) << 8  # soundfile takes no 8 bits, and hands on the upper 8 of 16
@@ -101,6 +105,7 @@ def bzip2_bits(ids: Ids, vocab: Vocab, tell: Tell = _silent) -> float:
 
     Of the coders that are everywhere it does best on plain text: xz is made for longer repetitions.
     """
+    ids = _checked(ids, len(vocab))
     coder = bz2.BZ2Compressor(9)
     size = 0
     for block in _blocks(ids):
@@ -115,6 +120,10 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, tell: Tell = _silent) -> flo
     The cross-entropy under that histogram, in which every symbol counts once more than it occurs, since one that
     never occurred would take infinitely many bits. This is what the network knows whose output is its bias alone.
     """
+    check_whole("symbols", symbols, 1)
+    ids = _checked(ids, symbols)
+    if len(check_integers("train", train, 1)):
+        train = _checked(train, symbols)
     learnt = _histogram(train, symbols, tell) + 1
     counts = _histogram(ids, symbols, tell)
     return float(counts @ -np.log2(learnt / learnt.sum()) / counts.sum())
@@ -122,6 +131,8 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, tell: Tell = _silent) -> flo
 
 def entropy_bits(ids: Ids, symbols: int, tell: Tell = _silent) -> float:
     """The order-0 entropy of ids (n,), n >= 1: bits a symbol for a coder that is told their own histogram."""
+    check_whole("symbols", symbols, 1)
+    ids = _checked(ids, symbols)
     counts = _histogram(ids, symbols, tell)
     p = counts[counts > 0] / counts.sum()
     return max(0.0, float(p @ -np.log2(p)))
@@ -131,6 +142,17 @@ def mulaw_levels() -> NDArray[np.uint8]:
     """(256,) the place of each mu-law byte among all, by what it stands for; the negative zero is before the other."""
     byte = np.arange(256)
     return np.where(byte < 128, byte, 383 - byte).astype(np.uint8)
+
+
+def _checked(ids: Ids, symbols: int) -> Ids:
+    """Return ids (n,), n >= 1, or raise InputError where those to measure are not from 0 to ``symbols`` - 1."""
+    ids = check_integers("ids", ids, 1)
+    if not len(ids):
+        raise InputError("there are no ids to measure.")
+    for block in _blocks(ids):
+        if not 0 <= block.min() <= block.max() < symbols:
+            raise InputError(f"ids has numbers from {block.min()} to {block.max()}, and there are {symbols} symbols.")
+    return ids
 
 
 def _blocks(ids: Ids) -> Iterator[Ids]:

@@ -323,7 +323,7 @@ def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
         )
     if rate is None and args.play:
         raise InputError(f"{checkpoint.path} was trained on text, which makes no sound: leave --play out.")
-    sound = suffix == ".wav" or (several and rate is not None and suffix != ".txt")
+    sound = suffix == ".wav" or (several and rate is not None)
     total = DEFAULT_SYMBOLS if rate is None else DEFAULT_SECONDS * rate
     if args.length:
         total = args.length

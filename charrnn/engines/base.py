@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.arguments import check_number, check_whole
+from bytecodec.arguments import check_array, check_integers, check_number, check_whole
 from bytecodec.errors import InputError
 from charrnn.config import ModelConfig, state_sizes
 
@@ -89,7 +89,7 @@ class Engine(ABC):
 
     def set_state(self, state: EngineState, last: NDArray[np.integer[Any]]) -> None:
         """Go on from what `get_state` returned, of this engine or of another one with the same network."""
-        symbols = _integers("last", last, 1)
+        symbols = check_integers("last", last, 1)
         self._check_streams("a state", len(symbols))
         self._check_range(symbols, NOTHING)
         if len({*(symbols == NOTHING).tolist()}) > 1:
@@ -126,12 +126,12 @@ class Engine(ABC):
 
     def _checked(self, ids: Any) -> Ids:
         """Return ids (n, T) of this network as int64."""
-        symbols = _integers("ids", ids, 2)
+        symbols = check_integers("ids", ids, 2)
         self._check_range(symbols, 0)
         return np.ascontiguousarray(symbols, dtype=np.int64)
 
     def _checked_uniforms(self, u: Any) -> NDArray[np.float32]:
-        numbers = _array("u", u, 2)
+        numbers = check_array("u", u, 2)
         self._check_streams("numbers", numbers.shape[1])
         if numbers.dtype.kind != "f" and numbers.size:
             raise InputError(f"u is an array of {numbers.dtype}, and has to be float32.")
@@ -184,20 +184,3 @@ def score_every_symbol(
             rows = tuple(tuple(np.repeat(array[k : k + 1], len(ids), axis=0) for array in layer) for layer in state)
             scores[k, ids] = score(rows, np.full(len(ids), last[k]), ids[:, None])[:, 0]
     return scores
-
-
-def _integers(name: str, value: Any, dimensions: int) -> NDArray[np.integer[Any]]:
-    array = _array(name, value, dimensions)
-    if array.dtype.kind not in "iu" and array.size:
-        raise InputError(f"{name} is an array of {array.dtype}, and has to be one of whole numbers.")
-    return array.astype(np.int64) if array.dtype.kind not in "iu" else array
-
-
-def _array(name: str, value: Any, dimensions: int) -> NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is not an array with {dimensions} dimensions.") from None
-    if array.ndim != dimensions:
-        raise InputError(f"{name} has the shape {array.shape}, and has to have {dimensions} dimensions.")
-    return array
