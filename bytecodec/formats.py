@@ -37,7 +37,8 @@ _HEADERLESS_SUFFIXES = frozenset((".raw", ".pcm"))
 # How the formats begin that libsndfile reads, for damaged files of which it says only that it does not know them.
 _SOUND = re.compile(
     rb"(?:RIFF|RIFX|RF64).{4}WAVE|FORM.{4}(?:AIF[FC]|8SVX|16SV)|riff\.\x91|fLaC|OggS\0|\.snd\0|dns\.|caff\0"
-    rb"|ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|Creative Voice File|NIST_1A|\x64\xa3|(?: paf|fap )|2BIT|PVF1\n"
+    rb"|ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|Creative Voice File|NIST_1A|\x64\xa3[\0-\x04]\0"
+    rb"|\0[\0-\x04]\xa3\x64|(?: paf|fap )\0\0|2BIT.{8}(?:\0\0|\xff\xff)|PVF1\n"
     rb"|Extended Instrument:|MATLAB 5\.0|ALawSoundFile|\xf0\x7e.\x01",
     re.DOTALL,
 )
@@ -62,6 +63,8 @@ _TO_CONVERT = (  # recordings, and films with sound, that ffmpeg reads and libsn
     (rb"DSD \x1c\0|FRM8.{8}DSD ", "a DSD file"),
     (rb"\.RMF\0|\.ra\xfd", "a RealMedia file"),
     (rb"RIFF.{4}QLCM", "a QCP file"),
+    (rb"OggS\0.{23}Speex   ", "a Speex file"),
+    (rb"OggS\0.{23}(?:\x80theora|BBCD\0)", "an Ogg film"),
     (rb"RIFF.{4}AVI ", "an AVI film"),
     (rb"FLV\x01", "a Flash film"),
     (rb"\0\0\x01\xba|G[\0\x40].{186}G.{187}G", "an MPEG film"),
@@ -146,7 +149,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
         return
     text = _text_of(_head(file))
     if text is None:
-        raise InputError(f"{name} {_unreadable(name, _refusal_of_libsndfile(file))}")
+        raise InputError(f"{name} {_unreadable(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
         raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav makes one of it.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
@@ -161,16 +164,20 @@ def identify(file: BinaryIO, name: str) -> Kind:
     text = _text_of(head)
     if foreign := _foreign(head, name, text):
         return Kind(foreign.sound or named_sound, foreign.problem)
-    if text is not None and not _SOUND_BEGINNING_AS_TEXT.match(head):
+    begins_as_sound = _SOUND if text is None or named_sound else _SOUND_BEGINNING_AS_TEXT
+    if text is not None and not begins_as_sound.match(head):
         return Kind(True, _named_as_sound(head, text)) if named_sound else Kind(False)
     reason = _refusal_of_libsndfile(file)
     if not reason:
         return Kind(True)
     if named_sound or (text is None and _SOUND.match(head)):
-        return Kind(True, _unreadable(name, reason))
+        return Kind(True, _unreadable(reason))
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
-        line = f"ffmpeg -f s16le -ar 44100 -ac 1 -i {_quoted(name)} {_quoted(name + '.wav')}"
-        return Kind(True, f"has no header that says its rate and format. If you know them, give it one: `{line}`")
+        return Kind(
+            True,
+            "has no header that gives its rate and format. If you know them, give it one, as in "
+            "`ffmpeg -f s16le -ar 44100 -ac 1 -i IN.raw OUT.wav`.",
+        )
     return Kind(False)
 
 
@@ -265,10 +272,10 @@ def _kind_of_text(head: bytes, text: str) -> str:
     return f"a text ({encoding.upper()[:6]})" if encoding and encoding != "utf-8" else "a text"
 
 
-def _unreadable(name: str, reason: str) -> str:
+def _unreadable(reason: str) -> str:
     return (
         f"is no recording that can be read (libsndfile: {reason}). "
-        f"`{ffmpeg_line(name)}` may make a WAV file of it; bin2utf8 takes the bytes of any file."
+        "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
     )
 
 

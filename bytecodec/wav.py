@@ -257,10 +257,10 @@ def _open_sound(file: BinaryIO, name: str) -> Any:
         def seekable(self) -> bool:
             return False
 
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
     if os.fstat(file.fileno()).st_size == 0:
         raise InputError(f"{name} is empty: it has 0 bytes.")
     require_recording(file, name)
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ BLOCK = 1 << 22  # bytes of text read at a time
 UTF8 = "utf-8"
 BYTE_ORDER_MARK = "\ufeff"
 LINE_ENDS = [ord("\n"), ord("\r"), ord(BYTE_ORDER_MARK)]  # what a text of sound may hold beside its alphabet
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that no text has in an encoding of one byte each
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # characters that no text has
 _NEIGHBOURHOOD = 2000  # bytes around one that does not fit, by which another encoding is guessed
 _LEAST_ZEROS = 0.02  # of all bytes of a text in UTF-16: those of spaces and line ends at least
 
@@ -137,7 +138,7 @@ def _advice(file: BinaryIO, offset: int) -> str:
     file.seek(max(0, offset - _NEIGHBOURHOOD))
     around = file.read(2 * _NEIGHBOURHOOD)
     has_utf8 = any(ord(character) > 127 for character in around.decode(UTF8, "ignore"))
-    if _CONTROL.search(around) or has_utf8:
+    if has_utf8 or _CONTROL.search(around.decode("latin-1")):
         return ""
     encoding = "cp1252" if re.search(rb"[\x80-\x9f]", around) else "latin-1"
     return f" If it is a text in a Western European encoding, --encoding {encoding} reads it."
@@ -148,10 +149,10 @@ def _encoding_by_zeros(head: bytes) -> str | None:
     zeros = np.frombuffer(head, np.uint8)[: len(head) // 4 * 4].reshape(-1, 4) == 0
     if not zeros.size or zeros.mean() < _LEAST_ZEROS:
         return None
-    for encoding, columns in (("utf-32-le", (2, 3)), ("utf-32-be", (0, 1))):
-        if zeros[:, columns].all():
-            return encoding
-    for encoding, own, other in (("utf-16-le", (1, 3), (0, 2)), ("utf-16-be", (0, 2), (1, 3))):
-        if zeros[:, own].any() and not zeros[:, other].any():
-            return encoding
+    for encoding, mostly in (("utf-32-le", 3), ("utf-32-be", 0), ("utf-16-le", 1), ("utf-16-be", 0)):
+        if zeros[:, mostly].any():
+            with contextlib.suppress(UnicodeDecodeError):
+                text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
+                if text and not _CONTROL.search(text):
+                    return encoding
     return None

@@ -168,8 +168,7 @@ def test_a_quiet_recording_is_hinted_at_unless_quiet_is_asked_for(capsys: pytest
         ),
         (
             "utf82bin a.wav x",
-            "utf82bin: a.wav: U+0052 'R' at character 0 (byte 0) is of no alphabet (braille, cjk, latin): "
-            "this is no text made from bytes. Offsets count from 0; --errors skip leaves such out.",
+            "utf82bin: a.wav is a recording, and a text is needed here: wav2utf8 makes one of it.",
         ),
         ("wav2utf8 a.wav no/x", "wav2utf8: cannot write no/x: there is no folder no. Make it first."),
         ("bin2utf8 a.wav folder", "bin2utf8: folder: is a folder, and a file was to be written."),

@@ -144,7 +144,7 @@ def test_several_inputs_and_folders_are_laid_end_to_end(here, capsys):
     for name in ("b.txt", "a.txt"):
         Path("folder", name).write_text(bytecodec.encode(name[:1].encode() * 300), encoding="utf-8")
     charrnn_train(["sound.txt", "folder", *SMALL, "--max-iterations", "1", "--run-dir", "r"])
-    assert "folder: 2 of the 2 files in it." in capsys.readouterr().err
+    assert "folder: 2 texts." in capsys.readouterr().err
     assert Path("r/corpus.bin").read_bytes()[2000:] == b"a" * 300 + b"b" * 300
 
 

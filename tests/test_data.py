@@ -1,7 +1,5 @@
 """Texts and recordings become ids on disk, and batches are contiguous rows of them."""
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +7,9 @@ from hypothesis import strategies as st
 
 import bytecodec
 from bytecodec.errors import InputError
-from charrnn import data
+from charrnn import texts
 from charrnn.data import ContiguousBatches, Corpus, SoundOptions, last_symbols, open_corpus, prepare
+from charrnn.inputs import Input
 from charrnn.vocab import Vocab
 
 OPTIONS = SoundOptions()
@@ -141,14 +140,32 @@ def test_a_text_in_an_alphabet_gives_bytes_whatever_an_editor_added(corpus, tmp_
     assert found.vocab == Vocab.of_alphabet(alphabet)
 
 
-def test_a_line_end_in_the_middle_makes_a_text_plain(corpus, tmp_path):
-    assert corpus(written(tmp_path / "a.txt", "⠀\n⠁\n")).vocab == Vocab("\n⠀⠁")
+@pytest.mark.parametrize("alphabet", bytecodec.ALPHABETS)
+@pytest.mark.parametrize("joint", ["\n", "\r\n", "\n\ufeff", "\ufeff", "\n\n"])
+def test_a_text_of_sound_is_read_without_the_line_ends_and_marks_in_it(tmp_path, capsys, alphabet, joint):
+    one, two = (bytecodec.encode(part, alphabet) for part in (b"\0\1", b"\xff"))
+    path = written(tmp_path / "a.txt", one + joint + two + "\n")
+    found = prepare([str(path)], tmp_path / "corpus.bin", OPTIONS)
+    assert found.ids.tolist() == [0, 1, 255]
+    assert found.vocab == Vocab.of_alphabet(alphabet)
+    assert "a.txt is a text of sound" in capsys.readouterr().err
+    assert last_symbols(path, found.vocab, OPTIONS, 2).tolist() == [1, 255]
+
+
+def test_an_editors_line_end_at_the_end_is_not_worth_a_note(tmp_path, capsys):
+    prepare([str(written(tmp_path / "a.txt", "\ufeff⠀⠁\r\n"))], tmp_path / "corpus.bin", OPTIONS)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_text_of_two_alphabets_is_refused_with_the_place(corpus, tmp_path):
+    path = written(tmp_path / "a.txt", bytecodec.encode(b"abc") + "\n" + bytecodec.encode(b"d", "cjk"))
+    assert f"{path}: U+3964 '㥤' at character 4 is of the cjk alphabet" in refusal(corpus, path)
 
 
 @given(st.binary(min_size=1), st.integers(1, 9), st.sampled_from(list(bytecodec.ALPHABETS)))
 def test_a_text_is_read_the_same_in_blocks_of_any_size(tmp_path, content, size, alphabet):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "BLOCK", size)
+        patch.setattr(texts, "BLOCK", size)
         path = written(tmp_path / "a.txt", bytecodec.encode(content, alphabet) + "\n")
         found = prepare([str(path)], tmp_path / "corpus.bin", OPTIONS, quiet=True)
         assert bytes(found.ids) == content
@@ -162,9 +179,9 @@ def test_a_text_is_read_the_same_in_blocks_of_any_size(tmp_path, content, size, 
     ("content", "offset"), [(b"ab\xffcd", 2), ("aä€".encode() + b"\xc3(", 6), ("a€".encode()[:-1], 1), (b"\x80", 0)]
 )
 def test_what_is_not_utf8_is_a_sentence_with_the_offset(corpus, tmp_path, monkeypatch, size, content, offset):
-    monkeypatch.setattr(data, "BLOCK", size)
+    monkeypatch.setattr(texts, "BLOCK", size)
     path = written(tmp_path / "a.txt", content)
-    assert refusal(corpus, path) == (
+    assert refusal(corpus, path).startswith(
         f"{path} is neither a recording that can be read nor UTF-8 text: the byte at offset {offset} does not fit."
     )
 
@@ -215,7 +232,8 @@ def test_a_folder_without_recordings_stands_for_its_texts(corpus, tmp_path):
 def test_a_folder_of_neither_is_refused(corpus, tmp_path):
     (tmp_path / "in").mkdir()
     written(tmp_path / "in" / "c.md", "c")
-    assert refusal(corpus, tmp_path / "in") == f"there is no recording and no .txt in the folder {tmp_path / 'in'}."
+    message = f"there is no recording and no .txt in the folder {tmp_path / 'in'}; left out: c.md."
+    assert refusal(corpus, tmp_path / "in") == message
 
 
 def test_recordings_and_texts_of_their_bytes_give_the_same_ids(corpus, tmp_path, write_wav):
@@ -267,7 +285,7 @@ def test_bytes_in_any_alphabet_suit_a_network_of_bytes(corpus, tmp_path, write_w
 
 
 def test_what_a_given_vocabulary_lacks_is_named_with_file_and_place_in_it(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "BLOCK", 4)
+    monkeypatch.setattr(texts, "BLOCK", 4)
     path = written(tmp_path / "a.txt", "abababäb?")
     message = refusal(corpus, path, vocab=Vocab("abä"))
     assert message.startswith(f"{path}: the network does not know '?' (U+003F), character 8 of the text: ")
@@ -316,8 +334,8 @@ def test_a_corpus_larger_than_memory_is_read_where_it_is_needed(tmp_path):
 def test_many_texts_take_no_more_memory_than_one(tmp_path):
     """A table of all of Unicode for each of a folder's thousand texts would be a gigabyte."""
     files = [written(tmp_path / f"{i}.txt", chr(0x61 + i % 26)) for i in range(40)]
-    texts = [data._Characters.of(file) for file in files]
-    assert sum(text.code_points.nbytes for text in texts) < 1000
+    found = [texts.Characters.of(Input(file, str(file), False)) for file in files]
+    assert sum(characters.code_points.nbytes for characters in found) < 1000
 
 
 # The end of a file, to start sampling from
@@ -327,7 +345,7 @@ def test_many_texts_take_no_more_memory_than_one(tmp_path):
 def test_the_last_symbols_of_a_text_are_its_end(tmp_path, count, block):
     path = written(tmp_path / "a.txt", "abcdefghijklmnopqrst")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "BLOCK", block)
+        patch.setattr(texts, "BLOCK", block)
         ids = last_symbols(path, Vocab("abcdefghijklmnopqrst"), OPTIONS, count)
     assert ids.tolist() == list(range(20))[-count:]
 
@@ -342,11 +360,3 @@ def test_an_empty_file_is_nothing_to_start_from(tmp_path):
     path = written(tmp_path / "a.txt", "")
     with pytest.raises(InputError, match=r"there is nothing in .*a\.txt to start from"):
         last_symbols(path, Vocab("abc"), OPTIONS, 100)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for use in (lambda path: prepare([str(path)], tmp_path / "ids", OPTIONS), data.is_sound):
-        with pytest.raises(InputError, match="pipe is a pipe or a device, and a file is needed here"):
-            use(tmp_path / "pipe")

@@ -315,7 +315,7 @@ def test_a_network_starts_from_the_end_of_a_recording(served, trained, tone, ton
         ("?run=0&name=../../a.wav", b"RIFF....WAVEfmt garbage", "a.wav is no recording that can be read"),
         ("?run=0&name=a.txt", b"Hello", "a.txt: "),
         ("?run=0&name=a.flac", b"", "a.flac is empty: it has 0 bytes."),
-        ("?run=0&name=a.bin", b"\xff\xfe\x00", "a.bin: "),
+        ("?run=0&name=a.bin", b"\xff\xfe\x00", "a.bin "),
         ("?run=5&name=a.wav", b"RIFF", "There is no run of number '5' here."),
     ],
 )

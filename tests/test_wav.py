@@ -364,10 +364,9 @@ def test_a_recording_of_no_samples_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_recording_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"Call me Ishmael. " * 100)
-    assert refusal(path) == (
-        f"{path} is no recording that can be read (libsndfile: Format not recognised). "
-        "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
-    )
+    assert "a text" in refusal(path)
+    path.write_bytes(bytes(range(256)) * 100)
+    assert refusal(path).startswith(f"{path} ")
 
 
 def test_a_recording_that_is_cut_short_is_taken_as_far_as_it_goes_and_that_is_said(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ def parser() -> Parser:
         help="a recording, a text or a folder; - is standard input (default: the run's data)",
     )
     p.add_argument(
-        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of a text without a byte order mark"
+        "--encoding",
+        type=encoding,
+        default="utf-8",
+        metavar="NAME",
+        help="encoding of a text without a byte order mark",
     )
     p.add_argument(
         "--skip-unreadable", action="store_true", help="leave out files of a folder that cannot be read, and list them"

@@ -93,7 +93,11 @@ def parser() -> Parser:
         "--start-file", type=path, metavar="FILE", help="read the end of a recording or text first; - is standard input"
     )
     start.add_argument(
-        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of a --start-file without a byte order mark"
+        "--encoding",
+        type=encoding,
+        default="utf-8",
+        metavar="NAME",
+        help="encoding of a --start-file that is a text without a byte order mark",
     )
     start.add_argument(
         "--unknown",

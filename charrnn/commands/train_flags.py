@@ -42,7 +42,7 @@ def parser() -> Parser:
     data.add_argument("--gain", type=number(-200, 200), default=0.0, metavar="DB", help="make recordings louder")
     data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
     data.add_argument(
-        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="of texts without a byte order mark"
+        "--encoding", type=encoding, default="utf-8", metavar="NAME", help="encoding of texts without a byte order mark"
     )
     data.add_argument(
         "--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them"
