@@ -36,8 +36,8 @@ INTRODUCTION = """# Flags
 What each command says to `--help`; `python tools/make_flags.py > docs/flags.md` writes this page. Everywhere:
 
 - Results go to standard output or the named file; messages and progress bars to standard error, and `-q` leaves out
-  all but errors. `-` is standard input or output. Recordings, texts and CSV files are read from it, and from named pipes,
-  by every command that takes them; networks, runs, states and vocabularies are read from files alone.
+  all but errors. `-` is standard input or output. Recordings, texts and CSV files are read from it, and from named
+  pipes, by every command that takes them; networks, runs, states and vocabularies are read from files alone.
 - Exit 0: done (a closed pipe, and Ctrl-C where output is endless, are ways of being done). 2: the command line is wrong
   whatever the files hold. 1: everything else that went wrong, in one or two sentences. 130 and 143: interrupted by
   Ctrl-C or SIGTERM, with what was done saved.
