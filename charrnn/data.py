@@ -16,7 +16,7 @@ import bytecodec
 from bytecodec.console import progress, say, sync
 from bytecodec.errors import InputError
 from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_all
-from charrnn.texts import UTF8, Characters, decoded, read_text
+from charrnn.texts import LINE_ENDS, UTF8, Characters, decoded, read_text
 from charrnn.vocab import Ids, Vocab
 
 BEGINNING = 4000  # characters of a text that say whether it stands for sound
@@ -301,13 +301,14 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str) -> None:
     if file.is_sound:
         return
     text = next(read_text(file, encoding), "")[:BEGINNING]
+    characters = [ord(character) for character in text if ord(character) not in LINE_ENDS]
     pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
-    stands_for_sound = 2 * sum(ord(character) >> 8 in pages for character in text) > len(text)
+    stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
     if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
         raise InputError(
             f"{file.name} is a text that stands for sound, and the network knows {vocab.describe()}: name a plain text."
         )
-    if text.strip() and not stands_for_sound and vocab.alphabet is not None:
+    if characters and not stands_for_sound and vocab.alphabet is not None:
         raise InputError(
             f"{file.name} is plain text, and the network was trained on {vocab.describe()}: "
             "name a recording, or a text that wav2utf8 wrote."
