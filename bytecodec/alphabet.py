@@ -47,14 +47,14 @@ def encode(data: Bytes, alphabet: str = "braille") -> str:
     Raises
     ------
     InputError
-        There is no such alphabet.
+        There is no such alphabet, or the data are no bytes.
 
     Examples
     --------
     >>> encode(b"\x00\x01\xff")
     '⠀⠁⣿'
     """
-    return _characters(np.frombuffer(data, np.uint8), first_code_point(alphabet))
+    return _characters(byte_array("data", data), first_code_point(alphabet))
 
 
 def decode(text: str) -> bytes:
@@ -74,6 +74,8 @@ def decode(text: str) -> bytes:
     >>> decode("⠀⠁⣿\n")
     b'\x00\x01\xff'
     """
+    if not isinstance(text, str):
+        raise InputError(f"text is a {type(text).__name__}, and has to be a string: decode UTF-8 bytes first.")
     decoder = Decoder()
     return decoder.feed(text) + decoder.close()
 
@@ -96,10 +98,24 @@ def alphabet_of(characters: Iterable[str]) -> str | None:
 
 def first_code_point(alphabet: str) -> int:
     """The code point of an alphabet's character for byte 0; InputError lists the alphabets if there is no such one."""
+    if not isinstance(alphabet, str) or alphabet not in ALPHABETS:
+        raise InputError(f"there is no alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}.")
+    return ALPHABETS[alphabet]
+
+
+def byte_array(name: str, data: Bytes) -> NDArray[np.uint8]:
+    """Return bytes, or a uint8 array (n,), as an array (n,); InputError for anything else."""
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise InputError(f"{name} is an array of {data.dtype} {data.shape}, and has to be one of uint8 (n,).")
+        return data
     try:
-        return ALPHABETS[alphabet]
-    except KeyError:
-        raise InputError(f"there is no alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}.") from None
+        view = memoryview(data)
+    except TypeError:
+        raise InputError(f"{name} is a {type(data).__name__}, and has to be bytes or an array of uint8.") from None
+    if view.itemsize != 1:
+        raise InputError(f"{name} has items of {view.itemsize} bytes, and has to be bytes or an array of uint8.")
+    return np.frombuffer(view.tobytes() if not view.contiguous else view, np.uint8)
 
 
 class Encoder:
@@ -117,7 +133,7 @@ class Encoder:
 
     def feed(self, chunk: Bytes) -> bytes:
         """Encode the next bytes; returns the UTF-8 of one character for each."""
-        values = np.frombuffer(chunk, np.uint8)
+        values = byte_array("chunk", chunk)
         pieces = (values[i : i + _ENCODED_PIECE] for i in range(0, len(values), _ENCODED_PIECE))
         return b"".join(_characters(piece, self._first).encode() for piece in pieces)
 
@@ -179,7 +195,7 @@ class Decoder:
         if isinstance(chunk, str):
             self._counts_bytes = False
             return b"".join(self._read(chunk[i : i + _DECODED_PIECE]) for i in range(0, len(chunk), _DECODED_PIECE))
-        data = np.frombuffer(chunk, np.uint8)
+        data = byte_array("chunk", chunk)
         return b"".join(self._feed(data[i : i + _DECODED_PIECE].tobytes()) for i in range(0, len(data), _DECODED_PIECE))
 
     def close(self) -> bytes:

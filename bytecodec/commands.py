@@ -222,7 +222,7 @@ def _number(text: str, lowest: float, highest: float) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: {lowest:,} to {highest:,} are possible") from None
     if not lowest <= number <= highest:
         raise argparse.ArgumentTypeError(f"{text!r} is out of range: {lowest:,} to {highest:,} are possible")
     return number

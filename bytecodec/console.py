@@ -83,8 +83,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the examples' lines, and ends the help of an option with its default where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = (None, argparse.SUPPRESS, False, True)
-        if not action.help or "%(default)" in action.help or any(action.default is value for value in silent):
+        has_one = not (isinstance(action.default, bool) or action.default in (None, argparse.SUPPRESS, "", []))
+        if not action.help or "default" in action.help or not has_one:
             return action.help
         return f"{action.help} (default: %(default)s)"
 

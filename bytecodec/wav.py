@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_number, check_whole
 from bytecodec.channels import Mixer
 from bytecodec.console import copy_input
 from bytecodec.errors import InputError
@@ -108,14 +109,15 @@ def read_blocks(
     """
     check_rate(rate)
     _check_part(start, duration)
-    if channel is not None and channel < 1:
-        raise InputError(f"there is no channel {channel}: channels count from 1.")
-    if not -200 <= gain_db <= 200:
-        raise InputError(f"a gain of {gain_db:g} dB is out of range: take one from -200 to 200.")
+    if channel is not None:
+        check_whole("channel", channel, 1)
+    check_number("gain_db", gain_db, -200, 200)
     if mulaw and dither:
         raise InputError("dither is for linear samples: leave it out, or mulaw.")
     if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
-        raise ValueError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither")
+        raise InputError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither.")
+    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        raise InputError(f"source is a {type(source).__name__}, and has to be a path or a file open for reading.")
     part = (start, duration)
     gain = (normalize, set_gain_db if normalize else None, gain_db)
     options = _Options(rate, part, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
@@ -146,16 +148,17 @@ def normalizing_gain(peak: float) -> float:
 
 
 def check_rate(rate: int, what: str = "a rate") -> None:
-    """Raise InputError for a rate outside 1 to 768 kHz."""
+    """Raise InputError for a rate that is no whole number, or outside 1 to 768 kHz."""
+    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
+        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
 
 
 def _check_part(start: float, duration: float | None) -> None:
-    if not (0 <= start < math.inf):
-        raise InputError(f"a start of {start:g} s is out of range: take one from 0 on.")
-    if duration is not None and not (0 < duration < math.inf):
-        raise InputError(f"a duration of {duration:g} s is out of range: take one above 0.")
+    check_number("start", start, 0)
+    if duration is not None:
+        check_number("duration", duration, 0, above=True)
 
 
 def _ignore(*_: object) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import struct
 from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.alphabet import Bytes
+from bytecodec.alphabet import Bytes, byte_array
+from bytecodec.arguments import check_whole
 from bytecodec.errors import InputError
 from bytecodec.wav import check_rate
 
@@ -52,7 +55,7 @@ class WavWriter:
     Raises
     ------
     InputError
-        The rate is out of range.
+        The rate is out of range, there is no such format, or the stream takes no bytes.
 
     Examples
     --------
@@ -67,7 +70,8 @@ class WavWriter:
     def __init__(self, stream: BinaryIO, rate: int = 11025, mulaw: bool = False, bits: int = 8) -> None:
         check_rate(rate)
         if bits not in (8, 16, 32) or (mulaw and bits != 8):
-            raise ValueError(f"bits is {bits!r}, and has to be 8, 16 or 32, and 8 for mu-law")
+            raise InputError(f"bits is {bits!r}, and has to be 8, 16 or 32, and 8 for mu-law.")
+        _check_stream(stream)
         self.samples = 0
         self._stream = stream
         self._rate = rate
@@ -84,9 +88,11 @@ class WavWriter:
         ------
         WavFullError
             The file has reached 4 GiB; as many samples as fit have been written. A pipe never fills.
+        InputError
+            The samples are of another type, or the writer is closed.
         """
+        data = self._checked(samples)
         self._start()
-        data = memoryview(samples).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         room = len(data) if self._begin is None else self._room()
         self._stream.write(data[:room])
         self.samples += min(room, len(data)) // self._width
@@ -97,6 +103,8 @@ class WavWriter:
 
     def cue(self, offset: int | None = None) -> None:
         """Mark a sample, by default the next one to be written; the marks are kept where the file can be sought in."""
+        if offset is not None:
+            check_whole("offset", offset, 0, MOST_BYTES)
         self._cues.append(self.samples if offset is None else offset)
 
     def close(self) -> None:
@@ -116,6 +124,22 @@ class WavWriter:
         elif self._state == "open":
             with contextlib.suppress(OSError):  # which would hide what went wrong first
                 self.close()
+
+    def _checked(self, samples: Any) -> memoryview:
+        """Return the bytes of samples of this writer's type."""
+        if self._state == "closed":
+            raise InputError("the WAV file is closed: nothing can be written to it any more.")
+        dtype = np.dtype({8: "u1", 16: "<i2", 32: "<f4"}[8 * self._width])
+        if isinstance(samples, np.ndarray):
+            if samples.dtype != dtype or samples.ndim != 1:
+                raise InputError(
+                    f"samples is an array of {samples.dtype} {samples.shape}, and has to be one of {dtype} (n,)."
+                )
+            return memoryview(np.ascontiguousarray(samples).data).cast("B")
+        data = byte_array("samples", samples).data
+        if len(data) % self._width:
+            raise InputError(f"{len(data)} bytes are no whole number of samples of {self._width} bytes.")
+        return data
 
     def _start(self) -> None:
         if self._state == "new":
@@ -154,6 +178,12 @@ class WavWriter:
             return b""
         points = [struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(self._cues, 1)]
         return _chunk(b"cue ", struct.pack("<I", len(points)) + b"".join(points))
+
+
+def _check_stream(stream: Any) -> None:
+    if not hasattr(stream, "write") or isinstance(stream, io.TextIOBase):
+        kind = type(stream).__name__
+        raise InputError(f"stream is a {kind}, and has to be a file that is open for writing bytes.")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

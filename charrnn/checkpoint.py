@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from bytecodec.arguments import check_path
+from bytecodec.errors import InputError
 from charrnn import stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
@@ -64,7 +66,16 @@ class Checkpoint(stored.Trained):
 
 
 def save(path: str | Path, checkpoint: Keepable) -> None:
-    """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns."""
+    """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns.
+
+    Raises
+    ------
+    InputError
+        There is no such folder, or the checkpoint is none.
+    """
+    path = check_path("path", path)
+    if not isinstance(getattr(checkpoint, "model", None), nn.Module):
+        raise InputError(f"checkpoint is a {type(checkpoint).__name__}, and has to hold a network of torch.")
     write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
 
 
@@ -113,10 +124,20 @@ def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: s
 
 
 def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
-    """The network of a checkpoint or of a run's newest one, with ``.config`` and ``.vocab``, in evaluation mode."""
+    """Return the network of a checkpoint or of a run's newest one, with ``.config`` and ``.vocab``, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        As `load`, or torch has no such device here.
+    """
     checkpoint = load(path)
     checkpoint.model.vocab = checkpoint.vocab
-    return checkpoint.model.to(device)
+    try:
+        return checkpoint.model.to(torch.device(device))
+    except (RuntimeError, AssertionError, TypeError) as error:  # which of them depends on how torch was built
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the network cannot be put on the device {device!r}: {reason}.") from None
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

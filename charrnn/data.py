@@ -18,9 +18,10 @@ from bytecodec.errors import InputError, NoTableError
 from bytecodec.table import lacks_table
 from charrnn.inputs import Input, Unreadable, nothing_readable, opened, opened_all
 from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
-from charrnn.texts import UTF8, Characters, decoded, read_text
+from charrnn.texts import LINE_ENDS, UTF8, Characters, decoded, read_text
 from charrnn.vocab import Ids, Vocab, describe
 
+BEGINNING = 4000  # characters of a text that say whether it stands for sound
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
 
 
@@ -299,27 +300,67 @@ def last_symbols(
     table: bytecodec.Table | None = None,
     encoding: str = UTF8,
     quiet: bool = True,
+    skip_unknown: bool = False,
 ) -> Ids:
-    """The last ``count`` ids of a text, by a table if one is given, of a recording, or of standard input, ``-``, in
-    constant memory."""
+    """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
+
+    A text of the characters of a ``table`` is read by it. Characters of a plain text that are not in the vocabulary are
+    an error, or skipped and counted on stderr.
+
+    Raises
+    ------
+    InputError
+        The file is of another kind than what the network was trained on, cannot be read, or holds no symbol.
+    """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
-        if file.is_sound and vocab.alphabet is None:
-            raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
-        for block in _blocks(file, vocab, options, encoding, table, quiet):
+        _check_kind(file, vocab, encoding, table)
+        for block in _blocks(file, vocab, options, encoding, table, quiet, skip_unknown):
             kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
         if not len(kept):
             raise InputError(f"there is nothing in {file.name} to start from.")
     return kept
 
 
+def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table | None) -> None:
+    """Raise InputError for sound where the network was trained on text, and the other way round.
+
+    A text is judged by its beginning: it stands for sound if most of its characters are of the codec's alphabets.
+    """
+    if file.is_sound and vocab.alphabet is None:
+        raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
+    if file.is_sound or table is not None:
+        return
+    text = next(read_text(file, encoding), "")[:BEGINNING]
+    characters = [ord(character) for character in text if ord(character) not in LINE_ENDS]
+    pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
+    stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
+    if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
+        raise InputError(
+            f"{file.name} is a text that stands for sound, and the network knows {vocab.describe()}: name a plain text."
+        )
+    is_plain = characters and not stands_for_sound and not lacks_table(np.array(characters))
+    if is_plain and vocab.alphabet is not None:
+        raise InputError(
+            f"{file.name} is plain text, and the network was trained on {vocab.describe()}: "
+            "name a recording, or a text that wav2utf8 wrote."
+        )
+
+
 def _blocks(
-    file: Input, vocab: Vocab, options: SoundOptions, encoding: str, table: bytecodec.Table | None, quiet: bool
+    file: Input,
+    vocab: Vocab,
+    options: SoundOptions,
+    encoding: str,
+    table: bytecodec.Table | None,
+    quiet: bool,
+    skip_unknown: bool = False,
 ) -> Iterator[Ids]:
     if file.is_sound:
         yield from read_sound(file, options, 8, quiet)
     elif vocab.alphabet is None:
-        yield from _encoded(read_text(file, encoding), file.name, vocab)
+        texts = read_text(file, encoding)
+        yield from _known(texts, file.name, vocab, quiet) if skip_unknown else _encoded(texts, file.name, vocab)
     else:
         decoder = bytecodec.Decoder(skip_line_ends=True, table=table)
         for values in decoded(file, encoding, decoder):
@@ -340,3 +381,19 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         offset += len(text)
+
+
+def _known(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not."""
+    characters = known = 0
+    for text in texts:
+        ids = vocab.encode_known(text)
+        characters, known = characters + len(text), known + len(ids)
+        yield ids
+    if characters and not known:
+        raise InputError(f"the network knows no character of {name}: it was trained on {vocab.describe()}.")
+    if characters > known:
+        say(
+            f"{name}: skipped {characters - known:,} of {characters:,} characters, which the network does not know.",
+            quiet,
+        )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from bytecodec.arguments import check_choice, check_integers
+from bytecodec.errors import InputError
 from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
 from charrnn.model import Layers, State
 from charrnn.parallel import ALONE, World
-from charrnn.runtime import autocast
+from charrnn.runtime import PRECISIONS, autocast
 from charrnn.vocab import Ids
 
 BITS = 1 / math.log(2)  # in a nat
@@ -40,11 +41,26 @@ def evaluate(
     the batches in training, so that figures of different runs can be compared. What does not fill the rows
     goes on from the state of the last one. The processes of a ``world`` each score rows of their own; all are told how
     far they are at the same places, and get the same mean.
+
+    Rows and steps are scored in pieces whose size depends on the network alone (`Layers.most_symbols`), so the
+    result is the same each time, and another size of pieces changes it by rounding only.
+
+    Raises
+    ------
+    InputError
+        The model is none, there are too few ids, or they have another shape or type or are not the network's.
     """
+    if not isinstance(model, Layers):
+        raise InputError(f"model is a {type(model).__name__}, and has to be a network of charrnn.")
+    if len(check_integers("ids", ids, 1)) <= reach.far:
+        raise InputError(f"{len(ids)} ids are too few to evaluate: more than {reach.far} are needed.")
+    check_choice("precision", precision, PRECISIONS)
     training = model.training
     model.eval()
     try:
         return _mean_loss(model, ids, precision, device, tell, world, reach)
+    except IndexError as error:  # torch's of the embedding and of the loss, where symbols are
+        raise InputError("ids has symbols that the network does not have.") from error
     finally:
         model.train(training)
 
@@ -62,21 +78,29 @@ def _mean_loss(
     total, count = 0.0, len(ids) - reach.far
     rows = min(ROWS, count)
     batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, reach)  # the last of many has the last row
-    state = model.initial_state(batches.rows)
+    most = model.most_symbols()
+    # Those that reach far back are handed many symbols beside each step's own.
+    steps = max(1, min(max(STEPS, reach.near // 32), most // rows))
+    groups = [slice(first, first + most) for first in range(0, batches.rows, most)]  # one, but for huge vocabularies
+    states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
 
-    def score(x: NDArray[Any], y: NDArray[Any], state: State) -> tuple[float, State]:
+    def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
         with autocast(precision, device):
-            loss, state = model.loss(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), state)
-        return float(loss) * y.size, state
+            loss, state = model.loss(x.to(device), y.to(device), state)
+        return float(loss) * y.numel(), state
 
-    steps = max(STEPS, reach.near // 32)  # those that reach far back are handed many symbols beside each step's own
     for position in range(0, batches.row_length, steps):
         if batches.rows:
-            nats, state = score(*batches.at(position, steps), state)
-            total += nats
+            x, y = map(torch.from_numpy, batches.at(position, steps))
+            for k, group in enumerate(groups):
+                nats, states[k] = score(x[group], y[group], states[k])
+                total += nats
         tell(rows * min(position + steps, batches.row_length), count)
-    x, y = batches.rest()
-    if y.size and world.rank == world.size - 1:
-        last_row = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in state)
-        total += score(x, y, last_row)[0]
+    x, y = map(torch.from_numpy, batches.rest())
+    if y.numel() and world.rank == world.size - 1:
+        state = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in states[-1])
+        for start in range(0, y.shape[1], most):
+            end = min(start + most, y.shape[1])
+            nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
+            total += nats
     return world.sum(total) / count

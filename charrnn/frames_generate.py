@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bytecodec.arguments import check_choice, check_number, check_real, check_whole
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
 from charrnn.frames import LOUDEST, NOISE_TAPS, FrameRNN
-from charrnn.generate import uniforms
+from charrnn.generate import MOST_KEY, uniforms
 from charrnn.model import State
+from charrnn.stitch import JOINS
 
 STREAMS_KIND = "frame-streams"
 MIDDLE = 2.0**-25  # from a number of 24 bits to the middle of what it stands for, so that none is 0
@@ -62,6 +65,11 @@ class Take:
         Samples handed out.
     limited : int
         How many of them were beyond full scale.
+
+    Raises
+    ------
+    InputError
+        An argument has the wrong shape, type or range.
     """
 
     def __init__(
@@ -73,7 +81,13 @@ class Take:
         temperature: float = 1.0,
         join: str = "carry",
     ) -> None:
-        window = model.window if window is None else window
+        if not isinstance(model, FrameRNN):
+            raise InputError(f"model is a {type(model).__name__}, and has to be the network of a frame predictor.")
+        window = model.window if window is None else _checked_window(window, model.config.reach.far)
+        check_whole("seed", seed, 0, MOST_KEY)
+        check_whole("number", number, 0, MOST_KEY)
+        check_number("temperature", temperature, 0)
+        check_choice("join", join, JOINS)
         self.model, self.seed, self.number = model, seed, number
         self.temperature, self.join = temperature, join
         self.place = Place(model.initial_state(1), window[None], np.zeros(NOISE_TAPS - 1))
@@ -81,7 +95,8 @@ class Take:
         self._made: tuple[NDArray[np.float32], Place] | None = None  # a pass, and the place after it
 
     def read(self, most: int) -> NDArray[np.float32]:
-        """The next samples, up to the end of a pass, (n,) with 1 <= n <= most."""
+        """Return the next samples, up to the end of a pass, (n,) with 1 <= n <= most."""
+        check_whole("most", most, 1)
         spacing = self.model.config.spacing
         offset = self.position % spacing
         samples, after = self._made = self._made or self._pass(self.position - offset)
@@ -111,6 +126,13 @@ class Take:
 
         u = uniforms(self.seed, self.number, position, len(variances))
         return np.asarray(self.temperature * np.sqrt(variances) * ndtri(u.astype(np.float64) + MIDDLE))
+
+
+def _checked_window(window: Any, length: int) -> Tensor:
+    samples = check_real("window", window, 1)
+    if len(samples) != length:
+        raise InputError(f"window has {len(samples):,} samples, and the network sees {length:,}.")
+    return torch.from_numpy(samples.astype(np.float32))
 
 
 def limit(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_integers, check_number, check_whole
+from bytecodec.errors import InputError
 from charrnn.engines import Engine
 
 CHUNK = 2048
+MOST_KEY = 2**64 - 1  # of a seed and of a stream's number
+MOST_POSITION = 2**128  # beyond any that can be reached: Philox counts to 2**256
 BLOCK = 4  # numbers that Philox4x64 makes of one counter
 
 
@@ -48,7 +52,11 @@ def generate(
     Parameters
     ----------
     length
-        Symbols of each stream; None: for ever.
+        Symbols of each stream; None: without end.
+    temperature
+        0 or more; see `charrnn.engines.Engine.run`.
+    seed
+        0 to 2**64 - 1.
     chunk
         How many to hand out at a time, at most; has no influence on them.
     position
@@ -59,7 +67,27 @@ def generate(
     Yields
     ------
     ids (N, <= chunk).
+
+    Raises
+    ------
+    InputError
+        At once: an argument is out of its range.
     """
+    if not isinstance(engine, Engine):
+        raise InputError(f"engine is a {type(engine).__name__}, and has to come from charrnn.engine.")
+    if length is not None:
+        check_whole("length", length, 0)
+    check_number("temperature", temperature, 0)
+    check_whole("seed", seed, 0, MOST_KEY)
+    check_whole("chunk", chunk, 1)
+    check_whole("position", position, 0, MOST_POSITION)
+    check_whole("first_stream", first_stream, 0, MOST_KEY - engine.streams)
+    return _generated(engine, length, temperature, seed, chunk, position, first_stream)
+
+
+def _generated(
+    engine: Engine, length: int | None, temperature: float, seed: int, chunk: int, position: int, first_stream: int
+) -> Iterator[NDArray[np.int64]]:
     end = None if length is None else position + length
     while end is None or position < end:
         count = chunk if end is None else min(chunk, end - position)
@@ -70,4 +98,5 @@ def generate(
 
 def prime(engine: Engine, ids: NDArray[np.integer[Any]]) -> None:
     """Have all streams of an engine read the same symbols (P,)."""
-    engine.prime(np.broadcast_to(np.asarray(ids), (engine.streams, len(ids))))
+    symbols = check_integers("ids", ids, 1)
+    engine.prime(np.broadcast_to(symbols, (engine.streams, len(symbols))))

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_real, check_whole
+from bytecodec.errors import InputError
+
 WINDOW = 1024  # samples of a spectrum
 LOWEST, HIGHEST = 50.0, 0.45  # Hz, and of the rate: the band that is compared
 DYNAMICS = 60.0  # dB below a spectrum's highest bin, under which all counts as this low
@@ -29,7 +32,16 @@ def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
     rate
         Of both, in Hz. Bins from 50 Hz to 0.45 of it are compared, and those 60 dB under the highest of either count
         as 60 dB under it.
+
+    Raises
+    ------
+    InputError
+        A sound is shorter, or has something else than finite numbers, or the rate is none.
     """
+    check_whole("rate", rate, 1)
+    for name, samples in (("x", x), ("y", y)):
+        if len(check_real(name, samples, 1)) < WINDOW:
+            raise InputError(f"{name} has {len(samples)} samples, and {WINDOW:,} or more are needed.")
     from scipy.signal import welch  # takes long to import
 
     bands = []
@@ -46,11 +58,18 @@ def level_drift(x: NDArray[Any], rate: int) -> float:
     """How the level of samples (n,) moves, in dB a minute: the slope of a line through the levels of its seconds.
 
     A second of silence counts as 60 dB under the loudest one, so that pauses do not decide.
+
+    Raises
+    ------
+    InputError
+        The samples are fewer than two seconds, or not finite numbers (n,), or the rate is none.
     """
+    check_whole("rate", rate, 1)
+    x = check_real("x", x, 1)
     size = round(BLOCK_SECONDS * rate)
     blocks = np.asarray(x)[: len(x) // size * size].reshape(-1, size)
     if len(blocks) < 2:
-        raise ValueError(f"{len(x)} samples are less than the two seconds that a slope takes")
+        raise InputError(f"{len(x)} samples are less than the two seconds that a slope takes.")
     levels = np.array([level(block) for block in blocks])
     levels = np.maximum(levels, levels.max() - DYNAMICS)
     return float(np.polyfit(np.arange(len(levels)) * BLOCK_SECONDS / 60, levels, 1)[0])

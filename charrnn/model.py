@@ -17,6 +17,11 @@ from charrnn.wavefront import Wavefront
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
+# How much to compute at once where nothing is learnt. More is no faster, and beside the weights it can need more memory
+# than a training step on a small batch does.
+MOST_LOGITS = 1 << 22  # 16 MiB in fp32
+MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
+
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
 
 
@@ -36,7 +41,7 @@ class Layers(nn.Module):
 
     def stack(self, config: Any, input_size: int, output_size: int) -> None:
         """Make the layers."""
-        self.config = config
+        self.config, self.input_size, self.output_size = config, input_size, output_size
         cell = CELLS[config.cell]
         options = {name: getattr(config, name) for name in cell.OPTIONS}
         self.layers = nn.ModuleList()
@@ -79,6 +84,11 @@ class Layers(nn.Module):
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """The mean loss of targets y (N, T), and the state after them: what makes each network the one that it is."""
         raise NotImplementedError
+
+    def most_symbols(self) -> int:
+        """Return how many symbols, rows times steps, to score at once so that it takes little memory; at least 1."""
+        gates: int = max(self.input_size, 4 * self.config.rnn_size)
+        return max(1, min(MOST_LOGITS // self.output_size, MOST_GATES // gates))
 
     def number_of_parameters(self) -> int:
         """How many numbers it learns."""

@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
+from bytecodec.arguments import check_path
 from bytecodec.console import is_special_file, open_output, sync_folder
 from bytecodec.errors import InputError
 
@@ -326,7 +327,7 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     InputError
         There is no such thing.
     """
-    path = Path(name)
+    path = Path(check_path("the checkpoint", name))
     if path.is_file():
         return path
     if str(name) == "-":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_choice, check_integers, check_real, check_whole
 from bytecodec.errors import InputError
 from charrnn.engines import Engine
 from charrnn.generate import CHUNK, generate, prime
@@ -48,15 +49,28 @@ def stitch(
     Yields
     ------
     The segment's number from 0 on, and ids (N, <= chunk) of it.
+
+    Raises
+    ------
+    InputError
+        At once: an argument is out of its range.
     """
-    for number in range(segments):
-        if join == "reset" and number:
-            engine.reset()
-            if start is not None and len(start):
-                prime(engine, start)
-        place = position + number * (length or 0)
-        for ids in generate(engine, length, temperature, seed, chunk, place, first_stream):
-            yield number, ids
+    check_whole("segments", segments, 1)
+    check_choice("join", join, JOINS)
+    start = None if start is None else check_integers("start", start, 1)
+    generate(engine, length, temperature, seed, chunk, position, first_stream)  # checks them, and computes nothing yet
+
+    def pieces() -> Iterator[tuple[int, NDArray[np.int64]]]:
+        for number in range(segments):
+            if join == "reset" and number:
+                engine.reset()
+                if start is not None and len(start):
+                    prime(engine, start)
+            place = position + number * (length or 0)
+            for ids in generate(engine, length, temperature, seed, chunk, place, first_stream):
+                yield number, ids
+
+    return pieces()
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,14 @@ def measure_seams(
     Raises
     ------
     InputError
-        No seam, or no place inside, has a whole window on each side.
+        An argument has the wrong shape or type, or no seam, or no place inside, has a whole window on each side.
     """
     from scipy.stats import mannwhitneyu  # takes half a second to import
 
-    x = np.asarray(samples, dtype=np.float64)
+    x = check_real("samples", samples, 1).astype(np.float64)
+    seams = check_integers("seams", seams, 1).tolist()
+    check_whole("seed", seed, 0, 2**64 - 1)
+    check_whole("window", window, 1)
     at = np.array([s for s in seams if window <= s <= len(x) - window], dtype=np.int64)
     is_inside = np.zeros(len(x) + 1, dtype=np.bool_)
     is_inside[window : len(x) - window + 1] = True

@@ -77,6 +77,11 @@ class Vocab:
             )
         return ids.astype(self.dtype)
 
+    def encode_known(self, text: str) -> Ids:
+        """Return the ids of those characters of ``text`` that are in the vocabulary, in `dtype`."""
+        ids = self._id_of_code_point[code_points(text)]
+        return ids[ids >= 0].astype(self.dtype)
+
     def decode(self, ids: Ids) -> str:
         """The text of ids (n,); an IndexError for one that is out of range."""
         ids = np.asarray(ids)

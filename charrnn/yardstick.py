@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_integers, check_whole
+from bytecodec.errors import InputError
 from charrnn.vocab import Ids, Vocab
 
 BLOCK = 1 << 20  # symbols that are looked at in one go
@@ -88,6 +90,7 @@ def flac_bits(ids: Ids, rate: int, mulaw: bool = False, tell: Tell = _silent) ->
     would see a leap at every change of sign, and decoded it would see 16 bits: a voice took 6.3 bits a sample in
     order, 7.2 as it was and 9.1 decoded.
     """
+    ids = _checked(ids, 256)
     levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
     samples = (levels.astype(np.int16) - 128) << 8  # soundfile takes no 8 bits, and hands on the upper 8 of 16
     return _flac_bits(ids, rate, lambda block: samples[block], "PCM_S8", tell)
@@ -98,6 +101,7 @@ def _flac_bits(
 ) -> float:
     import soundfile
 
+    check_whole("rate", rate, 1)
     size = _Size()
     rate = min(rate, HIGHEST_FLAC_RATE)
     with soundfile.SoundFile(size, "w", rate, 1, subtype, format="FLAC", compression_level=1.0) as file:
@@ -112,6 +116,7 @@ def bzip2_bits(ids: Ids, vocab: Vocab, tell: Tell = _silent) -> float:
 
     Of the coders that are everywhere it does best on plain text: xz is made for longer repetitions.
     """
+    ids = _checked(ids, len(vocab))
     coder = bz2.BZ2Compressor(9)
     size = 0
     for block in _blocks(ids):
@@ -126,6 +131,10 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, tell: Tell = _silent) -> flo
     The cross-entropy under that histogram, in which every symbol counts once more than it occurs, since one that
     never occurred would take infinitely many bits. This is what the network knows whose output is its bias alone.
     """
+    check_whole("symbols", symbols, 1)
+    ids = _checked(ids, symbols)
+    if len(check_integers("train", train, 1)):
+        train = _checked(train, symbols)
     learnt = _histogram(train, symbols, tell) + 1
     counts = _histogram(ids, symbols, tell)
     return float(counts @ -np.log2(learnt / learnt.sum()) / counts.sum())
@@ -133,6 +142,8 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, tell: Tell = _silent) -> flo
 
 def entropy_bits(ids: Ids, symbols: int, tell: Tell = _silent) -> float:
     """The order-0 entropy of ids (n,), n >= 1: bits a symbol for a coder that is told their own histogram."""
+    check_whole("symbols", symbols, 1)
+    ids = _checked(ids, symbols)
     counts = _histogram(ids, symbols, tell)
     p = counts[counts > 0] / counts.sum()
     return max(0.0, float(p @ -np.log2(p)))
@@ -142,6 +153,17 @@ def mulaw_levels() -> NDArray[np.uint8]:
     """(256,) the place of each mu-law byte among all, by what it stands for; the negative zero is before the other."""
     byte = np.arange(256)
     return np.where(byte < 128, byte, 383 - byte).astype(np.uint8)
+
+
+def _checked(ids: Ids, symbols: int) -> Ids:
+    """Return ids (n,), n >= 1, or raise InputError where those to measure are not from 0 to ``symbols`` - 1."""
+    ids = check_integers("ids", ids, 1)
+    if not len(ids):
+        raise InputError("there are no ids to measure.")
+    for block in _blocks(ids):
+        if not 0 <= block.min() <= block.max() < symbols:
+            raise InputError(f"ids has numbers from {block.min()} to {block.max()}, and there are {symbols} symbols.")
+    return ids
 
 
 def _blocks(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -207,7 +207,7 @@ def test_a_refusal_keeps_the_output_that_was_there() -> None:
         ("wav2utf8 --rate 999 a", "argument --rate: '999' is out of range: 1,000 to 768,000 are possible"),
         ("utf82wav --rate 768001", "argument --rate: '768001' is out of range: 1,000 to 768,000 are possible"),
         ("utf82wav --rate 11025.5", "argument --rate: '11025.5' is not a whole number"),
-        ("utf82wav --rate fast", "argument --rate: 'fast' is not a number"),
+        ("utf82wav --rate fast", "argument --rate: 'fast' is not a number: 1,000 to 768,000 are possible"),
         ("wav2utf8 --start -1 a", "argument --start: '-1' is out of range: 0 to 1,000,000,000 are possible"),
         ("wav2utf8 --duration 0 a", "argument --duration: '0' is out of range: 0.0001 to 1,000,000,000 are possible"),
         ("wav2utf8 --gain nan a", "argument --gain: 'nan' is out of range: -200 to 200 are possible"),

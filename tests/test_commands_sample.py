@@ -148,12 +148,12 @@ def test_a_saved_state_goes_on_as_if_it_had_never_stopped(here, cut):
 
 def test_a_saved_state_of_several_streams_goes_on(here):
     flags = ["sound", "--streams", "3", "--seed", "4", "-q"]
-    charrnn_sample([*flags, "--length", "500", "-o", "whole.txt"])
-    charrnn_sample([*flags, "--length", "200", "-o", "a.txt", "--state-out", "s"])
-    charrnn_sample(["sound", "--length", "300", "--streams", "3", "--state-in", "s", "-q", "-o", "b.txt"])
-    for k in ("001.txt", "002.txt", "003.txt"):
-        whole, a, b = (Path(folder, k).read_text() for folder in ("whole.txt", "a.txt", "b.txt"))
-        assert whole == a + b
+    charrnn_sample([*flags, "--length", "500", "-o", "whole"])
+    charrnn_sample([*flags, "--length", "200", "-o", "a", "--state-out", "s"])
+    charrnn_sample(["sound", "--length", "300", "--streams", "3", "--state-in", "s", "-q", "-o", "b"])
+    for k in ("001.wav", "002.wav", "003.wav"):
+        whole, a, b = (soundfile.read(Path(folder, k))[0] for folder in ("whole", "a", "b"))
+        np.testing.assert_array_equal(whole, np.concatenate([a, b]))
 
 
 def test_take_k_is_the_same_whatever_the_number_of_takes(here):
@@ -417,3 +417,176 @@ def test_outputs_write_text_as_it_comes(here, monkeypatch):
         text.write(np.array([0, 255]))
         assert pipe.getvalue().decode() == "⠀⣿"
         assert pipe.flushed == 1
+
+
+# What a start is read from
+
+
+@pytest.fixture
+def starts(here):
+    """Files to start from, of every kind."""
+    Path("x.wav").write_bytes((here / "sound.wav").read_bytes())
+    Path("plain.txt").write_bytes((here / "poem.txt").read_bytes())
+    for alphabet in bytecodec.ALPHABETS:
+        Path(f"{alphabet}.txt").write_text(bytecodec.encode(bytes(range(256)) * 4, alphabet), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("network", "file", "word"),
+    [
+        ("poem", "x.wav", "recording"),
+        ("poem", "braille.txt", "stands for sound"),
+        ("poem", "cjk.txt", "stands for sound"),
+        ("sound", "plain.txt", "plain text"),
+    ],
+)
+def test_a_start_file_of_the_other_kind_is_refused_by_its_name(starts, capsys, network, file, word):
+    message = refusal(capsys, network, "--start-file", file, "--length", "5")
+    assert message.startswith(file)
+    assert word in message
+
+
+def test_a_text_of_sound_in_any_alphabet_is_what_the_recording_is(starts):
+    begun = {sample("sound", "--start-file", f"{name}.txt", "--length", "50") for name in bytecodec.ALPHABETS}
+    with open("y.wav", "wb") as file, bytecodec.WavWriter(file, 11025) as wav:
+        wav.write(bytes(range(256)) * 4)
+    begun.add(sample("sound", "--start-file", "y.wav", "--length", "50"))
+    assert len(begun) == 1
+
+
+def test_unknown_characters_are_skipped_and_counted_if_asked_for(starts, capsys):
+    assert "does not know" in refusal(capsys, "poem", "--start-text", "k@u")
+    Path("some.txt").write_text("@kůň@@", encoding="utf-8")
+    for start, skipped, known in (
+        (["--start-text", "@kůň@@"], "3 of 6", ["--start-text", "kůň"]),
+        (["--start-file", "some.txt"], "3 of 6", ["--start-text", "kůň"]),
+        (["--start-text", "kůň"], "", ["--start-text", "kůň"]),
+    ):
+        capsys.readouterr()
+        flags = ["--length", "20", "-o", "x.txt"]
+        assert charrnn_sample(["poem", "--unknown", "skip", *start, *flags]) == 0
+        found = capsys.readouterr().err
+        assert (f"skipped {skipped} characters" in found) if skipped else ("skipped" not in found)
+        assert Path("x.txt").read_text(encoding="utf-8") == sample("poem", *known, "--length", "20")
+
+
+@pytest.mark.parametrize("start", [["--start-text", "@@"], ["--start-file", "unknown.txt"]])
+def test_a_start_of_which_nothing_is_left_is_refused(here, capsys, start):
+    Path("unknown.txt").write_text("@@", encoding="utf-8")
+    assert "knows no character" in refusal(capsys, "poem", "--unknown", "skip", *start)
+
+
+def test_skipping_is_for_networks_of_text_and_something_to_skip_in(here, capsys):
+    assert "--unknown" in refusal(capsys, "sound", "--unknown", "skip", "--start-text", "⠁A")
+    with pytest.raises(SystemExit) as exit_:
+        charrnn_sample(["poem", "--unknown", "skip"])
+    assert exit_.value.code == 2
+
+
+# Several takes
+
+
+@pytest.mark.parametrize("name", ["out.wav", "out.txt", "out.WAV", "out.flac"])
+@pytest.mark.parametrize("flags", [["--temperature", "0,8"], ["--streams", "2"]])
+def test_several_takes_are_not_written_to_the_name_of_one_file(here, capsys, name, flags):
+    with pytest.raises(SystemExit) as exit_:
+        charrnn_sample(["sound", *flags, "-o", name])
+    message = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert name in message
+    assert ("decimal point" in message) == (flags[0] == "--temperature")
+    assert not Path(name).exists()
+
+
+def test_temperatures_that_are_one_number_each_are_not_taken_for_a_decimal_comma(here, capsys):
+    with pytest.raises(SystemExit):
+        charrnn_sample(["sound", "--temperature", "0.8,1.0", "-o", "out.wav"])
+    assert "decimal point" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0.8,,1", "nan", "inf", "-inf", "", ",", "1,nan"])
+def test_temperatures_that_are_no_numbers_are_refused(here, capsys, text):
+    with pytest.raises(SystemExit) as exit_:
+        charrnn_sample(["sound", f"--temperature={text}"])
+    assert exit_.value.code == 2
+
+
+def test_temperature_0_takes_the_likeliest_symbol(here):
+    assert sample("sound", "--temperature", "0", "--start-text", "⡿", "--length", "9", "--seed", "1") == sample(
+        "sound", "--temperature", "0", "--start-text", "⡿", "--length", "9", "--seed", "2"
+    )
+
+
+# Choosing by hand
+
+
+def choices(capsys, *argv):
+    """The lines that --choices prints, split into columns."""
+    capsys.readouterr()
+    assert charrnn_sample([*argv, "-q"]) == 0
+    return [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("engine", ["cpu", "onnx", "eager"])
+def test_the_choices_are_the_likeliest_symbols_with_their_probabilities(here, capsys, engine):
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    flags = ["--engine", engine, "--precision", "fp32", "--start-text", "kůň", "--temperature", "0.5"]
+    shown = choices(capsys, "poem", "--choices", "1000", *flags)
+    probabilities = [float(probability) for probability, _ in shown]
+    vocabulary = set((here / "poem.txt").read_text(encoding="utf-8"))
+    assert {symbol for _, symbol in shown} == {f"{c!r} U+{ord(c):04X}" for c in vocabulary}
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert choices(capsys, "poem", "--choices", "3", *flags) == shown[:3]
+    likeliest = sample("poem", *flags[:6], "--temperature", "0", "--length", "1")
+    assert shown[0][1].startswith(repr(likeliest))
+
+
+def test_choices_of_a_network_of_sound_are_bytes_and_samples(here, capsys):
+    shown = choices(capsys, "sound", "--choices", "256", "--start-file", str(here / "sound.wav"))
+    columns = [symbol.split() for _, symbol in shown]
+    assert {int(byte) for byte, *_ in columns} == set(range(256))
+    assert all(float(value) == pytest.approx((int(byte) - 128) / 128, abs=1e-5) for byte, value, _ in columns)
+
+
+def test_with_nothing_to_start_from_all_choices_are_the_same_and_that_is_reported(here, capsys):
+    assert charrnn_sample(["sound", "--choices", "2"]) == 0
+    captured = capsys.readouterr()
+    assert [float(line.split()[0]) for line in captured.out.splitlines()] == [1 / 256] * 2
+    assert "nothing has been read" in captured.err
+
+
+def test_choosing_goes_on_from_a_state(here, capsys):
+    at_once = choices(capsys, "poem", "--choices", "4", "--start-text", "kůň")
+    choices(capsys, "poem", "--choices", "4", "--start-text", "ků", "--state-out", "s")
+    assert choices(capsys, "poem", "--choices", "4", "--state-in", "s", "--start-text", "ň") == at_once
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-o", "x.txt"],
+        ["--play"],
+        ["--segments", "2"],
+        ["--segments-dir", "d"],
+        ["--join", "reset"],
+        ["--length", "5"],
+        ["--seconds", "0"],
+        ["--seed", "1"],
+        ["--float"],
+        ["--streams", "2"],
+        ["--temperature", "0.5,1"],
+    ],
+)
+def test_choices_do_not_go_with_what_samples(here, capsys, flags):
+    with pytest.raises(SystemExit) as exit_:
+        charrnn_sample(["sound", "--choices", "3", *flags])
+    assert exit_.value.code == 2
+    assert "--choices" in capsys.readouterr().err
+    assert not Path("x.txt").exists()
+
+
+def test_a_state_of_several_streams_gives_no_choices(here, capsys):
+    assert charrnn_sample(["sound", "--streams", "3", "--length", "9", "-o", "takes", "--state-out", "u", "-q"]) == 0
+    assert "one" in refusal(capsys, "sound", "--choices", "3", "--state-in", "u")

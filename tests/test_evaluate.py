@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn import evaluate as module
+from charrnn import model as models
 from charrnn.config import ModelConfig
 from charrnn.evaluate import BITS, evaluate
 from charrnn.model import build
@@ -47,6 +48,27 @@ def test_it_is_the_same_in_steps_of_any_number(tiny_model, n, steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STEPS", steps)
         assert evaluate(tiny_model, symbols(n)) == pytest.approx(plain(tiny_model, symbols(n)), rel=1e-5)
+
+
+@pytest.mark.parametrize("symbols_at_once", [1, 3, 49, 50, 120])
+@pytest.mark.parametrize("n", [40, 149, 777])
+def test_it_is_the_same_in_pieces_of_any_size(tiny_model, monkeypatch, n, symbols_at_once):
+    whole, sizes, loss = evaluate(tiny_model, symbols(n)), [], tiny_model.loss
+    monkeypatch.setattr(models, "MOST_LOGITS", 7 * symbols_at_once)
+    monkeypatch.setattr(tiny_model, "loss", lambda x, y, state: sizes.append(y.numel()) or loss(x, y, state))
+    assert evaluate(tiny_model, symbols(n)) == pytest.approx(whole, rel=1e-6)
+    assert sum(sizes) == n - 1
+    assert max(sizes) <= symbols_at_once
+
+
+def test_a_large_vocabulary_or_layer_is_scored_in_smaller_pieces_than_a_usual_one():
+    def pieces(vocab_size, rnn_size):
+        return build(ModelConfig(vocab_size, 1, rnn_size, 1, cell="rnn"), 0).most_symbols()
+
+    usual = module.ROWS * module.STEPS
+    assert pieces(256, 256) >= usual
+    assert pieces(40_000, 64) * 40_000 * 4 <= 1 << 24  # bytes of logits
+    assert usual / 10 < pieces(256, 2048) < usual
 
 
 def test_dropout_takes_no_part_in_it_and_the_mode_is_as_before():

@@ -14,6 +14,8 @@ from bytecodec.channels import parse_channel
 from bytecodec.errors import InputError
 from charrnn.recordings import SoundOptions
 
+LONGEST_SHOWN = 40  # characters of a wrong value in a message
+
 
 def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """A whole number in [least, most]."""
@@ -22,9 +24,11 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise ArgumentTypeError(f"{text!r} is no whole number") from None
-        if not least <= value <= most:
-            raise ArgumentTypeError(f"{value} is too {'small' if value < least else 'large'}: {_range(least, most)}")
+            raise ArgumentTypeError(f"{_shown(text)} is no whole number: {_range(least, most)}") from None
+        if value < least:
+            raise ArgumentTypeError(f"{value} is too small: {_range(least, most)}")
+        if value > most:
+            raise ArgumentTypeError(f"{value} is too large: it has to be from {least} to {most}")
         return value
 
     return parse
@@ -32,17 +36,17 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
 
 def number(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
     """A finite number in [least, most], or in (least, most] if ``above``."""
+    limits = f"{'more than' if above else 'at least'} {least:g} and finite"
+    if most != float("inf"):
+        limits += f", and at most {most:g}"
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise ArgumentTypeError(f"{text!r} is no number") from None
+            raise ArgumentTypeError(f"{_shown(text)} is no number: it has to be {limits}") from None
         if not (least < value if above else least <= value) or value > most or abs(value) == float("inf"):
-            raise ArgumentTypeError(
-                f"{text} is not {'more than' if above else 'at least'} {least:g} and finite"
-                + (f", and at most {most:g}" if most != float("inf") else "")
-            )
+            raise ArgumentTypeError(f"{text} is not {limits}")
         return value
 
     return parse
@@ -86,6 +90,11 @@ def numbers(least: float) -> Callable[[str], list[float]]:
 
 def _range(least: int, most: int) -> str:
     return f"it has to be {least} or more" if most == 2**63 - 1 else f"it has to be from {least} to {most}"
+
+
+def _shown(text: str) -> str:
+    """A value as messages show it, cut where it is long."""
+    return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
 
 
 def path(text: str) -> str:

@@ -24,8 +24,11 @@ from bytecodec.console import (
     wrong_command_line,
 )
 from bytecodec.errors import InputError
+from bytecodec.formats import SOUND_SUFFIXES
 from charrnn import play, runlog, runtime
-from charrnn.commands.flags import add_channel, encoding, given, number, numbers, options_of, path, whole
+from charrnn.commands.flags import add_channel, encoding, given, number, numbers, path, whole
+from charrnn.commands.sample_choices import check_choices, print_choices
+from charrnn.commands.sample_start import check_unknown, start_symbols
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu_packed import INTEGERS
 
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
 MOST_SECONDS = 1e9  # 31 years
-START_SYMBOLS = 2000  # of a --start-file for a network of text
 CHUNK = 256  # symbols between looks at the keyboard; also how much a listener waits for
 GPU_CHUNK = 2048  # the same on a GPU, which makes them faster, and does nothing between two chunks
 EXAMPLES = """
@@ -50,6 +52,7 @@ charrnn-sample --segments 10 --segment-seconds 27 --segments-dir parts -o joined
 charrnn-sample --streams 8 --seconds 5 -o takes
 charrnn-sample --seconds 0 | utf82wav | aplay
 charrnn-sample --seconds 0 --play
+charrnn-sample runs/poem-001 --start-text "The " --choices 5
 """
 
 
@@ -77,6 +80,12 @@ def parser() -> Parser:
         help="1 as learned, less is tamer, 0 the likeliest; a list such as 0.8,1 makes a take of each (default: 1)",
     )
     what.add_argument("--streams", type=whole(1, 1000), metavar="N", help="takes side by side (default: 1)")
+    what.add_argument(
+        "--choices",
+        type=whole(1),
+        metavar="K",
+        help="print the K likeliest next symbols with their probabilities, and sample nothing",
+    )
     what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
     start = p.add_argument_group("where to start")
     start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
@@ -89,6 +98,12 @@ def parser() -> Parser:
         default="utf-8",
         metavar="NAME",
         help="encoding of a --start-file that is a text without a byte order mark",
+    )
+    start.add_argument(
+        "--unknown",
+        choices=("error", "skip"),
+        default="error",
+        help="refuse a start text with characters that the network does not know, or skip and count them",
     )
     start.add_argument(
         "--start-seconds", type=number(0, MOST_SECONDS, True), default=2.0, metavar="S", help="how much of a recording"
@@ -173,14 +188,17 @@ class Job:
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-sample; returns the exit code."""
     p = parser()
-    args = p.parse_args(argv)
-    if args.play and "output" not in given(p, argv):
+    args, named = p.parse_args(argv), given(p, argv)
+    if args.choices:
+        check_choices(p, args, named)
+    if args.play and "output" not in named:
         args.output = os.devnull
     if _is_of_frames(args):
         from charrnn.commands.sample_frames import sample_frames
 
-        return sample_frames(p, args, given(p, argv))
+        return sample_frames(p, args, named)
     _check(p, args)
+    check_unknown(p, args)
     if args.play:
         play.library()  # before what takes long
     runtime.before_torch()
@@ -192,6 +210,11 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     if args.state_out:
         _check_place(args.state_out)
     job = _job(args)
+    if args.choices:
+        print_choices(job)
+        if args.state_out:
+            save_streams(args.state_out, Streams(*job.engine.get_state(), job.seed, job.position))
+        return 0
     outputs = _outputs(args.output, len(args.temperature), job.engine.streams, job.plan.sound)
     with Interruption() as interruption:
         for temperature, paths in zip(args.temperature, outputs, strict=True):
@@ -226,6 +249,8 @@ def _job(args: Namespace) -> Job:
     streams = args.streams or 1
     if carried and len(carried.last) != streams:
         held = len(carried.last)
+        if args.choices:
+            raise InputError(f"{args.state_in} holds {held} streams, and --choices is for one.")
         raise InputError(f"{args.state_in} holds {held} stream{'s' * (held > 1)}: go on with --streams {held}.")
     seed = args.seed if args.seed is not None else carried.seed if carried else 0
     threads = runtime.default_threads() if args.threads is None else args.threads
@@ -234,7 +259,7 @@ def _job(args: Namespace) -> Job:
         plan=plan,
         checkpoint=checkpoint,
         engine=engine(checkpoint, args.engine, streams, args.precision, threads),
-        start=_start(args, checkpoint),
+        start=start_symbols(args, checkpoint),
         carried=carried,
         seed=seed,
         position=carried.position if carried else 0,
@@ -259,7 +284,11 @@ def _check(p: Parser, args: Namespace) -> None:
         wrong_command_line(p, "--segments K has an end, and --seconds 0 has none.")
     several = len(args.temperature) > 1 or (args.streams or 1) > 1
     if several and args.output == "-":
-        wrong_command_line(p, "several takes need a folder: -o FOLDER.")
+        wrong_command_line(p, f"several takes need a folder: -o FOLDER.{_decimal_hint(args)}")
+    if several and Path(args.output).suffix.lower() in (*SOUND_SUFFIXES, ".txt"):
+        wrong_command_line(
+            p, f"-o {args.output} names a file, and several takes need a folder: -o FOLDER.{_decimal_hint(args)}"
+        )
     if several and args.play:
         wrong_command_line(p, "--play is for one take.")
     if several and args.segments_dir:
@@ -276,6 +305,13 @@ def _check(p: Parser, args: Namespace) -> None:
     named = args.output != "-" and not is_special_file(args.output)
     if named and not several and Path(args.output).suffix.lower() not in (".wav", ".txt"):
         wrong_command_line(p, f"-o {args.output}: give a name that ends in .wav or .txt, or - for standard output.")
+
+
+def _decimal_hint(args: Namespace) -> str:
+    """What to add for temperatures such as 0,8, which may be meant as one number."""
+    if len(args.temperature) != 2 or not all(value.is_integer() for value in args.temperature):
+        return ""
+    return " If --temperature is meant to be one number, write it with a decimal point, such as 0.8."
 
 
 def _check_place(path: str) -> None:
@@ -296,7 +332,7 @@ def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
         )
     if rate is None and args.play:
         raise InputError(f"{checkpoint.path} was trained on text, which makes no sound: leave --play out.")
-    sound = suffix == ".wav" or (several and rate is not None and suffix != ".txt")
+    sound = suffix == ".wav" or (several and rate is not None)
     total = DEFAULT_SYMBOLS if rate is None else DEFAULT_SECONDS * rate
     if args.length:
         total = args.length
@@ -315,23 +351,6 @@ def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
             raise InputError(f"{args.segments} segments are more than there are symbols: make fewer.")
         return Plan(args.segments, size, sound)
     return Plan(1, total or None, sound)
-
-
-def _start(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
-    """The symbols to read before the first one is drawn."""
-    import numpy as np
-
-    parts = []
-    if args.start_file:
-        from charrnn.data import last_symbols
-
-        options = options_of(checkpoint, args)
-        table = bytecodec.read_table(args.table) if args.table else None
-        count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
-        parts.append(last_symbols(args.start_file, checkpoint.vocab, options, count, table, args.encoding, args.quiet))
-    if args.start_text:
-        parts.append(checkpoint.vocab.encode(args.start_text))
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[list[str]]:

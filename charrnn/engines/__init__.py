@@ -6,71 +6,43 @@ same symbols, but for rounding at a border between two.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_choice, check_whole
 from bytecodec.console import say
 from bytecodec.errors import InputError
+from charrnn.engines.base import NOTHING, Engine, EngineState
+from charrnn.runtime import MOST_THREADS
 
 if TYPE_CHECKING:
+    from charrnn.checkpoint import Checkpoint
     from charrnn.model import CharRNN
+    from charrnn.stored import Stored
 
 ENGINES = ("auto", "cpu", "onnx", "cuda", "eager")
-NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
 FEW = 4  # streams, up to which onnxruntime, which takes them one by one, is as fast as the eager engine
 SLOWER = {
     "onnx": "onnxruntime, which is several times slower",
     "eager": "the eager engine, which is many times slower",
 }  # in words, what there is in place of the compiled engine
 
-EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
-
-
-class Engine(Protocol):
-    """N streams of a network, each in a state of its own. Speaks numpy.
-
-    A stream is its hidden state and the last symbol, which the network has not read yet; before the first
-    symbol that is `NOTHING`.
-    """
-
-    streams: int
-    vocab_size: int
-
-    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P): the next symbol will follow them."""
-
-    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
-        """The next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
-
-        A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
-        the sum of the probabilities exceeds u. Temperature 0 takes the likeliest.
-        """
-
-    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Log-probabilities (N, T-1) in nats, from the zero state, of each symbol of ids (N, T) but the first
-        given those before it. Leaves the streams as they are, and takes any N."""
-
-    def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Hidden state and last symbols (N,): all that a later `set_state` needs to go on."""
-
-    def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        """Go on from what `get_state` gave."""
-
-    def reset(self) -> None:
-        """Back to the zero state with no last symbol."""
+__all__ = ["ENGINES", "FEW", "NOTHING", "Engine", "EngineState", "arrays", "engine"]
 
 
 def engine(
-    checkpoint: str | Path | Any,
+    checkpoint: str | Path | Checkpoint | Stored,
     kind: str = "auto",
     streams: int = 1,
     precision: str = "auto",
     threads: int = 0,
 ) -> Engine:
-    """The engine of a kind for a checkpoint.
+    """Return an engine of a kind for a checkpoint.
 
     Parameters
     ----------
@@ -84,28 +56,24 @@ def engine(
     precision
         fp32, bf16, of the compiled engine also int7, int6 or int4, of onnxruntime int8; auto: the engine's own best.
     threads
-        On the CPU; 0: a core each.
+        On the CPU, 0 to 1024; 0: a core each.
 
     Raises
     ------
     InputError
-        The checkpoint cannot be used, or there is no such engine.
+        The checkpoint cannot be used, an argument is out of its range, or the engine does not run here.
     """
-    from charrnn import stored
-
-    if kind not in ENGINES:
-        raise InputError(f"there is no engine {kind!r}: the engines are {', '.join(ENGINES)}.")
-    if streams < 1:
-        raise InputError(f"{streams} streams: it takes 1 or more.")
-    loaded = stored.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    check_choice("kind", kind, ENGINES)
+    check_whole("streams", streams, 1)
+    check_whole("threads", threads, 0, MOST_THREADS)
+    loaded = _loaded(checkpoint)
     if kind in ("auto", "cpu"):
         from charrnn.engines.cpu import CpuEngine
         from charrnn.engines.cpu_library import UnavailableError
         from charrnn.engines.cpu_packed import INTEGERS
 
         try:
-            weights = loaded.weights if isinstance(loaded, stored.Stored) else arrays(loaded.model)
-            return CpuEngine(weights, loaded.config, streams, precision, threads)
+            return CpuEngine(_weights(loaded), loaded.config, streams, precision, threads)
         except UnavailableError as error:
             if kind == "cpu" or precision in INTEGERS:
                 raise
@@ -114,18 +82,36 @@ def engine(
     if kind == "onnx":
         from charrnn.engines.onnx import OnnxEngine
 
-        return OnnxEngine(arrays(loaded.model), loaded.model.config, streams, precision, threads)
-    from charrnn.engines.eager import PRECISIONS, EagerEngine
+        return OnnxEngine(_weights(loaded), loaded.config, streams, precision, threads)
     from charrnn.runtime import set_threads
 
-    if precision not in PRECISIONS:
-        raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
     set_threads(threads)
     if kind == "cuda":
         from charrnn.engines.cuda import CudaEngine
 
         return CudaEngine(loaded.model, streams, precision)
-    return EagerEngine(loaded.model, streams, "fp32" if precision == "auto" else precision)
+    from charrnn.engines.eager import EagerEngine
+
+    return EagerEngine(loaded.model, streams, precision)
+
+
+def _loaded(checkpoint: Any) -> Checkpoint | Stored:
+    """A checkpoint of a network of symbols, read where it is a path."""
+    from charrnn import stored
+
+    if isinstance(checkpoint, str | os.PathLike):
+        return stored.load(Path(checkpoint))
+    if not isinstance(checkpoint, stored.Trained):
+        kind = type(checkpoint).__name__
+        raise InputError(f"checkpoint is a {kind}, and has to be a path or a checkpoint of a network of symbols.")
+    return cast("Checkpoint | Stored", checkpoint)
+
+
+def _weights(loaded: Checkpoint | Stored) -> Mapping[str, NDArray[np.float32]]:
+    """The network's weights by their names, without torch where they were read so."""
+    from charrnn.stored import Stored
+
+    return loaded.weights if isinstance(loaded, Stored) else arrays(loaded.model)
 
 
 def _second_best(streams: int, precision: str) -> str:

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.engines import NOTHING, EngineState
+from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, score_every_symbol
 from charrnn.engines.cpu_library import Work, chosen_variant, library
 from charrnn.engines.cpu_packed import Floats, PackedNetwork, grown
-
-Ids = NDArray[np.int64]
 
 SCORE_ROWS = 64
 MOST_THREADS = 8  # that are tried: layers have some 40 tiles to share, and meeting takes its time
@@ -61,7 +59,7 @@ class Pace:
             self._due[number] = ended + RETRY
 
 
-class CpuEngine:
+class CpuEngine(Engine):
     """Runs a network in the compiled kernel; see `charrnn.engines.Engine` for what it does.
 
     Parameters
@@ -85,8 +83,7 @@ class CpuEngine:
     def __init__(
         self, tensors: Mapping[str, Floats], config: Any, streams: int = 1, precision: str = "auto", threads: int = 0
     ) -> None:
-        self.streams = streams
-        self.vocab_size: int = config.vocab_size
+        super().__init__(config, streams)
         self._config = config
         self._variant = chosen_variant()
         self._packed = PackedNetwork(tensors, config, precision)
@@ -100,75 +97,65 @@ class CpuEngine:
         self._streams = self._zeros(self.streams)
         self._last = np.full(self.streams, NOTHING, dtype=np.int64)
 
-    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P)."""
-        self._check("ids", len(ids))
-        symbols = self._known(ids)
-        if not symbols.shape[1]:
-            return
+    def _prime(self, ids: Ids) -> None:
         if self._started():
-            forced = symbols
+            forced = ids
         else:
-            self._last, forced = symbols[:, 0].copy(), symbols[:, 1:]
-        self._run(self._streams, self._last, forced.shape[1], forced=forced)
-        self._last = symbols[:, -1].copy()
+            self._last, forced = ids[:, 0].copy(), ids[:, 1:]
+        self._compute(self._streams, self._last, forced.shape[1], forced=forced)
+        self._last = ids[:, -1].copy()
 
-    def run(self, u: Floats, temperature: float) -> Ids:
-        """The next symbols (N, T) for uniform numbers u (T, N)."""
-        self._check("numbers", u.shape[1])
+    def _run(self, u: Floats, temperature: float) -> Ids:
         ids = np.empty((self.streams, len(u)), dtype=np.int64)
         first = 0
         if len(u) and not self._started():
             self._last = (u[0].astype(np.float64) * self.vocab_size).astype(np.int64)
             ids[:, 0], first = self._last, 1
         rest = np.empty((self.streams, len(u) - first), dtype=np.int64)
-        self._run(self._streams, self._last, len(u) - first, u=u[first:], ids=rest, temperature=temperature)
+        self._compute(self._streams, self._last, len(u) - first, u=u[first:], ids=rest, temperature=temperature)
         ids[:, first:] = rest
         return ids
 
-    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Log-probabilities (N, T-1) of ids (N, T) after the first."""
-        scores = np.empty((len(ids), max(0, ids.shape[1] - 1)))
-        for start in range(0, len(ids), SCORE_ROWS):
-            rows = self._known(ids[start : start + SCORE_ROWS])
-            some = np.empty((len(rows), scores.shape[1]))
-            self._run(self._zeros(len(rows)), rows[:, 0].copy(), some.shape[1], forced=rows[:, 1:], scores=some)
-            scores[start : start + SCORE_ROWS] = some
+    def _score(self, ids: Ids) -> NDArray[np.float64]:
+        pieces = [ids[start : start + SCORE_ROWS] for start in range(0, len(ids), SCORE_ROWS)]
+        return np.concatenate([self._score_after(self._zeros(len(p)), p[:, 0], p[:, 1:]) for p in pieces])
+
+    def _logits(self) -> NDArray[np.float64]:
+        return score_every_symbol(self._score_after, self._streams, self._last, self.vocab_size)
+
+    def _score_after(self, state: EngineState, last: Ids, ids: Ids) -> NDArray[np.float64]:
+        """Log-probabilities (n, T) of ids (n, T) after a padded state, which is used up."""
+        scores = np.empty(ids.shape)
+        self._compute(state, last.copy(), ids.shape[1], forced=ids, scores=scores)
         return scores
 
     def get_state(self) -> tuple[EngineState, Ids]:
-        """Hidden state and last symbols (N,)."""
-        sizes = self._sizes()
+        """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(
-            tuple(np.ascontiguousarray(array[:, :size]) for array, size in zip(layer, sizes, strict=True))
-            for layer in self._streams
+            tuple(array[:, :size].copy() for array, size in zip(layer, sizes, strict=True))
+            for layer, sizes in zip(self._streams, self._state_sizes, strict=True)
         )
         return state, self._last.copy()
 
-    def set_state(self, state: EngineState, last: Ids) -> None:
-        """Go on from what `get_state` gave."""
-        self._check("a state", len(last))
+    def _set_state(self, state: EngineState, last: Ids) -> None:
         self._streams = tuple(
-            tuple(grown(np.asarray(array), zeros.shape) for array, zeros in zip(layer, empty, strict=True))
+            tuple(grown(array, zeros.shape) for array, zeros in zip(layer, empty, strict=True))
             for layer, empty in zip(state, self._zeros(self.streams), strict=True)
         )
-        self._last = self._known(last, NOTHING)
-
-    def _sizes(self) -> tuple[int, ...]:
-        """Of each array of a layer's state, without what pads it."""
-        config = self._config
-        return {"lstm": (config.rnn_size,) * 2, "lstmp": (config.proj_size, config.rnn_size)}.get(
-            config.cell, (config.rnn_size,)
-        )
+        self._last = last
 
     def _zeros(self, n: int) -> EngineState:
-        wide = (self._packed.outputs, self._packed.units)[: len(self._sizes())]
-        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in wide) for _ in range(self._config.layers))
+        """A state of n streams with what pads it."""
+        wide = (self._packed.outputs, self._packed.units)
+        return tuple(
+            tuple(np.zeros((n, size), dtype=np.float32) for size, _ in zip(wide, sizes, strict=False))
+            for sizes in self._state_sizes
+        )
 
     def _started(self) -> bool:
         return bool((self._last != NOTHING).all())
 
-    def _run(
+    def _compute(
         self,
         state: EngineState,
         last: Ids,
@@ -197,14 +184,3 @@ class CpuEngine:
             failed = library().charrnn_run(self._variant, byref(self._packed.network), byref(work), threads)
         if failed:
             raise MemoryError
-
-    def _known(self, ids: NDArray[np.integer[Any]], lowest: int = 0) -> Ids:
-        """Ids that the kernel may look up."""
-        known: Ids = np.array(ids, dtype=np.int64)
-        if known.size and not lowest <= known.min() <= known.max() < self.vocab_size:
-            raise ValueError(f"ids from {known.min()} to {known.max()} for a network of {self.vocab_size} symbols")
-        return known
-
-    def _check(self, what: str, n: int) -> None:
-        if n != self.streams:
-            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")

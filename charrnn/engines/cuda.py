@@ -14,7 +14,7 @@ from torch import Tensor
 from bytecodec.console import say
 from bytecodec.errors import InputError
 from charrnn import graphs
-from charrnn.engines import NOTHING, EngineState
+from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
 from charrnn.engines.cuda_plain import Plain
 from charrnn.graphs import Work
 from charrnn.model import CharRNN
@@ -26,7 +26,7 @@ TRIAL = 16  # symbols that the kernel has to score as torch does before it is tr
 NEAR = 0.05  # of a score and a nat more, in the mean: many times what rounding to bf16 does
 
 
-class CudaEngine:
+class CudaEngine(Engine):
     """Runs a network on a GPU; see `charrnn.engines.Engine` for what it does.
 
     Symbols, state and choice stay on the GPU: it is given a block of uniform numbers and gives a block of symbols. A
@@ -64,11 +64,11 @@ class CudaEngine:
             raise InputError("torch finds no NVIDIA GPU here, which --engine cuda runs on: use --engine auto.")
         if precision not in PRECISIONS:
             raise InputError(f"the cuda engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
-        self.streams, self.vocab_size = streams, model.config.vocab_size
+        super().__init__(model.config, streams)
         self._options: dict[str, Any] = {"device": device, "aside": aside, "record": record}
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
-        self._last = torch.full((streams,), NOTHING, device=device)
+        self._last = torch.full((self.streams,), NOTHING, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
         resident = self._resident(way) if way != "torch" else None
         self.way = "resident" if resident else "torch"
@@ -132,14 +132,10 @@ class CudaEngine:
         _clear(self._state, self._last)
         self._started = False
 
-    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P)."""
-        self._check("ids", len(ids))
+    def _prime(self, ids: NDArray[np.int64]) -> None:
         self._read(ids)
 
-    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
-        """The next symbols (N, T) for uniform numbers u (T, N)."""
-        self._check("numbers", u.shape[1])
+    def _run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         if not len(u):
             return np.empty((self.streams, 0), dtype=np.int64)
         numbers = self._there(u, np.float64)
@@ -153,24 +149,32 @@ class CudaEngine:
         self._runner.check()
         return found
 
-    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Log-probabilities (N, T-1) of ids (N, T) after the first, by the same products as those that symbols are
-        chosen by."""
-        scores = np.empty((len(ids), max(0, ids.shape[1] - 1)))
+    def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """By the same products as those that symbols are chosen by."""
+        scores = np.empty((len(ids), ids.shape[1] - 1))
         for start in range(0, len(ids), SCORE_ROWS):
             some = ids[start : start + SCORE_ROWS]
-            engine = CudaEngine(self._model, len(some), self._precision, self.way, **self._options)
-            scores[start : start + SCORE_ROWS] = engine._read(some)
+            scores[start : start + SCORE_ROWS] = self._beside(len(some))._read(some)
         return scores
 
+    def _logits(self) -> NDArray[np.float64]:
+        return score_every_symbol(self._score_after, *self.get_state(), self.vocab_size)
+
+    def _score_after(self, state: EngineState, last: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        engine = self._beside(len(ids))
+        engine._set_state(state, last)
+        return engine._read(ids)
+
+    def _beside(self, streams: int) -> CudaEngine:
+        """Another engine that computes as this one does, with its own streams."""
+        return CudaEngine(self._model, streams, self._precision, self.way, **self._options)
+
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Hidden state and last symbols (N,)."""
+        """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(tuple(np.array(tensor.cpu().numpy()) for tensor in layer) for layer in self._state)
         return state, np.array(self._last.cpu().numpy())
 
-    def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        """Go on from what `get_state` gave."""
-        self._check("a state", len(last))
+    def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         for layer, arrays in zip(self._state, state, strict=True):
             for tensor, array in zip(layer, arrays, strict=True):
                 tensor.copy_(self._there(array, np.float32))
@@ -196,10 +200,6 @@ class CudaEngine:
     def _there(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
         """An array on the device."""
         return torch.from_numpy(np.array(array, dtype=dtype)).to(self._options["device"])
-
-    def _check(self, what: str, n: int) -> None:
-        if n != self.streams:
-            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
 
 
 def _first_line(error: Exception) -> str:

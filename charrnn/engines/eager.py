@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.engines import NOTHING, EngineState
+from bytecodec.errors import InputError
+from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.model import CharRNN
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -26,7 +27,7 @@ FIRST_BLOCKS = (4, 12, 48)
 FURTHER_BLOCKS = 64
 
 
-class EagerEngine:
+class EagerEngine(Engine):
     """Runs a network step by step in torch; see `charrnn.engines.Engine` for what it does.
 
     A stream's symbols do not hang on how many streams run beside it, to the last bit. In which order a library
@@ -37,11 +38,12 @@ class EagerEngine:
     """
 
     def __init__(self, model: CharRNN, streams: int = 1, precision: str = "fp32") -> None:
-        self.streams = streams
-        self.vocab_size = model.config.vocab_size
+        super().__init__(model.config, streams)
         self._model = model.eval()
+        if precision not in PRECISIONS:
+            raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
         linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
-        self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(streams)]
+        self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(self.streams)]
 
     def reset(self) -> None:
         """Back to the zero state with no last symbol."""
@@ -49,32 +51,36 @@ class EagerEngine:
             block.reset()
 
     @torch.inference_mode()
-    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P)."""
-        self._check("ids", len(ids))
+    def _prime(self, ids: NDArray[np.int64]) -> None:
         for block in self._blocks:
             block.prime(ids[block.own])
 
     @torch.inference_mode()
-    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
-        """The next symbols (N, T) for uniform numbers u (T, N)."""
-        self._check("numbers", u.shape[1])
+    def _run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         return np.concatenate([block.run(u[:, block.own], temperature) for block in self._blocks])
 
     @torch.inference_mode()
-    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Log-probabilities (N, T-1) of ids (N, T) after the first."""
-        symbols = torch.from_numpy(np.asarray(ids, dtype=np.int64))
-        state = self._model.initial_state(symbols.shape[0])
-        scores = []
-        for start in range(0, symbols.shape[1] - 1, SCORE_STEPS):
-            x, y = symbols[:, start : start + SCORE_STEPS], symbols[:, start + 1 : start + SCORE_STEPS + 1]
-            logits, state = self._model(x[:, : y.shape[1]], state)
-            scores.append(functional.log_softmax(logits.double(), dim=2).gather(2, y[:, :, None])[:, :, 0])
-        return torch.cat(scores, dim=1).numpy() if scores else np.empty((symbols.shape[0], 0))
+    def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        symbols = torch.from_numpy(np.array(ids))
+        scores = torch.empty(symbols.shape[0], symbols.shape[1] - 1, dtype=torch.float64)
+        most = self._model.most_symbols()
+        for first in range(0, len(symbols), most):
+            rows, own = symbols[first : first + most], scores[first : first + most]
+            steps = max(1, min(SCORE_STEPS, most // len(rows)))
+            state = self._model.initial_state(len(rows))
+            for start in range(0, own.shape[1], steps):
+                y = rows[:, start + 1 : start + 1 + steps]
+                logits, state = self._model(rows[:, start : start + y.shape[1]], state)
+                logs = functional.log_softmax(logits.double(), dim=2)
+                own[:, start : start + steps] = logs.gather(2, y[:, :, None])[:, :, 0]
+        return scores.numpy()
+
+    @torch.inference_mode()
+    def _logits(self) -> NDArray[np.float64]:
+        return np.concatenate([block.logits() for block in self._blocks])
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Hidden state and last symbols (N,)."""
+        """Return a copy of the hidden state and the last symbols (N,)."""
         states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
         state = tuple(
             tuple(np.concatenate(arrays) for arrays in zip(*layers, strict=True))
@@ -82,15 +88,9 @@ class EagerEngine:
         )
         return state, np.concatenate(last)
 
-    def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        """Go on from what `get_state` gave."""
-        self._check("a state", len(last))
+    def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         for block in self._blocks:
             block.set_state(tuple(tuple(array[block.own] for array in layer) for layer in state), last[block.own])
-
-    def _check(self, what: str, n: int) -> None:
-        if n != self.streams:
-            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -159,6 +159,11 @@ class _Block:
             self._started = True
             ids[:, t] = self._last
         return ids[: self._n].numpy()
+
+    def logits(self) -> NDArray[np.float64]:
+        """Logits (n, V) after the last symbols, which stay unread."""
+        logits, _ = self._model.step(self._last, self._state, self._linear)
+        return logits[: self._n].double().numpy()
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         state = tuple(tuple(tensor[: self._n].float().numpy() for tensor in layer) for layer in self._state)

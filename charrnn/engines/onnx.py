@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn import onnx
-from charrnn.engines import NOTHING, EngineState
+from charrnn.engines.base import NOTHING, Engine, EngineState, Ids
 
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 PRECISIONS = ("auto", "int8", "fp32")
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """Runs a network's step in onnxruntime; see `charrnn.engines.Engine` for what it does.
 
     With int8, what is multiplied is rounded to 8 bits between its own least and greatest number. So that no stream
@@ -51,9 +50,7 @@ class OnnxEngine:
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
                 raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
-        self.streams = streams
-        self.vocab_size: int = config.vocab_size
-        self._sizes = onnx.state_sizes(config)
+        super().__init__(config, streams)
         self._session = _session(tensors, config, precision, threads)
         names = [output.name for output in self._session.get_outputs()]
         self._handed_on = [name.removeprefix(onnx.NEW) for name in names[1:]]  # after the logits
@@ -61,18 +58,14 @@ class OnnxEngine:
 
     def reset(self) -> None:
         """Back to the zero state with no last symbol."""
-        self.set_state(self._zeros(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
+        self._set_state(self._zeros(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
 
-    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P)."""
-        self._check("ids", len(ids))
-        for symbols in np.asarray(ids, dtype=np.int64).T:
+    def _prime(self, ids: Ids) -> None:
+        for symbols in ids.T:
             self._read_last()
             self._last = symbols.copy()
 
-    def run(self, u: Floats, temperature: float) -> Ids:
-        """The next symbols (N, T) for uniform numbers u (T, N)."""
-        self._check("numbers", u.shape[1])
+    def _run(self, u: Floats, temperature: float) -> Ids:
         ids = np.empty((self.streams, len(u)), dtype=np.int64)
         for t, u_t in enumerate(u.astype(np.float64)):
             logits = self._read_last()
@@ -83,11 +76,9 @@ class OnnxEngine:
             ids[:, t] = self._last
         return ids
 
-    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Log-probabilities (N, T-1) of ids (N, T) after the first."""
-        symbols = np.asarray(ids, dtype=np.int64)
-        scores = np.empty((len(symbols), max(0, symbols.shape[1] - 1)))
-        for row, own in zip(scores, symbols, strict=True):
+    def _score(self, ids: Ids) -> NDArray[np.float64]:
+        scores = np.empty((len(ids), ids.shape[1] - 1))
+        for row, own in zip(scores, ids, strict=True):
             (feed,) = self._feeds(self._zeros(1))
             for t in range(len(row)):
                 logits = self._step(feed, own[t : t + 1])[0].astype(np.float64)
@@ -95,30 +86,28 @@ class OnnxEngine:
                 row[t] = logits[own[t + 1]] - np.log(np.exp(logits).sum())
         return scores
 
+    def _logits(self) -> NDArray[np.float64]:
+        logits = [self._step(dict(feed), self._last[k : k + 1]) for k, feed in enumerate(self._streams)]
+        return np.concatenate(logits).astype(np.float64)
+
     def get_state(self) -> tuple[EngineState, Ids]:
-        """Hidden state and last symbols (N,)."""
+        """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(
             tuple(np.concatenate([feed[onnx.STATE.format(i, j)] for feed in self._streams]) for j in range(len(sizes)))
-            for i, sizes in enumerate(self._sizes)
+            for i, sizes in enumerate(self._state_sizes)
         )
         return state, self._last.copy()
 
-    def set_state(self, state: EngineState, last: Ids) -> None:
-        """Go on from what `get_state` gave."""
-        self._check("a state", len(last))
+    def _set_state(self, state: EngineState, last: Ids) -> None:
         self._streams = self._feeds(state)
-        self._last = np.array(last, dtype=np.int64)
+        self._last = last
 
     def _zeros(self, n: int) -> EngineState:
-        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._sizes)
+        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._state_sizes)
 
     def _feeds(self, state: EngineState) -> list[dict[str, NDArray[Any]]]:
         """Of each stream, the state's arrays (1, ·) by the model's names."""
-        arrays = {
-            onnx.STATE.format(i, j): np.array(array, dtype=np.float32)
-            for i, layer in enumerate(state)
-            for j, array in enumerate(layer)
-        }
+        arrays = {onnx.STATE.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
         n = len(next(iter(arrays.values())))
         return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
 
@@ -134,10 +123,6 @@ class OnnxEngine:
         logits, *state = self._session.run(None, feed)
         feed.update(zip(self._handed_on, state, strict=True))
         return np.asarray(logits)
-
-    def _check(self, what: str, n: int) -> None:
-        if n != self.streams:
-            raise ValueError(f"{what} of {n} streams for an engine of {self.streams}")
 
 
 def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:

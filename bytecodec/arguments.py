@@ -1,0 +1,80 @@
+"""Checks of the arguments of public functions, which raise InputError."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+
+
+def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """Return ``value`` as an int, or raise InputError if it is not a whole number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise InputError(f"{name} is {value!r}, and has to be a whole number {_range(least, most, 2**63 - 1)}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, least: float, most: float = math.inf, above: bool = False) -> float:
+    """Return ``value`` as a float, or raise InputError if it is not a finite number in [least, most].
+
+    With ``above``, ``least`` itself is rejected as well.
+    """
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not (least < value if above else least <= value) or value > most or value == math.inf:
+        limits = f"greater than {least:g}" if above else _range(least, most, math.inf)
+        raise InputError(f"{name} is {value!r}, and has to be a finite number {limits}.")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return ``value``, or raise InputError if it is none of the ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name} is {value!r}, and has to be one of {', '.join(choices)}.")
+    return value
+
+
+def check_path(name: str, value: Any) -> str:
+    """Return a path as a string, or raise InputError if ``value`` is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is {value!r}, and has to be a path.")
+    return os.fsdecode(value)
+
+
+def check_array(name: str, value: Any, dimensions: int) -> NDArray[Any]:
+    """Return ``value`` as an array, or raise InputError if it has not so many dimensions."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is not an array with {dimensions} dimensions.") from None
+    if array.ndim != dimensions:
+        raise InputError(f"{name} has the shape {array.shape}, and has to have {dimensions} dimensions.")
+    return array
+
+
+def check_integers(name: str, value: Any, dimensions: int) -> NDArray[np.integer[Any]]:
+    """Return ``value`` as an array of whole numbers, or raise InputError if it is none of so many dimensions."""
+    array = check_array(name, value, dimensions)
+    if array.dtype.kind in "iu":
+        return array
+    if array.size:
+        raise InputError(f"{name} is an array of {array.dtype}, and has to be one of whole numbers.")
+    return array.astype(np.int64)  # an empty list is an array of floating-point numbers
+
+
+def check_real(name: str, value: Any, dimensions: int) -> NDArray[Any]:
+    """Return ``value`` as an array of finite numbers, or raise InputError if it is none of so many dimensions."""
+    array = check_array(name, value, dimensions)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise InputError(f"{name} is an array with something else than finite numbers.")
+    return array
+
+
+def _range(least: float, most: float, unlimited: float) -> str:
+    lowest, highest = (f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in (least, most))
+    return f"of at least {lowest}" if most == unlimited else f"from {lowest} to {highest}"

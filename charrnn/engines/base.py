@@ -1,0 +1,186 @@
+"""What every engine is: the checks of its arguments, and what follows from its state alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.arguments import check_array, check_integers, check_number, check_whole
+from bytecodec.errors import InputError
+from charrnn.config import ModelConfig, state_sizes
+
+NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
+ROWS = 256  # symbols scored side by side where a network gives the scores of given symbols only
+BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 less than 1
+
+Ids = NDArray[np.int64]
+EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·)
+
+
+class Engine(ABC):
+    """N streams of a network, each in a state of its own, with numpy arrays as arguments and results.
+
+    A stream is its hidden state and the last symbol, which the network has not read yet; before the first
+    symbol that is `NOTHING`. An engine never keeps an array that it was given, and never hands out one that it uses.
+
+    The public methods check their arguments, once per block of symbols. What an engine computes is in the methods
+    whose names begin with an underscore, which get arrays of the right shape, type and range.
+
+    Raises
+    ------
+    InputError
+        An argument of any method has the wrong shape, type or range.
+    """
+
+    streams: int
+    vocab_size: int
+
+    def __init__(self, config: ModelConfig, streams: int) -> None:
+        self.streams = check_whole("streams", streams, 1)
+        self.vocab_size = config.vocab_size
+        self._state_sizes = state_sizes(config)
+
+    def prime(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Read ids (N, P): the next symbol will follow them."""
+        symbols = self._checked(ids)
+        self._check_streams("ids", len(symbols))
+        if symbols.shape[1]:
+            self._prime(symbols)
+
+    def run(self, u: NDArray[np.float32], temperature: float) -> Ids:
+        """Return the next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
+
+        A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
+        the sum of the probabilities exceeds u. Temperature 0 takes the likeliest.
+        """
+        return self._run(self._checked_uniforms(u), check_number("temperature", temperature, 0))
+
+    def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Return log-probabilities (N, T-1) in nats, from the zero state, of each symbol of ids (N, T) but the first
+        given those before it. Leaves the streams as they are, and takes any N."""
+        symbols = self._checked(ids)
+        if not len(symbols) or symbols.shape[1] < 2:
+            return np.empty((len(symbols), max(0, symbols.shape[1] - 1)))
+        return self._score(symbols)
+
+    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float32]:
+        """Return the probabilities (N, V) of the next symbol of each stream given what it has read.
+
+        They are those that `run` draws from at this temperature: at 0 the likeliest symbol has 1, and before the
+        first symbol all have the same. Leaves the streams as they are.
+        """
+        temperature = check_number("temperature", temperature, 0)
+        if (self.get_state()[1] == NOTHING).any():
+            return np.full((self.streams, self.vocab_size), 1 / self.vocab_size, dtype=np.float32)
+        logits = self._logits()
+        if temperature == 0:
+            return np.asarray(np.arange(self.vocab_size) == logits.argmax(axis=1)[:, None], dtype=np.float32)
+        with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
+            weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    @abstractmethod
+    def get_state(self) -> tuple[EngineState, Ids]:
+        """Return a copy of the hidden state and the last symbols (N,): all that a later `set_state` needs."""
+
+    def set_state(self, state: EngineState, last: NDArray[np.integer[Any]]) -> None:
+        """Go on from what `get_state` returned, of this engine or of another one with the same network."""
+        symbols = check_integers("last", last, 1)
+        self._check_streams("a state", len(symbols))
+        self._check_range(symbols, NOTHING)
+        if len({*(symbols == NOTHING).tolist()}) > 1:
+            raise InputError(f"last has symbols and {NOTHING} together: either all streams have begun, or none has.")
+        self._set_state(self._checked_state(state), symbols.astype(np.int64))
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Return to the zero state with no last symbol."""
+
+    # -- what an engine computes --------------------------------------------
+
+    @abstractmethod
+    def _prime(self, ids: Ids) -> None:
+        """Read ids (N, P), P >= 1."""
+
+    @abstractmethod
+    def _run(self, u: NDArray[np.float32], temperature: float) -> Ids:
+        """Return the next symbols (N, T) for u (T, N)."""
+
+    @abstractmethod
+    def _score(self, ids: Ids) -> NDArray[np.float64]:
+        """Return log-probabilities (n, T-1) for ids (n, T), T >= 2."""
+
+    @abstractmethod
+    def _logits(self) -> NDArray[np.float64]:
+        """Return the logits (N, V) of the next symbols, up to a constant per stream; all streams have begun."""
+
+    @abstractmethod
+    def _set_state(self, state: EngineState, last: Ids) -> None:
+        """Go on from a state; the arrays are the engine's to keep."""
+
+    # -- checks -------------------------------------------------------------
+
+    def _checked(self, ids: Any) -> Ids:
+        """Return ids (n, T) of this network as int64."""
+        symbols = check_integers("ids", ids, 2)
+        self._check_range(symbols, 0)
+        return np.ascontiguousarray(symbols, dtype=np.int64)
+
+    def _checked_uniforms(self, u: Any) -> NDArray[np.float32]:
+        numbers = check_array("u", u, 2)
+        self._check_streams("numbers", numbers.shape[1])
+        if numbers.dtype.kind != "f" and numbers.size:
+            raise InputError(f"u is an array of {numbers.dtype}, and has to be float32.")
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < 1:  # false for NaN, too
+            raise InputError(
+                f"u has numbers from {numbers.min():g} to {numbers.max():g}, and they have to be in [0, 1)."
+            )
+        if numbers.dtype != np.float32:
+            numbers = np.minimum(numbers.astype(np.float32), BELOW_1)
+        return numbers
+
+    def _checked_state(self, state: Any) -> EngineState:
+        """Return a copy of a state of this network, as float32."""
+        try:
+            layers = [[np.asarray(array) for array in layer] for layer in state]
+        except (TypeError, ValueError):
+            raise InputError("the state is not a tuple of arrays per layer, as get_state returns it.") from None
+        found = [[array.shape for array in layer] for layer in layers]
+        if found != [[(self.streams, size) for size in sizes] for sizes in self._state_sizes]:
+            raise InputError("the state is that of another network: its arrays have other shapes.")
+        if any(array.dtype.kind != "f" or not np.isfinite(array).all() for layer in layers for array in layer):
+            raise InputError("the state holds something else than finite floating-point numbers.")
+        return tuple(tuple(np.array(array, dtype=np.float32, order="C") for array in layer) for layer in layers)
+
+    def _check_streams(self, what: str, n: int) -> None:
+        if n != self.streams:
+            raise InputError(f"{what} of {n} streams for an engine of {self.streams}.")
+
+    def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
+        if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
+            raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
+
+
+def score_every_symbol(
+    score: Callable[[EngineState, Ids, Ids], NDArray[np.float64]], state: EngineState, last: Ids, vocab_size: int
+) -> NDArray[np.float64]:
+    """Return log-probabilities (N, V) of every symbol as the next one, for kernels that only score given symbols.
+
+    Parameters
+    ----------
+    score
+        Returns the log-probabilities (n, 1) of ids (n, 1) after a state of n streams and their last symbols (n,).
+    state, last
+        Of the N streams.
+    """
+    scores = np.empty((len(last), vocab_size))
+    for k in range(len(last)):
+        for start in range(0, vocab_size, ROWS):
+            ids = np.arange(start, min(start + ROWS, vocab_size))
+            rows = tuple(tuple(np.repeat(array[k : k + 1], len(ids), axis=0) for array in layer) for layer in state)
+            scores[k, ids] = score(rows, np.full(len(ids), last[k]), ids[:, None])[:, 0]
+    return scores

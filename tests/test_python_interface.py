@@ -1,0 +1,191 @@
+"""The functions that docs/api.md names raise InputError for wrong arguments, before they compute or write anything."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+import bytecodec
+import charrnn
+from bytecodec.errors import InputError
+from charrnn import checkpoint, frames, likeness, yardstick
+from charrnn.engines.eager import EagerEngine
+from charrnn.evaluate import evaluate
+from charrnn.frames_generate import Take
+from charrnn.generate import generate, prime
+from charrnn.stitch import stitch
+from charrnn.vocab import Vocab
+
+NOT_PATHS = (None, 5, b"run", ["run"])
+NOT_SEEDS = (-1, 2**64, 1.0, "1", None, True)
+NOT_TEMPERATURES = (-0.1, np.nan, np.inf, "1", None, True)
+NOISE = np.random.default_rng(0).integers(0, 256, 4000)
+
+
+@pytest.fixture
+def engine(tiny_model):
+    return EagerEngine(tiny_model, 2)
+
+
+@pytest.fixture
+def predictor():
+    return frames.build(
+        frames.FrameConfig(8, 1, taps=2, spacing=10), 0, (100 * np.sin(np.arange(500))).astype(np.int16)
+    )
+
+
+def refused(function, *args, **kwargs):
+    with pytest.raises(InputError):
+        function(*args, **kwargs)
+
+
+def each_refused(function, right, wrong):
+    """Refuse each of the wrong values of each argument beside right ones."""
+    for name, values in wrong.items():
+        for value in values:
+            try:
+                function(**right | {name: value})
+            except InputError:
+                continue
+            pytest.fail(f"{name} = {value!r} is not refused")
+
+
+def test_bytes_and_texts():
+    for data in (None, 5, "text", [1, 2], np.zeros(3), np.zeros(3, np.int64), np.zeros((2, 2), np.uint8)):
+        refused(bytecodec.encode, data)
+        refused(bytecodec.Encoder().feed, data)
+        if not isinstance(data, str):
+            refused(bytecodec.Decoder().feed, data)
+    for alphabet in (None, "klingon", [], 5):
+        refused(bytecodec.encode, b"", alphabet)
+        refused(bytecodec.Encoder, alphabet)
+    for text in (None, 5, b"bytes", ["⠀"], "plain"):
+        refused(bytecodec.decode, text)
+    refused(bytecodec.Decoder, None)
+
+
+def test_bytes_need_not_be_in_one_piece():
+    samples = np.arange(10, dtype=np.uint8)
+    assert bytecodec.decode(bytecodec.encode(samples[::2])) == bytes(range(0, 10, 2))
+    assert bytecodec.decode(bytecodec.encode(memoryview(b"abcd")[::2])) == b"ac"
+    file = io.BytesIO()
+    with bytecodec.WavWriter(file, 11025) as wav:
+        wav.write(samples[::2])
+    assert file.getvalue()[44:49] == bytes(range(0, 10, 2))
+
+
+def test_reading_recordings(tone_file):
+    wrong = {
+        "source": (None, 5, ["a"]),
+        "rate": (0, 999, 768001, 11025.0, "11025", None, True),
+        "start": (-1, np.nan, np.inf, "0", None),
+        "duration": (0, -1, np.nan, np.inf, "1"),
+        "gain_db": (-201, 201, np.nan, "0", None),
+        "bits": (0, 24, "8", None),
+    }
+    each_refused(bytecodec.read_blocks, {"source": tone_file}, wrong)
+
+
+def test_writing_recordings():
+    wrong = {"stream": (None, "x.wav", io.StringIO()), "rate": (0, -1, 11025.0, "11025", None), "bits": (0, 24, "8")}
+    each_refused(bytecodec.WavWriter, {"stream": io.BytesIO(), "rate": 11025}, wrong)
+    file = io.BytesIO()
+    with bytecodec.WavWriter(file, 11025) as wav:
+        for samples in (None, "text", [1, 2], np.zeros(3), np.zeros(3, np.int16), np.zeros((2, 2), np.uint8)):
+            refused(wav.write, samples)
+        refused(wav.cue, -1)
+    assert wav.samples == 0
+    refused(wav.write, b"late")
+    with bytecodec.WavWriter(io.BytesIO(), 11025, bits=16) as wav:
+        for samples in (np.zeros(3, np.uint8), np.zeros(3, np.float32), b"odd"):
+            refused(wav.write, samples)
+
+
+def test_checkpoints(tmp_path, tiny_checkpoint):
+    for load in (charrnn.load, checkpoint.load, frames.load):
+        for path in (*NOT_PATHS, "", tmp_path / "none", tmp_path):
+            refused(load, path)
+    checkpoint.save(tmp_path / "tiny", tiny_checkpoint)
+    for device in ("steam", "cuda:99", None, 5.0, ["cpu"]):
+        refused(charrnn.load, tmp_path / "tiny", device)
+    for wrong in (None, tiny_checkpoint.model, "tiny"):
+        refused(checkpoint.save, tmp_path / "new", wrong)
+    for path in (*NOT_PATHS, tmp_path / "none" / "new"):
+        refused(checkpoint.save, path, tiny_checkpoint)
+    assert not (tmp_path / "new").exists()
+
+
+def test_sampling(engine):
+    wrong = {
+        "engine": (None, "eager"),
+        "length": (-1, 1.0, "5", True),
+        "temperature": NOT_TEMPERATURES,
+        "seed": NOT_SEEDS,
+        "chunk": (0, -1, 1.0, None),
+        "position": (-1, 1.0, None),
+        "first_stream": (-1, 2**64 - 1, 1.0, None),
+    }
+    each_refused(generate, {"engine": engine, "length": 5}, wrong)
+    wrong |= {"segments": (0, -1, 1.0, None), "join": ("glue", None), "start": (5, [[1]], [0.5], "ab")}
+    each_refused(stitch, {"engine": engine, "segments": 2, "length": 5}, wrong)
+    for ids in (None, 5, [[1], [2]], [0.5], [7], [-1]):
+        refused(prime, engine, ids)
+
+
+def test_seams():
+    wrong = {
+        "samples": (None, 5, "text", NOISE[None], [np.nan] * 4000),
+        "seams": (None, 5, [1000.5], [[1000]], "ab"),
+        "seed": NOT_SEEDS,
+        "window": (0, -1, 1.0, None),
+    }
+    each_refused(charrnn.measure_seams, {"samples": NOISE, "seams": [2000]}, wrong)
+
+
+def test_takes_of_a_frame_predictor(predictor):
+    wrong = {
+        "model": (None, "run"),
+        "window": (5, torch.zeros(19), torch.zeros(1, 20), torch.full((20,), torch.nan), ["a"] * 20),
+        "seed": NOT_SEEDS,
+        "number": NOT_SEEDS,
+        "temperature": NOT_TEMPERATURES,
+        "join": ("glue", None),
+    }
+    each_refused(Take, {"model": predictor}, wrong)
+    for most in (0, -1, 1.5, None):
+        refused(Take(predictor).read, most)
+
+
+def test_a_take_does_not_keep_the_window_that_it_was_given(predictor):
+    window = torch.full((20,), 0.25)
+    take, other = Take(predictor, window), Take(predictor, window.clone())
+    window.zero_()
+    np.testing.assert_array_equal(take.read(10), other.read(10))
+
+
+def test_evaluating(tiny_model):
+    wrong = {
+        "model": (None, "run"),
+        "ids": (None, 5, np.zeros(1, np.int64), np.zeros((2, 5), np.int64), np.zeros(5), np.full(5, 7), np.full(5, -1)),
+        "precision": ("fp8", None),
+    }
+    each_refused(evaluate, {"model": tiny_model, "ids": np.arange(20) % 7}, wrong)
+
+
+def test_baselines():
+    vocab = Vocab.of_alphabet("braille")
+    not_ids = (None, 5, [], [[1]], [0.5], [-1], [256], "ab")
+    each_refused(yardstick.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)})
+    each_refused(yardstick.bzip2_bits, {"ids": NOISE, "vocab": vocab}, {"ids": not_ids})
+    wrong = {"ids": not_ids, "train": (None, 5, [0.5], [-1], [256]), "symbols": (0, -1, 1.5, None, 100)}
+    each_refused(yardstick.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
+
+
+def test_likeness():
+    sound = NOISE / 256
+    not_sounds = (None, 5, [], [[0.5] * 4000], [np.nan] * 4000, "ab", sound[:100])
+    not_rates = (0, -1, 1.5, "1", None)
+    wrong = {"x": not_sounds, "y": not_sounds, "rate": not_rates}
+    each_refused(likeness.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
+    each_refused(likeness.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})
