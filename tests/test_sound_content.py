@@ -57,7 +57,7 @@ def test_a_channel_that_is_not_there_is_refused_with_their_number(tmp_path: Path
     with pytest.raises(InputError, match="1 channel,"):
         read(mono, channel=2)
     assert read(mono, channel=2, mono_as_is=True).tolist() == read(mono).tolist()
-    with pytest.raises(InputError, match="count from 1"):
+    with pytest.raises(InputError, match="at least 1"):
         read_blocks(mono, channel=0)
 
 
