@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from charrnn import stored
+from charrnn import runlog, stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
 from charrnn.stored import KIND
@@ -66,6 +66,12 @@ class Checkpoint(stored.Trained):
 def save(path: str | Path, checkpoint: Keepable) -> None:
     """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns."""
     write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
+
+
+def set_val_loss(path: Path, val_loss: float) -> None:
+    """Write a checkpoint of any kind again with its validation loss in nats, whole or not at all."""
+    facts, tensors = read_tensors(path, kind := runlog.checkpoint_kind(path))
+    write_tensors(path, kind, tensors, facts | {"val_loss": val_loss})
 
 
 def load(path: str | Path) -> Checkpoint:

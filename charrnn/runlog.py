@@ -17,7 +17,7 @@ from bytecodec.errors import InputError
 
 RUNS = Path("runs")
 LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
-    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors)\.\w+\.part"
+    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
@@ -111,7 +111,7 @@ class Run:
 
     def sweep(self) -> None:
         """Take away what a killed trainer was writing when it was killed; the lock has to be held."""
-        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder)):
+        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder, self.samples_folder)):
             for path in folder.iterdir():
                 if _is_leftover(path):
                     path.unlink()

@@ -379,7 +379,9 @@ def test_a_trainer_that_finds_another_one_making_the_run_leaves_it_alone(here, c
 def test_going_on_takes_away_what_a_killed_trainer_was_writing_and_nothing_else(here):
     charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
     gone = ["r/.log.csv.x1_.part", "r/.resume.safetensors.x1_.part", "r/checkpoints/.00000002.safetensors.x1_.part"]
+    gone += ["r/samples/.00000002_t0.50.wav.x1_.part"]
     kept = ["r/.log.png.x1_.part", "r/checkpoints/.mine.part", "r/checkpoints/mine.safetensors"]
+    Path("r/samples").mkdir()
     for name in gone + kept:
         Path(name).touch()
     assert charrnn_train(["--resume", "r", "--max-iterations", "3", "-q"]) == 0

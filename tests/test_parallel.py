@@ -46,31 +46,16 @@ def text(n, seed=0):
 PARTS = {"train": text(300), "val": text(123, 1)}  # 123: 50 rows of 2, and 22 symbols that fill no row
 
 
-class Silent:
-    """A listener that hears nothing, and counts the validations' steps."""
-
-    steps = 0
-
-    def iterated(self, row):
-        pass
-
-    def validating(self, done, total):
-        self.steps += 1
-
-    def checkpointed(self, iteration, row):
-        pass
-
-
 def trainer(folder, world=ALONE, rows=4, dropout=0.0):
     """A trainer of a tiny network: a new one, or where the folder's resume file says."""
     folder.mkdir(exist_ok=True, parents=True)
     model = build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
 
-    def package(step, epoch, train_loss, val_loss):
-        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
+    def package(step, epoch, train_loss):
+        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss)
 
     settings = Settings(**SETTINGS.to_json() | {"batch_size": rows})
-    return Trainer(model, PARTS, settings, Run(folder), package, Silent(), world=world)
+    return Trainer(model, PARTS, settings, Run(folder), package, world=world)
 
 
 def finish(folder, world=ALONE, **kwargs):

@@ -230,7 +230,8 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
         return None
     seed = trainer.settings.seed
     kind = FrameSampler if is_frames(config) else CheckpointSampler
-    return kind(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
+    threads = config["threads"]
+    return kind(trainer.run, **samples, seed=seed, threads=threads, quiet=quiet, stopped=lambda: bool(interruption))
 
 
 def _check_rows(rows: int, world: World) -> None:
@@ -269,7 +270,9 @@ def _trainer(
     model = model.to(settings.device)
     settings = _with_layers(gpu_layers, model, brings, settings, world, narrator.quiet)
     config["training"] = settings.to_json()
-    return Trainer(model, settings=settings, run=run, listener=narrator, world=world, **brings)
+    return Trainer(
+        model, settings=settings, run=run, listeners=[narrator] if world.leads else [], world=world, **brings
+    )
 
 
 def _with_layers(
@@ -299,8 +302,8 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
     from charrnn.checkpoint import Checkpoint
     from charrnn.data import NEXT_SYMBOL
 
-    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
-        made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
+    def package(step: int, epoch: float, train_loss: float | None) -> Checkpoint:
+        made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss)
         made.rate, made.encoding = config["rate"], config["encoding"]
         return made
 
