@@ -43,6 +43,7 @@ class Run:
     resume.safetensors        all that going on needs; the newest only
     corpus.bin                the ids that it trains on
     samples/00001000_t1.00.…  what a checkpoint sounds like, at a temperature
+    tensorboard/              event files for TensorBoard, where --tensorboard asked for them
     ========================  ==============================================================
     """
 
@@ -57,6 +58,7 @@ class Run:
         self.lock_file = path / "lock"
         self.checkpoints_folder = path / "checkpoints"
         self.samples_folder = path / "samples"
+        self.tensorboard_folder = path / "tensorboard"
 
     def checkpoint_file(self, step: int) -> Path:
         """Where the checkpoint of an iteration is."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
 from charrnn import parallel, runlog, runtime
-from charrnn.commands.flags import given
-from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames
+from charrnn.commands.flags import given, needs
+from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.recipe import LAYER_NORM, RECIPES, Settings
@@ -48,6 +48,12 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
+        if world.leads and uses_tensorboard(trainer.run.config()):
+            from charrnn.tensorboard import TensorBoard
+
+            board = TensorBoard(trainer)
+            stack.callback(board.end)
+            trainer.listeners.append(board)
         interruption = stack.enter_context(Interruption())
         trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
@@ -72,6 +78,8 @@ def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrat
 
 def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A new run: data, network and settings from the command line."""
+    if args.tensorboard:
+        _require_tensorboard()
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
     device = runtime.choose_device(args.device)
@@ -103,6 +111,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "threads": threads,
             "processes": world.size,
             "samples": {"seconds": args.sample_seconds, "temperatures": args.temperature or [1.0]},
+            "tensorboard": args.tensorboard,
             "training": settings.to_json(),
         }
         trainer = _trainer(model, corpus, settings, config, run, narrator, world, args.gpu_layers)
@@ -179,6 +188,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         raise InputError(
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
+    if world.leads and uses_tensorboard(config):
+        _require_tensorboard()
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     model: Any
     corpus: Any
@@ -232,6 +243,12 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
     kind = FrameSampler if is_frames(config) else CheckpointSampler
     threads = config["threads"]
     return kind(trainer.run, **samples, seed=seed, threads=threads, quiet=quiet, stopped=lambda: bool(interruption))
+
+
+def _require_tensorboard() -> None:
+    """Raise an InputError where TensorBoard is not installed, before anything is prepared."""
+    with needs("tensorboard"):
+        import torch.utils.tensorboard  # noqa: F401
 
 
 def _check_rows(rows: int, world: World) -> None:
