@@ -620,6 +620,52 @@ def test_samples_are_written_at_each_checkpoint_and_change_nothing(here):
     assert len(list(Path("heard/samples").iterdir())) == 6
 
 
+FRAMES = (
+    "--frames --rnn-size 8 --layers 1 --frame-taps 4 --seq-length 20 --batch-size 8 --rate 11025 --threads 1".split()
+)
+
+
+@pytest.mark.parametrize("flags", [SMALL, FRAMES])
+@pytest.mark.parametrize("iteration", [3, 6])
+def test_a_sample_that_ctrl_c_interrupts_is_made_when_the_run_goes_on(here, monkeypatch, flags, iteration):
+    flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "--sample-seconds", "0.1", "-q"]
+    assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
+    original = Trainer._make_sound
+
+    def interrupted(trainer):
+        if trainer.place.iteration == iteration:
+            signal.raise_signal(signal.SIGINT)
+        original(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_make_sound", interrupted)
+        assert charrnn_train(["sound.wav", *flags, "--run-dir", "parts"]) == 130
+    assert not Run(Path("parts")).sample_file(iteration, 1.0).exists()
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+    for step in (3, 6):
+        whole, parts = (Run(Path(run)).sample_file(step, 1.0).read_bytes() for run in ("whole", "parts"))
+        assert whole == parts
+
+
+@pytest.mark.parametrize("flags", [SMALL, FRAMES])
+def test_a_validation_without_memory_leaves_a_checkpoint_and_is_made_up_for(here, monkeypatch, capsys, flags):
+    flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "-q"]
+    assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
+
+    def fail(trainer, stopped):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_validate", fail)
+        assert "not enough memory" in refusal(capsys, "sound.wav", *flags, "--run-dir", "parts")
+    assert [path.stem for path in Run(Path("parts")).checkpoints()] == ["00000003"]
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+    for name in ("best.json", "checkpoints/00000003.safetensors", "checkpoints/00000006.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+
+
 def test_a_text_has_no_seconds_to_sample(here, capsys):
     Path("plain.txt").write_text("to be or not to be " * 100)
     assert charrnn_train(["plain.txt", *SMALL, "--sample-seconds", "1", "--run-dir", "r"]) == 1
