@@ -37,11 +37,10 @@ class TensorBoard(Listener):
         from torch.utils.tensorboard import SummaryWriter
 
         self._run, iteration = trainer.run, trainer.place.iteration
-        self._hook = threading.excepthook
-        threading.excepthook = self._thread_failed
         keep_first(self._run.tensorboard_folder)
         make_writer: Any = SummaryWriter
         self._writer = make_writer(str(self._run.tensorboard_folder), purge_step=iteration, flush_secs=FLUSH_SECONDS)
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         for last in (trainer.log.last, trainer.val_log.last):
             if last and int(last["iteration"]) == iteration:
                 self._add({name: float(value) for name, value in last.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -424,12 +425,14 @@ def test_torchrun_trains_what_one_process_trains(here):
     from charrnn.commands.train import charrnn_train
 
     flags = ["sound.txt", *SMALL, "--max-iterations", "25"]
-    with Job(*flags, "--run-dir", "two") as job:
+    board = ["--tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    with Job(*flags, "--run-dir", "two", *board) as job:
         ended, text = job.end(), Path(job.file.name).read_text()
     assert ended == (DONE, []), text
     assert text.count("fp32 on cpu with 1 threads in each of 2 processes") == 1
     assert text.count("done after iteration 25") == 1
     assert [line for line in text.splitlines() if line == "two"] == ["two"]  # the path that is printed
+    assert len(list(Path("two").glob("tensorboard/*"))) == len(board)  # one process writes
     assert charrnn_train([*flags, "--run-dir", "one", "-q"]) == 0
     assert np.abs(np.subtract(losses("one"), losses("two"))).max() < 1e-5
     a, b = weights(here / "one"), weights(here / "two")
