@@ -70,5 +70,5 @@ $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/core.done
-	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report,onnx,play,listen]'
+	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report,onnx,play,listen,tensorboard]'
 	@touch $@

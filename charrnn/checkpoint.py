@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError
-from charrnn import stored
+from charrnn import runlog, stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
 from charrnn.stored import KIND
@@ -77,6 +77,12 @@ def save(path: str | Path, checkpoint: Keepable) -> None:
     if not isinstance(getattr(checkpoint, "model", None), nn.Module):
         raise InputError(f"checkpoint is a {type(checkpoint).__name__}, and has to hold a network of torch.")
     write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
+
+
+def set_val_loss(path: Path, val_loss: float) -> None:
+    """Write a checkpoint of any kind again with its validation loss in nats, whole or not at all."""
+    facts, tensors = read_tensors(path, kind := runlog.checkpoint_kind(path))
+    write_tensors(path, kind, tensors, facts | {"val_loss": val_loss})
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -27,7 +27,9 @@ class Place:
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, pauses left out
-    checkpointed: int = 0  # the iteration of the last validation and checkpoint
+    checkpointed: int = (
+        0  # the iteration of the last checkpoint that is complete; a row of val.csv may be of a later one
+    )
 
 
 def save(

@@ -18,7 +18,7 @@ from bytecodec.errors import InputError
 
 RUNS = Path("runs")
 LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
-    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors)\.\w+\.part"
+    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
@@ -44,6 +44,7 @@ class Run:
     resume.safetensors        all that going on needs; the newest only
     corpus.bin                the ids that it trains on
     samples/00001000_t1.00.…  what a checkpoint sounds like, at a temperature
+    tensorboard/              event files for TensorBoard, where --tensorboard asked for them
     ========================  ==============================================================
     """
 
@@ -58,6 +59,7 @@ class Run:
         self.lock_file = path / "lock"
         self.checkpoints_folder = path / "checkpoints"
         self.samples_folder = path / "samples"
+        self.tensorboard_folder = path / "tensorboard"
 
     def checkpoint_file(self, step: int) -> Path:
         """Where the checkpoint of an iteration is."""
@@ -112,7 +114,7 @@ class Run:
 
     def sweep(self) -> None:
         """Take away what a killed trainer was writing when it was killed; the lock has to be held."""
-        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder)):
+        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder, self.samples_folder)):
             for path in folder.iterdir():
                 if _is_leftover(path):
                     path.unlink()

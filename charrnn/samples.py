@@ -11,6 +11,7 @@ from charrnn.frames_generate import Take
 from charrnn.generate import generate
 from charrnn.outputs import open_samples, open_sound
 from charrnn.runlog import Run
+from charrnn.runtime import set_threads
 from charrnn.stored import load
 
 CHUNK = 256  # symbols between looks at whether to stop
@@ -27,6 +28,8 @@ class CheckpointSampler:
         The length of each.
     temperatures
         One file for each of them.
+    threads
+        On the CPU; 0: a core each.
     stopped
         Whether to stop; a file that is begun then is not kept.
     """
@@ -37,16 +40,19 @@ class CheckpointSampler:
         seconds: float,
         temperatures: Sequence[float],
         seed: int = 0,
+        threads: int = 0,
         quiet: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run, self._seconds, self._temperatures = run, seconds, temperatures
-        self._seed, self._quiet, self._stopped = seed, quiet, stopped
+        self._seed, self._threads, self._quiet, self._stopped = seed, threads, quiet, stopped
 
     def __call__(self, step: int) -> None:
-        """Sample from the checkpoint of an iteration, as it is on the disk."""
+        """Sample from the checkpoint of an iteration, as it is on the disk, what is not there yet."""
         self._run.samples_folder.mkdir(exist_ok=True)
         for temperature in self._temperatures:
+            if self._run.sample_file(step, temperature).exists():
+                continue
             try:
                 self._sample(step, temperature)
             except _StoppedError:
@@ -59,7 +65,7 @@ class CheckpointSampler:
             progress(length, " symbols", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
             open_sound(str(self._run.sample_file(step, temperature)), checkpoint) as sound,
         ):
-            for ids in generate(engine(checkpoint), length, temperature, self._seed, CHUNK):
+            for ids in generate(engine(checkpoint, threads=self._threads), length, temperature, self._seed, CHUNK):
                 if self._stopped():
                     raise _StoppedError
                 sound.write(ids[0])
@@ -70,6 +76,7 @@ class FrameSampler(CheckpointSampler):
     """The same for a run of a frame predictor."""
 
     def _sample(self, step: int, temperature: float) -> None:
+        set_threads(self._threads)
         checkpoint = frames.load(self._run.checkpoint_file(step))
         left = max(1, round(self._seconds * checkpoint.rate))
         take = Take(checkpoint.model, seed=self._seed, temperature=temperature)

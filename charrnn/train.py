@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from charrnn import graphs, resume
 from charrnn.average import Average
 from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
 from charrnn.evaluate import evaluate, in_bits
+from charrnn.listener import Listener
 from charrnn.model import Layers
 from charrnn.parallel import ALONE, World
 from charrnn.recipe import Settings, learning_rate
 from charrnn.resident import ResidentBatches, fits
 from charrnn.resume import Place
-from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run, read_rows, write_json
+from charrnn.retention import count_stale, forget_old, mark_best
+from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run
 from charrnn.step import GraphedStep, Step, failed, make_optimizer
 from charrnn.vocab import Ids
 
@@ -41,19 +43,6 @@ class Unread(NamedTuple):
     epoch: float
     rate: float
     outcome: Tensor
-
-
-class Listener(Protocol):
-    """Who is told how it goes."""
-
-    def iterated(self, row: Mapping[str, float]) -> None:
-        """An iteration is done; the row is that of log.csv."""
-
-    def validating(self, done: int, total: int) -> None:
-        """So many symbols of the validation part are scored."""
-
-    def checkpointed(self, iteration: int, row: Mapping[str, float] | None) -> None:
-        """A checkpoint is written; the row is that of val.csv, or None where there is no validation part."""
 
 
 class _StoppedError(Exception):
@@ -74,13 +63,13 @@ class Trainer:
     run
         Where it writes.
     package
-        ``package(iteration, epoch, train_loss, val_loss)`` makes the checkpoint to write.
-    listener
-        Told of each iteration, validation and checkpoint.
+        ``package(iteration, epoch, train_loss)`` makes the checkpoint to write.
+    listeners
+        Receive each iteration, validation and checkpoint.
     sample
-        Called with the iteration when its checkpoint is on the disk, to make its sound.
+        Called with the iteration of a checkpoint that is complete, to make what is missing of its sound.
     world
-        The processes that train together, each on rows of its own; the one that leads writes and listens.
+        The processes that train together, each on rows of its own; the one that leads writes and has listeners.
     reach
         Which symbols its batches hold beside each target.
     bits
@@ -93,15 +82,15 @@ class Trainer:
         parts: Mapping[str, Ids],
         settings: Settings,
         run: Run,
-        package: Callable[[int, float, float | None, float | None], files.Keepable],
-        listener: Listener,
+        package: Callable[[int, float, float | None], files.Keepable],
+        listeners: Sequence[Listener] = (),
         sample: Callable[[int], None] | None = None,
         world: World = ALONE,
         reach: Reach = NEXT_SYMBOL,
         bits: Callable[[float], float] = in_bits,
     ) -> None:
         self.model, self.parts, self.settings, self.run = model, parts, settings, run
-        self.package, self.listener, self.sample, self.world = package, listener, sample, world
+        self.package, self.listeners, self.sample, self.world = package, list(listeners), sample, world
         self.reach, self.bits = reach, bits
         n, steps = settings.batch_size, settings.seq_length
         self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, reach)
@@ -114,11 +103,15 @@ class Trainer:
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self.place = resume.load(run.resume_file, model, self.optimizer, self.average, n, self.batches.own)
+        # The last iteration that has both a resume file and a checkpoint, which somebody may have deleted.
+        self.saved = self.place.iteration if run.checkpoint_file(self.place.iteration).exists() else 0
         if world.leads:
             self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
-            self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.checkpointed)
+            self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.iteration)
+            if self.val_log.last:  # written after the resume file
+                self.place.checkpointed = max(self.place.checkpointed, int(self.val_log.last["iteration"]))
         self.iterations = settings.iterations(self.batches.row_length)
-        self.stale = self._count_stale()
+        self.stale = count_stale(self.run)
 
     def _source(self) -> ContiguousBatches | ResidentBatches:
         """Where batches come from: the GPU's own memory, where there is one with room for them."""
@@ -169,10 +162,15 @@ class Trainer:
         try:
             if not self.world.alike(self.parameters.values(), self.place.iteration):
                 raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
+            self.place.checkpointed = int(self.world.leaders(self.place.checkpointed))
+            self.saved = int(self.world.leaders(self.saved))
+            if self.place.iteration and self.place.checkpointed == self.place.iteration:
+                self._tidy_up()  # an interruption may have come before it
+                self._make_sound()
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
-            if self.place.checkpointed != self.place.iteration:  # stopped: not validated, but something to play
-                self._save(None)
+            if self.saved != self.place.iteration:  # stopped: not validated, but something to play
+                self._save()
         finally:
             if self.world.leads:
                 self.log.close()
@@ -244,7 +242,8 @@ class Trainer:
             }
             if self.world.leads:
                 self.log.add(row)
-                self.listener.iterated(row)
+                for listener in self.listeners:
+                    listener.iterated(row)
         self.unread.clear()
         if self.world.leads and now - self.flushed > FLUSH_SECONDS:
             self.log.flush()
@@ -271,35 +270,35 @@ class Trainer:
         return (regular or self.finished) and self.place.checkpointed != iteration
 
     def _checkpoint(self, stopped: Callable[[], bool]) -> None:
-        """Validate and save, at the end of which every process knows how many validations brought no best."""
-        row = self._validate(stopped)
-        if row and self.world.leads:
-            self.val_log.add(row)
-            self.val_log.sync()
-        self.place.checkpointed = self.place.iteration
-        self._save(row["val_loss"] if row else None)
-        self.stale = int(self.world.leaders(self._count_stale()))
+        """Save, then validate and complete the checkpoint with its loss. Whatever happens in between, a run that goes
+        on does so from here, and validates first."""
+        iteration = self.place.iteration
+        validates = len(self.parts["val"]) > self.reach.far
+        if not validates:
+            self.place.checkpointed = iteration
+        if self.saved != iteration or not validates:
+            self._save()
+        row = self._validate(stopped) if validates else None
+        self.place.checkpointed = iteration
         if self.world.leads:
-            self.listener.checkpointed(self.place.iteration, row)
-            if self.sample and self.place.iteration:
-                self.sample(self.place.iteration)
-        if self.sample:
-            self.world.wait()
+            if row:
+                self._complete(row)
+            for listener in self.listeners:
+                listener.checkpointed(iteration, row)
+        self.stale = int(self.world.leaders(count_stale(self.run)))
+        self._make_sound()
 
-    def _validate(self, stopped: Callable[[], bool]) -> dict[str, float] | None:
-        """The row of val.csv for now, or None where there is no validation part."""
-        ids = self.parts["val"]
-        if len(ids) <= self.reach.far:
-            return None
+    def _validate(self, stopped: Callable[[], bool]) -> dict[str, float]:
+        """Return the row of val.csv for now."""
 
         def tell(done: int, total: int) -> None:
             if self.world.any(stopped()):
                 raise _StoppedError
-            if self.world.leads:
-                self.listener.validating(done, total)
+            for listener in self.listeners:
+                listener.validating(done, total)
 
         with self._weights_to_keep():
-            settings = self.settings
+            settings, ids = self.settings, self.parts["val"]
             nats = evaluate(self.model, ids, settings.precision, settings.device, tell, self.world, self.reach)
         return {
             "iteration": self.place.iteration,
@@ -309,48 +308,48 @@ class Trainer:
             "elapsed_seconds": self.place.seconds,
         }
 
-    def _save(self, val_loss: float | None) -> None:
-        """Write the checkpoint, then what hangs on it, and last the resume file: whatever happens in between,
-        the old resume file goes on from before all of it."""
-        iteration = self.place.iteration
+    def _save(self) -> None:
+        """Write the checkpoint, and last the resume file: whatever happens in between, the old resume file goes on from
+        before all of it."""
         if self.world.leads:
             self.log.sync()
-            if iteration:
-                train_loss = float(self.log.last["train_loss"]) if self.log.last else None
-                self.run.checkpoints_folder.mkdir(exist_ok=True)
-                with self._weights_to_keep():
-                    package = self.package(iteration, self.epoch, train_loss, val_loss)
-                    files.save(self.run.checkpoint_file(iteration), package)
-                self._mark_best()
-                self._forget_old()
+            for listener in self.listeners:
+                listener.saving(self.place.iteration)
+            train_loss = float(self.log.last["train_loss"]) if self.log.last else None
+            self.run.checkpoints_folder.mkdir(exist_ok=True)
+            with self._weights_to_keep():
+                package = self.package(self.place.iteration, self.epoch, train_loss)
+                files.save(self.run.checkpoint_file(self.place.iteration), package)
+            forget_old(self.run, self.settings.keep)
         self.save_resume()
+        self.saved = self.place.iteration
+
+    def _complete(self, row: Mapping[str, float]) -> None:
+        """Write the checkpoint again with its validation loss, and then the row of val.csv. Without the row, a run
+        that goes on validates once more."""
+        files.set_val_loss(self.run.checkpoint_file(self.place.iteration), row["val_loss"])
+        self.val_log.add(row)
+        self.val_log.sync()
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        """Bring best.json and the checkpoints that are kept in line with val.csv."""
+        if self.world.leads:
+            mark_best(self.run)
+            forget_old(self.run, self.settings.keep)
+
+    def _make_sound(self) -> None:
+        """Make what is missing of the last checkpoint's sound, for which all processes wait."""
+        if self.sample:
+            if self.world.leads:
+                self.sample(self.place.iteration)
+                for listener in self.listeners:
+                    listener.sampled(self.place.iteration)
+            self.world.wait()
 
     def _weights_to_keep(self) -> contextlib.AbstractContextManager[None]:
         """The network has the weights that are validated and kept: the averaged ones, if the run averages."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
-
-    def _mark_best(self) -> None:
-        rows = read_rows(self.run.val_file)
-        if rows:
-            best = min(rows, key=lambda row: float(row["val_loss"]))
-            step = int(best["iteration"])
-            name = self.run.checkpoint_file(step).relative_to(self.run.path).as_posix()
-            write_json(self.run.best_file, {"iteration": step, "val_loss": float(best["val_loss"]), "checkpoint": name})
-
-    def _count_stale(self) -> int:
-        """How many validations there were since the best one."""
-        stale = 0
-        if self.run.val_file.exists():
-            losses = [float(row["val_loss"]) for row in read_rows(self.run.val_file)]
-            stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-        return stale
-
-    def _forget_old(self) -> None:
-        if self.settings.keep:
-            best = (self.run.best() or {}).get("iteration")
-            for old in self.run.checkpoints()[: -self.settings.keep]:
-                if int(old.stem) != best:
-                    old.unlink()
 
     def save_resume(self) -> None:
         """Write all that going on takes; the rows of all processes in one state, which they are asked for but at the

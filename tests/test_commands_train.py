@@ -379,7 +379,9 @@ def test_a_trainer_that_finds_another_one_making_the_run_leaves_it_alone(here, c
 def test_going_on_takes_away_what_a_killed_trainer_was_writing_and_nothing_else(here):
     charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"])
     gone = ["r/.log.csv.x1_.part", "r/.resume.safetensors.x1_.part", "r/checkpoints/.00000002.safetensors.x1_.part"]
+    gone += ["r/samples/.00000002_t0.50.wav.x1_.part"]
     kept = ["r/.log.png.x1_.part", "r/checkpoints/.mine.part", "r/checkpoints/mine.safetensors"]
+    Path("r/samples").mkdir()
     for name in gone + kept:
         Path(name).touch()
     assert charrnn_train(["--resume", "r", "--max-iterations", "3", "-q"]) == 0
@@ -616,6 +618,52 @@ def test_samples_are_written_at_each_checkpoint_and_change_nothing(here):
     assert_same_run("silent", "heard")
     assert charrnn_train(["--resume", "heard", "--max-iterations", "9", "-q"]) == 0
     assert len(list(Path("heard/samples").iterdir())) == 6
+
+
+FRAMES = (
+    "--frames --rnn-size 8 --layers 1 --frame-taps 4 --seq-length 20 --batch-size 8 --rate 11025 --threads 1".split()
+)
+
+
+@pytest.mark.parametrize("flags", [SMALL, FRAMES])
+@pytest.mark.parametrize("iteration", [3, 6])
+def test_a_sample_that_ctrl_c_interrupts_is_made_when_the_run_goes_on(here, monkeypatch, flags, iteration):
+    flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "--sample-seconds", "0.1", "-q"]
+    assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
+    original = Trainer._make_sound
+
+    def interrupted(trainer):
+        if trainer.place.iteration == iteration:
+            signal.raise_signal(signal.SIGINT)
+        original(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_make_sound", interrupted)
+        assert charrnn_train(["sound.wav", *flags, "--run-dir", "parts"]) == 130
+    assert not Run(Path("parts")).sample_file(iteration, 1.0).exists()
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+    for step in (3, 6):
+        whole, parts = (Run(Path(run)).sample_file(step, 1.0).read_bytes() for run in ("whole", "parts"))
+        assert whole == parts
+
+
+@pytest.mark.parametrize("flags", [SMALL, FRAMES])
+def test_a_validation_without_memory_leaves_a_checkpoint_and_is_made_up_for(here, monkeypatch, capsys, flags):
+    flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "-q"]
+    assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
+
+    def fail(trainer, stopped):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_validate", fail)
+        assert "not enough memory" in refusal(capsys, "sound.wav", *flags, "--run-dir", "parts")
+    assert [path.stem for path in Run(Path("parts")).checkpoints()] == ["00000003"]
+    assert charrnn_train(["--resume", "parts", "-q"]) == 0
+    assert_same_run("whole", "parts")
+    for name in ("best.json", "checkpoints/00000003.safetensors", "checkpoints/00000006.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
 
 
 def test_a_text_has_no_seconds_to_sample(here, capsys):

@@ -71,8 +71,15 @@ def codec():
 def light():
     """Modules that have to start at once."""
     names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
-    names += ["charrnn.config", "charrnn.yardstick", "charrnn.torch7", "charrnn.frames_data", "charrnn.likeness"]
-    names += ["charrnn.onnx", "charrnn.engines.onnx", "charrnn.play"]
+    names += [
+        "charrnn.config",
+        "charrnn.yardstick",
+        "charrnn.torch7",
+        "charrnn.frames_data",
+        "charrnn.likeness",
+        "charrnn.listener",
+    ]
+    names += ["charrnn.onnx", "charrnn.engines.onnx", "charrnn.play", "charrnn.retention"]
     return loaded_by(
         [
             *names,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -46,31 +47,16 @@ def text(n, seed=0):
 PARTS = {"train": text(300), "val": text(123, 1)}  # 123: 50 rows of 2, and 22 symbols that fill no row
 
 
-class Silent:
-    """A listener that hears nothing, and counts the validations' steps."""
-
-    steps = 0
-
-    def iterated(self, row):
-        pass
-
-    def validating(self, done, total):
-        self.steps += 1
-
-    def checkpointed(self, iteration, row):
-        pass
-
-
 def trainer(folder, world=ALONE, rows=4, dropout=0.0):
     """A trainer of a tiny network: a new one, or where the folder's resume file says."""
     folder.mkdir(exist_ok=True, parents=True)
     model = build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
 
-    def package(step, epoch, train_loss, val_loss):
-        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
+    def package(step, epoch, train_loss):
+        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss)
 
     settings = Settings(**SETTINGS.to_json() | {"batch_size": rows})
-    return Trainer(model, PARTS, settings, Run(folder), package, Silent(), world=world)
+    return Trainer(model, PARTS, settings, Run(folder), package, world=world)
 
 
 def finish(folder, world=ALONE, **kwargs):
@@ -439,12 +425,14 @@ def test_torchrun_trains_what_one_process_trains(here):
     from charrnn.commands.train import charrnn_train
 
     flags = ["sound.txt", *SMALL, "--max-iterations", "25"]
-    with Job(*flags, "--run-dir", "two") as job:
+    board = ["--tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    with Job(*flags, "--run-dir", "two", *board) as job:
         ended, text = job.end(), Path(job.file.name).read_text()
     assert ended == (DONE, []), text
     assert text.count("fp32 on cpu with 1 threads in each of 2 processes") == 1
     assert text.count("done after iteration 25") == 1
     assert [line for line in text.splitlines() if line == "two"] == ["two"]  # the path that is printed
+    assert len(list(Path("two").glob("tensorboard/*"))) == len(board)  # one process writes
     assert charrnn_train([*flags, "--run-dir", "one", "-q"]) == 0
     assert np.abs(np.subtract(losses("one"), losses("two"))).max() < 1e-5
     a, b = weights(here / "one"), weights(here / "two")

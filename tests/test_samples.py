@@ -5,7 +5,9 @@ import wave
 
 import pytest
 
+from charrnn import samples
 from charrnn.commands.sample import charrnn_sample
+from charrnn.engines import engine
 from charrnn.runlog import Run
 from charrnn.samples import CheckpointSampler
 
@@ -37,3 +39,23 @@ def test_stopped_in_the_middle_it_leaves_no_half_file(run):
     looks = iter([False, False, True])
     CheckpointSampler(run, 1, [0.5, 1.0], stopped=lambda: next(looks))(400)
     assert list(run.samples_folder.iterdir()) == []
+
+
+def test_it_makes_what_is_missing_and_leaves_what_is_there(run):
+    run.samples_folder.mkdir()
+    run.sample_file(400, 0.5).write_bytes(b"mine")
+    CheckpointSampler(run, 0.01, [0.5, 1.0])(400)
+    assert run.sample_file(400, 0.5).read_bytes() == b"mine"
+    assert run.sample_file(400, 1.0).exists()
+
+
+def test_its_engine_has_the_threads_of_the_run(run, monkeypatch):
+    asked = []
+
+    def spy(checkpoint, threads):
+        asked.append(threads)
+        return engine(checkpoint, threads=threads)
+
+    monkeypatch.setattr(samples, "engine", spy)
+    CheckpointSampler(run, 0.01, [0.5, 1.0], threads=1)(400)
+    assert asked == [1, 1]

@@ -10,7 +10,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("", "plots", "report", "onnx", "play", "listen")
+EXTRAS = ("", "plots", "report", "onnx", "play", "listen", "tensorboard")
 OURS = "charrnn-sound"
 HEAD = """# Dependencies
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from bytecodec.console import duration, progress, say
 from charrnn import yardstick
+from charrnn.listener import Listener
 from charrnn.runlog import is_frames
 from charrnn.train import Trainer
 
@@ -16,7 +17,7 @@ SMOOTHING = 0.98
 DIGITS = "#.4g"  # four that count, as a mean squared error is a small number
 
 
-class Narrator:
+class Narrator(Listener):
     """Follows a `Trainer`: a bar on a terminal, elsewhere a line every ten seconds or every N iterations."""
 
     def __init__(self, quiet: bool, print_every: int = 0) -> None:

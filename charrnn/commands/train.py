@@ -15,8 +15,8 @@ import bytecodec
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError
 from charrnn import parallel, runlog, runtime
-from charrnn.commands.flags import given
-from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames
+from charrnn.commands.flags import given, needs
+from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser, sound_options
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.recipe import LAYER_NORM, RECIPES, Settings
@@ -49,6 +49,12 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
+        if world.leads and uses_tensorboard(trainer.run.config()):
+            from charrnn.tensorboard import TensorBoard
+
+            board = TensorBoard(trainer)
+            stack.callback(board.end)
+            trainer.listeners.append(board)
         interruption = stack.enter_context(Interruption())
         trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
@@ -73,6 +79,8 @@ def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrat
 
 def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A new run: data, network and settings from the command line."""
+    if args.tensorboard:
+        _require_tensorboard()
     inputs = args.input or [_default_input()]
     run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
     device = runtime.choose_device(args.device)
@@ -105,6 +113,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
             "threads": threads,
             "processes": world.size,
             "samples": {"seconds": args.sample_seconds, "temperatures": args.temperature or [1.0]},
+            "tensorboard": args.tensorboard,
             "training": settings.to_json(),
         }
         trainer = _trainer(model, corpus, settings, config, run, narrator, world, args.gpu_layers)
@@ -191,6 +200,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         raise InputError(
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
+    if world.leads and uses_tensorboard(config):
+        _require_tensorboard()
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     model: Any
     corpus: Any
@@ -242,7 +253,14 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
         return None
     seed = trainer.settings.seed
     kind = FrameSampler if is_frames(config) else CheckpointSampler
-    return kind(trainer.run, **samples, seed=seed, quiet=quiet, stopped=lambda: bool(interruption))
+    threads = config["threads"]
+    return kind(trainer.run, **samples, seed=seed, threads=threads, quiet=quiet, stopped=lambda: bool(interruption))
+
+
+def _require_tensorboard() -> None:
+    """Raise an InputError where TensorBoard is not installed, before anything is prepared."""
+    with needs("tensorboard"):
+        import torch.utils.tensorboard  # noqa: F401
 
 
 def _check_rows(rows: int, world: World) -> None:
@@ -281,7 +299,9 @@ def _trainer(
     model = model.to(settings.device)
     settings = _with_layers(gpu_layers, model, brings, settings, world, narrator.quiet)
     config["training"] = settings.to_json()
-    return Trainer(model, settings=settings, run=run, listener=narrator, world=world, **brings)
+    return Trainer(
+        model, settings=settings, run=run, listeners=[narrator] if world.leads else [], world=world, **brings
+    )
 
 
 def _with_layers(
@@ -311,8 +331,8 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
     from charrnn.checkpoint import Checkpoint
     from charrnn.data import NEXT_SYMBOL
 
-    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> Checkpoint:
-        made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss, val_loss=val_loss)
+    def package(step: int, epoch: float, train_loss: float | None) -> Checkpoint:
+        made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss)
         made.rate, made.encoding, made.sound = config["rate"], config["encoding"], config.get("sound")
         return made
 

@@ -12,6 +12,11 @@ from charrnn.runlog import is_frames as is_frames
 NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 
 
+def uses_tensorboard(config: dict[str, Any]) -> bool:
+    """Whether the run writes event files for TensorBoard; runs of versions before that do not."""
+    return config.get("tensorboard") is True
+
+
 def check_config(config: dict[str, Any]) -> None:
     """Raise a ValueError for what somebody wrote into config.json and nothing else would notice in time."""
     threads, rate = config["threads"], config["rate"]
@@ -33,6 +38,8 @@ def check_config(config: dict[str, Any]) -> None:
     for value in (samples["seconds"], *samples["temperatures"]):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"samples is {samples!r}")
+    if not isinstance(config.get("tensorboard", False), bool):
+        raise ValueError(f"tensorboard is {config['tensorboard']!r}")
     yardsticks = config.get("yardsticks", {})  # a run of before there were any goes on without
     if not isinstance(yardsticks, dict) or not all(isinstance(bits, int | float) for bits in yardsticks.values()):
         raise ValueError(f"yardsticks is {yardsticks!r}")

@@ -146,6 +146,11 @@ def parser() -> Parser:
         metavar="LIST",
         help="of --sample-seconds, such as 0.8,1 (default: 1)",
     )
+    run.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write losses, learning rate, gradient norm and samples to RUN/tensorboard, for TensorBoard to show",
+    )
     run.add_argument("--print-every", type=whole(1), default=0, metavar="N", help="print a line every N iterations")
     run.add_argument(
         "--resume", type=path, metavar="RUN", help="go on with a run; takes only a new length and --device beside it"

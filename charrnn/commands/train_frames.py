@@ -64,9 +64,9 @@ def task(model: FrameRNN, recordings: Recordings, config: dict[str, Any]) -> dic
     """What a frame predictor brings to its `charrnn.train.Trainer`."""
     parts = recordings.split(config["val_frac"], config["test_frac"], model.config.reach.far)
 
-    def package(step: int, epoch: float, train_loss: float | None, val_loss: float | None) -> FrameCheckpoint:
+    def package(step: int, epoch: float, train_loss: float | None) -> FrameCheckpoint:
         shape_noise(model, parts["train"])
-        return FrameCheckpoint(model, step, epoch, config["rate"], train_loss, val_loss, sound=config.get("sound"))
+        return FrameCheckpoint(model, step, epoch, config["rate"], train_loss, sound=config.get("sound"))
 
     return {"parts": parts, "package": package, "reach": model.config.reach, "bits": model.bits}
 

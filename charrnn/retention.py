@@ -1,0 +1,35 @@
+"""Which checkpoint of a run is the best, and which ones are kept. val.csv decides; imports no torch."""
+
+from __future__ import annotations
+
+from charrnn.runlog import Run, read_rows, write_json
+
+
+def mark_best(run: Run) -> None:
+    """Write best.json as val.csv says; without a validation there is none."""
+    losses = _losses(run)
+    if losses:
+        step = min(losses, key=losses.__getitem__)
+        name = run.checkpoint_file(step).relative_to(run.path).as_posix()
+        write_json(run.best_file, {"iteration": step, "val_loss": losses[step], "checkpoint": name})
+
+
+def count_stale(run: Run) -> int:
+    """Return how many validations there were after the best one."""
+    losses = list(_losses(run).values())
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def forget_old(run: Run, keep: int) -> None:
+    """Delete all checkpoints but the newest ``keep`` and the best one; 0 keeps all."""
+    if keep:
+        best = (run.best() or {}).get("iteration")
+        for old in run.checkpoints()[:-keep]:
+            if int(old.stem) != best:
+                old.unlink()
+
+
+def _losses(run: Run) -> dict[int, float]:
+    """The validation losses in nats by iteration, in order."""
+    rows = read_rows(run.val_file) if run.val_file.exists() else []
+    return {int(row["iteration"]): float(row["val_loss"]) for row in rows}

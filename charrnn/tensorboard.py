@@ -1,0 +1,101 @@
+"""The course of a training as event files, for TensorBoard to show. Imports TensorBoard only inside functions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from charrnn.listener import Listener
+from charrnn.train import Trainer
+
+FLUSH_SECONDS = 5  # how far behind the training the event files may be
+EVENTS = "events.out.tfevents."  # the beginning of a file's name
+SCALARS = {  # by the columns of log.csv and val.csv
+    "train_loss": "loss/train",
+    "train_bits": "bits/train",
+    "val_loss": "loss/val",
+    "val_bits": "bits/val",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+}
+
+
+class TensorBoard(Listener):
+    """Writes losses, bits, learning rate, gradient norm and sounds to RUN/tensorboard.
+
+    Each iteration is written up to the 9,999th, then each tenth, and from the 100,000th on each hundredth. A run that
+    goes on from iteration N has all events from N on purged, which may be of iterations that were not saved, and writes
+    those of N again.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._run, iteration = trainer.run, trainer.place.iteration
+        keep_first(self._run.tensorboard_folder)
+        make_writer: Any = SummaryWriter
+        self._writer = make_writer(str(self._run.tensorboard_folder), purge_step=iteration, flush_secs=FLUSH_SECONDS)
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        for last in (trainer.log.last, trainer.val_log.last):
+            if last and int(last["iteration"]) == iteration:
+                self._add({name: float(value) for name, value in last.items()})
+
+    def iterated(self, row: Mapping[str, float]) -> None:
+        """Write an iteration's numbers, if it is one of those that are written."""
+        if row["iteration"] % stride(int(row["iteration"])) == 0:
+            self._add(row)
+
+    def saving(self, iteration: int) -> None:
+        """Have all events so far in the file before the run can go on from after them."""
+        self._writer.flush()
+
+    def checkpointed(self, iteration: int, row: Mapping[str, float] | None) -> None:
+        """Write a validation's numbers."""
+        if row:
+            self._add(row)
+
+    def sampled(self, iteration: int) -> None:
+        """Write a checkpoint's sounds."""
+        for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
+            sound, rate = soundfile.read(path, dtype="float32")
+            if len(sound) > 1:  # a single sample makes SummaryWriter fail
+                self._writer.add_audio(f"sound/{path.stem.partition('_')[2]}", sound, iteration, rate)
+
+    def end(self) -> None:
+        """Close the file."""
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _add(self, row: Mapping[str, float]) -> None:
+        for column, tag in SCALARS.items():
+            if column in row:
+                self._writer.add_scalar(tag, row[column], int(row["iteration"]))
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """Print no traceback for a disk that is full: the writer raises its thread's error at the next event, too."""
+        if not isinstance(args.exc_value, OSError):
+            self._hook(args)
+
+
+def stride(iteration: int) -> int:
+    """Return the distance of the iterations that are written: 1 up to four digits, ten times as much for each more."""
+    return int(10 ** max(0, len(str(iteration)) - 4))
+
+
+def keep_first(folder: Path) -> None:
+    """Rename event files that would not be read before one that is opened now.
+
+    TensorBoard reads them in the order of their names, in which the time comes first. The clock may have gone back, or
+    still show the second in which the last file was opened.
+    """
+    files = sorted(folder.glob(f"{EVENTS}*"))
+    if files and files[-1].name >= f"{EVENTS}{int(time.time()):010d}":
+        for number, file in enumerate(files):
+            file.rename(folder / f"{EVENTS}{number:010d}")
