@@ -6,7 +6,6 @@ import contextlib
 import errno
 import math
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -16,8 +15,11 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.containers import find_parts
 from bytecodec.errors import InputError
+from bytecodec.libsndfile import Decoder
 from bytecodec.mulaw import encode_mulaw
+from bytecodec.parts import Part, View
 
 #: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -28,8 +30,7 @@ Samples: TypeAlias = NDArray[np.float32]
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
 _FULL_SCALE = 127 / 128  # the highest peak that is not cut off, where full scale is 1
 _LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
-_CUT = r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"  # in libsndfile's log of WAV, AIFF, AU
-_UNKNOWN_BYTES = 0x7F000000  # what is written to a pipe announces this or more, for want of the true length
+_NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
 _SILENCE = 1e-12  # a peak that no gain brings back
 _QUIET_BITS = 6  # or fewer in use are worth a word
 _DITHER_SEED = 0
@@ -138,15 +139,15 @@ def _read(
     with _regular_file(source) as (file, name):
         scale, done = 10 ** (gain_db / 20), 0
         if normalize:
-            first = _Recording(file, name, part, lambda n, of: progress(n, of and 2 * of))
-            peak = max(float(np.abs(block).max()) for block in _resampled(first, rate))
+            first = _Pass(file, name, part, lambda n, of: progress(n, of and 2 * of))
+            peak = max(float(np.abs(block).max()) for block in first.blocks(rate))
             scale, done = scale * (_FULL_SCALE / peak if peak > _SILENCE else 1), first.frames_read
-        recording = _Recording(file, name, part, lambda n, of: progress(done + n, of and done + of))
-        exact = recording.is_8_bit_mono and recording.rate == rate and scale == 1
+        recording = _Pass(file, name, part, lambda n, of: progress(done + n, of and done + of))
+        exact = recording.first.is_8_bit_mono and recording.first.rate == rate and scale == 1
         quantise = _Quantiser16(scale) if bits == 16 else _Quantiser(scale, dither and not exact, mulaw)
-        for block in _resampled(recording, rate):
+        for block in recording.blocks(rate):
             yield quantise(block)
-        for sentence in (recording.ended_early(), quantise.clipped_or_quiet()):
+        for sentence in (*recording.messages, quantise.clipped_or_quiet()):
             if sentence:
                 tell(f"{name} {sentence}")
 
@@ -187,80 +188,175 @@ def _is_regular(file: BinaryIO) -> bool:
         return False
 
 
-class _Recording:
-    """A recording under way through libsndfile: one pass over the part that is wanted, as mono blocks."""
+class _Pass:
+    """One pass over the part of a file that is wanted, through all recordings that are joined in it.
+
+    Attributes
+    ----------
+    first
+        The first recording.
+    frames_read
+        Frames of all recordings so far.
+    messages
+        What a person should read about the file, once the pass is over.
+    """
 
     def __init__(
         self, file: BinaryIO, name: str, part: tuple[float, float | None], progress: Callable[[int, int | None], object]
     ) -> None:
         self.name = name
-        self._sound = _open_sound(file, name)
-        self.rate: int = self._sound.samplerate
-        self.channels: int = self._sound.channels
-        check_rate(self.rate, f"{name}: a rate")
-        self.is_8_bit_mono = self._sound.subtype in ("PCM_U8", "PCM_S8") and self.channels == 1
         self.frames_read = 0
-        self._frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
+        self.messages: list[str] = []
+        self._seconds = 0.0
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._part = part
+        self._progress = progress
+        self._extents = find_parts(file, self._size)
+        self.first = self._opened(next(self._extents, Part(0, 0, 0)), part)
+
+    def blocks(self, rate: int) -> Iterator[Samples]:
+        """Yield float32 (n,) at a rate in Hz, with full scale 1."""
+        recording: _Recording | None = self.first
+        count, any_taken, is_over = 0, False, False
+        while recording is not None:
+            yield from _resampled(recording, rate)
+            count += recording.frames_read > 0
+            any_taken = any_taken or recording.any_taken
+            self.frames_read += recording.frames_read
+            self._seconds += recording.frames_read / recording.rate
+            self.messages += [f"(recording {count}) {m}" if count > 1 else m for m in recording.messages()]
+            is_over = recording.is_over
+            recording = None if is_over else self._following()
+        if self.frames_read == 0:
+            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
+        if not any_taken:
+            raise InputError(
+                f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
+            )
+        if count > 1 and not is_over:
+            self.messages.append(f"holds {count:,} recordings joined end to end: {self._seconds:.2f} s are read.")
+
+    def _following(self) -> _Recording | None:
+        """Open the next recording in the file; None: there is none, or it is not wanted."""
+        start, duration = self._part
+        begin = max(start, self._seconds)
+        rest = None if duration is None else start + duration - begin
+        if rest is not None and rest <= 0:
+            return None
+        for extent in self._extents:
+            try:
+                return self._opened(extent, (begin - self._seconds, rest))
+            except InputError:
+                self.messages.append(
+                    f"goes on with {extent.end - extent.begin:,} bytes, from offset {extent.begin:,} on, that cannot be "
+                    "read as a recording: they are left out. ffmpeg may turn the whole into a WAV file."
+                )
+        return None
+
+    def _opened(self, extent: Part, part: tuple[float, float | None]) -> _Recording:
+        is_whole = (extent.begin, extent.end, extent.header) == (0, self._size, b"")
+        before, is_only = self.frames_read, extent.next == self._size and not self.frames_read
+
+        def progress(frames: int, goal: int | None) -> None:
+            self._progress(before + frames, goal if is_only else None)
+
+        source = self._file if is_whole else View(self._file, extent)
+        return _Recording(source, self.name, part, progress, self._seconds, extent.messages)
+
+
+class _Recording:
+    """One recording of a file under way through libsndfile, up to the end of what is wanted of it."""
+
+    def __init__(
+        self,
+        file: BinaryIO | View,
+        name: str,
+        part: tuple[float, float | None],
+        progress: Callable[[int, int | None], object],
+        seconds_before: float,
+        messages: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self._file = file
+        self._decoder = Decoder(lambda: _open_sound(file, name))
+        self.rate: int = self._decoder.rate
+        self.channels: int = self._decoder.channels
+        check_rate(self.rate, f"{name}: a rate")
+        self.is_8_bit_mono = self._decoder.subtype in ("PCM_U8", "PCM_S8") and self.channels == 1
+        self.any_taken = False
+        self._seconds_before = seconds_before
+        self._messages = messages
         self._first = round(part[0] * self.rate)
         self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
         self._progress = progress
+
+    @property
+    def frames_read(self) -> int:
+        """Frames so far, with those before what is wanted."""
+        return self._decoder.frames_read
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was wanted has been read."""
+        return self._end is not None and self.frames_read >= self._end
 
     def blocks(self, size: int) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1, of size frames at most.
 
         What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
         """
-        goal = min((n for n in (self._end, self._frames) if n is not None), default=None)
+        goal = min((n for n in (self._end, self._decoder.frames) if n is not None), default=None)
         buffer = np.empty((size, self.channels), np.float32)
-        while self._end is None or self.frames_read < self._end:
+        while not self.is_over:
             wanted = size if self._end is None else min(size, self._end - self.frames_read)
+            unwanted = max(0, self._first - self.frames_read)
             block = _mono(self._read_into(buffer[:wanted]))
             if not len(block):
                 break
-            unwanted = max(0, self._first - self.frames_read)
-            self.frames_read += len(block)
             self._progress(self.frames_read, goal)
             if unwanted < len(block):
+                self.any_taken = True
                 yield block[unwanted:]
-        if self.frames_read == 0:
-            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
-        if self.frames_read <= self._first:
-            length = self.frames_read / self.rate
-            raise InputError(
-                f"{self.name} is {length:.2f} s long, and was to be taken from {self._first / self.rate:.2f} s on."
-            )
 
     def _read_into(self, buffer: Samples) -> Samples:
         from soundfile import LibsndfileError
 
         try:
-            frames: Samples = self._sound.read(out=buffer)
+            frames = self._decoder.read_into(buffer)
         except LibsndfileError as error:
+            seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
             raise InputError(
-                f"{self.name} is damaged beyond {self.frames_read / self.rate:.2f} s ({_reason(error)}). "
+                f"{self.name} is damaged beyond {seconds:.2f} s ({_reason(error)}). "
                 "A duration up to there takes what is whole."
             ) from None
-        if self._sound.subtype in ("FLOAT", "DOUBLE"):
+        if isinstance(self._file, View) and self._file.error:
+            raise self._file.error
+        if self._decoder.subtype in ("FLOAT", "DOUBLE"):
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
         return frames
 
-    def ended_early(self) -> str:
-        """What to say where less came than was announced; it is taken all the same, as sox and ffmpeg do."""
-        said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
-        if self._end is not None or self._frames is None:
-            return ""
-        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES:
-            promised, there = int(said[1]), int(said[2])
-            return f"is cut short: its header promises {promised:,} bytes of sound; the {there:,} there are taken."
-        if self.frames_read > 0.95 * self._frames:  # MP3 knows its length only nearly
-            return ""
-        announced, read = self._frames / self.rate, self.frames_read / self.rate
-        return f"is cut short: {announced:.2f} s were announced; the {read:.2f} s that are there are taken."
+    def messages(self) -> list[str]:
+        """Return what to report of a recording that was read to its end; what is there is taken, as SoX does."""
+        if self.is_over:
+            return []
+        seconds, announced = self.frames_read / self.rate, self._decoder.frames
+        found = [message.format(seconds=seconds) for message in self._messages]
+        if any("cut short" in message for message in found):
+            return found
+        is_exact = self._decoder.cut_short or self._decoder.container in ("FLAC", "OGG")
+        if announced is not None and self.frames_read < (1 if is_exact else _NEARLY) * announced:
+            found.append(
+                f"is cut short: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s that are there are taken."
+            )
+        elif announced is None and self._decoder.cut_short:
+            found.append(f"is cut short: it ends after {seconds:.2f} s in the middle of a frame; what is there is taken.")
+        return found
 
 
-def _open_sound(file: BinaryIO, name: str) -> Any:
-    """Open a regular file with libsndfile, from its beginning."""
+def _open_sound(file: BinaryIO | View, name: str) -> Any:
+    """Open a regular file, or a part of one, with libsndfile, from its beginning."""
     import soundfile
 
     class Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -269,11 +365,17 @@ def _open_sound(file: BinaryIO, name: str) -> Any:
         def seekable(self) -> bool:
             return False
 
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
-    if os.fstat(file.fileno()).st_size == 0:
-        raise InputError(f"{name} is empty: it has 0 bytes.")
+    source: View | int
+    if isinstance(file, View):
+        source = file
+        source.seek(0)
+    else:
+        source = file.fileno()  # of a name, soundfile would judge by the ending
+        os.lseek(source, 0, os.SEEK_SET)
+        if os.fstat(source).st_size == 0:
+            raise InputError(f"{name} is empty: it has 0 bytes.")
     try:
-        return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
+        return Forward(source, closefd=False)
     except soundfile.LibsndfileError as error:
         raise InputError(
             f"{name} is no recording that can be read ({_reason(error)}). "
