@@ -18,15 +18,22 @@ from numpy.typing import NDArray
 Samples: TypeAlias = NDArray[np.float32]
 
 _STEP = 64  # frames that are read at a time near damage
-_MOST_ERRORS = 1000  # in a row, before a recording counts as ended
 
 _lock = threading.Lock()
 _silencers = 0  # calls under way in all threads
-_stream = 0  # the FILE* that C code called stderr before them
+_stream: int | None = None  # the FILE* that C code called stderr before them
 
 
 class Decoder:
     """One recording under way, read forward.
+
+    Parameters
+    ----------
+    open_sound
+        Open the recording at its beginning, as a `soundfile.SoundFile`.
+    is_spent
+        Return whether nothing but zeros, if that, follows what libsndfile has read of the file. It reads some kilobytes
+        ahead: damage as near to the end as that is taken for the end.
 
     Attributes
     ----------
@@ -40,8 +47,9 @@ class Decoder:
         Whether reading ended with an error, after which nothing was left.
     """
 
-    def __init__(self, open_sound: Callable[[], Any]) -> None:
+    def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
         self._open = open_sound
+        self._is_spent = is_spent
         with _calling_c():
             self._sound = open_sound()
         self.rate: int = self._sound.samplerate
@@ -65,8 +73,12 @@ class Decoder:
 
         if self._damage:
             raise self._damage
-        if self.cut_short or self.frames_read == self.frames:
+        if self.cut_short:
             return buffer[:0]
+        if self.frames is not None:  # some decoders report an error of what follows the last frame
+            buffer = buffer[: self.frames - self.frames_read]
+        if not len(buffer):
+            return buffer
         try:
             count = self._read(buffer)
         except LibsndfileError as error:
@@ -98,28 +110,13 @@ class Decoder:
             try:
                 step = self._read(buffer[count : count + _STEP])
             except LibsndfileError:
-                self._look_behind(error)
+                self.cut_short = self._is_spent()
+                self._damage = None if self.cut_short else error
                 break
             if not step:
                 break
             count += step
         return count
-
-    def _look_behind(self, error: Exception) -> None:
-        """Find out whether frames follow an error, which is damage, or none do: then the recording is cut short."""
-        from soundfile import LibsndfileError
-
-        scratch = np.empty((_STEP, self.channels), np.float32)
-        for _ in range(_MOST_ERRORS):
-            try:
-                if self._read(scratch):
-                    self._damage = error
-                else:
-                    self.cut_short = True
-                return
-            except LibsndfileError:
-                continue
-        self.cut_short = True
 
 
 @contextlib.contextmanager
@@ -138,17 +135,17 @@ def _delayed_signals() -> Iterator[None]:
         yield
         return
     arrived: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    handlers = [(number, signal.getsignal(number)) for number in signal.valid_signals()]
+    handlers = [(number, handler) for number, handler in handlers if callable(handler)]
     try:
-        for number in handlers:
-            signal.signal(number, lambda number, _: arrived.append(number))
+        for number, _ in handlers:
+            signal.signal(number, lambda which, _: arrived.append(which))
         yield
     finally:
-        for number, handler in handlers.items():
+        for number, handler in handlers:
             signal.signal(number, handler)
-        for number in arrived:
-            signal.raise_signal(number)
+        for which in arrived:
+            signal.raise_signal(which)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 _BLOCK = 1 << 20  # bytes that a search reads at a time
-_SIGNATURE_SIZE = 24
+_SIGNATURE_SIZE = 40
 _SIGNATURE = re.compile(
     b"|".join(
         [
@@ -21,6 +22,8 @@ _SIGNATURE = re.compile(
             rb"dns\...\0\0....[\x01-\x1b]\0\0\0...\0.\0\0\0",
             rb"fLaC[\0\x80]\0\0\x22",  # with its first block, of 34 bytes
             rb"OggS\0[\x02\x06]",  # the first page of a stream
+            rb"\xff[\xe2-\xff][\x10-\xeb].(?:.{9}|.{17}|.{32})(?:Xing|Info)",  # MPEG audio, as most encoders begin it
+            rb"ID3[\x02-\x04]\0[\0\x40\x80].[\0-\x7f]{3}",
         ]
     ),
     re.DOTALL,
@@ -41,6 +44,8 @@ class Part:
         What replaces the header before ``begin`` where that is wrong; empty: the part has its own, and it is good.
     messages
         What to report once the part has been read to its end. ``{seconds:.2f}`` in them stands for its duration.
+    frames
+        As many as the part holds, if they were counted.
     """
 
     begin: int
@@ -48,6 +53,7 @@ class Part:
     next: int
     header: bytes = b""
     messages: tuple[str, ...] = ()
+    frames: int | None = None
 
 
 class View(io.RawIOBase):
@@ -63,6 +69,11 @@ class View(io.RawIOBase):
         self._size = len(part.header) + part.end - part.begin
         self._position = 0
         self.error: OSError | None = None
+
+    @property
+    def offset(self) -> int:
+        """The offset in the file of the position."""
+        return self._begin + self._position
 
     def readable(self) -> bool:
         """Return True."""
@@ -100,6 +111,8 @@ class View(io.RawIOBase):
 
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
     """Return ``count`` bytes at an offset, or fewer where the file ends."""
+    if hasattr(os, "pread"):  # leaves the position of a buffered file alone, which libsndfile reads by its descriptor
+        return os.pread(file.fileno(), count, offset)
     file.seek(offset)
     return file.read(count)
 
@@ -133,3 +146,13 @@ def skip_id3v2(file: BinaryIO, offset: int) -> int:
         size = int.from_bytes(head[6:], "big")  # 7 bits of each byte
         size = sum((size >> 8 * k & 127) << 7 * k for k in range(4))
         offset += 10 + size + (10 if head[5] & 16 else 0)
+
+
+def is_blank(file: BinaryIO, begin: int, end: int) -> bool:
+    """Return whether all bytes between two offsets are zero."""
+    return not any(data.strip(b"\0") for _, data in _blocks(file, begin, end))
+
+
+def count_bytes(count: int) -> str:
+    """Return "1 byte" or "1,234 bytes"."""
+    return f"{count:,} byte{'s' * (count != 1)}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from bytecodec.parts import Part, find_signature, read_at, skip_id3v2
+from bytecodec.parts import Part, count_bytes, find_signature, read_at, skip_id3v2
 
-_WINDOW = 1 << 20  # bytes read at a time
-_RESYNC = 1000  # bytes between two frames that libmpg123 skips by itself, at most
+_WINDOW = 1 << 16  # bytes read at a time
 _CHAIN = 3  # frames in a row that are no coincidence
+_MIRRORED = bytes(int(f"{b:08b}"[::-1], 2) for b in range(256))  # bytes with their bits in reverse order
 _PAGE = re.compile(rb"OggS\0")
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xeb]")
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's bits
@@ -41,12 +42,14 @@ class _Window:
     def find(self, pattern: re.Pattern[bytes], at: int) -> int | None:
         """Return the first offset from ``at`` on at which a pattern of at most 8 bytes matches."""
         while at < self.size:
-            data = self.get(at, min(_WINDOW, self.size - at))
-            if found := pattern.search(data):
-                return at + found.start()
-            at += max(1, len(data) - 8)
-            if len(data) <= 8:
-                break
+            if not self._at <= at < self._at + len(self._data) - 8:
+                self.get(at, min(_WINDOW, self.size - at))
+            if found := pattern.search(self._data, at - self._at):
+                return self._at + found.start()
+            end = self._at + len(self._data)
+            if end >= self.size or not self._data:
+                return None
+            at = max(at + 1, end - 8)
         return None
 
 
@@ -71,45 +74,69 @@ def ogg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part:
     """Return the part of an Ogg file up to the next link of the chain, with which all streams begin anew."""
     window = _Window(file, size)
     open_streams: set[bytes] = set()
-    heading, missing, end = True, 0, at  # heading: among the first pages of the streams
+    heading = True  # among the first pages of the streams
+    damage: int | None = None  # offset
+    last = end = at  # the last page
     while end < size:
-        page = window.get(end, 27 + 255)
-        if not page.startswith(b"OggS\0") or len(page) < 27:
-            following = window.find(_PAGE, end + 1)
-            signature = find_signature(file, end, min(size, following or size) + 5)
-            if signature is not None or following is None:
-                return _ogg_end(begin, end, size if signature is None else signature, open_streams, missing)
-            missing, end = missing + following - end, following
-            continue
+        page = _page(window, end)
+        if not page:
+            found = window.find(_PAGE, end + 1)
+            # a page that was cut short reaches into what was joined to it
+            following = find_signature(file, last + 1, (size if found is None else found) + 5)
+            if following is None and found is not None:
+                damage, end = damage or end, found
+                continue
+            return _ogg_end(begin, end, last, size if following is None else following, open_streams, damage)
         serial, begins, ends = page[14:18], page[5] & 2, page[5] & 4
         if begins and not heading:
-            return _ogg_end(begin, end, end, open_streams, missing)
+            return _ogg_end(begin, end, last, end, open_streams, damage)
         heading = bool(begins)
-        end += 27 + page[26] + sum(page[27 : 27 + page[26]])
+        if damage is None and not _is_whole(page):
+            damage = end
+        last, end = end, end + _page_length(page)
         if begins:
             open_streams.add(serial)
         if ends and end <= size:
             open_streams.discard(serial)
-    return _ogg_end(begin, min(end, size), size, open_streams, missing)
+    following = find_signature(file, last + 1, size) if end > size else None
+    return _ogg_end(begin, end, last, following or size, open_streams, damage)
 
 
-def _ogg_end(begin: int, end: int, following: int, open_streams: set[bytes], missing: int) -> Part:
+def _page(window: _Window, at: int) -> bytes:
+    """Return the page at an offset, as far as it is there; empty where there is none."""
+    head = window.get(at, 27 + 255)
+    return window.get(at, _page_length(head)) if head.startswith(b"OggS\0") and len(head) >= 27 else b""
+
+
+def _page_length(page: bytes) -> int:
+    return 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _is_whole(page: bytes) -> bool:
+    """Return whether the checksum of a page is right: a CRC of the polynomial of zlib's, but not mirrored."""
+    data = page[:22] + bytes(4) + page[26:]
+    mirrored = zlib.crc32(data.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2) == int.from_bytes(page[22:26], "little")
+
+
+def _ogg_end(begin: int, end: int, last: int, following: int, open_streams: set[bytes], damage: int | None) -> Part:
+    """Return a part whose last page is at ``last`` and should end at ``end``."""
     messages = []
-    if missing:
-        messages.append(f"is damaged: {missing:,} bytes in it belong to no Ogg page, and their sound is missing.")
+    if damage is not None and (damage < last or not open_streams):
+        messages.append(f"is damaged at byte {damage:,}: its Ogg pages from there on are incomplete.")
     if open_streams:
         return Part(begin, following, following, b"", (*messages, _cut("the end of its Ogg stream is missing")))
     if following > end:
-        messages.append(_left_out(following - end))
-    return Part(begin, end, following, b"", tuple(messages))
+        messages.append(_left_out(end, following - end))
+    return Part(begin, min(end, following), following, b"", tuple(messages))
 
 
 def _cut(reason: str) -> str:
     return f"is cut short after {{seconds:.2f}} s: {reason}. What is there is taken."
 
 
-def _left_out(count: int) -> str:
-    return f"has {count:,} bytes after its sound that are no sound: they are left out."
+def _left_out(offset: int, count: int) -> str:
+    return f"has {count_bytes(count)} from byte {offset:,} on that are no sound: they are left out."
 
 
 # MPEG audio
@@ -139,31 +166,33 @@ def mpeg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part | None:
     """
     window = _Window(file, size)
     first = _frame(window.get(at, 4))
-    if first is None or not _is_chain(window, at):
+    if first is None or not _is_chain(window, at, least=1):
         return None
     info = window.get(at, first.info + 12)
     promised = int.from_bytes(info[-4:], "big") if info[first.info :][:4] in (b"Xing", b"Info") and info[-5] & 1 else 0
     count = -_is_info(window, at, first)
-    end, missing = at, 0
+    last = end = at
     while end < size:
-        if promised and count == promised and end < size and _is_chain(window, end, _CHAIN + 1):
-            return _mpeg_part(begin, end, end, first, count, promised, missing)  # libmpg123 stops here
+        if promised and count == promised and _is_chain(window, end, _CHAIN + 1):  # libmpg123 would stop here
+            return _mpeg_part(begin, end, end, first, count, promised)
         frame = _frame(window.get(end, 4))
         if frame and frame.kind == first.kind and (end == at or not _is_info(window, end, frame)):
-            end += frame.length
+            last, end = end, end + frame.length
             count += end <= size
             continue
         behind = _skip_tags(window, end)
         if behind >= size:
-            return _mpeg_part(begin, size, size, first, count, promised, missing)
+            return _mpeg_part(begin, size, size, first, count, promised)
         following = _resynchronise(window, behind)
         frame = _frame(window.get(following, 4))
-        goes_on = frame is not None and frame.kind == first.kind and not _is_info(window, following, frame)
-        if not goes_on or following - behind > _RESYNC:
-            gap = following - behind
-            return _mpeg_part(begin, end, following, first, count, promised, missing, gap, following < size)
-        missing, end = missing + following - behind, following
-    return _mpeg_part(begin, size, size, first, count, promised, missing, incomplete=end > size)
+        if following == behind and frame and frame.kind == first.kind and not _is_info(window, following, frame):
+            end = following  # a tag amid the stream
+            continue
+        if following > behind:  # a frame that was cut short reaches into what was joined to it
+            following = _resynchronise(window, last + 4)
+        return _mpeg_part(begin, min(end, following), following, first, count, promised, max(0, following - behind))
+    following = _resynchronise(window, last + 4) if end > size else size
+    return _mpeg_part(begin, following, following, first, count, promised, incomplete=end > size)
 
 
 def _mpeg_part(
@@ -173,24 +202,20 @@ def _mpeg_part(
     first: _Frame,
     count: int,
     promised: int,
-    missing: int,
     gap: int = 0,
-    inside: bool = False,
     incomplete: bool = False,
 ) -> Part:
     messages = []
-    if missing or (gap and inside):
-        messages.append(f"is damaged: {missing + gap:,} bytes in it are no MPEG audio, and are left out.")
-    elif gap:
-        messages.append(_left_out(gap))
-    if not missing and count + 1 < promised:
+    if gap:
+        messages.append(_left_out(end, gap))
+    if count + 1 < promised:
         announced = promised * first.samples / first.rate
         messages.append(
             f"is cut short: {announced:.2f} s were announced; the {{seconds:.2f}} s that are there are taken."
         )
-    elif incomplete and count < promised or incomplete and not promised:
+    elif incomplete and (count < promised or not promised):
         messages.append(_cut("its last frame is incomplete"))
-    return Part(begin, end, following, b"", tuple(messages))
+    return Part(begin, end, following, b"", tuple(messages), count * first.samples)
 
 
 def _frame(header: bytes) -> _Frame | None:
@@ -199,7 +224,7 @@ def _frame(header: bytes) -> _Frame | None:
     return _described(header[1] | 1, header[2], header[3] >> 6 == 3)  # whether there is a checksum does not matter
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _described(second: int, third: int, mono: bool) -> _Frame | None:
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
     bitrate, rate = third >> 4, third >> 2 & 3
@@ -224,18 +249,17 @@ def _is_info(window: _Window, at: int, frame: _Frame) -> bool:
     return words[0] in (b"Xing", b"Info") or words[1] == b"VBRI"
 
 
-def _is_chain(window: _Window, at: int, frames: int = _CHAIN) -> bool:
-    """Return whether so many frames of one kind follow each other that it is no coincidence."""
-    kinds = set()
-    for _ in range(frames):
+def _is_chain(window: _Window, at: int, frames: int = _CHAIN, least: int = _CHAIN) -> bool:
+    """Return whether so many frames of one kind follow each other; at the end of the file ``least`` are enough."""
+    kinds, count = set(), 0
+    while count < frames and at < window.size:
         frame = _frame(window.get(at, 4))
         if frame is None:
             return False
         kinds.add(frame.kind)
+        count += 1
         at += frame.length
-        if at >= window.size:
-            break
-    return len(kinds) == 1
+    return len(kinds) == 1 and count >= least
 
 
 def _skip_tags(window: _Window, at: int) -> int:

@@ -19,7 +19,7 @@ from bytecodec.containers import find_parts
 from bytecodec.errors import InputError
 from bytecodec.libsndfile import Decoder
 from bytecodec.mulaw import encode_mulaw
-from bytecodec.parts import Part, View
+from bytecodec.parts import Part, View, count_bytes, is_blank
 
 #: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -30,6 +30,7 @@ Samples: TypeAlias = NDArray[np.float32]
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
 _FULL_SCALE = 127 / 128  # the highest peak that is not cut off, where full scale is 1
 _LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_ENCODER_FRAMES = 4608  # samples that an MP3 encoder adds, and its decoder takes away, at most
 _NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
 _SILENCE = 1e-12  # a peak that no gain brings back
 _QUIET_BITS = 6  # or fewer in use are worth a word
@@ -225,7 +226,7 @@ class _Pass:
             any_taken = any_taken or recording.any_taken
             self.frames_read += recording.frames_read
             self._seconds += recording.frames_read / recording.rate
-            self.messages += [f"(recording {count}) {m}" if count > 1 else m for m in recording.messages()]
+            self.messages += [f"(part {count}) {m}" if count > 1 else m for m in recording.messages()]
             is_over = recording.is_over
             recording = None if is_over else self._following()
         if self.frames_read == 0:
@@ -235,7 +236,7 @@ class _Pass:
                 f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
             )
         if count > 1 and not is_over:
-            self.messages.append(f"holds {count:,} recordings joined end to end: {self._seconds:.2f} s are read.")
+            self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
 
     def _following(self) -> _Recording | None:
         """Open the next recording in the file; None: there is none, or it is not wanted."""
@@ -249,8 +250,8 @@ class _Pass:
                 return self._opened(extent, (begin - self._seconds, rest))
             except InputError:
                 self.messages.append(
-                    f"goes on with {extent.end - extent.begin:,} bytes, from offset {extent.begin:,} on, that cannot be "
-                    "read as a recording: they are left out. ffmpeg may turn the whole into a WAV file."
+                    f"goes on with {count_bytes(extent.end - extent.begin)} from byte {extent.begin:,} on that are no "
+                    "recording that can be read: they are left out. ffmpeg may turn the whole into a WAV file."
                 )
         return None
 
@@ -261,8 +262,7 @@ class _Pass:
         def progress(frames: int, goal: int | None) -> None:
             self._progress(before + frames, goal if is_only else None)
 
-        source = self._file if is_whole else View(self._file, extent)
-        return _Recording(source, self.name, part, progress, self._seconds, extent.messages)
+        return _Recording(self._file, self.name, part, progress, self._seconds, extent, is_whole)
 
 
 class _Recording:
@@ -270,23 +270,25 @@ class _Recording:
 
     def __init__(
         self,
-        file: BinaryIO | View,
+        file: BinaryIO,
         name: str,
         part: tuple[float, float | None],
         progress: Callable[[int, int | None], object],
         seconds_before: float,
-        messages: tuple[str, ...],
+        extent: Part,
+        is_whole: bool,
     ) -> None:
         self.name = name
         self._file = file
-        self._decoder = Decoder(lambda: _open_sound(file, name))
+        self._view = None if is_whole else View(file, extent)
+        self._decoder = Decoder(lambda: _open_sound(self._view or file, name), self._is_spent)
         self.rate: int = self._decoder.rate
         self.channels: int = self._decoder.channels
         check_rate(self.rate, f"{name}: a rate")
         self.is_8_bit_mono = self._decoder.subtype in ("PCM_U8", "PCM_S8") and self.channels == 1
         self.any_taken = False
         self._seconds_before = seconds_before
-        self._messages = messages
+        self._extent = extent
         self._first = round(part[0] * self.rate)
         self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
         self._progress = progress
@@ -330,28 +332,45 @@ class _Recording:
                 f"{self.name} is damaged beyond {seconds:.2f} s ({_reason(error)}). "
                 "A duration up to there takes what is whole."
             ) from None
-        if isinstance(self._file, View) and self._file.error:
-            raise self._file.error
+        if self._view and self._view.error:
+            raise self._view.error
         if self._decoder.subtype in ("FLOAT", "DOUBLE"):
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
         return frames
 
+    def _is_spent(self) -> bool:
+        """Return whether nothing but zeros, if that, follows what libsndfile has read."""
+        return is_blank(self._file, self._offset(), self._extent.end)
+
+    def _offset(self) -> int:
+        """Return the offset in the file up to which libsndfile has read."""
+        return self._view.offset if self._view else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+
     def messages(self) -> list[str]:
         """Return what to report of a recording that was read to its end; what is there is taken, as SoX does."""
         if self.is_over:
             return []
-        seconds, announced = self.frames_read / self.rate, self._decoder.frames
-        found = [message.format(seconds=seconds) for message in self._messages]
+        seconds = self.frames_read / self.rate
+        announced = self._decoder.frames
+        if self._extent.frames is not None:  # MPEG audio, of which a few frames at both ends are no sound
+            announced = max(0, self._extent.frames - _ENCODER_FRAMES)
+        found = [message.format(seconds=seconds) for message in self._extent.messages]
         if any("cut short" in message for message in found):
             return found
-        is_exact = self._decoder.cut_short or self._decoder.container in ("FLAC", "OGG")
-        if announced is not None and self.frames_read < (1 if is_exact else _NEARLY) * announced:
+        if self._decoder.cut_short and announced is None:
+            found.append(f"is cut short: it ends after {seconds:.2f} s amid a frame; what is there is taken.")
+        container = self._decoder.container
+        if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
+            what = (
+                "is damaged" if container in ("OGG", "MP3") else "is cut short"
+            )  # these two have an end that is found
             found.append(
-                f"is cut short: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s that are there are taken."
+                f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s that are there are taken."
             )
-        elif announced is None and self._decoder.cut_short:
-            found.append(f"is cut short: it ends after {seconds:.2f} s in the middle of a frame; what is there is taken.")
+        rest = self._extent.end - self._offset()
+        if container == "FLAC" and rest > 0:
+            found.append(f"has {count_bytes(rest)} or more after its sound: they are left out.")
         return found
 
 

@@ -384,18 +384,6 @@ def test_a_recording_that_is_cut_short_is_taken_as_far_as_it_goes_and_that_is_sa
         assert read(path, 1000, duration=2.0).tolist() == whole[:2000].tolist()
 
 
-def test_damage_in_the_middle_is_refused_with_its_place(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.flac", noise(50000), 1000)
-    path.write_bytes(path.read_bytes()[:60000])
-    said = refusal(path, rate=1000)
-    seconds = float(said.split(" beyond ")[1].split()[0])
-    assert said == (
-        f"{path} is damaged beyond {seconds:.2f} s (libsndfile: flac decoder lost sync). "
-        "A duration up to there takes what is whole."
-    )
-    assert len(read(path, 1000, duration=seconds)) == round(seconds * 1000)
-
-
 def test_a_start_beyond_the_end_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", noise(5000), 1000)
     assert refusal(path, start=5.0) == f"{path} is 5.00 s long, and was to be taken from 5.00 s on."

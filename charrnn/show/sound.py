@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from bytecodec.libsndfile import silent_stderr
 
 Floats = NDArray[np.float32]
 
@@ -55,7 +56,8 @@ def is_recording(path: Path) -> bool:
 
     with path.open("rb") as file:
         try:
-            soundfile.info(file)
+            with silent_stderr():
+                soundfile.info(file)
         except (soundfile.LibsndfileError, TypeError):  # the latter of a file that is named .raw
             return False
     return True
@@ -67,7 +69,8 @@ def read_sound(path: Path) -> tuple[Floats, int]:
 
     with path.open("rb") as file:
         try:
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            with silent_stderr():
+                samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, TypeError) as error:
             raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
     if not len(samples):
@@ -94,7 +97,7 @@ def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda 
 
     with path.open("rb") as file:
         try:
-            with soundfile.SoundFile(file) as sound:
+            with silent_stderr(), soundfile.SoundFile(file) as sound:
                 if not sound.frames:
                     raise InputError(f"{path} holds no sound: no whole sample is found in it.")
 
