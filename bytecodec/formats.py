@@ -11,7 +11,10 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from bytecodec.alphabet import alphabet_of
+from bytecodec.containers import find_parts
 from bytecodec.errors import InputError
+from bytecodec.libsndfile import calling_c, open_sound, reason
+from bytecodec.parts import View
 
 STANDARD_INPUT = "standard input"  # what messages call the file that "-" stands for
 HEAD = 4096  # bytes at the beginning of a file that are looked at
@@ -149,7 +152,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
         return
     text = _text_of(_head(file))
     if text is None:
-        raise InputError(f"{name} {_unreadable(_refusal_of_libsndfile(file))}")
+        raise InputError(f"{name} {unreadable(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
         raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav makes one of it.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
@@ -167,11 +170,11 @@ def identify(file: BinaryIO, name: str) -> Kind:
     begins_as_sound = _SOUND if text is None or named_sound else _SOUND_BEGINNING_AS_TEXT
     if text is not None and not begins_as_sound.match(head):
         return Kind(True, _named_as_sound(head, text)) if named_sound else Kind(False)
-    reason = _refusal_of_libsndfile(file)
-    if not reason:
+    refusal = _refusal_of_libsndfile(file)
+    if not refusal:
         return Kind(True)
     if named_sound or (text is None and _SOUND.match(head)):
-        return Kind(True, _unreadable(reason))
+        return Kind(True, unreadable(refusal))
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
         return Kind(
             True,
@@ -274,24 +277,33 @@ def _kind_of_text(head: bytes, text: str) -> str:
     return f"a text ({encoding.upper()[:6]})" if encoding and encoding != "utf-8" else "a text"
 
 
-def _unreadable(reason: str) -> str:
+def unreadable(refusal: str) -> str:
+    """Return what to say, after a file's name, of one that libsndfile refuses with these words."""
     return (
-        f"is no recording that can be read (libsndfile: {reason}). "
+        f"is no recording that can be read (libsndfile: {refusal}). "
         "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
     )
 
 
 def _refusal_of_libsndfile(file: BinaryIO) -> str:
-    """Why libsndfile does not open a file; "" where it does. The descriptor is left where it was."""
+    """Return why libsndfile opens neither a file nor, with its header repaired, the first recording in it; "" where it
+    does. The descriptor is left where it was."""
     import soundfile
 
-    descriptor = file.fileno()
-    place = os.lseek(descriptor, 0, os.SEEK_CUR)
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    refusal = ""
     try:
-        soundfile.SoundFile(descriptor, closefd=False).close()  # by its number: by a name, it would judge by the ending
-    except soundfile.LibsndfileError as error:
-        return str(error.error_string.removeprefix("Error : ").rstrip("."))
+        for source in (file, None):
+            try:
+                with calling_c():
+                    open_sound(source or _first_part(file)).close()
+                return ""
+            except soundfile.LibsndfileError as error:
+                refusal = refusal or reason(error)
     finally:
-        os.lseek(descriptor, place, os.SEEK_SET)
-    return ""
+        os.lseek(file.fileno(), place, os.SEEK_SET)
+    return refusal
+
+
+def _first_part(file: BinaryIO) -> View:
+    return View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))

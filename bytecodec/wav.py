@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,23 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.arguments import check_number, check_whole
-from bytecodec.channels import Mixer
 from bytecodec.console import copy_input
 from bytecodec.errors import InputError
-from bytecodec.formats import require_recording
 from bytecodec.quantize import FULL_SCALE, SILENCE, Levels, Quantiser, Quantiser16
-
-#: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+from bytecodec.recording import HIGHEST_RATE as HIGHEST_RATE
+from bytecodec.recording import LOWEST_RATE as LOWEST_RATE
+from bytecodec.recording import Pass, Progress, Samples
+from bytecodec.recording import check_rate as check_rate
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
-Samples: TypeAlias = NDArray[np.float32]
-Progress: TypeAlias = Callable[[int, int | None], object]
 
-_BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
-_LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
-_CUT = r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"  # in libsndfile's log of WAV, AIFF, AU
-_UNKNOWN_BYTES = 0x7F000000  # what is written to a pipe announces this or more, for want of the true length
 _LOUD_GAIN = 40.0  # dB: a recording that --normalize amplifies by more is mostly noise
 
 
@@ -147,14 +139,6 @@ def normalizing_gain(peak: float) -> float:
     return FULL_SCALE / peak if peak > SILENCE else 1.0
 
 
-def check_rate(rate: int, what: str = "a rate") -> None:
-    """Raise InputError for a rate that is no whole number, or outside 1 to 768 kHz."""
-    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
-        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
-
-
 def _check_part(start: float, duration: float | None) -> None:
     check_number("start", start, 0)
     if duration is not None:
@@ -192,18 +176,17 @@ def _read(
         gain = normalizing_gain(passes.peak(mean)) if measures_peak else 10 ** ((options.set_gain_db or 0) / 20)
         scale = gain * 10 ** (options.gain_db / 20)
         recording = passes.next()
-        exact = recording.is_8_bit and recording.rate == options.rate and scale == 1 and mean == 0
+        exact = recording.first.is_8_bit and recording.first.rate == options.rate and scale == 1 and mean == 0
         levels = Levels(options.rate, options.bits, options.mulaw, options.normalize, options.remove_dc)
         quantise: Callable[[Samples], NDArray[Any]]
         if options.bits == 16:
             quantise = Quantiser16(scale, levels)
         else:
             quantise = Quantiser(scale, options.dither and not exact, options.mulaw, levels)
-        for block in _resampled(recording, options.rate, mean):
+        for block in recording.blocks(options.rate, mean):
             yield quantise(block)
-        cancelled = recording.mixer.cancelled()
-        sentences = [recording.ended_early(), cancelled]
-        if not cancelled:  # or the level is that of what they left of each other
+        sentences = list(recording.messages)
+        if not recording.cancelled:  # or the level is that of what they left of each other
             sentences += levels.sentences()
             if 20 * math.log10(gain) > _LOUD_GAIN:
                 sentences.append(f"is amplified by {20 * math.log10(gain):.0f} dB to full scale, its noise as well.")
@@ -217,27 +200,23 @@ class _Passes:
     def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, progress: Progress) -> None:
         self._file, self._name, self._options = file, name, options
         self._left, self._done, self._progress = count, 0, progress
-        self._last: _Recording | None = None
+        self._last: Pass | None = None
 
     def mean(self) -> float:
         """Read it once for the mean of its samples, before the rate is changed."""
-        total, count = 0.0, 0
-        for block in self._blocks(self.next()):
-            total, count = total + float(block.sum(dtype=np.float64)), count + len(block)
-        return total / count
+        return self.next().mean()
 
     def peak(self, mean: float) -> float:
         """Read it once for the highest magnitude of its samples less ``mean``, after the rate is changed."""
-        blocks = _resampled(self.next(), self._options.rate, mean)
-        return max(float(np.abs(block).max()) for block in blocks)
+        return max(float(np.abs(block).max()) for block in self.next().blocks(self._options.rate, mean))
 
-    def next(self) -> _Recording:
+    def next(self) -> Pass:
         """Return the recording, to be read once from its beginning."""
         self._done += self._last.frames_read if self._last else 0
         done, left = self._done, self._left
         self._left -= 1
         options = self._options
-        self._last = _Recording(
+        self._last = Pass(
             self._file,
             self._name,
             options.part,
@@ -246,10 +225,6 @@ class _Passes:
             options.mono_as_is,
         )
         return self._last
-
-    @staticmethod
-    def _blocks(recording: _Recording) -> Iterator[Samples]:
-        return recording.blocks(max(1, _BLOCK // recording.channels))
 
 
 @contextlib.contextmanager
@@ -272,122 +247,3 @@ def _is_regular(file: BinaryIO) -> bool:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     except OSError:  # as an io.BytesIO says that it has no descriptor
         return False
-
-
-class _Recording:
-    """A recording under way through libsndfile: one pass over the part that is wanted, as mono blocks."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        name: str,
-        part: tuple[float, float | None],
-        progress: Progress,
-        channel: int | None,
-        mono_as_is: bool,
-    ) -> None:
-        self.name = name
-        self._sound = _open_sound(file, name)
-        self.rate: int = self._sound.samplerate
-        self.channels: int = self._sound.channels
-        check_rate(self.rate, f"{name}: a rate")
-        channel = None if mono_as_is and self.channels == 1 else channel
-        self.mixer = Mixer(self.channels, self.rate, channel, name)
-        one = self.channels == 1 or channel is not None
-        self.is_8_bit = self._sound.subtype in ("PCM_U8", "PCM_S8") and one  # the mean of several lies between bytes
-        self.frames_read = 0
-        self._frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
-        self._first = round(part[0] * self.rate)
-        self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
-        self._progress = progress
-
-    def blocks(self, size: int) -> Iterator[Samples]:
-        """Yield float32 (n,) with full scale 1, of size frames at most.
-
-        What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
-        """
-        goal = min((n for n in (self._end, self._frames) if n is not None), default=None)
-        buffer = np.empty((size, self.channels), np.float32)
-        while self._end is None or self.frames_read < self._end:
-            wanted = size if self._end is None else min(size, self._end - self.frames_read)
-            frames = self._read_into(buffer[:wanted])
-            if not len(frames):
-                break
-            unwanted = max(0, self._first - self.frames_read)
-            self.frames_read += len(frames)
-            self._progress(self.frames_read, goal)
-            if unwanted < len(frames):
-                yield self.mixer(frames[unwanted:])
-        if self.frames_read == 0:
-            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
-        if self.frames_read <= self._first:
-            length = self.frames_read / self.rate
-            raise InputError(
-                f"{self.name} is {length:.2f} s long, and was to be taken from {self._first / self.rate:.2f} s on."
-            )
-
-    def _read_into(self, buffer: Samples) -> Samples:
-        from soundfile import LibsndfileError
-
-        try:
-            frames: Samples = self._sound.read(out=buffer)
-        except LibsndfileError as error:
-            raise InputError(
-                f"{self.name} is damaged beyond {self.frames_read / self.rate:.2f} s ({_reason(error)}). "
-                "A duration up to there takes what is whole."
-            ) from None
-        if self._sound.subtype in ("FLOAT", "DOUBLE"):
-            np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-            np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
-        return frames
-
-    def ended_early(self) -> str:
-        """What to say where less came than was announced; it is taken all the same, as sox and ffmpeg do."""
-        said = re.search(_CUT, self._sound.extra_info, re.MULTILINE)
-        if self._end is not None or self._frames is None:
-            return ""
-        if said and int(said[2]) < int(said[1]) < _UNKNOWN_BYTES:
-            promised, there = int(said[1]), int(said[2])
-            return f"is cut short: its header promises {promised:,} bytes of sound; the {there:,} there are taken."
-        if self.frames_read > 0.95 * self._frames:  # MP3 knows its length only nearly
-            return ""
-        announced, read = self._frames / self.rate, self.frames_read / self.rate
-        return f"is cut short: {announced:.2f} s were announced; the {read:.2f} s that are there are taken."
-
-
-def _open_sound(file: BinaryIO, name: str) -> Any:
-    """Open a regular file with libsndfile, from its beginning."""
-    import soundfile
-
-    class Forward(soundfile.SoundFile):  # type: ignore[misc]
-        """Reads on without the seek that soundfile adds to each read: FLAC of unknown length cannot do it."""
-
-        def seekable(self) -> bool:
-            return False
-
-    if os.fstat(file.fileno()).st_size == 0:
-        raise InputError(f"{name} is empty: it has 0 bytes.")
-    require_recording(file, name)
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
-    return Forward(file.fileno(), closefd=False)  # by its number: of a name, soundfile would judge by the ending
-
-
-def _reason(error: Any) -> str:
-    return f"libsndfile: {error.error_string.removeprefix('Error : ').rstrip('.')}"
-
-
-def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
-    """Yield the samples less ``mean`` at another rate."""
-    size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
-    blocks = recording.blocks(size)
-    if mean:
-        blocks = (block - np.float32(mean) for block in blocks)
-    if rate == recording.rate:
-        yield from blocks
-        return
-    from bytecodec.resample import Resampler
-
-    resampler = Resampler(recording.rate, rate)
-    for block in blocks:
-        yield from filter(len, [resampler.feed(block)])
-    yield from filter(len, [resampler.close()])

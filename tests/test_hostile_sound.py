@@ -177,7 +177,7 @@ def test_what_is_there_is_read(name: str, capfd: pytest.CaptureFixture[str]) -> 
     Path(name).write_bytes(data)
     assert wav2utf8([name, "sound.txt"]) == 0
     assert len(Path("sound.txt").read_text(encoding="utf-8")) == count
-    assert capfd.readouterr().err.count("\n") <= 1
+    assert capfd.readouterr().err.count("\n") <= 2  # that it is cut short, and that it is quiet
     assert charrnn_train([name, "--run-dir", "run", *TINY]) in (0, 1)  # 1: 15 samples are too few to learn from
     said = capfd.readouterr().err
     if Path("run/corpus.bin").exists():

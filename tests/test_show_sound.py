@@ -75,7 +75,7 @@ def test_damaged_headers_have_no_marks(tmp_path, damage):
 def test_what_is_no_recording_is_one_sentence(tmp_path, write_wav):
     (tmp_path / "a.wav").write_text("iteration,loss\n1,2\n")
     for read in (read_sound, lambda path: picture_of(path, 10)):
-        with pytest.raises(InputError, match=r"a\.wav is no recording that can be read \(libsndfile: "):
+        with pytest.raises(InputError, match=r"a\.wav .*contains a text"):
             read(tmp_path / "a.wav")
         with pytest.raises(InputError, match=r"b\.wav holds no sound: no whole sample is found in it"):
             read(write_wav(tmp_path / "b.wav", b""))

@@ -141,7 +141,7 @@ def with_other_value(rng: random.Random, text: str) -> str:
 
 
 def recordings(folder: Path) -> Target:
-    """WAV, FLAC and Ogg through the way of wav2utf8 and charrnn-train."""
+    """Recordings of many formats, and files joined of two, as wav2utf8 and charrnn-train read them."""
     import soundfile
 
     sound = (0.4 * np.sin(np.arange(600) / 7)).astype(np.float32)
@@ -149,6 +149,7 @@ def recordings(folder: Path) -> Target:
     for form, subtype in [
         *(("WAV", name) for name in ("PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM", "GSM610")),
         *(("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("AIFF", "PCM_16")),
+        *(("W64", "PCM_16"), ("CAF", "PCM_16"), ("AU", "PCM_16"), ("MP3", "MPEG_LAYER_III")),
     ]:
         file = io.BytesIO()
         samples = sound if form != "WAVEX" else np.stack([sound, -sound], axis=1)
@@ -159,6 +160,7 @@ def recordings(folder: Path) -> Target:
             wav.cue()
             wav.write(bytes(range(256)))
         seeds.append(written.getvalue())
+    seeds += [seed + seed for seed in seeds]
 
     def read(path: Path) -> None:
         for block in bytecodec.read_blocks(path, 11025):

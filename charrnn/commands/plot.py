@@ -133,7 +133,9 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
         pictures = []
         with progress(look.width * len(args.file), " columns", args.quiet) as bar:
             for name in args.file:
-                picture = sound.picture_of(files[name].path, look.width, bar.update)
+                picture = sound.picture_of(
+                    files[name].path, look.width, bar.update, lambda words: say(_with_names(words, files), args.quiet)
+                )
                 pictures.append((Path(files[name].name).name, picture))
         return plots.draw_sounds(pictures, look)
     series, x_label, y_label = _series(args, files)

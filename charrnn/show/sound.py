@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from bytecodec.libsndfile import silent_stderr
+from bytecodec.recording import Pass
 
 Floats = NDArray[np.float32]
 
@@ -49,22 +52,29 @@ class SoundPicture:
         return self.frames / self.rate
 
 
-def read_sound(path: Path) -> tuple[Floats, int]:
-    """A whole recording, mono (n,) with full scale 1, and its rate; an InputError where it is none."""
-    import soundfile
+def read_sound(path: Path, tell: Callable[[str], object] = lambda _: None) -> tuple[Floats, int]:
+    """Return a whole recording, mono (n,) with full scale 1, and its rate in Hz, that of its first part.
 
+    ``tell`` is called with what a person should read about it, such as that it is cut short. An InputError where it is
+    no recording or is damaged in the middle.
+    """
     with path.open("rb") as file:
-        try:
-            samples, rate = soundfile.read(file.fileno(), dtype="float32", always_2d=True, closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
-    if not len(samples):
-        raise InputError(f"{path} holds no sound: no whole sample is found in it.")
-    return _mono(samples), int(rate)
+        reading = Pass(file, str(path), (0.0, None))
+        samples = np.concatenate(list(reading.blocks(reading.first.rate)))
+    for message in reading.messages:
+        tell(f"{path} {message}")
+    return samples, reading.first.rate
 
 
-def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda _: None) -> SoundPicture:
-    """Envelope and spectrogram of a recording, in memory for the picture alone.
+def picture_of(
+    path: Path,
+    columns: int,
+    done: Callable[[int], object] = lambda _: None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> SoundPicture:
+    """Return envelope and spectrogram of a recording, in memory for the picture alone.
+
+    A recording that consists of several parts, or is damaged, is read into memory.
 
     Parameters
     ----------
@@ -72,28 +82,40 @@ def picture_of(path: Path, columns: int, done: Callable[[int], object] = lambda 
         How many, at most: a sound has no more than it has samples.
     done
         Is called with how many columns were made since.
+    tell
+        Is called with what a person should read about the recording, such as that it is cut short.
 
     Raises
     ------
     InputError
-        It is no recording, holds no sound, or is damaged.
+        It is no recording, holds no sound, or is damaged in the middle.
     """
     import soundfile
 
     with path.open("rb") as file:
-        try:
-            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:  # by a name, it would judge by the ending
-                if not sound.frames:
-                    raise InputError(f"{path} holds no sound: no whole sample is found in it.")
+        if Pass(file, str(path), (0.0, None)).is_simple:
+            with contextlib.suppress(soundfile.LibsndfileError), silent_stderr():
+                return _seeking(path, file, columns, done)
+    samples, rate = read_sound(path, tell)
+    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, done)
+    return SoundPicture(*parts, rate, len(samples), cue_points(path, rate))
 
-                def read(start: int, count: int) -> Floats:
-                    sound.seek(start)
-                    return _mono(sound.read(count, dtype="float32", always_2d=True))
 
-                parts = _columns(read, sound.frames, sound.samplerate, columns, done)
-                return SoundPicture(*parts, sound.samplerate, sound.frames, cue_points(path, sound.samplerate))
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{path} is no recording that can be read ({_reason(error)}).") from None
+def _seeking(path: Path, file: BinaryIO, columns: int, done: Callable[[int], object]) -> SoundPicture:
+    """Return the picture of a recording in one part, by seeking in it."""
+    import soundfile
+
+    file.seek(0)
+    with soundfile.SoundFile(file.fileno(), closefd=False) as sound:  # by a name, it would judge by the ending
+        if not sound.frames:
+            raise InputError(f"{path} holds no sound: no whole sample is found in it.")
+
+        def read(start: int, count: int) -> Floats:
+            sound.seek(start)
+            return _mono(sound.read(count, dtype="float32", always_2d=True))
+
+        parts = _columns(read, sound.frames, sound.samplerate, columns, done)
+        return SoundPicture(*parts, sound.samplerate, sound.frames, cue_points(path, sound.samplerate))
 
 
 def picture(samples: Floats, rate: int, columns: int) -> SoundPicture:
@@ -153,8 +175,3 @@ def _columns(
 
 def _mono(frames: Floats) -> Floats:
     return np.asarray(np.nan_to_num(frames.mean(axis=1)), np.float32)
-
-
-def _reason(error: Any) -> str:
-    words = getattr(error, "error_string", "") or str(error)
-    return f"libsndfile: {words.removeprefix('Error : ').rstrip('.')}"

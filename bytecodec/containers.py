@@ -1,0 +1,128 @@
+"""The recordings in a file, one after the other, and what is wrong with their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from bytecodec import headers, streams
+from bytecodec.headers import Sound
+from bytecodec.parts import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
+
+_LEAST_SOUND = 0.1  # seconds: from this length on, bytes in no chunk after a finished header are read as sound
+
+
+def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
+    """Yield the recordings that a file of ``size`` bytes holds, in order.
+
+    A recording of a format that is not examined here, or that cannot be repaired, is a part as it stands.
+    """
+    at = 0
+    while at < size:
+        part = _part(file, at, size)
+        yield part
+        at = part.next
+
+
+def _part(file: BinaryIO, begin: int, size: int) -> Part:
+    at = skip_id3v2(file, begin)
+    magic = read_at(file, at, 12)
+    sound: Sound | None = None
+    if magic[:4] in (b"RIFF", b"RIFX", b"RF64") and magic[8:] == b"WAVE":
+        sound = headers.read_wav(file, at, size)
+    elif magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
+        sound = headers.read_aiff(file, at, size)
+    elif magic == b"riff" + b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb":
+        sound = headers.read_w64(file, at, size)
+    elif magic[:4] == b"caff":
+        sound = headers.read_caf(file, at, size)
+    elif magic[:4] in (b".snd", b"dns."):
+        sound = headers.read_au(file, at, size)
+    elif magic[:4] == b"fLaC":
+        return streams.flac_part(file, begin, at, size)
+    elif magic[:4] == b"OggS":
+        return streams.ogg_part(file, begin, at, size)
+    else:
+        return streams.mpeg_part(file, begin, at, size) or Part(begin, size, size)
+    return _examined(file, begin, size, sound) if sound else Part(begin, size, size)
+
+
+def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
+    """Return the part that begins at an offset, with another header where its own is wrong."""
+    stop = sound.data + sound.length
+    after = stop
+    messages: tuple[str, ...] = ()
+    if stop <= size and not _follows(file, stop, size):
+        after, messages = _skip_chunks(sound, stop)
+        sound.unreadable = sound.unreadable or bool(messages)
+    if stop <= size and (after >= size or _follows(file, after, size)):
+        return _kept(sound, begin, stop, after, after, messages)
+    if stop <= size and (end := _wrapped_end(sound, size)):
+        message = f"has a header whose sizes end at 4 GiB: all {count_bytes(end - sound.data)} of its sound are read."
+        return _with_header(sound, begin, end, size, (message,))
+    following = find_signature(file, sound.data, size) or size
+    there = following - sound.data
+    if stop > following:
+        message = (
+            f"is cut short: its header promises {count_bytes(sound.length)} of sound; "
+            f"the {there:,} ({{seconds:.2f}} s) there are taken."
+        )
+        messages = () if stop > size and _was_unknown(sound.length) else (message,)
+        header = sound.header(there) if following < size or sound.unreadable else b""
+        return Part(sound.data if header else begin, following, following, header, messages)
+    if sound.length == 0 and there:
+        message = (
+            f"has an unfinished header, which announces no sound: the {count_bytes(there)} that follow "
+            "are read as sound."
+        )
+        return _with_header(sound, begin, following, following, (message,))
+    least = max(512, _LEAST_SOUND * sound.bytes_per_second)
+    if after - stop < 8 and following - after >= least and not is_blank(file, after, following):
+        message = (
+            f"has a header that announces {count_bytes(sound.length)} of sound, and {following - stop:,} more "
+            "follow in no chunk: they are read as sound too."
+        )
+        return _with_header(sound, begin, following, following, (message,))
+    message = f"has {count_bytes(following - after)} after its sound that belong to no chunk: they are left out."
+    return _kept(sound, begin, stop, after, following, (*messages, message))
+
+
+def _kept(sound: Sound, begin: int, stop: int, after: int, following: int, messages: tuple[str, ...]) -> Part:
+    """Return a part with its own header, if that can be read; the sound ends at ``stop``, the part at ``after``."""
+    if sound.unreadable:
+        return _with_header(sound, begin, stop, following, messages)
+    return Part(begin, after, following, b"", messages)
+
+
+def _with_header(sound: Sound, begin: int, end: int, following: int, messages: tuple[str, ...]) -> Part:
+    header = sound.header(end - sound.data)
+    if header:
+        return Part(sound.data, end, following, header, messages)
+    message = f"has a faulty header that is not repaired for its encoding: {count_bytes(end - sound.data)} follow it."
+    return Part(begin, end, following, b"", (message,))
+
+
+def _skip_chunks(sound: Sound, stop: int) -> tuple[int, tuple[str, ...]]:
+    """Return the end of the chunks after the sound, and what to report of them."""
+    end, second = stop, 0
+    for name, length, end in sound.chunks(stop):  # noqa: B007
+        second += length * (name[:4] in (b"data", b"SSND"))
+    return end, (f"has a second chunk of sound, of {count_bytes(second)}: it is left out.",) if second else ()
+
+
+def _follows(file: BinaryIO, offset: int, size: int) -> bool:
+    """Return whether another recording begins at an offset."""
+    return has_signature(file, skip_id3v2(file, offset)) or streams.mpeg_begins(file, offset, size)
+
+
+def _wrapped_end(sound: Sound, size: int) -> int | None:
+    """Return the end of the sound where its length lost multiples of 4 GiB, and chunks or nothing follow."""
+    for end in range(sound.data + sound.length + 2**32, size + 1, 2**32):
+        if _skip_chunks(sound, end)[0] >= size:
+            return end
+    return None
+
+
+def _was_unknown(length: int) -> bool:
+    """Return whether a length that is more than there is was written for want of the true one, as to a pipe."""
+    return 0x7F000000 <= length <= 0x80001000 or 0xFFFF0000 <= length < 2**32 or length >= 2**62

@@ -1,0 +1,220 @@
+"""libsndfile as it is used here: forward, as far as a damaged recording is whole, and without text on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.parts import View
+
+Samples: TypeAlias = NDArray[np.float32]
+
+_STEP = 64  # frames that are read at a time near damage
+
+_lock = threading.Lock()
+_silencers = 0  # calls under way in all threads
+_stream: int | None = None  # the FILE* that C code called stderr before them
+
+
+class Decoder:
+    """One recording under way, read forward.
+
+    Parameters
+    ----------
+    open_sound
+        Open the recording at its beginning, as a `soundfile.SoundFile`.
+    is_spent
+        Return whether nothing but zeros, if that, follows what libsndfile has read of the file. It reads some kilobytes
+        ahead: damage as near to the end as that is taken for the end.
+
+    Attributes
+    ----------
+    rate, channels, container, subtype
+        As libsndfile gives them; the rate in Hz, the container as "WAV", the subtype as "PCM_16".
+    frames
+        As many as are announced; None where that is unknown.
+    frames_read
+        As many as were read so far.
+    cut_short
+        Whether reading ended with an error, after which nothing was left.
+    """
+
+    def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
+        self._open = open_sound
+        self._is_spent = is_spent
+        with calling_c():
+            self._sound = open_sound()
+        self.rate: int = self._sound.samplerate
+        self.channels: int = self._sound.channels
+        self.container: str = self._sound.format
+        self.subtype: str = self._sound.subtype
+        self.frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
+        self.frames_read = 0
+        self.cut_short = False
+        self._damage: Exception | None = None
+
+    def read_into(self, buffer: Samples) -> Samples:
+        """Read as many frames as fit into the buffer, and return that part of it; (0, channels) at the end.
+
+        Raises
+        ------
+        soundfile.LibsndfileError
+            The recording is damaged from here on, and more frames follow the damage.
+        """
+        from soundfile import LibsndfileError
+
+        if self._damage:
+            raise self._damage
+        if self.cut_short:
+            return buffer[:0]
+        if self.frames is not None:  # some decoders report an error of what follows the last frame
+            buffer = buffer[: self.frames - self.frames_read]
+        if not len(buffer):
+            return buffer
+        try:
+            count = self._read(buffer)
+        except LibsndfileError as error:
+            count = self._read_to_damage(buffer, error)
+        self.frames_read += count
+        if not count and self._damage:
+            raise self._damage
+        return buffer[:count]
+
+    def _read(self, buffer: Samples) -> int:
+        with calling_c():
+            return len(self._sound.read(out=buffer))
+
+    def _read_to_damage(self, buffer: Samples, error: Exception) -> int:
+        """Read again from the beginning, and then in small steps up to the first error.
+
+        libsndfile does not tell how many frames of a larger read came before the error.
+        """
+        from soundfile import LibsndfileError
+
+        with calling_c():
+            self._sound.close()
+            self._sound = self._open()
+        rest, count = self.frames_read, 0
+        scratch = np.empty((min(rest, 1 << 14), self.channels), np.float32)
+        while rest:
+            rest -= self._read(scratch[:rest]) or rest
+        while count < len(buffer):
+            try:
+                step = self._read(buffer[count : count + _STEP])
+            except LibsndfileError:
+                self.cut_short = self._is_spent()
+                self._damage = None if self.cut_short else error
+                break
+            if not step:
+                break
+            count += step
+        return count
+
+
+def open_sound(file: BinaryIO | View) -> Any:
+    """Open a regular file, or a part of one, from its beginning; a `soundfile.LibsndfileError` where it is refused."""
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        """Reads on without the seek that soundfile adds to each read: FLAC of unknown length cannot do it."""
+
+        def seekable(self) -> bool:
+            return False
+
+    source: View | int
+    if isinstance(file, View):
+        source = file
+        source.seek(0)
+    else:
+        source = file.fileno()  # of a name, soundfile would judge by the ending
+        os.lseek(source, 0, os.SEEK_SET)
+    return Forward(source, closefd=False)
+
+
+def reason(error: Any) -> str:
+    """Return libsndfile's words for an error."""
+    return str(error.error_string.removeprefix("Error : ").rstrip("."))
+
+
+@contextlib.contextmanager
+def calling_c() -> Iterator[None]:
+    """Around calls of libsndfile: without text on stderr, and with signals handled afterwards."""
+    with silent_stderr(), _delayed_signals():
+        yield
+
+
+@contextlib.contextmanager
+def _delayed_signals() -> Iterator[None]:
+    """Call the handlers of signals that arrive meanwhile afterwards.
+
+    libsndfile reads a `bytecodec.parts.View` by calling Python, and what a handler raises there would be lost.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the only one that calls handlers
+        yield
+        return
+    arrived: list[int] = []
+    handlers = [(number, signal.getsignal(number)) for number in signal.valid_signals()]
+    handlers = [(number, handler) for number, handler in handlers if callable(handler)]
+    try:
+        for number, _ in handlers:
+            signal.signal(number, lambda which, _: arrived.append(which))
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        for which in arrived:
+            signal.raise_signal(which)
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Discard what C code writes with ``fprintf(stderr, ...)`` meanwhile, as libmpg123 does of a damaged stream.
+
+    Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are left alone, so that no
+    message of another thread is lost. Where the variable cannot be exchanged (Windows, musl), nothing is discarded.
+    """
+    global _silencers, _stream
+    variable = _variable()
+    if variable is None:
+        yield
+        return
+    with _lock:
+        if not _silencers:
+            _stream, variable.value = variable.value, _null()
+        _silencers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silencers -= 1
+            if not _silencers:
+                variable.value = _stream
+
+
+@functools.cache
+def _variable() -> ctypes.c_void_p | None:
+    is_mac = sys.platform == "darwin"
+    if not is_mac and platform.libc_ver()[0] != "glibc":  # elsewhere it is a constant
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "__stderrp" if is_mac else "stderr")
+    return None
+
+
+@functools.cache
+def _null() -> int | None:
+    fopen = ctypes.CDLL(None).fopen
+    fopen.restype = ctypes.c_void_p
+    stream: int | None = fopen(b"/dev/null", b"w")
+    return stream

@@ -1,0 +1,297 @@
+"""Recordings through libsndfile: one pass over a file, with all recordings that are joined in it, as mono blocks."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.channels import Mixer
+from bytecodec.containers import find_parts
+from bytecodec.errors import InputError
+from bytecodec.formats import require_recording, unreadable
+from bytecodec.libsndfile import Decoder, open_sound, reason
+from bytecodec.parts import Part, View, count_bytes, is_blank
+
+#: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+
+Samples: TypeAlias = NDArray[np.float32]
+Progress: TypeAlias = Callable[[int, int | None], object]
+
+_BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
+_LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_ENCODER_FRAMES = 4608  # samples that an MP3 encoder adds, and its decoder takes away, at most
+_NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
+
+
+def check_rate(rate: int, what: str = "a rate") -> None:
+    """Raise InputError for a rate that is no whole number, or outside 1 to 768 kHz."""
+    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
+        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
+
+
+class Pass:
+    """One pass over the part of a file that is wanted, through all recordings that are joined in it.
+
+    Attributes
+    ----------
+    first
+        The first recording.
+    frames_read
+        Frames of all recordings so far.
+    messages
+        What a person should read about the file, once the pass is over.
+    is_simple
+        Whether the file is one recording with a good header, as far as its headers show.
+    cancelled
+        Whether channels cancelled each other in the mix, of which there is a message then.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        part: tuple[float, float | None],
+        progress: Progress = lambda *_: None,
+        channel: int | None = None,
+        mono_as_is: bool = False,
+    ) -> None:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise InputError(f"{name} is empty: it has 0 bytes.")
+        require_recording(file, name)
+        self.name = name
+        self._channel, self._mono_as_is = channel, mono_as_is
+        self.frames_read = 0
+        self.messages: list[str] = []
+        self.cancelled = False
+        self._seconds = 0.0
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._part = part
+        self._progress = progress
+        self._extents = find_parts(file, self._size)
+        first = next(self._extents, Part(0, 0, 0))
+        self.is_simple = self._is_whole(first) and not first.messages
+        self.first = self._opened(first, part)
+
+    def blocks(self, rate: int, mean: float = 0.0) -> Iterator[Samples]:
+        """Yield float32 (n,) at a rate in Hz, less ``mean``, with full scale 1."""
+        for recording in self._recordings():
+            yield from _resampled(recording, rate, mean)
+
+    def mean(self) -> float:
+        """Read all for the mean over time of the samples, before the rate is changed."""
+        total = seconds = 0.0
+        for recording in self._recordings():
+            for block in recording.blocks(max(1, _BLOCK // recording.channels)):
+                total += float(block.sum(dtype=np.float64)) / recording.rate
+                seconds += len(block) / recording.rate
+        return total / seconds
+
+    def _recordings(self) -> Iterator[_Recording]:
+        """Yield each recording, to be read to its end before the next one."""
+        recording: _Recording | None = self.first
+        count, any_taken, is_over = 0, False, False
+        while recording is not None:
+            yield recording
+            count += recording.frames_read > 0
+            any_taken = any_taken or recording.any_taken
+            self.frames_read += recording.frames_read
+            self._seconds += recording.frames_read / recording.rate
+            cancelled = recording.mixer.cancelled()
+            self.cancelled = self.cancelled or bool(cancelled)
+            found = [message for message in (*recording.messages(), cancelled) if message]
+            self.messages += [f"(part {count}) {m}" if count > 1 else m for m in found]
+            is_over = recording.is_over
+            recording = None if is_over else self._following()
+        if self.frames_read == 0:
+            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
+        if not any_taken:
+            raise InputError(
+                f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
+            )
+        if count > 1 and not is_over:
+            self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
+
+    def _following(self) -> _Recording | None:
+        """Open the next recording in the file; None: there is none, or it is not wanted."""
+        start, duration = self._part
+        begin = max(start, self._seconds)
+        rest = None if duration is None else start + duration - begin
+        if rest is not None and rest <= 0:
+            return None
+        for extent in self._extents:
+            try:
+                return self._opened(extent, (begin - self._seconds, rest))
+            except InputError:
+                self.messages.append(
+                    f"goes on with {count_bytes(extent.end - extent.begin)} from byte {extent.begin:,} on that are no "
+                    "recording that can be read: they are left out. ffmpeg may turn the whole into a WAV file."
+                )
+        return None
+
+    def _is_whole(self, extent: Part) -> bool:
+        """Return whether a part is the file as it stands."""
+        return (extent.begin, extent.end, extent.header) == (0, self._size, b"")
+
+    def _opened(self, extent: Part, part: tuple[float, float | None]) -> _Recording:
+        is_whole = self._is_whole(extent)
+        before, is_only = self.frames_read, extent.next == self._size and not self.frames_read
+
+        def progress(frames: int, goal: int | None) -> None:
+            self._progress(before + frames, goal if is_only else None)
+
+        return _Recording(
+            self._file,
+            self.name,
+            part,
+            progress,
+            self._seconds,
+            extent,
+            is_whole,
+            self._channel,
+            self._mono_as_is,
+        )
+
+
+class _Recording:
+    """One recording of a file under way through libsndfile, up to the end of what is wanted of it."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        part: tuple[float, float | None],
+        progress: Progress,
+        seconds_before: float,
+        extent: Part,
+        is_whole: bool,
+        channel: int | None,
+        mono_as_is: bool,
+    ) -> None:
+        from soundfile import LibsndfileError
+
+        self.name = name
+        self._file = file
+        self._view = None if is_whole else View(file, extent)
+        try:
+            self._decoder = Decoder(lambda: open_sound(self._view or file), self._is_spent)
+        except LibsndfileError as error:
+            raise InputError(f"{name} {unreadable(reason(error))}") from None
+        self.rate: int = self._decoder.rate
+        self.channels: int = self._decoder.channels
+        check_rate(self.rate, f"{name}: a rate")
+        channel = None if mono_as_is and self.channels == 1 else channel
+        self.mixer = Mixer(self.channels, self.rate, channel, name)
+        one = self.channels == 1 or channel is not None
+        self.is_8_bit = self._decoder.subtype in ("PCM_U8", "PCM_S8") and one  # the mean of several lies between bytes
+        self.any_taken = False
+        self._seconds_before = seconds_before
+        self._extent = extent
+        self._first = round(part[0] * self.rate)
+        self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
+        self._progress = progress
+
+    @property
+    def frames_read(self) -> int:
+        """Frames so far, with those before what is wanted."""
+        return self._decoder.frames_read
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was wanted has been read."""
+        return self._end is not None and self.frames_read >= self._end
+
+    def blocks(self, size: int) -> Iterator[Samples]:
+        """Yield float32 (n,) with full scale 1, of size frames at most.
+
+        What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
+        """
+        goal = min((n for n in (self._end, self._decoder.frames) if n is not None), default=None)
+        buffer = np.empty((size, self.channels), np.float32)
+        while not self.is_over:
+            wanted = size if self._end is None else min(size, self._end - self.frames_read)
+            unwanted = max(0, self._first - self.frames_read)
+            frames = self._read_into(buffer[:wanted])
+            if not len(frames):
+                break
+            self._progress(self.frames_read, goal)
+            if unwanted < len(frames):
+                self.any_taken = True
+                yield self.mixer(frames[unwanted:])
+
+    def _read_into(self, buffer: Samples) -> Samples:
+        from soundfile import LibsndfileError
+
+        try:
+            frames = self._decoder.read_into(buffer)
+        except LibsndfileError as error:
+            seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
+            raise InputError(
+                f"{self.name} is damaged beyond {seconds:.2f} s (libsndfile: {reason(error)}). "
+                "A duration up to there takes what is whole."
+            ) from None
+        if self._view and self._view.error:
+            raise self._view.error
+        if self._decoder.subtype in ("FLOAT", "DOUBLE"):
+            np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
+            np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
+        return frames
+
+    def _is_spent(self) -> bool:
+        """Return whether nothing but zeros, if that, follows what libsndfile has read."""
+        return is_blank(self._file, self._offset(), self._extent.end)
+
+    def _offset(self) -> int:
+        """Return the offset in the file up to which libsndfile has read."""
+        return self._view.offset if self._view else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+
+    def messages(self) -> list[str]:
+        """Return what to report of a recording that was read to its end; what is there is taken, as SoX does."""
+        if self.is_over:
+            return []
+        seconds = self.frames_read / self.rate
+        announced = self._decoder.frames
+        if self._extent.frames is not None:  # MPEG audio, of which a few frames at both ends are no sound
+            announced = max(0, self._extent.frames - _ENCODER_FRAMES)
+        found = [message.format(seconds=seconds) for message in self._extent.messages]
+        if any("cut short" in message for message in found):
+            return found
+        if self._decoder.cut_short and announced is None:
+            found.append(f"is cut short: it ends after {seconds:.2f} s amid a frame; what is there is taken.")
+        container = self._decoder.container
+        if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
+            what = (
+                "is damaged" if container in ("OGG", "MP3") else "is cut short"
+            )  # these two have an end that is found
+            found.append(
+                f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s that are there are taken."
+            )
+        rest = self._extent.end - self._offset()
+        if container == "FLAC" and rest > 0:
+            found.append(f"has {count_bytes(rest)} or more after its sound: they are left out.")
+        return found
+
+
+def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
+    """Yield the samples less ``mean`` at another rate."""
+    size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
+    blocks = recording.blocks(size)
+    if mean:
+        blocks = (block - np.float32(mean) for block in blocks)
+    if rate == recording.rate:
+        yield from blocks
+        return
+    from bytecodec.resample import Resampler
+
+    resampler = Resampler(recording.rate, rate)
+    for block in blocks:
+        yield from filter(len, [resampler.feed(block)])
+    yield from filter(len, [resampler.close()])

@@ -1,0 +1,349 @@
+"""Recordings that are unfinished, cut short, damaged or joined: what is read of them, and what is reported."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from bytecodec import InputError, read_blocks
+from bytecodec.containers import find_parts
+from bytecodec.libsndfile import silent_stderr
+from bytecodec.parts import View
+
+RATE = 11025
+NOISE = np.random.default_rng(1).integers(-20000, 20000, 8001).astype(np.int16)
+CHUNKED = [  # container, encoding, order of its bytes
+    ("WAV", "PCM_16", "FILE"),
+    ("WAV", "PCM_24", "FILE"),
+    ("WAV", "FLOAT", "FILE"),
+    ("WAV", "ULAW", "FILE"),
+    ("WAV", "IMA_ADPCM", "FILE"),
+    ("WAV", "PCM_16", "BIG"),
+    ("WAVEX", "PCM_16", "FILE"),
+    ("RF64", "PCM_16", "FILE"),
+    ("W64", "PCM_16", "FILE"),
+    ("AIFF", "PCM_16", "FILE"),
+    ("AIFF", "FLOAT", "FILE"),
+    ("AIFF", "PCM_16", "LITTLE"),
+    ("AIFF", "IMA_ADPCM", "FILE"),
+    ("AU", "PCM_16", "FILE"),
+    ("AU", "ULAW", "LITTLE"),
+    ("CAF", "PCM_16", "FILE"),
+    ("CAF", "PCM_24", "LITTLE"),
+    ("CAF", "ALAC_16", "FILE"),
+]
+STREAMS = [
+    ("FLAC", "PCM_16", "FILE"),
+    ("OGG", "VORBIS", "FILE"),
+    ("OGG", "OPUS", "FILE"),
+    ("MP3", "MPEG_LAYER_III", "FILE"),
+]
+LENGTHS = {  # of the sound in a header: a word before it, its offset from there, its format, what it counts besides
+    "WAV": (b"data", 4, "<I", 0),
+    "WAVEX": (b"data", 4, "<I", 0),
+    "RF64": (b"ds64", 16, "<Q", 0),
+    "W64": (b"data\xf3", 16, "<Q", 24),
+    "AIFF": (b"SSND", 4, ">I", 8),
+    "AU": (b"", 8, ">I", 0),
+    "CAF": (b"data", 4, ">Q", 4),
+}
+
+
+def recording(container: str, encoding: str, order: str = "FILE", samples: Any = NOISE, rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    rate = 48000 if encoding == "OPUS" else rate
+    soundfile.write(file, samples, rate, format=container, subtype=encoding, endian=order)
+    return file.getvalue()
+
+
+def with_length(data: bytes, container: str, length: int, order: str = "FILE") -> bytes:
+    """Return a recording whose header announces another length of its sound, in bytes."""
+    word, offset, form, besides = LENGTHS[container]
+    form = form.replace(">", "<") if (container, order) == ("AU", "LITTLE") else form
+    form = form.replace("<", ">") if (container, order) == ("WAV", "BIG") else form
+    at = data.index(word) + offset
+    number = struct.pack(form, length + besides if length else 0)
+    return data[:at] + number + data[at + len(number) :]
+
+
+def read(data: bytes, **options: Any) -> tuple[NDArray[np.uint8], str]:
+    """Return the bytes of a recording at 11025 Hz, and what was reported of it, without what concerns its level."""
+    said: list[str] = []
+    blocks = np.concatenate(list(read_blocks(io.BytesIO(data), RATE, tell=said.append, **options)))
+    return blocks, "\n".join(line for line in said if "full scale" not in line)
+
+
+def refusal(data: bytes, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read(data, **options)
+    return str(caught.value)
+
+
+# Headers
+
+
+@pytest.mark.parametrize(("container", "encoding", "order"), CHUNKED)
+def test_sound_behind_an_unfinished_header_is_read_to_the_end(container: str, encoding: str, order: str) -> None:
+    whole = recording(container, encoding, order)
+    expected, said = read(whole)
+    assert said == ""
+    found, said = read(with_length(whole, container, 0, order))
+    assert "unfinished" in said
+    assert np.array_equal(found[: len(expected)], expected)
+    assert len(found) <= len(expected) + 1  # a byte of padding may be taken for sound
+    found, said = read(with_length(whole, container, 1024, order))
+    assert "1,024 bytes" in said
+    assert np.array_equal(found[: len(expected)], expected)
+
+
+@pytest.mark.parametrize(
+    ("container", "length"),
+    [
+        ("WAV", 2**32 - 1),
+        ("WAV", 0x7FFFF000),
+        ("RF64", 2**64 - 1),
+        ("AU", 2**32 - 1),
+        ("CAF", 2**64 - 5),
+        ("AIFF", 0x7F000000),
+    ],
+)
+def test_a_length_that_was_unknown_is_no_fault(container: str, length: int) -> None:
+    whole = recording(container, "PCM_16")
+    found, said = read(with_length(whole, container, length))
+    assert found.tolist() == read(whole)[0].tolist()
+    assert said == ""
+
+
+@pytest.mark.parametrize(("container", "encoding", "order"), CHUNKED)
+def test_a_file_that_is_cut_short_is_read_as_far_as_it_goes(container: str, encoding: str, order: str) -> None:
+    whole = recording(container, encoding, order, samples=np.resize(NOISE, 40_000))
+    expected, _ = read(whole)
+    found, said = read(whole[: len(whole) // 2])
+    assert re.search(r"cut short.* \(1\.\d\d s\)", said)
+    assert np.array_equal(found[:-600], expected[: len(found) - 600])  # the last block of ADPCM may be incomplete
+    assert len(found) > 0.4 * len(expected)
+
+
+def test_bytes_after_the_sound_are_counted_unless_they_are_chunks() -> None:
+    whole = recording("WAV", "PCM_16")
+    expected = read(whole)[0].tolist()
+    chunks = b"LIST" + struct.pack("<I", 5) + b"INFO\0\0" + b"id3 " + struct.pack("<I", 100) + bytes(100)
+    for tail, report in [
+        (chunks, ""),
+        (chunks[:-60], ""),
+        (b"abc", "3 bytes"),
+        (bytes(4096), "4,096 bytes"),
+        (chunks + b"x" * 5000, "5,000 bytes"),
+        (b"data" + struct.pack("<I", 50) + bytes(50), "50 bytes"),
+    ]:
+        found, said = read(whole + tail)
+        assert found.tolist() == expected
+        assert (report in said) if report else said == ""
+
+
+def test_an_empty_recording_with_chunks_after_it_stays_empty() -> None:
+    chunks = b"LIST" + struct.pack("<I", 2000) + bytes(2000)
+    assert "no sound" in refusal(recording("WAV", "PCM_16", samples=NOISE[:0]) + chunks)
+
+
+def test_a_length_that_wrapped_around_at_4_gib_is_taken_for_what_it_was(tmp_path: Path) -> None:
+    header = recording("WAV", "PCM_16", samples=NOISE[:500])[:44]
+    for tail in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        with (tmp_path / "long.wav").open("w+b") as file:
+            file.write(header)
+            file.seek(2**32 + 1000 + 44)
+            file.write(tail)
+            file.truncate()
+            (part,) = find_parts(file, file.tell())
+            assert (part.begin, part.end) == (44, 2**32 + 1000 + 44)
+            assert "4 GiB" in part.messages[0]
+            sound = soundfile.SoundFile(View(file, part))
+            assert sound.frames == (2**32 + 1000) // 2
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "CAF"])
+def test_a_peak_chunk_of_a_wrong_size_does_not_matter(container: str) -> None:
+    whole = recording(container, "FLOAT", samples=np.stack([NOISE, NOISE], 1) / 32768)
+    expected = read(whole)[0].tolist()
+    at = whole.lower().index(b"peak")
+    order, size = ("<I" if container == "WAV" else ">I"), 28 if container == "CAF" else 24
+    form = ">Q" if container == "CAF" else order
+    name = 4 + struct.calcsize(form)
+    peak = whole[at : at + 4] + struct.pack(form, 16) + bytes(16)
+    found, said = read(whole[:at] + peak + whole[at + name + size :])
+    assert found.tolist() == expected
+    assert said == ""
+
+
+def test_an_unfinished_header_is_read_from_a_pipe_and_in_a_part() -> None:
+    data = with_length(recording("WAV", "PCM_16"), "WAV", 0)
+    expected, _ = read(data)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        cat.stdin.write(data)
+        cat.stdin.close()
+        assert np.concatenate(list(read_blocks(cat.stdout, RATE))).tolist() == expected.tolist()
+    assert read(data, start=0.1, duration=0.2)[0].tolist() == expected[1102 : 1102 + 2205].tolist()
+    assert read(data, normalize=True)[0].max() == 255
+
+
+# Streams
+
+
+@pytest.mark.parametrize(("container", "encoding", "order"), STREAMS)
+def test_a_stream_that_is_cut_short_is_read_to_its_last_whole_frame(container: str, encoding: str, order: str) -> None:
+    whole = recording(container, encoding, order, samples=np.resize(NOISE, 200_000))
+    expected, said = read(whole)
+    assert said == ""
+    found, said = read(whole[: len(whole) * 6 // 10])
+    seconds = [float(number) for number in re.findall(r"(\d+\.\d\d) s", said)]
+    assert said.count("cut short") == 1
+    assert abs(seconds[-1] - len(found) / RATE) < 0.02
+    assert len(found) > 0.4 * len(expected)
+    assert np.array_equal(found[:-200], expected[: len(found) - 200])
+
+
+def test_damage_in_the_middle_of_flac_is_refused_with_its_time() -> None:
+    whole = recording("FLAC", "PCM_16", samples=np.resize(NOISE, 100_000))
+    damaged = whole[: len(whole) // 2] + bytes(50) + whole[len(whole) // 2 + 50 :]
+    seconds = float(refusal(damaged).split(" beyond ")[1].split()[0])
+    assert 4.0 < seconds < 4.6  # half of 9.07 s, less a frame of 0.37 s
+    assert read(damaged, duration=seconds)[0].tolist() == read(whole, duration=seconds)[0].tolist()
+
+
+def test_bytes_after_the_last_frame_of_flac_do_no_harm() -> None:
+    whole = recording("FLAC", "PCM_16")
+    assert read(whole + b"TAG" + bytes(125))[0].tolist() == read(whole)[0].tolist()
+
+
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+def test_a_damaged_ogg_page_is_reported_with_its_place(encoding: str) -> None:
+    whole = recording("OGG", encoding, samples=np.resize(NOISE, 200_000))
+    pages = [match.start() for match in re.finditer(rb"OggS\0", whole)]
+    page = pages[len(pages) // 2]
+    found, said = read(whole[: page + 1000] + bytes(10) + whole[page + 1010 :])
+    assert f"byte {page:,}" in said
+    assert 0 < len(found) < len(read(whole)[0])
+
+
+@pytest.mark.parametrize("gap", [300, 5000])
+def test_mp3_is_read_on_behind_bytes_that_are_no_frames(gap: int) -> None:
+    whole = recording("MP3", "MPEG_LAYER_III", samples=np.resize(NOISE, 100_000))
+    found, said = read(whole[:20_000] + bytes(gap) + whole[20_000:])
+    assert "no sound" in said
+    assert len(found) > 0.95 * 100_000
+
+
+# Joined files
+
+
+@pytest.mark.parametrize(("container", "encoding", "order"), CHUNKED + STREAMS)
+def test_joined_files_are_read_one_after_the_other(container: str, encoding: str, order: str) -> None:
+    whole = recording(container, encoding, order)
+    expected, _ = read(whole)
+    found, said = read(whole * 3)
+    assert found.tolist() == expected.tolist() * 3
+    assert "3 parts" in said
+    half = len(expected) / RATE / 2
+    assert len(read(whole * 3, start=3 * half, duration=half)[0]) == pytest.approx(len(expected) / 2, abs=2)
+
+
+@pytest.mark.parametrize(("container", "encoding", "order"), CHUNKED + STREAMS)
+def test_a_file_that_is_cut_short_does_not_swallow_what_is_joined_to_it(
+    container: str, encoding: str, order: str
+) -> None:
+    whole = recording(container, encoding, order, samples=np.resize(NOISE, 100_000))
+    expected, _ = read(whole)
+    found, said = read(whole[: len(whole) * 2 // 3] + whole)
+    assert "cut short" in said
+    assert len(found) > 1.4 * len(expected)
+    assert np.array_equal(found[-len(expected) :], expected)
+
+
+def test_parts_of_other_formats_rates_and_channels_are_converted_each_on_its_own() -> None:
+    parts = [
+        recording("WAV", "PCM_16"),
+        recording("FLAC", "PCM_16", rate=44100, samples=np.stack([NOISE, NOISE], 1)),
+        recording("MP3", "MPEG_LAYER_III", rate=8000),
+        recording("MP3", "MPEG_LAYER_III", rate=44100, samples=np.stack([NOISE, NOISE], 1)),
+        recording("OGG", "VORBIS", rate=22050),
+        recording("AIFF", "PCM_24", rate=8000),
+        recording("W64", "PCM_16"),
+        recording("CAF", "PCM_16"),
+        recording("AU", "PCM_16"),
+    ]
+    found, said = read(b"".join(parts))
+    assert found.tolist() == np.concatenate([read(part)[0] for part in parts]).tolist()
+    assert "9 parts" in said
+
+
+def test_tags_between_joined_mp3_files_are_no_sound() -> None:
+    whole = recording("MP3", "MPEG_LAYER_III")
+    expected = read(whole)[0].tolist()
+    tag = b"ID3\3\0\0\0\0\x10\0" + bytes(2048)
+    found, said = read(tag + whole + b"TAG" + bytes(125) + tag + whole + b"TAG" + bytes(125))
+    assert found.tolist() == expected * 2
+    assert "no sound" not in said
+
+
+def test_a_part_that_cannot_be_read_is_reported() -> None:
+    whole = recording("WAV", "PCM_16")
+    found, said = read(whole + b"RIFF" + struct.pack("<I", 100) + b"WAVEjunk" + bytes(500))
+    assert found.tolist() == read(whole)[0].tolist()
+    assert "left out" in said
+
+
+def test_an_error_of_reading_is_kept_for_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError("the disk is gone")
+
+    (tmp_path / "a.wav").write_bytes(recording("WAV", "PCM_16") * 2)
+    blocks = read_blocks(tmp_path / "a.wav", RATE)
+    next(blocks)
+    monkeypatch.setattr("bytecodec.parts.read_at", fail)
+    with pytest.raises(OSError, match="disk"):
+        list(blocks)
+
+
+# The process around
+
+
+def test_the_mp3_decoder_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = bytearray(recording("MP3", "MPEG_LAYER_III", samples=np.resize(NOISE, 50_000)))
+    for at in range(3000, len(whole), 700):
+        whole[at] ^= 255
+    read(bytes(whole))
+    assert capfd.readouterr().err == ""
+
+
+def test_messages_are_not_lost_while_the_decoder_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    with silent_stderr(), silent_stderr():
+        os.write(2, b"kept ")
+        print("kept too", file=sys.__stderr__, flush=True)
+    assert "kept" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals")
+def test_a_signal_amid_a_part_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = View.readinto
+
+    def interrupted(view: View, buffer: memoryview) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return original(view, buffer)
+
+    monkeypatch.setattr(View, "readinto", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(recording("WAV", "PCM_16") * 2)
