@@ -30,6 +30,7 @@ Samples: TypeAlias = NDArray[np.float32]
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
 _FULL_SCALE = 127 / 128  # the highest peak that is not cut off, where full scale is 1
 _LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_MOST_MESSAGES = 10  # about one file
 _ENCODER_FRAMES = 4608  # samples that an MP3 encoder adds, and its decoder takes away, at most
 _NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
 _SILENCE = 1e-12  # a peak that no gain brings back
@@ -208,6 +209,7 @@ class _Pass:
         self.name = name
         self.frames_read = 0
         self.messages: list[str] = []
+        self._unreported = 0
         self._seconds = 0.0
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
@@ -226,7 +228,7 @@ class _Pass:
             any_taken = any_taken or recording.any_taken
             self.frames_read += recording.frames_read
             self._seconds += recording.frames_read / recording.rate
-            self.messages += [f"(part {count}) {m}" if count > 1 else m for m in recording.messages()]
+            self._report([f"(part {count}) {m}" if count > 1 else m for m in recording.messages()])
             is_over = recording.is_over
             recording = None if is_over else self._following()
         if self.frames_read == 0:
@@ -235,6 +237,8 @@ class _Pass:
             raise InputError(
                 f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
             )
+        if self._unreported:
+            self.messages.append(f"has {self._unreported:,} more such faults.")
         if count > 1 and not is_over:
             self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
 
@@ -249,11 +253,15 @@ class _Pass:
             try:
                 return self._opened(extent, (begin - self._seconds, rest))
             except InputError:
-                self.messages.append(
-                    f"goes on with {count_bytes(extent.end - extent.begin)} from byte {extent.begin:,} on that are no "
-                    "recording that can be read: they are left out. ffmpeg may turn the whole into a WAV file."
-                )
+                count = count_bytes(extent.end - extent.begin)
+                message = f"goes on with {count} from byte {extent.begin:,} on that are no recording that can be read"
+                self._report([f"{message}: they are left out. ffmpeg may turn the whole into a WAV file."])
         return None
+
+    def _report(self, messages: list[str]) -> None:
+        room = max(0, _MOST_MESSAGES - len(self.messages))
+        self.messages += messages[:room]
+        self._unreported += len(messages[room:])
 
     def _opened(self, extent: Part, part: tuple[float, float | None]) -> _Recording:
         is_whole = (extent.begin, extent.end, extent.header) == (0, self._size, b"")
