@@ -64,6 +64,7 @@ def read_blocks(
     source
         A path, or a file open for reading bytes, at its beginning; any format that libsndfile reads. What is
         no regular file, such as a pipe, is first copied to a temporary file.
+        Recordings that are joined end to end in it are read one after the other.
     rate
         Of the bytes, in Hz, 1,000 to 768,000.
     start, duration
