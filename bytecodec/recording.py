@@ -25,6 +25,7 @@ Progress: TypeAlias = Callable[[int, int | None], object]
 
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
 _LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_MOST_MESSAGES = 10  # about one file
 _ENCODER_FRAMES = 4608  # samples that an MP3 encoder adds, and its decoder takes away, at most
 _NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
 
@@ -71,6 +72,7 @@ class Pass:
         self.frames_read = 0
         self.messages: list[str] = []
         self.cancelled = False
+        self._unreported = 0
         self._seconds = 0.0
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
@@ -108,7 +110,7 @@ class Pass:
             cancelled = recording.mixer.cancelled()
             self.cancelled = self.cancelled or bool(cancelled)
             found = [message for message in (*recording.messages(), cancelled) if message]
-            self.messages += [f"(part {count}) {m}" if count > 1 else m for m in found]
+            self._report([f"(part {count}) {m}" if count > 1 else m for m in found])
             is_over = recording.is_over
             recording = None if is_over else self._following()
         if self.frames_read == 0:
@@ -117,6 +119,8 @@ class Pass:
             raise InputError(
                 f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
             )
+        if self._unreported:
+            self.messages.append(f"has {self._unreported:,} more such faults.")
         if count > 1 and not is_over:
             self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
 
@@ -131,11 +135,15 @@ class Pass:
             try:
                 return self._opened(extent, (begin - self._seconds, rest))
             except InputError:
-                self.messages.append(
-                    f"goes on with {count_bytes(extent.end - extent.begin)} from byte {extent.begin:,} on that are no "
-                    "recording that can be read: they are left out. ffmpeg may turn the whole into a WAV file."
-                )
+                count = count_bytes(extent.end - extent.begin)
+                message = f"goes on with {count} from byte {extent.begin:,} on that are no recording that can be read"
+                self._report([f"{message}: they are left out. ffmpeg may turn the whole into a WAV file."])
         return None
+
+    def _report(self, messages: list[str]) -> None:
+        room = max(0, _MOST_MESSAGES - len(self.messages))
+        self.messages += messages[:room]
+        self._unreported += len(messages[room:])
 
     def _is_whole(self, extent: Part) -> bool:
         """Return whether a part is the file as it stands."""

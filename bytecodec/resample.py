@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -83,6 +84,7 @@ def _ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
     return up, down
 
 
+@functools.lru_cache(maxsize=1)  # joined recordings mostly have one rate
 def lowpass(factor: int) -> NDArray[np.float32]:
     """Design the filter that lets 1/factor of the band through, with a gain of one at 0 Hz.
 
@@ -92,7 +94,7 @@ def lowpass(factor: int) -> NDArray[np.float32]:
     Returns
     -------
     float32 (2 * 64 * factor + 1,)
-        Symmetric.
+        Symmetric, and not to be changed, as it is kept for the next call.
     """
     from scipy.special import i0
 

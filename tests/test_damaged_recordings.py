@@ -306,6 +306,14 @@ def test_a_part_that_cannot_be_read_is_reported() -> None:
     assert "left out" in said
 
 
+def test_many_damaged_parts_are_counted_and_not_all_reported() -> None:
+    whole = recording("WAV", "PCM_16", samples=NOISE[:300])
+    found, said = read(whole[:-100] * 50)
+    assert len(found) == 50 * 250
+    assert "40 more" in said
+    assert said.count("\n") < 15
+
+
 def test_an_error_of_reading_is_kept_for_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
         raise OSError("the disk is gone")
