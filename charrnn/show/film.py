@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
+from bytecodec.safe_text import printable
 from charrnn.show.curves import rolling, spread, thinned
-from charrnn.show.plots import SPECTRA, THEMES
+from charrnn.show.plots import SPECTRA, THEMES, drawable
 from charrnn.show.runs import Moment, Story, facts
 from charrnn.show.sound import Floats, spectra, window_length
 
@@ -36,6 +37,7 @@ MOST_PIXELS = 16000  # of the loss graph
 LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
 BANDS = 40  # of the moving spectrum
 SMALLEST = 0.6  # of its size, to which text shrinks before it is cut
+MOST_TEXT = 400  # characters of a text before it is measured
 FALL = 0.07  # of its height that a band falls in a frame, at most
 TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)  # bits
 
@@ -108,6 +110,7 @@ class Pen:
         anchor: str = "ls",
     ) -> None:
         """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it would not fit."""
+        words = drawable(printable(words, MOST_TEXT))
         left, top, *_ = self._layout.box(x, y, 0, 0)
         width = self._layout.width
         room = 0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.runlog import Run
-from charrnn.show.curves import BITS, Curve, curve, flac_of, rolling, spread
+from charrnn.show.curves import BITS, MOST_BITS, Curve, curve, flac_of, rolling, spread
 
 POINTS = 400  # of a curve: what a page's width can show
 DIGITS = 4
@@ -60,7 +60,9 @@ class GrowingLog:
         places = [self._header.index(name) for name in self._names]
         rows = _numbers(lines, places, len(self._header))
         old = self._curve
-        self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, rows[:, 1] * BITS))
+        self._curve = curve(
+            np.append(old.x, rows[:, 0]), np.append(old.y, np.clip(rows[:, 1] * BITS, -MOST_BITS, MOST_BITS))
+        )
 
 
 def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.float64]:
