@@ -23,6 +23,10 @@ MOST_STEM = 100  # bytes of an input's name that a run's default name keeps
 LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors)\.\w+\.part"
 )
+ENTRIES = (
+    *("config.json", "log.csv", "val.csv", "best.json", "resume.safetensors", "corpus.bin", "lock"),
+    *("checkpoints", "samples"),
+)
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
     "iteration",
@@ -76,6 +80,11 @@ class Run:
                 "of the run, and is not followed: put a copy in its place."
             )
         return found
+
+    def check_links(self) -> None:
+        """Raise an InputError where one of the files or folders leads out of the run, before any of them is written."""
+        for name in ENTRIES:
+            self.inside(name)
 
     @property
     def config_file(self) -> Path:

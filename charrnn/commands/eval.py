@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import Parser, command, print_path, progress
 from bytecodec.errors import InputError
+from bytecodec.safe_text import printable
 from charrnn import runlog, runtime
 from charrnn.commands.flags import path, whole
 
@@ -127,9 +128,10 @@ def _table(results: dict[str, Any]) -> str:
     from charrnn import yardstick
 
     bits = results["bits"]
+    network, data = (printable(results[name], keep_bytes=True) for name in ("checkpoint", "data"))
     lines = [
-        ("network", f"{results['checkpoint']}, iteration {results['iteration']:,}"),
-        ("data", f"{results['data']}, {results['part']}: {results['symbols']:,} symbols"),
+        ("network", f"{network}, iteration {results['iteration']:,}"),
+        ("data", f"{data}, {results['part']}: {results['symbols']:,} symbols"),
         ("loss", f"{results['loss']:.4f} nats a symbol ({results['precision']})"),
         ("bits a symbol", f"{bits:.4f}"),
     ]

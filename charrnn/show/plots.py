@@ -29,7 +29,7 @@ DPI = 100
 SPECTRA = "magma"
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 FONT = "DejaVuSans.ttf"  # comes with matplotlib, so that pictures are the same everywhere
-LETTER = 9  # pixels that a character takes, about
+LETTER = 12  # pixels that a character takes at most, about
 SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
 
 
@@ -130,7 +130,7 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figur
             _draw_wave(wave, sound, colors[number % len(colors)])
             _draw_spectrogram(spectrum, sound)
             title = look.title if look.title and not number else name
-            wave.set_title(printable(title, look.width // LETTER), loc="left")
+            wave.set_title(_fitting(title, look.width), loc="left")
             for mark in sound.marks[1:] if sound.marks[:1] == (0.0,) else sound.marks:
                 wave.axvline(mark, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
                 spectrum.axvline(mark, color="white", linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
@@ -157,6 +157,10 @@ def drawable(text: str) -> str:
     text = printable(text)
     glyphs = _glyphs()
     return text if text.isascii() else "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
+
+
+def _fitting(text: str, pixels: int) -> str:
+    return printable(drawable(text), pixels // LETTER)
 
 
 @cache
@@ -265,12 +269,12 @@ def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
 
 
 def _finish(axes: Axes, look: Look, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(printable(x_label, look.width // LETTER))
-    axes.set_ylabel(printable(y_label, look.height // LETTER))
+    axes.set_xlabel(_fitting(x_label, look.width))
+    axes.set_ylabel(_fitting(y_label, look.height))
     axes.grid(True, linewidth=0.8)
     axes.tick_params(length=3, labelright=look.width > 4 * look.height)
     if look.title:
-        axes.set_title(printable(look.title, look.width // LETTER), loc="left")
+        axes.set_title(_fitting(look.title, look.width), loc="left")
     plain = FuncFormatter(_plain)
     axes.xaxis.set_major_formatter(plain)
     if not look.log_x:
@@ -296,7 +300,7 @@ def _plain(value: float, _place: object = None) -> str:
 def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: Look, theme: Theme) -> None:
     """The runs by colour, then what line and band mean, in grey where there are several runs."""
     several = len(series) > 1
-    names = [printable(one.name, look.width // LETTER // 2) for one in series]
+    names = [_fitting(one.name, look.width // 2) for one in series]
     handles: list[tuple[Any, str]] = []
     if several:
         handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]

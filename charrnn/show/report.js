@@ -4,6 +4,7 @@ const plot = document.getElementById("plot");
 const choices = document.getElementById("choices");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const NAT = Math.LN2;
+const asText = (name) => name.replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly reads tags in names
 
 // The curves.
 
@@ -27,11 +28,11 @@ function draw() {
     traces.push({ ...band, y: unit(run.low) });
     traces.push({ ...band, y: unit(run.high), fill: "tonexty", fillcolor: stroke + "40" });
     traces.push({
-      x, y: unit(run.mean), name: run.name, legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
+      x, y: unit(run.mean), name: asText(run.name), legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
       hovertemplate: "%{y:.3f} training",
     });
     traces.push({
-      x: along(run.val), y: unit(run.val.bits), name: run.name, legendgroup: run.name, showlegend: false,
+      x: along(run.val), y: unit(run.val.bits), name: asText(run.name), legendgroup: run.name, showlegend: false,
       mode: "lines+markers", line: { color: stroke, width: 1.4, dash: "dash" },
       marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: "%{y:.3f} validation",
     });
