@@ -21,6 +21,7 @@ from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.runlog import Run, new_run
+from charrnn.stored import load
 
 if sys.platform == "win32":
     pytest.skip("its file systems take no such names", allow_module_level=True)
@@ -229,6 +230,33 @@ def test_a_message_is_one_printable_line_of_bounded_length(capsys):
     assert len(said) < 1100
     assert said.count("\n") == 1
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("metadata", ["tensor", "kind", "cell", "setting", "rate", "header"])
+def test_what_a_hostile_checkpoint_says_is_short_and_printable(folder, metadata, capsys):
+    long = "\x1b[31m\n" + "x" * 100_000
+    data = (folder / "run" / "checkpoints" / "00000002.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + size])
+    facts = json.loads(head["__metadata__"]["charrnn"])
+    if metadata == "tensor":
+        head[long] = head.pop("output.bias")
+    elif metadata in ("cell", "setting"):
+        facts["model"][{"cell": "cell", "setting": long}[metadata]] = long
+    elif metadata in ("kind", "rate"):
+        facts[metadata] = long
+    head["__metadata__"]["charrnn"] = json.dumps(facts)
+    text = json.dumps(head).encode() if metadata != "header" else b"{" + long.encode() + b"}"
+    Path("hostile.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(InputError) as error:
+        load("hostile.safetensors")
+    assert len(str(error.value)) <= 400
+    assert str(error.value).isprintable()
+    for main in (charrnn_sample, charrnn_eval):
+        assert main(["hostile.safetensors"]) == 1
+        said = capsys.readouterr().err
+        assert said.removesuffix("\n").isprintable()
+        assert len(said) <= 450
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ const plot = document.getElementById("plot");
 const choices = document.getElementById("choices");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const NAT = Math.LN2;
-const asText = (name) => name.replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly reads tags in names
+const asText = (name) => name.replace(/[$&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly reads tags and formulas
 
 // The curves.
 
