@@ -18,9 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from bytecodec import __version__
-from bytecodec.errors import InputError
+from bytecodec.errors import MOST_MESSAGE, InputError
+from bytecodec.safe_text import printable
 
 DONE, FAILED, WRONG_COMMAND_LINE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+MOST_PREFIX = 100  # bytes of a file's name that its temporary name keeps: file systems take 143 to 255 in all
+MOST_NAME = 250  # characters of a file's name in a message on it
+MOST_LINE = 1000  # characters of a line for the person at the terminal
+MOST_DESCRIPTION = 30  # characters before a progress bar
 
 
 class Terminated(BaseException):
@@ -76,7 +81,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and a sentence; argparse would put all its flags before it."""
-        self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help.\n")
+        words = printable(message.rstrip("."), MOST_MESSAGE)
+        self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {words}. See {self.prog} --help.\n")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -137,22 +143,22 @@ def explain(error: OSError) -> str:
         errno.ENOSPC: " Free some space, or write elsewhere; files that existed before are as they were.",
         errno.EACCES: " Check who may read and write there, or name another place.",
         errno.EROFS: " Name a place that can be written to.",
+        errno.ENAMETOOLONG: " A name takes at most 255 bytes on most file systems: choose a shorter one.",
     }.get(error.errno or 0, "")
     if error.errno == errno.ENOENT and error.filename is not None:
-        return f"there is no {_name(error.filename)}. Check the path."
-    where = f"{_name(error.filename)}: " if error.filename is not None else ""
+        return f"there is no {printable(error.filename, MOST_NAME)}. Check the path."
+    where = f"{printable(error.filename, MOST_NAME)}: " if error.filename is not None else ""
     return f"{where}{error.strerror or error}.{advice}"
 
 
-def _name(filename: object) -> str:
-    return os.fsdecode(filename) if isinstance(filename, str | bytes) else str(filename)
-
-
 def say(message: str, quiet: bool = False) -> None:
-    """Print a line for the person at the terminal, on stderr, where no pipe picks it up."""
+    """Print one line for the person at the terminal, on stderr, where no pipe picks it up.
+
+    Whatever names are in it, it stays one line and cannot control the terminal; see `printable`.
+    """
     if not quiet and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message, MOST_LINE), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -178,16 +184,18 @@ def wrong_command_line(parser: argparse.ArgumentParser, message: str) -> NoRetur
     parser.error(message)
 
 
-def progress(total: float | None, unit: str, quiet: bool = False, **kwargs: Any) -> Any:
+def progress(total: float | None, unit: str, quiet: bool = False, desc: str | None = None, **kwargs: Any) -> Any:
     """A tqdm bar on stderr that shows itself only after two seconds, and only to a terminal."""
     from tqdm import tqdm
+
+    desc = desc and printable(desc, MOST_DESCRIPTION)
 
     hidden = quiet or sys.stderr is None or not sys.stderr.isatty()
     # A terminal that says it has no columns, as one without a window does, would get no bar at all.
     width: dict[str, Any] = {"dynamic_ncols": True}
     if not hidden and not os.get_terminal_size(sys.stderr.fileno()).columns:
         width = {"ncols": 80, "nrows": 24}
-    return tqdm(total=total, unit=unit, disable=hidden, delay=2, file=sys.stderr, **width, **kwargs)
+    return tqdm(total=total, unit=unit, desc=desc, disable=hidden, delay=2, file=sys.stderr, **width, **kwargs)
 
 
 @contextlib.contextmanager
@@ -268,7 +276,9 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file was to be written", path)
     try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(target)  # a name that is too long is refused now, and not when all has been written
+        descriptor, beside = tempfile.mkstemp(prefix=f".{shortened(name, MOST_PREFIX)}.", suffix=".part", dir=folder)
     except FileNotFoundError:
         raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Make it first.") from None
     except OSError as error:
@@ -289,6 +299,14 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename in (None, beside) and not isinstance(error, BrokenPipeError):
             error.filename = path
         raise
+
+
+def shortened(name: str, most: int) -> str:
+    """Return the beginning of a file's name that takes ``most`` bytes at most; none of its characters is cut."""
+    name = name[:most]
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
 
 
 def _mode_for(target: str) -> int:

@@ -1,5 +1,9 @@
 """The one exception that stands for a user's mistake, as opposed to a mistake of ours."""
 
+from bytecodec.safe_text import printable
+
+MOST_MESSAGE = 400  # characters; a file from a stranger may hold names of any length
+
 
 class InputError(ValueError):
     """Something that was given cannot be used.
@@ -7,7 +11,13 @@ class InputError(ValueError):
     ``str(error)`` is one or two sentences for the person who gave it: what is wrong, with the value, the
     file and the offset, and what to do. The commands print it and exit with 1; any other exception is a
     fault of the program and keeps its traceback.
+
+    The message is one line of at most `MOST_MESSAGE` characters without control characters, whatever the values in
+    it: see `bytecodec.safe_text.printable`.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message, MOST_MESSAGE))
 
 
 class NoTableError(InputError):

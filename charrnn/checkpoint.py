@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError
-from charrnn import runlog, stored
+from charrnn import stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
 from charrnn.stored import KIND
@@ -81,7 +81,7 @@ def save(path: str | Path, checkpoint: Keepable) -> None:
 
 def set_val_loss(path: Path, val_loss: float) -> None:
     """Write a checkpoint of any kind again with its validation loss in nats, whole or not at all."""
-    facts, tensors = read_tensors(path, kind := runlog.checkpoint_kind(path))
+    facts, tensors = read_tensors(path, kind := stored.kind_of(path))
     write_tensors(path, kind, tensors, facts | {"val_loss": val_loss})
 
 

@@ -7,18 +7,26 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
 from bytecodec.arguments import check_path
-from bytecodec.console import is_special_file, open_output, sync_folder
+from bytecodec.console import is_special_file, open_output, shortened, sync_folder
 from bytecodec.errors import InputError
+from bytecodec.safe_text import printable
 
 RUNS = Path("runs")
+MOST_JSON = 1 << 26  # bytes of config.json, which may name a million characters and all files of a large folder
+MOST_SHOWN = 250  # characters of a path in a message on it
+MOST_STEM = 100  # bytes of an input's name that a run's default name keeps
 LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
+)
+ENTRIES = (
+    *("config.json", "log.csv", "val.csv", "best.json", "resume.safetensors", "corpus.bin", "lock"),
+    *("checkpoints", "samples", "tensorboard"),
 )
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
@@ -50,38 +58,105 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.json"
-        self.log_file = path / "log.csv"
-        self.val_file = path / "val.csv"
-        self.best_file = path / "best.json"
-        self.resume_file = path / "resume.safetensors"
-        self.corpus_file = path / "corpus.bin"
-        self.lock_file = path / "lock"
-        self.checkpoints_folder = path / "checkpoints"
-        self.samples_folder = path / "samples"
-        self.tensorboard_folder = path / "tensorboard"
+
+    def inside(self, path: str | Path) -> Path:
+        """Return a file or folder of the run by its name in it, whether it exists or not.
+
+        A run may come from somebody else. A link, or a name in one of its files, could make whoever reads it publish
+        another file of this machine, and whoever trains on overwrite one. The folder itself may be a link.
+
+        Raises
+        ------
+        InputError
+            It lies outside the run's folder, wherever links lead.
+        """
+        found = self.path / path
+        folder = os.path.realpath(self.path)
+        try:
+            is_inside = Path(os.path.realpath(found)).is_relative_to(folder)
+        except ValueError:  # a name with a null byte in it
+            is_inside = False
+        if not is_inside:
+            raise InputError(
+                f"{printable(path, MOST_SHOWN)} of the run {printable(os.path.basename(folder), MOST_SHOWN)} leads out "
+                "of the run, and is not followed: put a copy in its place."
+            )
+        return found
+
+    def check_links(self) -> None:
+        """Raise an InputError where one of the files or folders leads out of the run, before any of them is written."""
+        for name in ENTRIES:
+            self.inside(name)
+
+    @property
+    def config_file(self) -> Path:
+        """What was decided when the run was started."""
+        return self.inside("config.json")
+
+    @property
+    def log_file(self) -> Path:
+        """A row an iteration."""
+        return self.inside("log.csv")
+
+    @property
+    def val_file(self) -> Path:
+        """A row a validation."""
+        return self.inside("val.csv")
+
+    @property
+    def best_file(self) -> Path:
+        """Which checkpoint is the best."""
+        return self.inside("best.json")
+
+    @property
+    def resume_file(self) -> Path:
+        """All that going on takes."""
+        return self.inside("resume.safetensors")
+
+    @property
+    def corpus_file(self) -> Path:
+        """The ids that it trains on."""
+        return self.inside("corpus.bin")
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains here."""
+        return self.inside("lock")
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """The checkpoints."""
+        return self.inside("checkpoints")
+
+    @property
+    def samples_folder(self) -> Path:
+        """What the checkpoints sound like."""
+        return self.inside("samples")
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """The event files for TensorBoard."""
+        return self.inside("tensorboard")
 
     def checkpoint_file(self, step: int) -> Path:
         """Where the checkpoint of an iteration is."""
-        return self.checkpoints_folder / f"{step:08d}.safetensors"
+        return self.inside(f"checkpoints/{step:08d}.safetensors")
 
     def sample_file(self, step: int, temperature: float) -> Path:
         """Where the sound of an iteration's checkpoint at a temperature is."""
-        return self.samples_folder / f"{step:08d}_t{temperature:.2f}.wav"
+        return self.inside(f"samples/{step:08d}_t{temperature:.2f}.wav")
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints that there are, oldest first."""
+        """The checkpoints that there are, oldest first; see `inside` before one is opened."""
         files = self.checkpoints_folder.glob("[0-9]*.safetensors")
-        return sorted((file for file in files if file.stem.isdecimal()), key=lambda file: int(file.stem))
+        return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
 
     def config(self) -> dict[str, Any]:
         """What config.json holds; an InputError where it is not a run's."""
         try:
-            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+            config = read_json(self.config_file)
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: there is no config.json in it.") from None
-        except ValueError as error:
-            raise InputError(f"{self.config_file} cannot be read ({error}).") from None
         if not isinstance(config, dict):
             raise InputError(f"{self.config_file} is not a run's settings.")
         return config
@@ -93,10 +168,10 @@ class Run:
     def best(self) -> dict[str, Any] | None:
         """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
         try:
-            best = json.loads(self.best_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            best = read_json(self.best_file)
+        except (OSError, InputError):
             return None
-        named = isinstance(best, dict) and isinstance(best.get("iteration"), int)
+        named = isinstance(best, dict) and type(best.get("iteration")) is int
         return best if named and isinstance(best.get("checkpoint"), str) else None
 
     def is_half_made(self) -> bool:
@@ -141,6 +216,10 @@ class Run:
 def is_frames(config: Mapping[str, Any]) -> bool:
     """Whether a run's config.json is that of a frame predictor."""
     return config.get("kind") == "frames"
+
+
+def _is_number_of(file: Path) -> bool:
+    return file.stem.isascii() and file.stem.isdecimal() and file.is_file()
 
 
 def _is_leftover(path: Path) -> bool:
@@ -231,6 +310,26 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of a run holds.
+
+    Raises
+    ------
+    InputError
+        It is no JSON that can be read, or larger than any run's.
+    OSError
+        It cannot be opened.
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which no run writes.")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
+
+
 def write_json(path: Path, data: Any) -> None:
     r"""Write JSON to a file that appears whole or not at all.
 
@@ -256,11 +355,11 @@ def new_run(folder: str | None, first_input: str) -> Path:
     ------
     InputError
         There is a run in it already, or another thing is in its way (what a trainer left there that was killed
-        before the run was made is not), or its name is no UTF-8, and safetensors could write checkpoints there and
-        never read them.
+        before the run was made is not).
     """
     if folder is None:
-        stem = Path(first_input).stem.encode(errors="replace").decode() or "run"
+        plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
+        stem = shortened(plain, MOST_STEM) or "run"
         if first_input == "-" or is_special_file(first_input):
             stem = "stdin" if first_input == "-" else "pipe"
         number = 1
@@ -268,10 +367,6 @@ def new_run(folder: str | None, first_input: str) -> Path:
             number += 1
         return RUNS / f"{stem}-{number:03d}"
     path = Path(folder)
-    try:
-        folder.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the name {folder!r} is not UTF-8: name another --run-dir.") from None
     if (path / "config.json").exists():
         raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_half_made())):
@@ -295,23 +390,35 @@ def newest_run() -> Run:
     InputError
         There is none; the message says how to make one.
     """
-    runs = [Run(file.parent) for file in RUNS.glob("*/config.json")]
-    if not runs:
+    return all_runs()[0]
+
+
+def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
+    """Return the runs under ./runs: the one that was written to last, then the others by name.
+
+    Parameters
+    ----------
+    warn
+        Is called with a message on each folder that is left out, as its config.json or log.csv leads out of it.
+
+    Raises
+    ------
+    InputError
+        There is none; the message says how to make one.
+    """
+    times: dict[Run, float] = {}
+    for file in sorted(RUNS.glob("*/config.json")):
+        run = Run(file.parent)
+        try:
+            files = [one for one in (run.config_file, run.log_file) if one.is_file()]
+            if files and files[0] == file:
+                times[run] = max(one.stat().st_mtime for one in files)
+        except InputError as error:
+            warn(f"{run.path} is left out: {error}")
+    if not times:
         raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
-    return max(
-        runs, key=lambda run: max(file.stat().st_mtime for file in (run.config_file, run.log_file) if file.exists())
-    )
-
-
-def checkpoint_kind(path: Path) -> str:
-    """What a checkpoint file says that it holds, read without torch; "" where it says nothing that can be read."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, path.stat().st_size)))
-        return str(json.loads(header["__metadata__"]["charrnn"])["kind"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+    newest = max(times, key=times.__getitem__)
+    return [newest, *(run for run in times if run is not newest)]
 
 
 def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
@@ -341,13 +448,16 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     if not files:
         raise InputError(f"the run {run.path} has no checkpoint yet: let it train until its first one.")
     if which == "newest":
-        return files[-1]
+        return run.inside(files[-1].relative_to(run.path))
     if which == "best":
         best = run.best()
         if best is None:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
-        return run.path / str(best["checkpoint"])
-    if which.isdecimal() and (file := run.checkpoint_file(int(which))).exists():
+        file = run.inside(str(best["checkpoint"]))
+        if not file.is_file():
+            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which is not there.")
+        return file
+    if which.isdecimal() and len(which) < 20 and (file := run.checkpoint_file(int(which))).exists():
         return file
     steps = ", ".join(str(int(file.stem)) for file in files)
-    raise InputError(f"the run {run.path} has no checkpoint {which}. It has newest, best, {steps}.")
+    raise InputError(f"the run {run.path} has no checkpoint {printable(which, 40)}. It has newest, best, {steps}.")

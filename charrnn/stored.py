@@ -5,8 +5,9 @@ Nothing here unpickles, so a file from a stranger cannot run code.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.numpy import save as serialise
 
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from bytecodec.safe_text import printable
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.config import ModelConfig, shapes, state_sizes
@@ -34,6 +36,8 @@ KIND = "symbols"
 STREAMS_KIND = "streams"
 UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # as numpy says them
+MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself takes 100 MB
+MOST_SHOWN = 60  # characters of a value in a message on it
 MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
 Head = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
@@ -120,6 +124,8 @@ def load(path: str | Path) -> Stored:
 
 def unusable(path: str | Path, error: Exception) -> InputError:
     """What to say of a file whose facts or tensors do not make a network."""
+    if isinstance(error, InputError):  # which says it already
+        return error
     return InputError(f"{path} is not a checkpoint that this version can use: {words(error)}.")
 
 
@@ -135,10 +141,11 @@ def check_heads(heads: Mapping[str, Head], expected: Mapping[str, tuple[int, ...
         if name not in heads:
             raise ValueError(f"{name} is missing")
         if name not in expected:
-            raise ValueError(f"{name} belongs to no network like this")
+            raise ValueError(f"{printable(name, MOST_SHOWN)} belongs to no network like this")
         if heads[name] != (expected[name], "float32"):
             shape, kind = heads[name]
-            raise ValueError(f"{name} is {shape} {kind}, and has to be {expected[name]} float32")
+            shown = printable(shape, MOST_SHOWN)
+            raise ValueError(f"{name} is {shown} {kind}, and has to be {expected[name]} float32")
 
 
 def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
@@ -164,11 +171,8 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
 def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same in arrays or tensors of a framework, by safetensors' name for it."""
     facts = read_facts(path, kind)
-    try:
-        with safe_open(str(path), framework=framework) as file:
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise _cut_off(path, error) from None
+    with _opened(path, framework) as file:
+        return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
@@ -177,28 +181,62 @@ def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
+    with _opened(path) as file:
+        return _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
+
+
+def kind_of(path: str | Path) -> str:
+    """Return the kind of checkpoint that a file says it holds, or "" where it says nothing that can be read."""
     try:
-        with safe_open(str(path), framework="np") as file:
-            return _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise _cut_off(path, error) from None
+        with _opened(path) as file:
+            text = (file.metadata() or {})[METADATA_KEY]
+        return str(json.loads(text)["kind"]) if len(text) <= MOST_FACTS else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def read_heads(path: str | Path) -> dict[str, Head]:
     """Shape and type of each of a file's tensors, which are not read."""
+    with _opened(path) as file:
+        heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: (tuple(head.get_shape()), DTYPES.get(head.get_dtype(), head.get_dtype()))
+            for name, head in heads.items()
+        }
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
+    """Open a safetensors file. All that charrnn reads of such files goes through here.
+
+    Raises
+    ------
+    InputError
+        It is no whole safetensors file, or its header is larger than any network's.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if MOST_HEADER < size <= Path(path).stat().st_size:
+            raise InputError(f"{path} has a header of {size:,} bytes, which no network needs.")
+        # A name that is not UTF-8 is refused where torch opens the file; the system knows it by its number, too.
+        name = str(path) if _is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
+        try:
+            with safe_open(name, framework=framework) as opened:
+                yield opened
+        except (SafetensorError, UnicodeDecodeError) as error:
+            raise _cut_off(path, error) from None
+
+
+def _is_utf8(text: str) -> bool:
     try:
-        with safe_open(str(path), framework="np") as file:
-            heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: (tuple(head.get_shape()), DTYPES.get(head.get_dtype(), head.get_dtype()))
-                for name, head in heads.items()
-            }
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise _cut_off(path, error) from None
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cut_off(path: str | Path, error: Exception) -> InputError:
-    reason = str(error).partition(", expected one of")[0][:200]  # some name all kinds of numbers that there are
+    reason = printable(str(error).partition(", expected one of")[0], 200)  # some name all kinds of numbers
     return InputError(f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else.")
 
 
@@ -216,13 +254,13 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
         ) from None
     if type(version) is int and version > FORMAT:
         raise InputError(
-            f"{path} has format {version}, which a newer version of charrnn wrote: this one reads format {FORMAT}. "
-            "Update it with pip."
+            f"{path} has format {_short(version)}, which a newer version of charrnn wrote: this one reads format "
+            f"{FORMAT}. Update it with pip."
         )
     if type(version) is not int or version != FORMAT:
-        raise InputError(f"{path} has format {version!r}, and this version of charrnn reads format {FORMAT}.")
+        raise InputError(f"{path} has format {_short(version)}, and this version of charrnn reads format {FORMAT}.")
     if found != kind:
-        raise InputError(f"{path} holds {found!r}, and {kind!r} was wanted.")
+        raise InputError(f"{path} holds {_short(found)}, and {kind!r} was wanted.")
     return dict(facts)
 
 
@@ -231,19 +269,24 @@ def known(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: facts[name] for name in FACTS if name in facts}
     for name, value in found.items():
         if not isinstance(value, FACTS[name]) or isinstance(value, bool):
-            raise ValueError(f"its {name} is {value!r}")
+            raise ValueError(f"its {name} is {_short(value)}")
     if found.get("rate") is not None and not 1 <= found["rate"] <= HIGHEST_RATE:
-        raise ValueError(f"its rate is {found['rate']!r}")
+        raise ValueError(f"its rate is {_short(found['rate'])}")
     for name in ("step", "epoch"):
         if not 0 <= found.get(name, 0) < 2**63:
-            raise ValueError(f"its {name} is {found[name]!r}")
+            raise ValueError(f"its {name} is {_short(found[name])}")
     if found.get("encoding") not in (None, "linear", "mulaw"):
-        raise ValueError(f"its encoding is {found['encoding']!r}")
+        raise ValueError(f"its encoding is {_short(found['encoding'])}")
     check_sound(found.get("sound"))
     return found
 
 
+def _short(value: object) -> str:
+    return printable(repr(value), MOST_SHOWN)
+
+
 def words(error: Exception) -> str:
+    """Return an error's first line, or for a KeyError which value is missing."""
     return f"it does not say its {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
 
 
@@ -292,7 +335,7 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         state = tuple(tuple(found[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(sizes))
         for name in ("seed", "position"):
             if not isinstance(facts[name], int) or not 0 <= facts[name] < 2**64:
-                raise ValueError(f"its {name} is {facts[name]!r}")
+                raise ValueError(f"its {name} is {_short(facts[name])}")
         return Streams(state, last, facts["seed"], facts["position"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit this network: {words(error)}.") from None

@@ -1,5 +1,6 @@
 """Who takes long, takes nothing or asks for too much is cut off; tools/crowd.py tries it at length."""
 
+import configparser
 import contextlib
 import json
 import os
@@ -7,9 +8,11 @@ import re
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -135,6 +138,20 @@ def test_a_handshake_with_too_many_headers_is_answered_and_ends(served, capfd):
         assert one.recv(100).startswith(b"HTTP/1.1 431 ")
         assert is_cut(one)
     assert capfd.readouterr().err == ""
+
+
+def test_the_version_of_uvicorn_whose_protocols_are_extended_has_an_upper_bound():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = settings["options.extras_require"]["listen"].split("\n")
+    (bound,) = [Requirement(line).specifier for line in lines if line.startswith("uvicorn")]
+    assert any(one.operator == "<" for one in bound)
+    assert metadata.version("uvicorn") in bound
+    for ours in (patience.PatientHTTP, patience.PatientWebSocket):
+        (base,) = ours.__bases__
+        assert base.__module__.startswith("uvicorn.")
+        extended = {name for name in vars(ours) if not name.startswith("_")}
+        assert extended <= set(dir(base)), "a method that uvicorn no longer calls"
 
 
 def test_connections_beyond_the_most_are_told(served, monkeypatch):

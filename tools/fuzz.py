@@ -205,7 +205,7 @@ def checkpoints(folder: Path) -> Target:
     """Checkpoints of both kinds, states, and a few symbols from what was let in."""
     import torch
 
-    from charrnn import checkpoint, frames, frames_generate, generate, runlog, stored
+    from charrnn import checkpoint, frames, frames_generate, generate, stored
     from charrnn.config import ModelConfig
     from charrnn.engines import engine
     from charrnn.model import CharRNN
@@ -236,7 +236,7 @@ def checkpoints(folder: Path) -> Target:
     torch.set_num_threads(1)
 
     def read(path: Path) -> None:
-        kind = runlog.checkpoint_kind(path)
+        kind = stored.kind_of(path)
         if kind == stored.STREAMS_KIND:
             stored.load_streams(path, small.config)
         elif kind == frames_generate.STREAMS_KIND:

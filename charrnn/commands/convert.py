@@ -91,9 +91,10 @@ def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
 def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
     """Write the step of a checkpoint's network."""
     from charrnn import onnx
+    from charrnn.stored import kind_of
 
     file = runlog.checkpoint_path(args.input, args.checkpoint)
-    if runlog.checkpoint_kind(file) == "frames":
+    if kind_of(file) == "frames":
         raise InputError(f"{file} is of a frame predictor, and only networks of symbols are written as .onnx.")
     onnx.needed("onnx")
     from charrnn.checkpoint import load

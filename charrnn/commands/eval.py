@@ -16,6 +16,7 @@ import bytecodec
 from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
+from bytecodec.safe_text import printable
 from charrnn import runlog, runtime
 from charrnn.commands.flags import add_channel, encoding, options_of, path, whole
 
@@ -132,11 +133,13 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     if not args.file and (args.table or "channel" in args):
         wrong_command_line(p, f"--{'table' if args.table else 'channel'} says how to read a FILE: name one.")
     runtime.before_torch()
+    from charrnn.stored import kind_of
+
     file = runlog.checkpoint_path(args.network, args.checkpoint)
     run = _run_of(file)
     part = args.part or ("all" if args.file else "test")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if runlog.checkpoint_kind(file) == "frames":
+        if kind_of(file) == "frames":
             from charrnn.commands.eval_frames import frame_task
 
             task = frame_task(args, file, run, Path(folder))
@@ -212,9 +215,10 @@ def _table(results: dict[str, Any], task: Task) -> str:
     from charrnn import yardstick
 
     bits = results["bits"]
+    network, data = (printable(results[name], keep_bytes=True) for name in ("checkpoint", "data"))
     lines = [
-        ("network", f"{results['checkpoint']}, iteration {results['iteration']:,}"),
-        ("data", f"{results['data']}, {results['part']}: {results[task.counted]:,} {task.counted}"),
+        ("network", f"{network}, iteration {results['iteration']:,}"),
+        ("data", f"{data}, {results['part']}: {results[task.counted]:,} {task.counted}"),
         ("loss", f"{results['loss']:#.5g} {task.loss_unit} ({results['precision']})"),
         (task.bits_unit, f"{bits:.4f}"),
     ]

@@ -55,7 +55,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     ):
         wrong_command_line(p, "--token takes 8 or more of the letters, digits and - . _ ~")
     threads = runtime.default_threads() if args.threads is None else args.threads
-    runs = [runlog.find_run(name) for name in args.run] or _all_runs()
+    runs = [runlog.find_run(name) for name in args.run] or runlog.all_runs(say)
     runtime.before_torch()
     with needs("listen"):
         from charrnn.show import listen
@@ -76,13 +76,6 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 0
     return 0
-
-
-def _all_runs() -> list[runlog.Run]:
-    """Those under ./runs, the newest first."""
-    newest = runlog.newest_run()
-    runs = sorted((runlog.Run(file.parent) for file in runlog.RUNS.glob("*/config.json")), key=lambda run: run.path)
-    return [newest, *(run for run in runs if run.path != newest.path)]
 
 
 def _is_loopback(host: str) -> bool:

@@ -233,8 +233,9 @@ def _check_drawable(one: Series, args: Namespace) -> None:
 
 def _short_names(files: Sequence[Path]) -> list[str]:
     """What tells the files apart: a run's folder, else the file's name, else the whole path."""
-    short = [file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files]
-    return [name if short.count(name) == 1 else str(file) for name, file in zip(short, files, strict=True)]
+    from charrnn.show.runs import unlike
+
+    return unlike([file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files], files)
 
 
 def _names(text: str) -> list[str]:

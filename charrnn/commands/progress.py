@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from bytecodec.console import duration, progress, say
 from charrnn import yardstick
@@ -38,6 +39,7 @@ class Narrator(Listener):
         self._by_clock = trainer.iterations is None and minutes is not None
         total = 60 * minutes if self._by_clock and minutes else trainer.iterations
         initial = trainer.place.seconds if self._by_clock else trainer.place.iteration
+        style: dict[str, Any]
         if self._by_clock:
             style = {"bar_format": "{percentage:3.0f}%|{bar}| {remaining} left{postfix}", "smoothing": 0}
         else:

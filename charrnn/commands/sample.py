@@ -232,9 +232,11 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
 
 def _is_of_frames(args: Namespace) -> bool:
     """Whether the network is a frame predictor; what is wrong with its name is said when it is read."""
+    from charrnn.stored import kind_of
+
     try:
         network = args.network or runlog.newest_run().path
-        return runlog.checkpoint_kind(runlog.checkpoint_path(network, args.checkpoint)) == "frames"
+        return kind_of(runlog.checkpoint_path(network, args.checkpoint)) == "frames"
     except InputError:
         return False
 

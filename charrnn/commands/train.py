@@ -192,6 +192,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     from charrnn.vocab import Vocab
 
     run = runlog.find_run(args.resume)
+    run.check_links()
     if world.leads:
         stack.enter_context(run.locked())
         run.sweep()

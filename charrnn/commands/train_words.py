@@ -32,20 +32,20 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
     bits = config.get("yardsticks", {})
-    beside = f"yardstick the validation part takes {yardstick.sentence(bits)}\n" if bits else ""
     how = f" projected to {model.proj_size}" if model.proj_size else ""
     how += ", normalised" if model.layer_norm else ""
-    say(
+    lines = [
         f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
-        f"{what}: "
-        f"{trainer.model.number_of_parameters():,} parameters\n"
-        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}\n"
-        f"{beside}"
+        f"{what}: {trainer.model.number_of_parameters():,} parameters",
+        f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}",
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
-        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}\n"
+        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}",
         f"run       {trainer.run.path}",
-        quiet,
-    )
+    ]
+    if bits:
+        lines.insert(2, f"yardstick the validation part takes {yardstick.sentence(bits)}")
+    for line in lines:
+        say(line, quiet)
     if not len(trainer.parts["val"]) > trainer.reach.far:
         say("there is no validation part: the losses of val.csv are left out.", quiet)
 

@@ -22,6 +22,7 @@ Done = Callable[[int], object]
 
 BITS = 1 / math.log(2)  # a nat
 BLOCK = 1 << 24  # bytes of a file that are looked at in one go
+MOST_BITS = 1e6  # per sample; what is more is no measurement
 LONGEST_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
@@ -263,7 +264,7 @@ def flac_of(run: Run) -> float | None:
         bits = run.config().get("yardsticks", {}).get("flac")
     except (InputError, OSError, AttributeError):
         return None
-    return float(bits) if isinstance(bits, int | float) and math.isfinite(bits) else None
+    return float(bits) if isinstance(bits, int | float) and abs(bits) < MOST_BITS else None
 
 
 def spread(points: Curve, edges: Floats) -> tuple[Floats, Floats, Floats]:

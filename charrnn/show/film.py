@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
+from bytecodec.safe_text import printable
 from charrnn.show.curves import rolling, spread, thinned
-from charrnn.show.plots import NEAR, SPECTRA, STEPS, THEMES
+from charrnn.show.plots import NEAR, SPECTRA, STEPS, THEMES, drawable
 from charrnn.show.runs import Moment, Story, facts
 from charrnn.show.sound import Floats, spectra, window_length
 
@@ -37,6 +38,7 @@ MOST_PIXELS = 16000  # of the loss graph
 LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
 BANDS = 40  # of the moving spectrum
 SMALLEST = 0.6  # of its size, to which text shrinks before it is cut
+MOST_TEXT = 400  # characters of a text before it is measured
 FALL = 0.07  # of its height that a band falls in a frame, at most
 SUBDIVISIONS = (1, 1.5, 2, 3, 4, 6, 8)  # of a decade, where ticks of the loss graph stand
 
@@ -110,6 +112,7 @@ class Pen:
         room: float = 1280,
     ) -> None:
         """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it has no room."""
+        words = drawable(printable(words, MOST_TEXT))
         left, top, most, _ = self._layout.box(x, y, room, 0)
         width = self._layout.width
         most = min(most, round(0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.runlog import Run
-from charrnn.show.curves import Curve, config_of, curve, flac_of, loss_column, loss_unit, rolling, spread
+from charrnn.show.curves import MOST_BITS, Curve, config_of, curve, flac_of, loss_column, loss_unit, rolling, spread
 
 POINTS = 400  # of a curve: what a page's width can show
 DIGITS = 4
@@ -66,7 +66,8 @@ class GrowingLog:
             return
         rows = _numbers(lines, places, len(self._header))
         old = self._curve
-        self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, rows[:, 1] * factor))
+        bits = np.clip(rows[:, 1] * factor, -MOST_BITS, MOST_BITS)
+        self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, bits))
 
 
 def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.float64]:

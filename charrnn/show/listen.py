@@ -24,12 +24,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bytecodec.errors import InputError
-from charrnn.runlog import Run, checkpoint_kind, is_frames
+from bytecodec.wav import HIGHEST_RATE
+from charrnn.runlog import Run, is_frames
 from charrnn.show.growing import GrowingCurves
 from charrnn.show.guard import LOOPBACK, Guard
 from charrnn.show.live import Listener, Seats, Take
 from charrnn.show.patience import MOST_CONNECTIONS, PatientHTTP, PatientWebSocket
-from charrnn.show.runs import unlike
+from charrnn.show.runs import inputs_of, network_of, unlike
 from charrnn.show.untrusted import last_bytes
 
 MOST_UPLOAD = 50_000_000  # bytes
@@ -39,6 +40,7 @@ TOO_LARGE = f"That is more than {MOST_UPLOAD // 1_000_000} MB: a part that ends 
 MOST_UPLOADS = 4  # at once: each is a file
 MOST_STARTS = 32  # that are kept; the oldest go
 MOST_MESSAGE = 4096  # bytes of a WebSocket message; the page's own have under 200
+MOST_STEP = 2**53 - 1  # which a browser's numbers hold exactly
 FILES = {
     "/": ("listen.html", "text/html"),
     "/listen.css": ("listen.css", "text/css"),
@@ -71,10 +73,7 @@ class House:
 
     def listing(self) -> list[dict[str, Any]]:
         """What there is to choose from."""
-        return [
-            {"name": name, "checkpoints": [int(file.stem) for file in run.checkpoints()], **_about(run)}
-            for name, run in zip(self.names, self.runs, strict=True)
-        ]
+        return [{"name": name, **_about(run)} for name, run in zip(self.names, self.runs, strict=True)]
 
     def curves(self, number: str) -> dict[str, Any]:
         """The losses of a run so far."""
@@ -105,9 +104,11 @@ class House:
 
     def take(self, message: dict[str, Any]) -> Take:
         """What a play message asks for."""
+        from charrnn.stored import kind_of
+
         run = self.run(message["run"])
         file = _checkpoint(run, message["checkpoint"])
-        if checkpoint_kind(file) == "frames":
+        if kind_of(file) == "frames":
             raise InputError(_not_played(run.path.name))
         start = self._starts.get(message["start"] or "", (b"", (0, "")))
         if message["start"] and not start[0]:
@@ -116,7 +117,7 @@ class House:
 
 
 def _checkpoint(run: Run, which: str | int) -> Path:
-    """A checkpoint file of a run, below its folder wherever links in it lead."""
+    """Return a checkpoint file of a run."""
     files = {int(file.stem): file for file in run.checkpoints()}
     if not files:
         raise InputError(f"{run.path.name} has no checkpoint yet: let it train until its first one.")
@@ -126,31 +127,21 @@ def _checkpoint(run: Run, which: str | int) -> Path:
     file = files[max(files)] if which == "newest" else files.get(int(which))
     if file is None:
         raise InputError(f"{run.path.name} has no checkpoint {which}.")
-    if not file.resolve().is_relative_to(run.path.resolve()):
-        raise InputError(f"{file.name} of {run.path.name} is a link out of the run, which is not followed.")
-    return file
+    return run.inside(file.relative_to(run.path))
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """What a run says of itself, as far as it does."""
+    """What a run says of itself, as far as it does. Files that cannot be read hide no other run."""
+    found: dict[str, Any] = {"rate": 0, "kind": "", "network": "", "inputs": "", "best": None, "checkpoints": []}
     try:
-        config = run.config()
-    except (InputError, OSError):
-        about = "its config.json cannot be read"
-        return {"rate": 0, "kind": "", "network": about, "inputs": "", "best": None}
-    model, inputs = config.get("model"), config.get("inputs")
-    if not isinstance(model, dict) or not isinstance(inputs, list):
-        model, inputs = {}, []
-    layers, size = model.get("layers", "?"), model.get("rnn_size", "?")
-    cell, best = str(model.get("cell", "?")).upper(), run.best()
-    kind, predictor = ("frames", "frame predictor, ") if is_frames(config) else ("symbols", "")
-    return {
-        "rate": _rate(config),
-        "kind": kind,
-        "network": f"{predictor}{cell}, {layers} layer{'s' * (layers != 1)} of {size}",
-        "inputs": ", ".join(Path(str(name)).name for name in inputs[:3]) + (" …" if len(inputs) > 3 else ""),
-        "best": best and best["iteration"],
-    }
+        found["checkpoints"] = [int(file.stem) for file in run.checkpoints()]
+        config, best = run.config(), run.best()
+    except (InputError, OSError):  # whose words hold paths of this machine
+        return found | {"network": "its config.json or its checkpoints cannot be read"}
+    is_known = isinstance(config.get("model"), dict) and isinstance(config.get("inputs"), list)
+    about = {"network": network_of(config if is_known else {}), "inputs": inputs_of(config if is_known else {})}
+    about |= {"kind": "frames" if is_frames(config) else "symbols"}
+    return found | about | {"rate": _rate(config), "best": best and min(best["iteration"], MOST_STEP)}
 
 
 def _not_played(name: str) -> str:
@@ -159,7 +150,7 @@ def _not_played(name: str) -> str:
 
 def _rate(config: dict[str, Any]) -> int:
     rate = config.get("rate")
-    return rate if type(rate) is int and rate > 0 else 0
+    return rate if type(rate) is int and 0 < rate <= HIGHEST_RATE else 0
 
 
 def application(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import matplotlib
@@ -12,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from bytecodec.safe_text import printable
 from charrnn.show import curves
 from charrnn.show.curves import Floats, Series
 from charrnn.show.sound import RANGE, SoundPicture
@@ -24,6 +29,8 @@ DPI = 100
 SPECTRA = "magma"
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 NEAR = 3  # between the ends of a logarithmic axis, up to which its ticks are at equal distances
+FONT = "DejaVuSans.ttf"  # comes with matplotlib, so that pictures are the same everywhere
+LETTER = 12  # pixels that a character takes at most, about
 SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
 
 
@@ -123,7 +130,8 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figur
             spectrum = figure.add_subplot(cells[1], sharex=wave)
             _draw_wave(wave, sound, colors[number % len(colors)])
             _draw_spectrogram(spectrum, sound)
-            wave.set_title(look.title if look.title and not number else name, loc="left")
+            title = look.title if look.title and not number else name
+            wave.set_title(_fitting(title, look.width), loc="left")
             for mark in sound.marks[1:] if sound.marks[:1] == (0.0,) else sound.marks:
                 wave.axvline(mark, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
                 spectrum.axvline(mark, color="white", linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
@@ -134,10 +142,31 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figur
 
 def save(figure: Figure, file: BinaryIO, kind: str) -> None:
     """Write a figure as png, svg or pdf, the same bytes for the same figure."""
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     more: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if kind == "png" else {}
     with matplotlib.rc_context({"svg.hashsalt": "charrnn", "svg.fonttype": "none"}):
         figure.savefig(file, format=kind, metadata=metadata, **more)
+
+
+def drawable(text: str) -> str:
+    r"""Return text in characters that pictures can show: an escape, such as ``\u4f60``, where the font has none.
+
+    A box in its place would be the same for all of them, so that names could not be told apart.
+    """
+    text = printable(text)
+    glyphs = _glyphs()
+    return text if text.isascii() else "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
+
+
+def _fitting(text: str, pixels: int) -> str:
+    return printable(drawable(text), pixels // LETTER)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT)).get_charmap())
 
 
 def _figure(look: Look) -> Figure:
@@ -149,7 +178,8 @@ def _figure(look: Look) -> Figure:
 def _style(theme: Theme) -> Any:  # matplotlib's own type names all that there are
     return {
         "font.size": 11,
-        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.family": "DejaVu Sans",  # that of FONT
+        "text.parse_math": False,  # a name with two $ in it is no formula
         "figure.facecolor": theme.paper,
         "savefig.facecolor": theme.paper,
         "axes.facecolor": theme.paper,
@@ -243,12 +273,12 @@ def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
 
 
 def _finish(axes: Axes, look: Look, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_xlabel(_fitting(x_label, look.width))
+    axes.set_ylabel(_fitting(y_label, look.height))
     axes.grid(True, linewidth=0.8)
     axes.tick_params(length=3, labelright=look.width > 4 * look.height)
     if look.title:
-        axes.set_title(look.title, loc="left")
+        axes.set_title(_fitting(look.title, look.width), loc="left")
     plain = FuncFormatter(_plain)
     axes.xaxis.set_major_formatter(plain)
     if not look.log_x:
@@ -274,17 +304,18 @@ def _plain(value: float, _place: object = None) -> str:
 def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: Look, theme: Theme) -> None:
     """The runs by colour, then what line and band mean, in grey where there are several runs."""
     several = len(series) > 1
-    handles: list[Any] = []
+    names = [_fitting(one.name, look.width // 2) for one in series]
+    handles: list[tuple[Any, str]] = []
     if several:
-        handles += [Line2D([], [], color=c, linewidth=3, label=s.name) for c, s in zip(colors, series, strict=True)]
+        handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]
     color = theme.faint if several else colors[0]
-    name = "" if several else f"{series[0].name}: "
+    name = "" if several else f"{names[0]}: "
     has_val = any(one.val for one in series)
     what = "training" if has_val else ""
     if look.average != "none":
         words = f"{what}, {look.average}" if what else look.average
-        handles.append(Line2D([], [], color=color, linewidth=1.8, label=f"{name}{words}"))
-    handles.append(Patch(facecolor=color, alpha=0.3, label=f"{what}, spread" if what else "spread"))
+        handles.append((Line2D([], [], color=color, linewidth=1.8), f"{name}{words}"))
+    handles.append((Patch(facecolor=color, alpha=0.3), f"{what}, spread" if what else "spread"))
     if has_val:
         style: dict[str, Any] = {
             "linestyle": (0, (5, 2)),
@@ -292,8 +323,12 @@ def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: L
             "markersize": 5.5,
             "markeredgecolor": theme.paper,
         }
-        handles.append(Line2D([], [], color=color, label="validation", **style))
-    axes.legend(handles=handles, loc="upper right", labelcolor=theme.ink, ncols=1 if len(handles) < 9 else 2)
+        handles.append((Line2D([], [], color=color, **style), "validation"))
+    blanks = " " * len(handles)  # matplotlib leaves out a label that begins with _
+    columns = 1 if len(handles) < 9 else 2
+    legend = axes.legend([h for h, _ in handles], blanks, loc="upper right", labelcolor=theme.ink, ncols=columns)
+    for text, (_, label) in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(label)
 
 
 def _draw_wave(axes: Axes, sound: SoundPicture, color: str) -> None:

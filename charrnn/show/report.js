@@ -3,6 +3,7 @@ const { curves, themes, units } = JSON.parse(document.getElementById("data").tex
 const plot = document.getElementById("plot");
 const choices = document.getElementById("choices");
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const asText = (name) => name.replace(/[$&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly reads tags and formulas
 
 // The curves.
 
@@ -35,11 +36,11 @@ function draw() {
     traces.push({ ...band, y: levels(run).low });
     traces.push({ ...band, y: levels(run).high, fill: "tonexty", fillcolor: stroke + "40" });
     traces.push({
-      x, y: levels(run).mean, name: run.name, legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
+      x, y: levels(run).mean, name: asText(run.name), legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
       hovertemplate: `%{y:${digits}} training`,
     });
     traces.push({
-      x: along(run.val), y: validations(run), name: run.name, legendgroup: run.name, showlegend: false,
+      x: along(run.val), y: validations(run), name: asText(run.name), legendgroup: run.name, showlegend: false,
       mode: "lines+markers", line: { color: stroke, width: 1.4, dash: "dash" },
       marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: `%{y:${digits}} validation`,
     });

@@ -192,8 +192,9 @@ class _Coder:
         self.seconds, size = {}, 0
         for sample in samples:
             try:
-                info = soundfile.info(sample.path)
-            except soundfile.LibsndfileError:  # which reading it says in words
+                with sample.path.open("rb") as file:  # soundfile takes only names that are UTF-8
+                    info = soundfile.info(file)
+            except (soundfile.LibsndfileError, TypeError):  # which reading it says in words
                 continue
             self.seconds[sample.path] = info.frames / info.samplerate
             size += info.frames

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bytecodec.console import duration
 from bytecodec.errors import InputError
 from bytecodec.mulaw import decode_mulaw
+from bytecodec.safe_text import printable
 from charrnn.runlog import Run, is_frames, read_rows
 from charrnn.show.curves import Curve, Tell, column_names, curve, flac_of, loss_column, loss_unit, read_columns, rolling
 
@@ -29,6 +30,9 @@ KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it ho
     "val_frac": (int, float),
     "test_frac": (int, float),
 }
+MOST_NAME = 80  # characters of a run's or a recording's name
+MOST_FACT = 300  # characters of a line of settings
+MOST_WORD = 30  # characters of a setting
 WINDOW = 100  # iterations before a checkpoint that its training loss is the mean of
 KEPT_BESIDE = ("window", "unit", "noise")  # tensors of a frame predictor's checkpoint that are not parameters
 
@@ -78,8 +82,9 @@ class Story:
     def __init__(self, run: Run, tell: Tell = lambda _: None, done: Callable[[int], object] = lambda _: None) -> None:
         self.run, self.config = run, run.config()
         for key, kinds in KINDS.items():
-            if not isinstance(self.config.get(key), (*kinds, type(None))):
-                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {self.config[key]!r}.")
+            if not _is_one_of(self.config.get(key), kinds):
+                words = printable(repr(self.config[key]), MOST_WORD)
+                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {words}.")
         self.name = run.path.resolve().name
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
@@ -114,8 +119,8 @@ class Story:
         """What there is to hear, by iteration, then by temperature."""
         found = []
         for path in self.run.samples_folder.glob("*.wav"):
-            if name := SAMPLE_NAME.fullmatch(path.name):
-                found.append(Sample(int(name[1]), float(name[2]), path))
+            if (name := SAMPLE_NAME.fullmatch(path.name)) and path.is_file():
+                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(path.relative_to(self.run.path))))
         return sorted(found, key=lambda sample: (sample.step, sample.temperature))
 
     @property
@@ -143,29 +148,25 @@ class Story:
     @property
     def inputs(self) -> str:
         """The names of what it was trained on, without their folders."""
-        names = [Path(str(name)).name for name in self.config.get("inputs") or ["?"]]
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return inputs_of(self.config) or "?"
 
     @property
     def network(self) -> str:
         """Such as 'LSTM, 3 layers of 680'."""
-        model = self.config.get("model") or {}
-        layers = model.get("layers", "?")
-        cell, size = str(model.get("cell", "network")).upper(), model.get("rnn_size", "?")
-        kind = "frame predictor, " if self.is_frames else ""
-        return f"{kind}{cell}, {layers} layer{'s' * (layers != 1)} of {size}"
+        return network_of(self.config)
 
     @cached_property
     def parameters(self) -> int | None:
         """How many numbers the network learns, from the head of its newest checkpoint; None before the first."""
-        files = self.run.checkpoints()
+        from charrnn.stored import read_heads
+
         try:
-            with files[-1].open("rb") as file:
-                head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            learnt = head.keys() - {"__metadata__", *(KEPT_BESIDE if self.is_frames else ())}
-            return sum(int(np.prod(head[name]["shape"])) for name in learnt)
-        except (IndexError, OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+            newest = self.run.checkpoints()[-1]
+            heads = read_heads(self.run.inside(newest.relative_to(self.run.path)))
+        except (IndexError, OSError, InputError):
             return None
+        beside = KEPT_BESIDE if self.is_frames else ()
+        return sum(math.prod(shape) for name, (shape, _) in heads.items() if name not in beside)
 
     def at(self, step: int) -> Moment:
         """Where training was at an iteration."""
@@ -215,7 +216,7 @@ def facts(story: Story) -> dict[str, str]:
     symbols = config.get("symbols") or 0
     encoding = "16 bits" if story.is_frames else config.get("encoding")
     sound = f"{duration(symbols / (story.rate or 1))} of sound at {story.rate:,} Hz, {encoding}"
-    found = {
+    found: dict[str, object] = {
         "Trained on": story.inputs,
         "That is": sound if story.is_sound else f"{symbols:,} characters of text",
         "Kept for validation, test": " and ".join(
@@ -226,15 +227,15 @@ def facts(story: Story) -> dict[str, str]:
         "Sees": f"{model.get('taps', '?')} samples, {model.get('spacing', '?')} apart" if story.is_frames else "",
         "Loss": str(model.get("loss", "?")) if story.is_frames else "",
         "Parameters": f"{story.parameters:,}" if story.parameters else "",
-        "Recipe": f"{settings.get('recipe', '?')}, learning rate {settings.get('learning_rate', '?')}",
-        "Batch": f"{settings.get('batch_size', '?')} rows of {settings.get('seq_length', '?')} steps",
+        "Recipe": f"{_word(settings, 'recipe')}, learning rate {_word(settings, 'learning_rate')}",
+        "Batch": f"{_word(settings, 'batch_size')} rows of {_word(settings, 'seq_length')} steps",
         "Dropout": str(model.get("dropout") or ""),
-        "Computed in": f"{settings.get('precision', '?')} on {settings.get('device', '?')}",
+        "Computed in": f"{_word(settings, 'precision')} on {_word(settings, 'device')}",
         "Began with": str(config.get("init_from") or ""),
         "Seed": str(settings.get("seed", "?")),
         "Trained for": f"{last.step:,} iterations, {last.epoch:.2f} epochs, {duration(last.seconds)}",
     }
-    return {name: words for name, words in found.items() if words}
+    return {name: printable(words, MOST_FACT) for name, words in found.items() if words}
 
 
 def chosen(story: Story, which: str | None) -> list[Sample]:
@@ -276,5 +277,36 @@ def _step(story: Story, word: str, steps: set[int]) -> int:
 
 
 def unlike(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Names that tell runs apart: their own, or with the folder where two are called the same."""
-    return [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
+    """Names that tell runs apart, fit to be shown: their own, or with the folder where two are called the same."""
+    own = [printable(name, MOST_NAME) for name in names]
+    return [n if own.count(n) == 1 else printable(p, MOST_FACT) for n, p in zip(own, paths, strict=True)]
+
+
+def inputs_of(config: Mapping[str, Any]) -> str:
+    """Return the names of what a run was trained on, without their folders, fit to be shown; "" where it has none."""
+    inputs = config.get("inputs")
+    names = inputs if isinstance(inputs, list) else []
+    shown = [printable(Path(str(name)).name, MOST_NAME) for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def network_of(config: Mapping[str, Any]) -> str:
+    """Return what the network of a run is, such as 'LSTM, 3 layers of 680'."""
+    model = config.get("model")
+    model = model if isinstance(model, dict) else {}
+    layers = model.get("layers", "?")
+    cell = _word({"cell": "network"} | model, "cell")
+    count, size = _word(model, "layers"), _word(model, "rnn_size")
+    kind = "frame predictor, " if is_frames(config) else ""
+    return f"{kind}{cell.upper()}, {count} layer{'s' * (layers != 1)} of {size}"
+
+
+def _word(settings: Mapping[str, Any], name: str) -> str:
+    return printable(settings.get(name, "?"), MOST_WORD)
+
+
+def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value of config.json is of its kind and, if it is a number, one that a run can have."""
+    if isinstance(value, int | float):
+        return isinstance(value, kinds) and 0 <= value < 2**63
+    return value is None or isinstance(value, kinds)
