@@ -1,6 +1,5 @@
 """Names of any bytes that a file system takes: every command reads and writes them, and shows them as text."""
 
-import asyncio
 import json
 import os
 import re
@@ -174,10 +173,7 @@ def test_the_listening_page_lists_names_as_text():
     pytest.importorskip("starlette")
     from charrnn.show.listen import House
 
-    async def house():
-        return House([Run(Path(path)) for path in every("runs/{}")], 1, 1)
-
-    listed = asyncio.run(house()).listing()
+    listed = House([Run(Path(path)) for path in every("runs/{}")], 1, 1).listing()
     json.dumps(listed, ensure_ascii=False).encode("utf-8")
     assert [run["name"] for run in listed] == [printable(name, 80) for name in NAMES.values()]
     assert all(run["checkpoints"] == [1, 2] for run in listed)
