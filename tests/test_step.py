@@ -228,9 +228,9 @@ def test_the_log_is_read_in_blocks_that_end_where_a_checkpoint_is_due(tmp_path, 
     runner._read = lambda began: (blocks.append(len(runner.unread)), read(began))
     runner.train()
     assert blocks == [3, 3, 1] * 6
-    seconds = [row["elapsed_seconds"] for row in runner.listener.rows]
+    seconds = [row["elapsed_seconds"] for row in runner.listeners[0].rows]
     assert seconds == sorted(seconds)
-    assert [row["iteration"] for row in runner.listener.rows] == list(range(1, 43))
+    assert [row["iteration"] for row in runner.listeners[0].rows] == list(range(1, 43))
 
 
 def test_a_loss_that_is_not_finite_is_named_by_its_iteration_and_nothing_after_it_is_kept(tmp_path):
@@ -245,7 +245,7 @@ def test_a_loss_that_is_not_finite_is_named_by_its_iteration_and_nothing_after_i
     runner.step = spoilt
     with pytest.raises(ValueError, match=r"not finite \(nan\) at iteration 6\. The last good checkpoint is .*00000004"):
         runner.train()
-    assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+    assert [row["iteration"] for row in runner.listeners[0].rows] == [1, 2, 3, 4, 5]
 
 
 def test_a_kernel_that_gave_up_is_named_by_the_iteration_where_it_did_and_nothing_after_it_is_kept(tmp_path):
@@ -261,5 +261,5 @@ def test_a_kernel_that_gave_up_is_named_by_the_iteration_where_it_did_and_nothin
     runner.step = gives_up
     with pytest.raises(ValueError, match=r"waited for each other in vain at iteration 6\..*charrnn-train --resume"):
         runner.train()
-    assert [row["iteration"] for row in runner.listener.rows] == [1, 2, 3, 4, 5]
+    assert [row["iteration"] for row in runner.listeners[0].rows] == [1, 2, 3, 4, 5]
     assert read_tensors(runner.run.resume_file, "resume")[0]["iteration"] == 4

@@ -31,6 +31,7 @@ STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 NEAR = 3  # between the ends of a logarithmic axis, up to which its ticks are at equal distances
 FONT = "DejaVuSans.ttf"  # comes with matplotlib, so that pictures are the same everywhere
 LETTER = 12  # pixels that a character takes at most, about
+LEAST_LETTERS = 40  # of a text that are shown however small the picture is
 SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
 
 
@@ -161,7 +162,7 @@ def drawable(text: str) -> str:
 
 
 def _fitting(text: str, pixels: int) -> str:
-    return printable(drawable(text), pixels // LETTER)
+    return printable(drawable(text), max(LEAST_LETTERS, pixels // LETTER))
 
 
 @cache
