@@ -170,7 +170,7 @@ def prepare(
         files, characters = _characters_of(found, unreadable, encoding, quiet)
         by_table = _texts_by_table(characters, table, vocab)
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
-        options = with_gain_of_set(options, [file for file in files if file.is_sound], unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
             read = [
                 file

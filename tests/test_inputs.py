@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import bytecodec
 from bytecodec.errors import InputError
@@ -35,10 +36,11 @@ def _here(tmp_path, monkeypatch):
 def ids():
     """``ids(*inputs)``: what a network of symbols, or of frames, would learn from them."""
 
-    def make(*inputs, frames=False, **more):
+    def make(*inputs, frames=False, sound=None, **more):
+        sound = sound or SoundOptions()
         if frames:
-            return frames_data.prepare(inputs, Path("corpus"), SoundOptions(), quiet=False, **more)
-        return prepare(inputs, Path("corpus"), SoundOptions(), **more)
+            return frames_data.prepare(inputs, Path("corpus"), sound, quiet=False, **more)
+        return prepare(inputs, Path("corpus"), sound, **more)
 
     return make
 
@@ -135,6 +137,17 @@ def test_a_recording_that_turns_out_to_be_damaged_is_taken_back(ids, write_wav, 
     assert (len(found.ids), found.names, found.skipped) == (6, ("a.wav", "c.wav"), ("b.wav",))
     with pytest.raises(InputError, match=r"b\.wav"):
         ids("a.wav", "b.wav", frames=frames)
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_what_turns_out_to_be_unreadable_when_a_set_is_measured_is_listed_once(ids, write_wav, frames):
+    write_wav(Path("mono.wav"), [1, 2, 3])
+    soundfile.write("stereo.wav", np.full((5, 2), 0.5), 11025)
+    sound = SoundOptions(channel=2, normalize=True, normalize_over="set")
+    found = ids("mono.wav", "stereo.wav", frames=frames, skip_unreadable=True, sound=sound)
+    assert (len(found.ids), found.names, found.skipped) == (5, ("stereo.wav",), ("mono.wav",))
+    with pytest.raises(InputError, match=r"none of the inputs can be read: mono\.wav\."):
+        ids("mono.wav", frames=frames, skip_unreadable=True, sound=sound)
 
 
 @pytest.mark.parametrize("frames", [False, True])
