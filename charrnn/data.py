@@ -248,6 +248,9 @@ def _vocabulary(
         return vocab
     if not plain:
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
+    for file, found in characters.items():
+        if found.alphabet:
+            say(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
     for file in plain:
         if characters[file].has_windows_line_ends:
             say(

@@ -209,6 +209,8 @@ def test_another_encoding_is_read_on_request_in_blocks_of_any_size(ids, monkeypa
         ("Zwölf Jäger".encode("utf-16-le"), "--encoding utf-16-le"),
         ("Мир и мир, и ещё раз мир\n".encode("utf-16-be"), "--encoding utf-16-be"),
         ("Zwölf Jäger".encode("utf-32-be"), "--encoding utf-32-be"),
+        ("⡿⢀⢁\n⢃".encode("utf-16-le"), "--encoding utf-16-le"),
+        ("㥿㦀㦁\r\n㦃".encode("utf-16-be"), "--encoding utf-16-be"),
     ],
 )
 def test_another_encoding_than_utf8_is_advised_for(ids, content, advice):
@@ -244,6 +246,15 @@ def test_windows_line_ends_of_prose_are_kept_and_mentioned(ids, capsys):
     files("a.txt", content="ab\r\nab\r\n")
     assert ids("a.txt").vocab.characters == "\n\rab"
     assert "a.txt has Windows line ends" in capsys.readouterr().err
+
+
+def test_a_text_of_sound_that_plain_text_makes_plain_is_mentioned(ids, capsys):
+    files("a.txt", content="⠀⠁⣿\n")
+    files("page.txt", content="<!doctype html>\n")
+    assert ids("a.txt", "page.txt").vocab.alphabet is None
+    assert "a.txt stands for sound" in capsys.readouterr().err
+    ids("a.txt")
+    assert "stands for sound" not in capsys.readouterr().err
 
 
 def test_an_empty_text_among_others_is_mentioned(ids, capsys, write_wav):
