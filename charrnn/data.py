@@ -273,7 +273,7 @@ def _texts_by_table(
         return set()
     by_table = set()
     for file, text in characters.items():
-        codes = text.code_points[(text.code_points != ord("\n")) & (text.code_points != ord("\r"))]
+        codes = np.setdiff1d(text.code_points, LINE_ENDS)
         missing = codes[table.lookup(codes) < 0]
         if not len(missing):
             by_table.add(file)

@@ -234,6 +234,13 @@ def test_a_text_of_sound_from_a_windows_shell_is_sound(ids):
     assert ids("a.txt").ids.tolist() == [0, 1, 255, 2]
 
 
+def test_joined_texts_with_a_table_are_read_by_it_or_refused_for_want_of_it(ids):
+    files("a.txt", content="\ufeffAB㤀\r\n\ufeff㤀A\n")
+    assert ids("a.txt", table=bytecodec.Table({"A": 1, "B": 2, "㤀": 3})).ids.tolist() == [1, 2, 3, 3, 1]
+    with pytest.raises(InputError, match="--table"):
+        ids("a.txt")
+
+
 @pytest.mark.parametrize("name", ["klingon", "base64", "rot13", ""])
 def test_what_is_no_encoding_is_a_wrong_command_line(name, capsys):
     files("a.txt")
