@@ -8,7 +8,7 @@ from argparse import ArgumentTypeError
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.errors import InputError
+from bytecodec.errors import NoChannelError
 
 MIX = "mix"
 NAMES = {"left": 1, "right": 2}
@@ -53,7 +53,7 @@ class Mixer:
         if channel is not None and channel > channels:
             has = f"{channels} channels" if channels > 1 else "1 channel"
             other = f"1 to {channels}, or mix" if channels > 1 else "1 or mix"
-            raise InputError(f"{name} has {has}, so there is no channel {channel}: give --channel {other}.")
+            raise NoChannelError(f"{name} has {has}, so there is no channel {channel}: give --channel {other}.")
         self._channel = channel
         self._channels = channels
         self._rate = rate

@@ -25,6 +25,11 @@ def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
 
 
 def _part(file: BinaryIO, begin: int, size: int) -> Part:
+    """Return the part that begins at an offset.
+
+    Tags of ID3 before it belong to MPEG audio alone: libsndfile refuses many of the other formats behind them, and
+    does not read all of the rest.
+    """
     at = skip_id3v2(file, begin)
     magic = read_at(file, at, 12)
     sound: Sound | None = None
@@ -39,12 +44,12 @@ def _part(file: BinaryIO, begin: int, size: int) -> Part:
     elif magic[:4] in (b".snd", b"dns."):
         sound = headers.read_au(file, at, size)
     elif magic[:4] == b"fLaC":
-        return streams.flac_part(file, begin, at, size)
+        return streams.flac_part(file, at, size)
     elif magic[:4] == b"OggS":
-        return streams.ogg_part(file, begin, at, size)
+        return streams.ogg_part(file, at, size)
     else:
         return streams.mpeg_part(file, begin, at, size) or Part(begin, size, size)
-    return _examined(file, begin, size, sound) if sound else Part(begin, size, size)
+    return _examined(file, at, size, sound) if sound else Part(begin, size, size)
 
 
 def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:

@@ -22,3 +22,7 @@ class InputError(ValueError):
 
 class NoTableError(InputError):
     """A text that BinToUTF8 wrote with a table of characters came without that table."""
+
+
+class NoChannelError(InputError):
+    """A recording, or one of those joined in a file, lacks the channel that was asked for."""

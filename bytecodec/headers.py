@@ -22,7 +22,7 @@ _KNOWN = frozenset(  # chunks that are recognised even where the file ends withi
     b"data,SSND,LIST,id3 ,ID3 ,bext,cue ,fact,JUNK,junk,PAD ,FLLR,smpl,inst,acid,afsp,DISP,iXML,_PMX,axml,PEAK,cart,"
     b"levl,umid,NAME,AUTH,(c) ,ANNO,MARK,INST,COMT,APPL,MIDI,FVER,CHAN,free,pakt,info,strg,midi,uuid,peak".split(b",")
 )
-_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff".split(b","))
+_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings: no chunks
 _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows the four characters of most W64 chunks
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bytecodec.channels import Mixer
 from bytecodec.containers import find_parts
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, NoChannelError
 from bytecodec.formats import require_recording, unreadable
 from bytecodec.libsndfile import Decoder, open_sound, reason
 from bytecodec.parts import Part, View, count_bytes, is_blank
@@ -134,6 +134,8 @@ class Pass:
         for extent in self._extents:
             try:
                 return self._opened(extent, (begin - self._seconds, rest))
+            except NoChannelError as error:  # the part can be read: to leave it out would lose good sound
+                raise InputError(f"{error} This is the recording joined to it at {self._seconds:.2f} s.") from None
             except InputError:
                 count = count_bytes(extent.end - extent.begin)
                 message = f"goes on with {count} from byte {extent.begin:,} on that are no recording that can be read"
@@ -244,7 +246,7 @@ class _Recording:
             seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
             raise InputError(
                 f"{self.name} is damaged beyond {seconds:.2f} s (libsndfile: {reason(error)}). "
-                "A duration up to there takes what is whole."
+                f"`wav2utf8 --duration {seconds:.2f}` takes what is whole."
             ) from None
         if self._view and self._view.error:
             raise self._view.error

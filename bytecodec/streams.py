@@ -56,9 +56,9 @@ class _Window:
 # FLAC
 
 
-def flac_part(file: BinaryIO, begin: int, at: int, size: int) -> Part:
-    """Return the part of the FLAC stream at ``at``, whose tags begin at ``begin``."""
-    offset, last = at + 4, False
+def flac_part(file: BinaryIO, begin: int, size: int) -> Part:
+    """Return the part of the FLAC stream at an offset."""
+    offset, last = begin + 4, False
     while not last and offset < size:  # the blocks of metadata
         head = read_at(file, offset, 4)
         last = len(head) < 4 or head[0] >= 128
@@ -70,13 +70,13 @@ def flac_part(file: BinaryIO, begin: int, at: int, size: int) -> Part:
 # Ogg
 
 
-def ogg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part:
-    """Return the part of an Ogg file up to the next link of the chain, with which all streams begin anew."""
+def ogg_part(file: BinaryIO, begin: int, size: int) -> Part:
+    """Return the part of an Ogg file at an offset, up to the next link of the chain, where all streams begin anew."""
     window = _Window(file, size)
     open_streams: set[bytes] = set()
     heading = True  # among the first pages of the streams
     damage: int | None = None  # offset
-    last = end = at  # the last page
+    last = end = begin  # the last page
     while end < size:
         page = _page(window, end)
         if not page:

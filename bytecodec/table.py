@@ -74,12 +74,12 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 def lacks_table(codes: NDArray[np.integer[Any]]) -> bool:
     """Return whether a text of these code points is one that BinToUTF8 wrote with a table.
 
-    Its characters are printable ASCII, of which one alone may be a slip, and those from U+3900 on, mixed; line ends may
-    stand between them.
+    Its characters are printable ASCII, of which one alone may be a slip, and those from U+3900 on, mixed; line ends and
+    byte order marks may stand between them.
     """
     ascii_ = is_printable_ascii(codes)
     further = (codes >= _FURTHER[0]) & (codes <= _FURTHER[1])
-    line_ends = (codes == ord("\n")) | (codes == ord("\r"))
+    line_ends = np.isin(codes, [ord(character) for character in "\n\r\ufeff"])
     several = len(np.unique(codes[ascii_])) > 1
     return bool(several and further.any() and (ascii_ | further | line_ends).all())
 

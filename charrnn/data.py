@@ -170,7 +170,7 @@ def prepare(
         files, characters = _characters_of(found, unreadable, encoding, quiet)
         by_table = _texts_by_table(characters, table, vocab)
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
-        options = with_gain_of_set(options, [file for file in files if file.is_sound], unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
             read = [
                 file
@@ -248,6 +248,9 @@ def _vocabulary(
         return vocab
     if not plain:
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
+    for file, found in characters.items():
+        if found.alphabet:
+            say(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
     for file in plain:
         if characters[file].has_windows_line_ends:
             say(
@@ -270,7 +273,7 @@ def _texts_by_table(
         return set()
     by_table = set()
     for file, text in characters.items():
-        codes = text.code_points[(text.code_points != ord("\n")) & (text.code_points != ord("\r"))]
+        codes = np.setdiff1d(text.code_points, LINE_ENDS)
         missing = codes[table.lookup(codes) < 0]
         if not len(missing):
             by_table.add(file)

@@ -71,7 +71,7 @@ def prepare(
                 if not file.is_sound:
                     raise InputError(f"{file.name} is no recording, and --frames learns sound: name recordings.")
                 files.append(file)
-        options = with_gain_of_set(options, files, unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
             names = [
                 file.name

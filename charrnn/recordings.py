@@ -105,13 +105,19 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
 
 
 def with_gain_of_set(
-    options: SoundOptions, recordings: list[Input], unreadable: Unreadable, quiet: bool
-) -> SoundOptions:
-    """Return the options with the gain that normalizes recordings together, which is measured where it has to be."""
-    if not options.normalize or options.normalize_over != "set" or options.set_gain_db is not None or not recordings:
-        return options
-    peak = 0.0
-    for file in recordings:
+    options: SoundOptions, files: list[Input], unreadable: Unreadable, quiet: bool
+) -> tuple[SoundOptions, list[Input]]:
+    """Measure, where it has to be, the gain that normalizes the recordings among the files together.
+
+    Returns the options with it, and the files without those that turned out to be unreadable.
+    """
+    if not options.normalize or options.normalize_over != "set" or options.set_gain_db is not None:
+        return options, files
+    peak, kept = 0.0, []
+    for file in files:
+        if not file.is_sound:
+            kept.append(file)
+            continue
         with (
             unreadable.noting(file.name),
             progress(file.size, "B", quiet, unit_scale=True, desc=f"peak of {file.name}") as bar,
@@ -125,7 +131,8 @@ def with_gain_of_set(
                 progress=lambda done, of, bar=bar: _show(bar, done, of),  # type: ignore[misc]
             )
             peak = max(peak, peak_of_one)
-    return replace(options, set_gain_db=min(20 * math.log10(normalizing_gain(peak)), MOST_GAIN))
+            kept.append(file)
+    return replace(options, set_gain_db=min(20 * math.log10(normalizing_gain(peak)), MOST_GAIN)), kept
 
 
 def _show(bar: Any, done: int, of: int | None) -> None:

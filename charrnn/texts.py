@@ -135,6 +135,12 @@ def _read(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
 
 def _advice(file: BinaryIO, offset: int) -> str:
     """Which --encoding may be right where UTF-8 is not; "" where the file is no text or is damaged UTF-8."""
+    file.seek(0)
+    head = file.read(HEAD)
+    for encoding in ("utf-16-le", "utf-16-be"):
+        text = head[: len(head) // 2 * 2].decode(encoding, "replace")
+        if bytecodec.alphabet_of(re.sub("[\r\n]", "", text)):
+            return f" If it is a text of sound, --encoding {encoding} reads it."
     file.seek(max(0, offset - _NEIGHBOURHOOD))
     around = file.read(2 * _NEIGHBOURHOOD)
     has_utf8 = any(ord(character) > 127 for character in around.decode(UTF8, "ignore"))

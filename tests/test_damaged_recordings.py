@@ -299,11 +299,44 @@ def test_tags_between_joined_mp3_files_are_no_sound() -> None:
     assert "no sound" not in said
 
 
+@pytest.mark.parametrize(("container", "encoding", "order"), CHUNKED + STREAMS)
+def test_a_tag_before_a_recording_takes_nothing_of_its_sound(container: str, encoding: str, order: str) -> None:
+    whole = recording(container, encoding, order)
+    expected = read(whole)[0].tolist()
+    tag = b"ID3\3\0\0\0\0\x40\0" + bytes(8192)  # as of an album's picture
+    assert read(tag + whole)[0].tolist() == expected
+    assert read((tag + whole) * 2)[0].tolist() == expected * 2
+
+
+@pytest.mark.parametrize(("container", "encoding"), [("WAV", "PCM_U8"), ("AIFF", "PCM_S8")])
+@pytest.mark.parametrize(("following", "codec"), [("OGG", "VORBIS"), ("FLAC", "PCM_16"), ("AU", "PCM_16")])
+def test_what_is_joined_to_a_padded_recording_is_not_taken_for_a_chunk(
+    container: str, encoding: str, following: str, codec: str
+) -> None:
+    first, second = recording(container, encoding), recording(following, codec)
+    assert len(NOISE) % 2 == 1
+    found, said = read(first + second)
+    assert found.tolist() == [*read(first)[0], *read(second)[0]]
+    assert said.count("\n") == 0
+    assert "2 parts" in said
+
+
 def test_a_part_that_cannot_be_read_is_reported() -> None:
     whole = recording("WAV", "PCM_16")
     found, said = read(whole + b"RIFF" + struct.pack("<I", 100) + b"WAVEjunk" + bytes(500))
     assert found.tolist() == read(whole)[0].tolist()
     assert "left out" in said
+
+
+def test_a_channel_that_a_joined_recording_lacks_is_refused() -> None:
+    stereo = recording("WAV", "PCM_16", samples=np.stack([NOISE, -NOISE], 1))
+    mono = recording("FLAC", "PCM_16")
+    with pytest.raises(InputError, match="no channel 2") as raised:
+        read(stereo + mono, channel=2)
+    assert f"{len(NOISE) / RATE:.2f} s" in str(raised.value)
+    expected = read(stereo, channel=2)[0].tolist()
+    assert read(stereo + mono, channel=2, duration=len(NOISE) / RATE)[0].tolist() == expected
+    assert read(stereo + mono, channel=2, mono_as_is=True)[0].tolist() == expected + read(mono)[0].tolist()
 
 
 def test_many_damaged_parts_are_counted_and_not_all_reported() -> None:

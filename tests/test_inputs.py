@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import bytecodec
 from bytecodec.errors import InputError
@@ -35,10 +36,11 @@ def _here(tmp_path, monkeypatch):
 def ids():
     """``ids(*inputs)``: what a network of symbols, or of frames, would learn from them."""
 
-    def make(*inputs, frames=False, **more):
+    def make(*inputs, frames=False, sound=None, **more):
+        sound = sound or SoundOptions()
         if frames:
-            return frames_data.prepare(inputs, Path("corpus"), SoundOptions(), quiet=False, **more)
-        return prepare(inputs, Path("corpus"), SoundOptions(), **more)
+            return frames_data.prepare(inputs, Path("corpus"), sound, quiet=False, **more)
+        return prepare(inputs, Path("corpus"), sound, **more)
 
     return make
 
@@ -138,6 +140,17 @@ def test_a_recording_that_turns_out_to_be_damaged_is_taken_back(ids, write_wav, 
 
 
 @pytest.mark.parametrize("frames", [False, True])
+def test_what_turns_out_to_be_unreadable_when_a_set_is_measured_is_listed_once(ids, write_wav, frames):
+    write_wav(Path("mono.wav"), [1, 2, 3])
+    soundfile.write("stereo.wav", np.full((5, 2), 0.5), 11025)
+    sound = SoundOptions(channel=2, normalize=True, normalize_over="set")
+    found = ids("mono.wav", "stereo.wav", frames=frames, skip_unreadable=True, sound=sound)
+    assert (len(found.ids), found.names, found.skipped) == (5, ("stereo.wav",), ("mono.wav",))
+    with pytest.raises(InputError, match=r"none of the inputs can be read: mono\.wav\."):
+        ids("mono.wav", frames=frames, skip_unreadable=True, sound=sound)
+
+
+@pytest.mark.parametrize("frames", [False, True])
 def test_nothing_that_can_be_read_is_an_error_with_the_names(ids, frames):
     files("a.m4a", "b.m4a", content=M4A)
     with pytest.raises(InputError, match=r"a\.m4a, b\.m4a"):
@@ -196,6 +209,8 @@ def test_another_encoding_is_read_on_request_in_blocks_of_any_size(ids, monkeypa
         ("Zwölf Jäger".encode("utf-16-le"), "--encoding utf-16-le"),
         ("Мир и мир, и ещё раз мир\n".encode("utf-16-be"), "--encoding utf-16-be"),
         ("Zwölf Jäger".encode("utf-32-be"), "--encoding utf-32-be"),
+        ("⡿⢀⢁\n⢃".encode("utf-16-le"), "--encoding utf-16-le"),
+        ("㥿㦀㦁\r\n㦃".encode("utf-16-be"), "--encoding utf-16-be"),
     ],
 )
 def test_another_encoding_than_utf8_is_advised_for(ids, content, advice):
@@ -219,6 +234,13 @@ def test_a_text_of_sound_from_a_windows_shell_is_sound(ids):
     assert ids("a.txt").ids.tolist() == [0, 1, 255, 2]
 
 
+def test_joined_texts_with_a_table_are_read_by_it_or_refused_for_want_of_it(ids):
+    files("a.txt", content="\ufeffAB㤀\r\n\ufeff㤀A\n")
+    assert ids("a.txt", table=bytecodec.Table({"A": 1, "B": 2, "㤀": 3})).ids.tolist() == [1, 2, 3, 3, 1]
+    with pytest.raises(InputError, match="--table"):
+        ids("a.txt")
+
+
 @pytest.mark.parametrize("name", ["klingon", "base64", "rot13", ""])
 def test_what_is_no_encoding_is_a_wrong_command_line(name, capsys):
     files("a.txt")
@@ -231,6 +253,15 @@ def test_windows_line_ends_of_prose_are_kept_and_mentioned(ids, capsys):
     files("a.txt", content="ab\r\nab\r\n")
     assert ids("a.txt").vocab.characters == "\n\rab"
     assert "a.txt has Windows line ends" in capsys.readouterr().err
+
+
+def test_a_text_of_sound_that_plain_text_makes_plain_is_mentioned(ids, capsys):
+    files("a.txt", content="⠀⠁⣿\n")
+    files("page.txt", content="<!doctype html>\n")
+    assert ids("a.txt", "page.txt").vocab.alphabet is None
+    assert "a.txt stands for sound" in capsys.readouterr().err
+    ids("a.txt")
+    assert "stands for sound" not in capsys.readouterr().err
 
 
 def test_an_empty_text_among_others_is_mentioned(ids, capsys, write_wav):
