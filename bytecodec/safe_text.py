@@ -32,6 +32,15 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
     return _cut("".join(_shown(c, keep_bytes) for c in text), most)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written in UTF-8, which names that Python keeps with surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _cut(text: str, most: int | None) -> str:
     if most is None or len(text) <= most:
         return text

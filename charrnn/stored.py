@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialise
 
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
-from bytecodec.safe_text import printable
+from bytecodec.safe_text import is_utf8, printable
 from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.config import ModelConfig, shapes, state_sizes
@@ -219,20 +219,12 @@ def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
         if MOST_HEADER < size <= Path(path).stat().st_size:
             raise InputError(f"{path} has a header of {size:,} bytes, which no network needs.")
         # A name that is not UTF-8 is refused where torch opens the file; the system knows it by its number, too.
-        name = str(path) if _is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
+        name = str(path) if is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
         try:
             with safe_open(name, framework=framework) as opened:
                 yield opened
         except (SafetensorError, UnicodeDecodeError) as error:
             raise _cut_off(path, error) from None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _cut_off(path: str | Path, error: Exception) -> InputError:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
+from bytecodec.console import say
+from bytecodec.errors import InputError
+from bytecodec.safe_text import is_utf8
 from charrnn.listener import Listener
+from charrnn.show.sound import read_sound
 from charrnn.train import Trainer
 
 FLUSH_SECONDS = 5  # how far behind the training the event files may be
@@ -39,7 +43,9 @@ class TensorBoard(Listener):
         self._run, iteration = trainer.run, trainer.place.iteration
         keep_first(self._run.tensorboard_folder)
         make_writer: Any = SummaryWriter
-        self._writer = make_writer(str(self._run.tensorboard_folder), purge_step=iteration, flush_secs=FLUSH_SECONDS)
+        self._opened = contextlib.ExitStack()
+        folder = self._opened.enter_context(utf8_name(self._run.tensorboard_folder))
+        self._writer = make_writer(folder, purge_step=iteration, flush_secs=FLUSH_SECONDS)
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         for last in (trainer.log.last, trainer.val_log.last):
             if last and int(last["iteration"]) == iteration:
@@ -62,7 +68,11 @@ class TensorBoard(Listener):
     def sampled(self, iteration: int) -> None:
         """Write a checkpoint's sounds."""
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
-            sound, rate = soundfile.read(path, dtype="float32")
+            try:
+                sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), say)
+            except InputError as error:  # of a file that somebody else put there
+                say(f"{error} It is left out of the event files.")
+                continue
             if len(sound) > 1:  # a single sample makes SummaryWriter fail
                 self._writer.add_audio(f"sound/{path.stem.partition('_')[2]}", sound, iteration, rate)
 
@@ -71,6 +81,7 @@ class TensorBoard(Listener):
         try:
             self._writer.close()
         finally:
+            self._opened.close()
             threading.excepthook = self._hook
 
     def _add(self, row: Mapping[str, float]) -> None:
@@ -82,6 +93,23 @@ class TensorBoard(Listener):
         """Print no traceback for a disk that is full: the writer raises its thread's error at the next event, too."""
         if not isinstance(args.exc_value, OSError):
             self._hook(args)
+
+
+@contextlib.contextmanager
+def utf8_name(folder: Path) -> Iterator[str]:
+    """Yield a name of a folder that is UTF-8, the only encoding in which TensorBoard takes names.
+
+    Where the folder's own name is not, it is the name of a file descriptor of the folder.
+    """
+    folder.mkdir(exist_ok=True)
+    if is_utf8(str(folder)):
+        yield str(folder)
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def stride(iteration: int) -> int:

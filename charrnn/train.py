@@ -166,7 +166,8 @@ class Trainer:
             self.saved = int(self.world.leaders(self.saved))
             if self.place.iteration and self.place.checkpointed == self.place.iteration:
                 self._tidy_up()  # an interruption may have come before it
-                self._make_sound()
+                if self.saved == self.place.iteration:
+                    self._make_sound()
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
             if self.saved != self.place.iteration:  # stopped: not validated, but something to play

@@ -550,6 +550,24 @@ def test_choices_of_a_network_of_sound_are_bytes_and_samples(here, capsys):
     assert all(float(value) == pytest.approx((int(byte) - 128) / 128, abs=1e-5) for byte, value, _ in columns)
 
 
+def test_choices_take_one_channel_of_the_recording_to_start_from(here, capsys):
+    left, right = np.random.default_rng(3).uniform(-1, 1, (2, 300))
+    for name, samples in {"both": np.stack([left, right], axis=1), "right": right}.items():
+        soundfile.write(f"{name}.wav", samples, 11025)
+    flags = ["sound", "--choices", "5", "--start-file"]
+    of_right = choices(capsys, *flags, "right.wav")
+    assert choices(capsys, *flags, "both.wav", "--channel", "right") == of_right
+    assert choices(capsys, *flags, "both.wav", "--channel", "left") != of_right
+
+
+def test_choices_read_the_text_to_start_from_by_a_table(here, capsys):
+    Path("table.txt").write_text("".join(f"{byte} {chr(0x4E00 + byte)}\n" for byte in range(256)), encoding="utf-8")
+    Path("sound.txt").write_text("".join(chr(0x4E00 + byte) for byte in (120, 130, 140)), encoding="utf-8")
+    flags = ["sound", "--choices", "5"]
+    by_table = choices(capsys, *flags, "--start-file", "sound.txt", "--table", "table.txt")
+    assert by_table == choices(capsys, *flags, "--start-text", bytecodec.encode(bytes([120, 130, 140])))
+
+
 def test_with_nothing_to_start_from_all_choices_are_the_same_and_that_is_reported(here, capsys):
     assert charrnn_sample(["sound", "--choices", "2"]) == 0
     captured = capsys.readouterr()

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -663,6 +664,17 @@ def test_a_validation_without_memory_leaves_a_checkpoint_and_is_made_up_for(here
     assert_same_run("whole", "parts")
     for name in ("best.json", "checkpoints/00000003.safetensors", "checkpoints/00000006.safetensors"):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+
+
+@pytest.mark.parametrize("longer", [[], ["--max-iterations", "5"]])
+def test_a_run_goes_on_whose_checkpoints_and_samples_were_deleted(here, longer):
+    flags = ["--sample-seconds", "0.01", "--checkpoint-every", "2", "--max-iterations", "4", "-q"]
+    assert charrnn_train(["sound.wav", *SMALL, *flags, "--run-dir", "r"]) == 0
+    shutil.rmtree("r/checkpoints")
+    shutil.rmtree("r/samples")
+    assert charrnn_train(["--resume", "r", *longer, "-q"]) == 0
+    newest = 5 if longer else 4
+    assert [int(file.stem) for file in Run(Path("r")).checkpoints()][-1] == newest
 
 
 def test_a_text_has_no_seconds_to_sample(here, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import signal
 import sys
 import time
@@ -157,6 +158,29 @@ def test_a_run_that_was_stopped_or_made_longer_has_each_step_once(here):
     train("--resume", "r", "-q")
     train("--resume", "r", "--max-iterations", "9", "-q")
     assert_as_logged("r")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are UTF-8")
+def test_the_name_of_the_run_need_not_be_utf8(here):
+    folder = os.fsdecode(b"r\xff $x\n")
+    train("sound.wav", *SMALL, *SOUND, "--max-iterations", "4", "--tensorboard", "--run-dir", folder)
+    train("--resume", folder, "--max-iterations", "7", "-q")
+    Path(folder).rename("r")
+    assert_as_logged("r")
+    assert sounds("r")["sound/t1.00"] == [3, 4, 6, 7]
+
+
+def test_a_sample_that_is_no_sound_or_leads_out_of_the_run_is_left_out(here, capsys):
+    train("sound.wav", *SMALL, *SOUND, "--max-iterations", "3", "--tensorboard", "--run-dir", "r")
+    samples = Run(Path("r")).samples_folder
+    (samples / "00000003_tbroken.wav").write_bytes(b"RIFF")
+    (samples / "00000003_tlink.wav").symlink_to(here / "sound.wav")
+    soundfile.write(samples / "00000003_tstereo.wav", np.zeros((100, 2)), 8000)
+    train("--resume", "r", "--max-iterations", "4", "-q")
+    assert sounds("r") == {"sound/t0.50": [3, 4], "sound/t1.00": [3, 4], "sound/tstereo": [3]}
+    err = capsys.readouterr().err
+    assert "tbroken" in err
+    assert "tlink" in err
 
 
 def test_without_the_flag_there_is_nothing_and_tensorboard_is_not_loaded(here, monkeypatch):

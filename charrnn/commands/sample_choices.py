@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # The arguments that say which network has read what, and how to compute; all others are about sampled symbols.
 GOES_WITH = {
     *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
-    *("start_text", "start_file", "start_seconds", "encoding", "unknown", "state_in", "state_out"),
+    *("start_text", "start_file", "start_seconds", "channel", "table"),
+    *("encoding", "unknown", "state_in", "state_out"),
 }
 
 
