@@ -2,7 +2,7 @@
 
 from bytecodec.safe_text import printable
 
-MOST_MESSAGE = 400  # characters; a file from a stranger may hold names of any length
+MOST_MESSAGE = 400  # in characters; names in a file may be of any length
 
 
 class InputError(ValueError):
@@ -21,4 +21,4 @@ class InputError(ValueError):
 
 
 class NoTableError(InputError):
-    """A text that BinToUTF8 wrote with a table of characters came without that table."""
+    """A text that BinToUTF8 wrote with a table of characters was given without that table."""

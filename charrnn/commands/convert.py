@@ -95,7 +95,7 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
 
     file = runlog.checkpoint_path(args.input, args.checkpoint)
     if kind_of(file) == "frames":
-        raise InputError(f"{file} is of a frame predictor, and only networks of symbols are written as .onnx.")
+        raise InputError(f"{file} is a frame predictor, and only networks of symbols can be converted to .onnx.")
     onnx.needed("onnx")
     from charrnn.checkpoint import load
     from charrnn.engines import arrays
