@@ -1,4 +1,4 @@
-"""Tables of bytes and characters, and the texts of BinToUTF8 that are read by them."""
+"""Tables of bytes and characters, and the texts of BinToUTF8 that are read with them."""
 
 from pathlib import Path
 

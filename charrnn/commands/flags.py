@@ -61,7 +61,7 @@ def number_or(word: str, least: float) -> Callable[[str], float | str]:
         try:
             return number(least)(text)
         except ArgumentTypeError as error:
-            raise ArgumentTypeError(f"{error}, nor {word!r}") from None
+            raise ArgumentTypeError(f"{error}, or {word!r}") from None
 
     return parse
 
