@@ -242,7 +242,7 @@ def test_the_losses_of_a_run_are_plotted(name, unit):
     if kind.is_validated:
         (alone,), _, _ = csv_series(Path(name) / "val.csv", name, unit=unit)
         assert (alone.unit, alone.train.y.tolist()) == (label, series.val.y.tolist())
-    size = ["--width", "300", "--height", "200"]
+    size = ["--width", "300", "--height", "600"]
     assert charrnn_plot([name, "--unit", unit, "-o", "x.svg", *size]) == 0
     assert f">loss, {label}<" in Path("x.svg").read_text()
 
@@ -263,7 +263,7 @@ def test_losses_of_both_signs_are_drawn_on_a_logarithmic_axis_as_far_as_it_goes(
     from charrnn.commands.plot import charrnn_plot
 
     Path("a.csv").write_text("iteration,loss\n1,2\n2,0.5\n3,0\n4,-1\n")
-    assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "200"]) == 0
+    assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "600"]) == 0
     assert "2 values" in capsys.readouterr().err
 
 

@@ -177,7 +177,7 @@ def test_a_message_of_a_megabyte_ends_the_connection_without_a_traceback(served,
     [
         ({"run": 9}, "There is no run of number '9' here."),
         ({"checkpoint": 7}, "tone has no checkpoint 7."),
-        ({"run": 1, "checkpoint": 600}, "other is a frame predictor, which is not played live: use charrnn-sample."),
+        ({"run": 1, "checkpoint": 600}, "other is a frame predictor, which cannot be played live: use charrnn-sample."),
         ({"start": "x"}, "The recording to start from is no longer kept here: drop it once more."),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_network_starts_from_the_end_of_a_recording(served, trained, tone, ton
     ("path", "data", "why"),
     [
         ("?run=0&name=../../a.wav", b"RIFF....WAVEfmt garbage", "a.wav is no recording that can be read"),
-        ("?run=0&name=a.txt", b"Hello", "a.txt: "),
+        ("?run=0&name=a.txt", b"Hello", "a.txt is plain text"),
         ("?run=0&name=a.flac", b"", "a.flac is empty: it has 0 bytes."),
         ("?run=0&name=a.bin", b"\xff\xfe\x00", "a.bin "),
         ("?run=5&name=a.wav", b"RIFF", "There is no run of number '5' here."),

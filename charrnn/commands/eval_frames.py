@@ -14,8 +14,7 @@ from charrnn.commands.flags import options_of
 from charrnn.frames import FrameCheckpoint
 from charrnn.frames_data import Recordings
 from charrnn.runlog import is_frames
-
-LOSSES = {"mse": "mean squared error", "gaussian": "nats of density a sample"}
+from charrnn.show.curves import FRAME_BITS, FRAME_LOSSES
 
 
 def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
@@ -40,7 +39,7 @@ def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path
         bar.reset(min(len(samples), yardstick.MOST_SYMBOLS))
         return yardstick.frame_yardsticks(samples, checkpoint.rate, bar.update)
 
-    units = (LOSSES[model.config.loss], "bits a 16-bit sample")
+    units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
     return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, baselines)
 
 

@@ -29,6 +29,9 @@ LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no c
 IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # columns of a run's logs with the same losses in bits
 UNITS = ("nats", "bits")  # nats stands for the loss as it was trained
 MEAN_SQUARE = "mean squared error"
+#: Units of a frame predictor's losses: by the name of the loss, and in bits.
+FRAME_LOSSES = {"mse": MEAN_SQUARE, "gaussian": "nats of density a sample"}
+FRAME_BITS = "bits a 16-bit sample"
 MOST_POINTS = 4096  # of a rolling median: more cannot be told apart, and each looks at a whole window
 
 
@@ -246,10 +249,10 @@ def loss_unit(config: Mapping[str, Any], unit: str) -> str:
     if not is_frames(config):
         return f"{unit} a symbol"
     if unit == "bits":
-        return "bits a 16-bit sample"
+        return FRAME_BITS
     model = config.get("model")
     is_mse = isinstance(model, dict) and model.get("loss") == "mse"
-    return MEAN_SQUARE if is_mse else "nats of density a sample"
+    return FRAME_LOSSES["mse" if is_mse else "gaussian"]
 
 
 def config_of(run: Run) -> dict[str, Any]:
