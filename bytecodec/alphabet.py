@@ -20,8 +20,10 @@ Bytes: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 _BY_PAGE = {first >> 8: name for name, first in ALPHABETS.items()}
 _MARK = "\ufeff"
 _LINE_END_CODES = np.array([ord("\r"), ord("\n"), ord(_MARK)], np.uint32)
-_NEEDS_TABLE = "BinToUTF8 writes such texts, with a table of their characters beside them: give it with --table FILE."
-_SHARE_OF_ASCII = 0.1  # of a piece of such a text, at least; with less, it is a slip in a text of an alphabet
+_NEEDS_TABLE = (
+    "BinToUTF8 writes such texts together with a table of their characters: give the table with --table FILE."
+)
+_SHARE_OF_ASCII = 0.1  # smallest share in such a text; a smaller one is an error in a text of an alphabet
 _NOWHERE = 0x110000  # past the last code point there is
 # Bytes worked on at a time, so that what passes between two steps stays in the cache, and comes from memory that the
 # process has already: larger requests go to the system, which takes longer than the work.
@@ -47,7 +49,7 @@ def encode(data: Bytes, alphabet: str = "braille") -> str:
     Raises
     ------
     InputError
-        There is no such alphabet, or the data are no bytes.
+        The alphabet does not exist, or the data are not bytes.
 
     Examples
     --------
@@ -75,7 +77,7 @@ def decode(text: str) -> bytes:
     b'\x00\x01\xff'
     """
     if not isinstance(text, str):
-        raise InputError(f"text is a {type(text).__name__}, and has to be a string: decode UTF-8 bytes first.")
+        raise InputError(f"text is a {type(text).__name__}; it must be a string: decode UTF-8 bytes first.")
     decoder = Decoder()
     return decoder.feed(text) + decoder.close()
 
@@ -104,17 +106,17 @@ def first_code_point(alphabet: str) -> int:
 
 
 def byte_array(name: str, data: Bytes) -> NDArray[np.uint8]:
-    """Return bytes, or a uint8 array (n,), as an array (n,); InputError for anything else."""
+    """Return bytes or a uint8 array (n,) as a uint8 array (n,), or raise InputError for anything else."""
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 1:
-            raise InputError(f"{name} is an array of {data.dtype} {data.shape}, and has to be one of uint8 (n,).")
+            raise InputError(f"{name} is an array of {data.dtype} {data.shape}; it must be one of uint8 (n,).")
         return data
     try:
         view = memoryview(data)
     except TypeError:
-        raise InputError(f"{name} is a {type(data).__name__}, and has to be bytes or an array of uint8.") from None
+        raise InputError(f"{name} is a {type(data).__name__}; it must be bytes or an array of uint8.") from None
     if view.itemsize != 1:
-        raise InputError(f"{name} has items of {view.itemsize} bytes, and has to be bytes or an array of uint8.")
+        raise InputError(f"{name} has items of {view.itemsize} bytes; it must be bytes or an array of uint8.")
     return np.frombuffer(view.tobytes() if not view.contiguous else view, np.uint8)
 
 
@@ -154,13 +156,13 @@ class Decoder:
         Leave out line ends and byte order marks wherever they stand, as in wrapped lines and joined files, and count
         them in ``line_ends``.
     table
-        The bytes that the characters stand for, of a text that BinToUTF8 wrote; without one, an alphabet is found from
+        The bytes that the characters of a BinToUTF8 text stand for. Without a table, the alphabet is detected from
         the text.
 
     Attributes
     ----------
     alphabet : str or None
-        That of the first character which lies in one, once it has come; none with a table.
+        The alphabet of the first character that is in one; None before that character, and with a table.
     skipped : int
         Characters left out so far; a sequence of bytes that is no UTF-8 counts as one.
     line_ends : int
@@ -184,8 +186,9 @@ class Decoder:
         self._counts_bytes = True
 
     def feed(self, chunk: Bytes | str) -> bytes:
-        """Decode the next bytes or characters of the text, all of one kind; returns the bytes that they stand for, as
-        far as is certain.
+        """Decode the next bytes or characters of the text, and return as many of its bytes as are complete.
+
+        All chunks of a text have to be of the same type.
 
         Raises
         ------
@@ -260,10 +263,10 @@ class Decoder:
         if self.alphabet is None:
             self.alphabet = next(_alphabets_in(body), None)
         first = _NOWHERE if self.alphabet is None else ALPHABETS[self.alphabet]
-        return codes - np.uint32(first)  # what lies before the alphabet wraps around, to far behind it
+        return codes - np.uint32(first)  # a code point below the alphabet wraps around to a large number
 
     def _lacks_table(self, codes: NDArray[np.uint32]) -> bool:
-        """Return whether it shows, by the first foreign character, that BinToUTF8 wrote the text."""
+        """Return whether a piece with a foreign character shows that BinToUTF8 wrote the text."""
         before = np.full(min(self._decoded, 1), ALPHABETS[self.alphabet or "cjk"], np.uint32)
         several = np.count_nonzero(is_printable_ascii(codes)) >= _SHARE_OF_ASCII * len(codes)
         return bool(several) and lacks_table(np.concatenate([before, codes]))

@@ -16,7 +16,7 @@ from bytecodec.errors import InputError
 def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     """Return ``value`` as an int, or raise InputError if it is not a whole number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}, and has to be a whole number {_range(least, most, 2**63 - 1)}.")
+        raise InputError(f"{name} is {value!r}; it must be a whole number {_range(least, most, 2**63 - 1)}.")
     return int(value)
 
 
@@ -28,50 +28,50 @@ def check_number(name: str, value: Any, least: float, most: float = math.inf, ab
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not is_number or not (least < value if above else least <= value) or value > most or value == math.inf:
         limits = f"greater than {least:g}" if above else _range(least, most, math.inf)
-        raise InputError(f"{name} is {value!r}, and has to be a finite number {limits}.")
+        raise InputError(f"{name} is {value!r}; it must be a finite number {limits}.")
     return float(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """Return ``value``, or raise InputError if it is none of the ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} is {value!r}, and has to be one of {', '.join(choices)}.")
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
     return value
 
 
 def check_path(name: str, value: Any) -> str:
-    """Return a path as a string, or raise InputError if ``value`` is none."""
+    """Return a path as a string, or raise InputError if ``value`` is not a path."""
     if not isinstance(value, str | os.PathLike):
-        raise InputError(f"{name} is {value!r}, and has to be a path.")
+        raise InputError(f"{name} is {value!r}; it must be a path.")
     return os.fsdecode(value)
 
 
 def check_array(name: str, value: Any, dimensions: int) -> NDArray[Any]:
-    """Return ``value`` as an array, or raise InputError if it has not so many dimensions."""
+    """Return ``value`` as an array, or raise InputError if it has another number of dimensions."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
         raise InputError(f"{name} is not an array with {dimensions} dimensions.") from None
     if array.ndim != dimensions:
-        raise InputError(f"{name} has the shape {array.shape}, and has to have {dimensions} dimensions.")
+        raise InputError(f"{name} has the shape {array.shape}; it must have {dimensions} dimensions.")
     return array
 
 
 def check_integers(name: str, value: Any, dimensions: int) -> NDArray[np.integer[Any]]:
-    """Return ``value`` as an array of whole numbers, or raise InputError if it is none of so many dimensions."""
+    """Return ``value`` as an array of whole numbers, or raise InputError for other types or dimensions."""
     array = check_array(name, value, dimensions)
     if array.dtype.kind in "iu":
         return array
     if array.size:
-        raise InputError(f"{name} is an array of {array.dtype}, and has to be one of whole numbers.")
+        raise InputError(f"{name} is an array of {array.dtype}; it must be one of whole numbers.")
     return array.astype(np.int64)  # an empty list is an array of floating-point numbers
 
 
 def check_real(name: str, value: Any, dimensions: int) -> NDArray[Any]:
-    """Return ``value`` as an array of finite numbers, or raise InputError if it is none of so many dimensions."""
+    """Return ``value`` as an array of finite numbers, or raise InputError for other values or dimensions."""
     array = check_array(name, value, dimensions)
     if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise InputError(f"{name} is an array with something else than finite numbers.")
+        raise InputError(f"{name} contains values that are not finite numbers.")
     return array
 
 

@@ -1,4 +1,4 @@
-"""Several channels to one: their mean or one of them, and whether they cancel each other in the mean."""
+"""Reduction of several channels to one, and detection of channels that cancel each other in the mean."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bytecodec.errors import NoChannelError
 MIX = "mix"
 NAMES = {"left": 1, "right": 2}
 
-_WINDOW = 1.0  # seconds, nearly, over which the mix is compared with its channels
-_CANCELLED = 0.1  # of the power that the mean of unrelated channels has: below this, they cancel each other
-_SHORTEST = 0.1  # seconds: channels of less than this may differ by chance
-_WORTH_SAYING = 0.1  # of the recording's energy that lies in windows whose channels cancel each other
+_WINDOW = 1.0  # approximate length in seconds of the windows in which the mix is compared with its channels
+_CANCELLED = 0.1  # relative to the power of the mean of unrelated channels; below this, channels cancel each other
+_SHORTEST = 0.1  # in seconds; shorter channels may differ by chance
+_REPORTED = 0.1  # share of the recording's energy in windows whose channels cancel, above which it is reported
 
 
 def parse_channel(text: str) -> int | None:
@@ -28,25 +28,25 @@ def parse_channel(text: str) -> int | None:
     except ValueError:
         number = 0
     if number < 1:
-        raise ArgumentTypeError(f"{text!r} is no channel: give left, right, mix or a number from 1")
+        raise ArgumentTypeError(f"{text!r} is not a channel: give left, right, mix or a number from 1")
     return number
 
 
 class Mixer:
-    """Reduces frames of several channels to one channel, and compares the mean with what it is the mean of.
+    """Mixer of several channels to one, which also compares the mean with the channels.
 
     Per window of about a second, the power of the mean (without DC) is compared with the mean power of the N channels.
-    Channels that have nothing to do with each other give 1/N of it, and equal ones all of it; less than a tenth of 1/N
-    means that they cancel each other. Windows count by their energy, so that a fade or a pause decides nothing.
+    Unrelated channels give 1/N of it, and equal channels all of it. Less than a tenth of 1/N means that the channels
+    cancel each other. Windows are weighted by their energy, so that a fade or a pause has no influence.
 
     Parameters
     ----------
     channels, rate
-        Of the recording.
+        Number of channels and rate in Hz of the recording.
     channel
-        Which one to take, counted from 1, or None for the mean of all.
+        The channel to return, counted from 1, or None for the mean of all.
     name
-        Of the recording, for messages.
+        Name of the recording in messages.
     """
 
     def __init__(self, channels: int, rate: int, channel: int | None, name: str) -> None:
@@ -65,7 +65,7 @@ class Mixer:
         if self._channel is not None:
             return frames[:, self._channel - 1].copy()  # the caller reads the next block into the same memory
         channels = np.ascontiguousarray(frames.T)
-        # One channel after the other, so that the rounding does not depend on the size of a block.
+        # The channels are added in order, so that the rounding does not depend on the size of a block.
         mix: NDArray[np.float32] = sum(channels, np.zeros(len(frames), np.float32))
         mix /= np.float32(self._channels)
         if self._channels > 1:
@@ -73,13 +73,13 @@ class Mixer:
         return mix
 
     def cancelled(self) -> str:
-        """Return what to say of a recording whose channels cancelled each other in the mean, or an empty text."""
+        """Return a message if the channels cancelled each other in the mean, or an empty string."""
         seconds, of = self._cancelled_frames / self._rate, self._frames / self._rate
-        if of < _SHORTEST or self._cancelled_energy <= _WORTH_SAYING * self._energy:
+        if of < _SHORTEST or self._cancelled_energy <= _REPORTED * self._energy:
             return ""
         return (
             f"has channels that cancel each other in the mix, during {seconds:.1f} of {of:.1f} s: "
-            f"--channel {'left' if self._channels == 2 else 1} takes one of them alone."
+            f"--channel {'left' if self._channels == 2 else 1} reads one of them alone."
         )
 
     def _compare(self, channels: NDArray[np.float32], mix: NDArray[np.float32]) -> None:

@@ -26,31 +26,44 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
     """Turn a recording into a text, a character a sample."""
     parser = console.Parser(
         "wav2utf8",
-        "Turn a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) into 8-bit mono samples, "
-        "and these into a text, a character a sample.",
+        "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) to 8-bit mono samples, "
+        "and write these as a text with one character per sample.",
         """wav2utf8 in.wav out.txt
 wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
 ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     )
-    _add_files(parser, "the recording", "the text")
-    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second of the text")
+    _add_files(parser, "recording to read", "text to write")
+    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="sampling rate of the text in Hz")
     parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
     parser.add_argument(
-        "--duration", type=_length_in_seconds, metavar="S", help="take S seconds (default: up to the end)"
+        "--duration",
+        type=_length_in_seconds,
+        metavar="S",
+        help="convert S seconds of the recording (default: up to its end)",
     )
     parser.add_argument(
         "--channel", type=parse_channel, default=MIX, metavar="N",
-        help="take one channel: left, right, or a number from 1; mix is the mean of all channels",
+        help="channel to convert: left, right or a number from 1, or mix for the mean of all channels",
     )  # fmt: skip
     parser.add_argument(
-        "--remove-dc", action="store_true", help="subtract the mean of what is taken, before --normalize (reads twice)"
+        "--remove-dc",
+        action="store_true",
+        help="subtract the mean of the samples before --normalize (reads the input twice)",
     )
-    parser.add_argument("--normalize", action="store_true", help="bring the peak to full scale (reads twice)")
     parser.add_argument(
-        "--gain", type=_decibels, default=0.0, metavar="DB", help="amplify; with --normalize, from full scale"
+        "--normalize", action="store_true", help="amplify so that the peak reaches full scale (reads the input twice)"
     )
-    parser.add_argument("--dither", action="store_true", help="add noise before rounding, always the same")
-    parser.add_argument("--mulaw", action="store_true", help="G.711 mu-law instead of linear samples")
+    parser.add_argument(
+        "--gain",
+        type=_decibels,
+        default=0.0,
+        metavar="DB",
+        help="amplify by DB decibels; with --normalize, relative to full scale",
+    )
+    parser.add_argument(
+        "--dither", action="store_true", help="add triangular noise before rounding, the same in each run"
+    )
+    parser.add_argument("--mulaw", action="store_true", help="write G.711 mu-law bytes instead of linear samples")
     _add_alphabet(parser)
     args = parser.parse_args(argv)
     if args.mulaw and args.dither:
@@ -91,14 +104,14 @@ def utf82wav(argv: Sequence[str] | None = None) -> None:
     """Turn a text of sound back into a recording."""
     parser = console.Parser(
         "utf82wav",
-        "Turn a text that wav2utf8 or charrnn-sample wrote back into sound: an 8-bit mono WAV.",
+        "Convert a text that wav2utf8 or charrnn-sample wrote to an 8-bit mono WAV file.",
         """utf82wav generated.txt generated.wav
 charrnn-sample --seconds 0 | utf82wav | aplay""",
     )
-    _add_files(parser, "the text; its alphabet is found from it", "the WAV file", from_stdin=True)
-    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="samples a second")
+    _add_files(parser, "text to read, in any of the alphabets", "WAV file to write", from_stdin=True)
+    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="sampling rate of the WAV file in Hz")
     parser.add_argument(
-        "--mulaw", action="store_true", help="the samples are G.711 mu-law, as wav2utf8 --mulaw makes them"
+        "--mulaw", action="store_true", help="read the text as G.711 mu-law, as wav2utf8 --mulaw writes it"
     )
     _add_table(parser)
     _add_errors(parser)
@@ -136,11 +149,11 @@ def bin2utf8(argv: Sequence[str] | None = None) -> None:
     """Turn the bytes of any file into a text."""
     parser = console.Parser(
         "bin2utf8",
-        "Turn the bytes of any file into a text, a character a byte.",
+        "Write the bytes of any file as a text with one character per byte.",
         """bin2utf8 picture.bmp picture.txt
 tar c folder | bin2utf8 - folder.txt""",
     )
-    _add_files(parser, "any file", "the text")
+    _add_files(parser, "file to read", "text to write")
     _add_alphabet(parser)
     args = parser.parse_args(argv)
     console.refuse_same_file(args.input, args.output)
@@ -155,11 +168,11 @@ def utf82bin(argv: Sequence[str] | None = None) -> None:
     """Turn a text back into the bytes of a file."""
     parser = console.Parser(
         "utf82bin",
-        "Turn a text that bin2utf8 (or wav2utf8) wrote back into bytes.",
+        "Convert a text that bin2utf8 or wav2utf8 wrote back to bytes.",
         """utf82bin picture.txt picture.bmp
 charrnn-sample run | utf82bin - | hexdump -C""",
     )
-    _add_files(parser, "the text; its alphabet is found from it", "the bytes")
+    _add_files(parser, "text to read, in any of the alphabets", "file to write")
     _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
@@ -178,13 +191,13 @@ def _add_files(parser: argparse.ArgumentParser, source: str, target: str, from_s
 
 
 def _add_alphabet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="the characters to write with")
+    parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="characters to write")
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", metavar="FILE",
-        help="read a text of BinToUTF8 by its table: in each line a byte, such as 65 or 0x41, and its character",
+        help="table of a text that BinToUTF8 wrote; each line has a byte, such as 65 or 0x41, and its character",
     )  # fmt: skip
 
 
@@ -195,7 +208,7 @@ def _decoder(args: argparse.Namespace) -> Decoder:
 def _add_errors(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--errors", choices=["strict", "skip"], default="strict",
-        help="refuse the text at the first foreign character, or leave such out and count them",
+        help="what to do with a character that is not in the text's alphabet: stop with an error, or skip and count it",
     )  # fmt: skip
 
 
@@ -262,10 +275,10 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
     except InputError as error:
         if instead := formats.why_no_text(head, _name(args.input)):
             raise InputError(instead) from None
-        remedy = "--errors skip leaves such out."
-        # A text of BinToUTF8 is ASCII until its sound has had more values than there are characters of ASCII.
+        remedy = "--errors skip leaves such characters out."
+        # A text of BinToUTF8 is ASCII until its sound has had more different values than ASCII has characters.
         if decoder.alphabet is None and args.table is None and chunk.isascii() and chunk.decode().isprintable():
-            remedy = "--errors skip leaves such out, and a text of BinToUTF8 takes its --table."
+            remedy = "--errors skip leaves such characters out, and a text of BinToUTF8 needs its --table."
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
 
 

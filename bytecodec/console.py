@@ -22,9 +22,9 @@ from bytecodec.errors import MOST_MESSAGE, InputError
 from bytecodec.safe_text import printable
 
 DONE, FAILED, WRONG_COMMAND_LINE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-MOST_PREFIX = 100  # bytes of a file's name that its temporary name keeps: file systems take 143 to 255 in all
-MOST_NAME = 250  # characters of a file's name in a message on it
-MOST_LINE = 1000  # characters of a line for the person at the terminal
+MOST_PREFIX = 100  # bytes of a file's name in its temporary name; file systems allow 143 to 255 in all
+MOST_NAME = 250  # characters of a file's name in a message
+MOST_LINE = 1000  # characters of a line on the terminal
 MOST_DESCRIPTION = 30  # characters before a progress bar
 
 
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
             **kwargs,
         )
         self.add_argument("--version", action="version", version=f"{prog} {__version__}")
-        self.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+        self.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and a sentence; argparse would put all its flags before it."""
@@ -152,9 +152,9 @@ def explain(error: OSError) -> str:
 
 
 def say(message: str, quiet: bool = False) -> None:
-    """Print one line for the person at the terminal, on stderr, where no pipe picks it up.
+    """Print a message on stderr as one line.
 
-    Whatever names are in it, it stays one line and cannot control the terminal; see `printable`.
+    Names in it cannot add lines or control the terminal; see `printable`.
     """
     if not quiet and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -213,7 +213,7 @@ def open_input(path: str) -> Iterator[BinaryIO]:
 
 
 def copy_input(source: BinaryIO, name: str, copy: BinaryIO) -> BinaryIO:
-    """Copy what cannot be read twice, such as a pipe, to a temporary file, which is returned."""
+    """Copy an input that cannot be read twice, such as a pipe, to a temporary file, and return that."""
     try:
         shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
@@ -221,7 +221,7 @@ def copy_input(source: BinaryIO, name: str, copy: BinaryIO) -> BinaryIO:
         if error.errno != errno.ENOSPC:
             raise
         raise InputError(
-            f"{name} does not fit into {tempfile.gettempdir()}, where it is copied to first: "
+            f"{name} does not fit into {tempfile.gettempdir()}, to which it is copied first: "
             "free some space there, or set TMPDIR to another folder."
         ) from None
     return copy
@@ -277,7 +277,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file was to be written", path)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.lstat(target)  # a name that is too long is refused now, and not when all has been written
+            os.lstat(target)  # raises OSError for a name that is too long before anything is computed
         descriptor, beside = tempfile.mkstemp(prefix=f".{shortened(name, MOST_PREFIX)}.", suffix=".part", dir=folder)
     except FileNotFoundError:
         raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Make it first.") from None
@@ -302,7 +302,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
 
 
 def shortened(name: str, most: int) -> str:
-    """Return the beginning of a file's name that takes ``most`` bytes at most; none of its characters is cut."""
+    """Return the beginning of a file's name, of at most ``most`` bytes and of whole characters."""
     name = name[:most]
     while len(os.fsencode(name)) > most:
         name = name[:-1]

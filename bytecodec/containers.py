@@ -1,4 +1,4 @@
-"""The recordings in a file, one after the other, and what is wrong with their headers."""
+"""Detection of the recordings in a file, and repair of their headers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bytecodec import headers, streams
 from bytecodec.headers import Sound
 from bytecodec.parts import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
 
-_LEAST_SOUND = 0.1  # seconds: from this length on, bytes in no chunk after a finished header are read as sound
+_LEAST_SOUND = 0.1  # in seconds; at least this much data in no chunk after a finished header is read as sound
 
 
 def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
     """Yield the recordings that a file of ``size`` bytes holds, in order.
 
-    A recording of a format that is not examined here, or that cannot be repaired, is a part as it stands.
+    A recording of another format, or one that cannot be repaired, is returned as one unchanged part.
     """
     at = 0
     while at < size:
@@ -53,7 +53,7 @@ def _part(file: BinaryIO, begin: int, size: int) -> Part:
 
 
 def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
-    """Return the part that begins at an offset, with another header where its own is wrong."""
+    """Return the part that begins at an offset, with a new header if its own is wrong."""
     stop = sound.data + sound.length
     after = stop
     messages: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
     there = following - sound.data
     if stop > following:
         message = (
-            f"is cut short: its header promises {count_bytes(sound.length)} of sound; "
-            f"the {there:,} ({{seconds:.2f}} s) there are taken."
+            f"is cut short: its header announces {count_bytes(sound.length)} of sound; "
+            f"the {there:,} ({{seconds:.2f}} s) in the file are read."
         )
         messages = () if stop > size and _was_unknown(sound.length) else (message,)
         header = sound.header(there) if following < size or sound.unreadable else b""
@@ -88,12 +88,12 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
             "follow in no chunk: they are read as sound too."
         )
         return _with_header(sound, begin, following, following, (message,))
-    message = f"has {count_bytes(following - after)} after its sound that belong to no chunk: they are left out."
+    message = f"has {count_bytes(following - after)} outside all chunks after its sound: they are left out."
     return _kept(sound, begin, stop, after, following, (*messages, message))
 
 
 def _kept(sound: Sound, begin: int, stop: int, after: int, following: int, messages: tuple[str, ...]) -> Part:
-    """Return a part with its own header, if that can be read; the sound ends at ``stop``, the part at ``after``."""
+    """Return a part with its own header if that can be read; the sound ends at ``stop``, and the part at ``after``."""
     if sound.unreadable:
         return _with_header(sound, begin, stop, following, messages)
     return Part(begin, after, following, b"", messages)
@@ -103,12 +103,14 @@ def _with_header(sound: Sound, begin: int, end: int, following: int, messages: t
     header = sound.header(end - sound.data)
     if header:
         return Part(sound.data, end, following, header, messages)
-    message = f"has a faulty header that is not repaired for its encoding: {count_bytes(end - sound.data)} follow it."
+    message = (
+        f"has a faulty header, which cannot be repaired for its encoding: {count_bytes(end - sound.data)} follow it."
+    )
     return Part(begin, end, following, b"", (message,))
 
 
 def _skip_chunks(sound: Sound, stop: int) -> tuple[int, tuple[str, ...]]:
-    """Return the end of the chunks after the sound, and what to report of them."""
+    """Return the end of the chunks after the sound, and messages about them."""
     end, second = stop, 0
     for name, length, end in sound.chunks(stop):  # noqa: B007
         second += length * (name[:4] in (b"data", b"SSND"))
@@ -121,7 +123,7 @@ def _follows(file: BinaryIO, offset: int, size: int) -> bool:
 
 
 def _wrapped_end(sound: Sound, size: int) -> int | None:
-    """Return the end of the sound where its length lost multiples of 4 GiB, and chunks or nothing follow."""
+    """Return the end of a sound whose length lost multiples of 4 GiB, if chunks or nothing follow it."""
     for end in range(sound.data + sound.length + 2**32, size + 1, 2**32):
         if _skip_chunks(sound, end)[0] >= size:
             return end
@@ -129,5 +131,5 @@ def _wrapped_end(sound: Sound, size: int) -> int | None:
 
 
 def _was_unknown(length: int) -> bool:
-    """Return whether a length that is more than there is was written for want of the true one, as to a pipe."""
+    """Return whether a length beyond the end of the file is a placeholder, as programs write it to a pipe."""
     return 0x7F000000 <= length <= 0x80001000 or 0xFFFF0000 <= length < 2**32 or length >= 2**62

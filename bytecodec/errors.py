@@ -2,7 +2,7 @@
 
 from bytecodec.safe_text import printable
 
-MOST_MESSAGE = 400  # characters; a file from a stranger may hold names of any length
+MOST_MESSAGE = 400  # in characters; names in a file may be of any length
 
 
 class InputError(ValueError):
@@ -21,8 +21,8 @@ class InputError(ValueError):
 
 
 class NoTableError(InputError):
-    """A text that BinToUTF8 wrote with a table of characters came without that table."""
+    """A text that BinToUTF8 wrote with a table of characters was given without that table."""
 
 
 class NoChannelError(InputError):
-    """A recording, or one of those joined in a file, lacks the channel that was asked for."""
+    """A recording, or one of several in a file, lacks the requested channel."""

@@ -1,4 +1,4 @@
-"""What a file is, decided by its content: a recording, a text, or something that has to be converted first."""
+"""Identification of files by their content: recordings, texts, and files that have to be converted first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bytecodec.errors import InputError
 from bytecodec.libsndfile import calling_c, open_sound, reason
 from bytecodec.parts import View
 
-STANDARD_INPUT = "standard input"  # what messages call the file that "-" stands for
-HEAD = 4096  # bytes at the beginning of a file that are looked at
+STANDARD_INPUT = "standard input"  # name in messages of the file that "-" stands for
+HEAD = 4096  # number of bytes at the beginning of a file that are examined
 #: Byte order marks and their encodings; UTF-32 comes first, since its little-endian mark begins like that of UTF-16.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -27,7 +27,7 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-# Endings of recordings, for the files that contain something else: a file of this name was meant to be a recording.
+# Endings of the names of recordings, to report files that have such a name and other content.
 SOUND_SUFFIXES = frozenset(
     """
     .wav .wave .bwf .w64 .rf64 .flac .ogg .oga .opus .spx .mp3 .mp2 .mp1 .aif .aiff .aifc .au .snd .caf .voc .8svx .svx
@@ -37,7 +37,7 @@ SOUND_SUFFIXES = frozenset(
 )
 _HEADERLESS_SUFFIXES = frozenset((".raw", ".pcm"))
 
-# How the formats begin that libsndfile reads, for damaged files of which it says only that it does not know them.
+# Signatures of the formats that libsndfile reads, to identify damaged files that it does not recognise.
 _SOUND = re.compile(
     rb"(?:RIFF|RIFX|RF64).{4}WAVE|FORM.{4}(?:AIF[FC]|8SVX|16SV)|riff\.\x91|fLaC|OggS\0|\.snd\0|dns\.|caff\0"
     rb"|ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|Creative Voice File|NIST_1A|\x64\xa3[\0-\x04]\0"
@@ -108,14 +108,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # characters that no te
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is.
+    """Kind of a file.
 
     Attributes
     ----------
     sound
-        Whether it is a recording, by its content, or was meant to be one, by its name.
+        Whether it is a recording by its content, or has the name of one.
     problem
-        Why it cannot be used and what to do, the sentence that follows the file's name; "" where it can be.
+        Why it cannot be used and what to do, to follow the file's name in a message; "" if it can be used.
     """
 
     sound: bool
@@ -125,7 +125,7 @@ class Kind:
 def is_recording(file: BinaryIO, name: str) -> bool:
     """Return whether a file is a recording that libsndfile reads; otherwise it may be a text.
 
-    Every command decides by this function.
+    All commands use this function.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def is_recording(file: BinaryIO, name: str) -> bool:
     Raises
     ------
     InputError
-        The file is of a known kind that is neither of both, such as M4A or ZIP, is a damaged recording, or has the name
-        of a recording and contains none.
+        The file is of a known other kind, such as M4A or ZIP, is a damaged recording, or has the name of a recording
+        but does not contain one.
     """
     kind = identify(file, name)
     if kind.problem:
@@ -147,7 +147,7 @@ def is_recording(file: BinaryIO, name: str) -> bool:
 
 
 def require_recording(file: BinaryIO, name: str) -> None:
-    """Raise InputError, with what the file is instead, unless `is_recording`."""
+    """Raise InputError, with the kind of the file, unless it is a recording."""
     if is_recording(file, name):
         return
     text = _text_of(_head(file))
@@ -159,7 +159,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
 
 
 def identify(file: BinaryIO, name: str) -> Kind:
-    """Return what a regular file is, by `is_recording`'s rules, without raising InputError."""
+    """Return the kind of a regular file, by the rules of `is_recording`, without raising InputError."""
     head = _head(file)
     named_sound = PurePath(name).suffix.lower() in SOUND_SUFFIXES
     if not head:
@@ -178,14 +178,14 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
         return Kind(
             True,
-            "has no header that gives its rate and format. If you know them, give it one, as in "
+            "has no header with its rate and format. If you know them, add one, as in "
             "`ffmpeg -f s16le -ar 44100 -ac 1 -i IN.raw OUT.wav`.",
         )
     return Kind(False)
 
 
 def why_no_text(head: bytes, name: str) -> str:
-    """Return what a file is whose first bytes are no UTF-8 text, as a sentence; "" where that is not known."""
+    """Return a message on a file whose first bytes are not UTF-8 text; "" if its kind is not known."""
     text = _text_of(head)
     if foreign := _foreign(head, name, text):
         return f"{name} {foreign.problem}"
@@ -200,7 +200,7 @@ def why_no_text(head: bytes, name: str) -> str:
 
 
 def encoding_by_mark(head: bytes) -> str | None:
-    """Return the encoding that a byte order mark at the beginning names, if there is one."""
+    """Return the encoding of a byte order mark at the beginning, or None."""
     return next((encoding for mark, encoding in BYTE_ORDER_MARKS if head.startswith(mark)), None)
 
 
@@ -212,13 +212,13 @@ def ffmpeg_line(name: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A file's name for the shell and for ffmpeg, which takes -x for a flag and x:y for an address."""
+    """Quote a file's name for the shell and for ffmpeg, which reads -x as a flag and x:y as an address."""
     plain = os.path.isabs(name) or not (name.startswith("-") or ":" in name)
     return shlex.quote(name if plain else f"./{name}")
 
 
 def _head(file: BinaryIO) -> bytes:
-    """The first bytes, or those after the tag of ID3 of an AAC file; leaves the file at its beginning."""
+    """Return the first bytes, or those after the ID3 tag of an AAC file, and rewind the file."""
     file.seek(0)
     head = file.read(HEAD)
     if re.match(rb"ID3[\x02-\x04].{2}[\0-\x7f]{4}", head, re.DOTALL):
@@ -231,19 +231,19 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _text_of(head: bytes) -> str | None:
-    """The text that a file begins with, in UTF-8 or as its byte order mark says; None where it begins otherwise."""
+    """Return the beginning of a text in UTF-8 or the encoding of its byte order mark; None for other files."""
     encoding = encoding_by_mark(head) or "utf-8"
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return None
     if encoding == "utf-8" and _CONTROL.search(text):
-        return None  # of UTF-16 and UTF-32, what decodes at all is hardly anything else, whatever it contains
+        return None  # after a mark of UTF-16 or UTF-32, whatever decodes is almost certainly text
     return text.removeprefix("\ufeff")
 
 
 def _foreign(head: bytes, name: str, text: str | None) -> Kind | None:
-    """The kind of a file that is neither a recording for libsndfile nor a text, where it is a known one."""
+    """Return the kind of a file that is neither text nor readable by libsndfile, or None if it is not known."""
     if text is not None:
         if _LFS_POINTER.match(text):
             return Kind(False, "is a Git LFS pointer in place of the file itself: `git lfs pull` fetches that.")
@@ -264,7 +264,7 @@ def _named_as_sound(head: bytes, text: str) -> str:
     what = _kind_of_text(head, text)
     advice = "Rename it to .txt to train on it."
     if what.endswith("page"):
-        advice = "It may be what a server answered in place of the recording: fetch that again."
+        advice = "A server may have sent it instead of the recording: download the recording again."
     return f"has the name of a recording and contains {what}. {advice}"
 
 
@@ -278,7 +278,7 @@ def _kind_of_text(head: bytes, text: str) -> str:
 
 
 def unreadable(refusal: str) -> str:
-    """Return what to say, after a file's name, of one that libsndfile refuses with these words."""
+    """Return a message on a file that libsndfile rejects, to follow the file's name."""
     return (
         f"is no recording that can be read (libsndfile: {refusal}). "
         "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
@@ -286,8 +286,10 @@ def unreadable(refusal: str) -> str:
 
 
 def _refusal_of_libsndfile(file: BinaryIO) -> str:
-    """Return why libsndfile opens neither a file nor, with its header repaired, the first recording in it; "" where it
-    does. The descriptor is left where it was."""
+    """Return the error with which libsndfile rejects a file, or "" if it opens the file or a repaired first part of it.
+
+    The position of the descriptor is restored.
+    """
     import soundfile
 
     place = os.lseek(file.fileno(), 0, os.SEEK_CUR)

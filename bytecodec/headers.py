@@ -1,4 +1,4 @@
-"""What the headers of WAV, RF64, W64, AIFF, AU and CAF files tell about their sound, and new headers for it."""
+"""Headers of WAV, RF64, W64, AIFF, AU and CAF files: reading them, and making new ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 from bytecodec.parts import read_at
 
-_MOST_CHUNKS = 100_000  # more of them are damage
+_MOST_CHUNKS = 100_000  # a file with more of them is damaged
 _LONGEST_FORMAT = 4096  # bytes of a chunk that describes the samples
 _LONGEST_HEADER = 1 << 20  # bytes of a CAF header that is copied
-_MOST_IN_RIFF = 2**32 - 2**16  # bytes of sound: more are handed on as RF64
+_MOST_IN_RIFF = 2**32 - 2**16  # bytes of sound; a longer sound gets an RF64 header
 _AU_INTEGER = {8: 2, 16: 3, 24: 4, 32: 5}  # the numbers of AU's encodings, by the bits of a sample
 _AU_FLOAT = {32: 6, 64: 7}
 _AU_CODEC = {b"ulaw": 1, b"alaw": 27, b"fl32": 6, b"fl64": 7}
@@ -28,22 +28,22 @@ _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows 
 
 @dataclass
 class Sound:
-    """What a header tells about its sound.
+    """Description of a sound by its header.
 
     Attributes
     ----------
     data
-        Offset of the samples in the file.
+        Offset of the samples in the file, in bytes.
     length
-        Bytes of samples that the header announces.
+        Number of bytes of samples that the header announces.
     chunks
-        Yields (name, length, end) of each chunk after the sound, given its end.
+        Function that yields (name, length, end) of each chunk after the sound, given its end.
     header
-        Return a new header for so many bytes of sound, or nothing where that cannot be made.
+        Function that returns a new header for a number of bytes of sound, or b"" if it cannot be made.
     bytes_per_second
-        Of the sound; 0 where that is unknown.
+        Byte rate of the sound; 0 if unknown.
     unreadable
-        libsndfile would not read the header as it stands.
+        Whether libsndfile would misread the header.
     """
 
     data: int
@@ -180,8 +180,8 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def _au_encoding(codec: bytes, bits: int) -> tuple[str, int]:
-    """Return the byte order and the number by which AU files call an encoding of AIFF; 0 where they have none."""
-    whole = -(-bits // 8) * 8  # fewer bits stand in the upper ones
+    """Return the byte order and number in AU files of an encoding of AIFF; the number is 0 if they lack it."""
+    whole = -(-bits // 8) * 8  # samples with fewer bits fill the upper ones
     if codec in (b"NONE", b"twos", b"in24", b"in32"):
         return ">", _AU_INTEGER.get(whole, 0)
     if codec == b"sowt":
@@ -243,7 +243,7 @@ def read_au(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def _au_header(encoding: int, rate: int, channels: int, order: str) -> bytes:
-    """Return the header of an AU file whose sound ends with the file; AIFF and CAF files are handed on with it too."""
+    """Return the header of an AU file whose sound ends with the file; it also replaces headers of AIFF and CAF."""
     return (b".snd" if order == ">" else b"dns.") + struct.pack(order + "5I", 24, 2**32 - 1, encoding, rate, channels)
 
 
@@ -251,7 +251,7 @@ def _au_header(encoding: int, rate: int, channels: int, order: str) -> bytes:
 
 
 def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the chunks from an offset on; odd: the chunk before it has an odd length."""
+    """Yield the chunks from an offset on; ``odd`` is 1 if the chunk before has an odd length."""
     for _ in range(_MOST_CHUNKS):
         if at >= size:
             return

@@ -1,4 +1,4 @@
-"""libsndfile as it is used here: forward, as far as a damaged recording is whole, and without text on stderr."""
+"""Forward reading with libsndfile, up to the first damage, and without output of the library on stderr."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _stream: int | None = None  # the FILE* that C code called stderr before them
 
 
 class Decoder:
-    """One recording under way, read forward.
+    """Forward reader of one recording.
 
     Parameters
     ----------
     open_sound
-        Open the recording at its beginning, as a `soundfile.SoundFile`.
+        Function that opens the recording at its beginning, as a `soundfile.SoundFile`.
     is_spent
-        Return whether nothing but zeros, if that, follows what libsndfile has read of the file. It reads some kilobytes
-        ahead: damage as near to the end as that is taken for the end.
+        Function that returns whether only zeros or nothing follow what libsndfile has read of the file. libsndfile
+        reads some kilobytes ahead, so damage this close to the end counts as the end.
 
     Attributes
     ----------
     rate, channels, container, subtype
-        As libsndfile gives them; the rate in Hz, the container as "WAV", the subtype as "PCM_16".
+        Values of libsndfile: the rate in Hz, a container such as "WAV", and a subtype such as "PCM_16".
     frames
-        As many as are announced; None where that is unknown.
+        Number of frames that the file announces; None if unknown.
     frames_read
-        As many as were read so far.
+        Number of frames read so far.
     cut_short
-        Whether reading ended with an error, after which nothing was left.
+        Whether reading ended with an error at the end of the file.
     """
 
     def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
@@ -98,7 +98,7 @@ class Decoder:
     def _read_to_damage(self, buffer: Samples, error: Exception) -> int:
         """Read again from the beginning, and then in small steps up to the first error.
 
-        libsndfile does not tell how many frames of a larger read came before the error.
+        libsndfile does not report how many frames of a larger read came before the error.
         """
         from soundfile import LibsndfileError
 
@@ -123,11 +123,11 @@ class Decoder:
 
 
 def open_sound(file: BinaryIO | View) -> Any:
-    """Open a regular file, or a part of one, from its beginning; a `soundfile.LibsndfileError` where it is refused."""
+    """Open a regular file, or a part of one, from its beginning, or raise `soundfile.LibsndfileError`."""
     import soundfile
 
     class Forward(soundfile.SoundFile):  # type: ignore[misc]
-        """Reads on without the seek that soundfile adds to each read: FLAC of unknown length cannot do it."""
+        """SoundFile without the seek that soundfile adds to each read, which fails for FLAC of unknown length."""
 
         def seekable(self) -> bool:
             return False
@@ -137,26 +137,26 @@ def open_sound(file: BinaryIO | View) -> Any:
         source = file
         source.seek(0)
     else:
-        source = file.fileno()  # of a name, soundfile would judge by the ending
+        source = file.fileno()  # with a name, soundfile would choose the format by its ending
         os.lseek(source, 0, os.SEEK_SET)
     return Forward(source, closefd=False)
 
 
 def reason(error: Any) -> str:
-    """Return libsndfile's words for an error."""
+    """Return libsndfile's message for an error."""
     return str(error.error_string.removeprefix("Error : ").rstrip("."))
 
 
 @contextlib.contextmanager
 def calling_c() -> Iterator[None]:
-    """Around calls of libsndfile: without text on stderr, and with signals handled afterwards."""
+    """Suppress output on stderr, and delay signals, while libsndfile is called."""
     with silent_stderr(), _delayed_signals():
         yield
 
 
 @contextlib.contextmanager
 def _delayed_signals() -> Iterator[None]:
-    """Call the handlers of signals that arrive meanwhile afterwards.
+    """Delay the handlers of signals until the block has ended.
 
     libsndfile reads a `bytecodec.parts.View` by calling Python, and what a handler raises there would be lost.
     """
@@ -179,7 +179,7 @@ def _delayed_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Discard what C code writes with ``fprintf(stderr, ...)`` meanwhile, as libmpg123 does of a damaged stream.
+    """Discard what C code writes with ``fprintf(stderr, ...)``, as libmpg123 does for a damaged stream.
 
     Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are left alone, so that no
     message of another thread is lost. Where the variable cannot be exchanged (Windows, musl), nothing is discarded.

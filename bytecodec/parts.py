@@ -1,4 +1,4 @@
-"""Parts of a file: where each recording in it begins and ends, and a view of one part for libsndfile."""
+"""Parts of a file, each of which is one recording, and a view of one part for libsndfile."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Part:
     next
         Offset of the part that follows, or the size of the file.
     header
-        What replaces the header before ``begin`` where that is wrong; empty: the part has its own, and it is good.
+        Header that replaces a wrong one before ``begin``; empty if the part has a good header of its own.
     messages
-        What to report once the part has been read to its end. ``{seconds:.2f}`` in them stands for its duration.
+        Messages to report once the part has been read to its end; ``{seconds:.2f}`` stands for its duration.
     frames
-        As many as the part holds, if they were counted.
+        Number of frames in the part, if they were counted.
     """
 
     begin: int
@@ -57,7 +57,7 @@ class Part:
 
 
 class View(io.RawIOBase):
-    """The bytes of a part as a file of its own: its new header, if it has one, and then its bytes of the file.
+    """Read-only file of the bytes of a part: its new header, if it has one, and its bytes of the file.
 
     libsndfile calls it from C, where an exception would be lost: a reading error is kept in `error`.
     """
@@ -72,7 +72,7 @@ class View(io.RawIOBase):
 
     @property
     def offset(self) -> int:
-        """The offset in the file of the position."""
+        """Offset in the file of the current position."""
         return self._begin + self._position
 
     def readable(self) -> bool:
@@ -94,7 +94,7 @@ class View(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as there are bytes; return how many."""
+        """Fill the buffer as far as possible, and return the number of bytes."""
         wanted = min(len(buffer), self._size - self._position)
         if self._position < len(self._header):
             data = self._header[self._position : self._position + wanted]
@@ -131,14 +131,14 @@ def find_signature(file: BinaryIO, begin: int, end: int) -> int | None:
 
 
 def _blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes); neighbours overlap by as much as a signature is long."""
+    """Yield (offset, bytes); neighbours overlap by the length of a signature."""
     while begin < end:
         yield begin, read_at(file, begin, min(_BLOCK + _SIGNATURE_SIZE, end - begin))
         begin += _BLOCK
 
 
 def skip_id3v2(file: BinaryIO, offset: int) -> int:
-    """Return the offset behind the ID3v2 tags at an offset; the offset itself where there is none."""
+    """Return the offset behind the ID3v2 tags at an offset; the offset itself if there are none."""
     while True:
         head = read_at(file, offset, 10)
         if len(head) < 10 or head[:3] != b"ID3" or max(head[3:5]) == 255 or max(head[6:]) >= 128:

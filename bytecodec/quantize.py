@@ -1,4 +1,4 @@
-"""Samples of full scale 1 to 8 or 16 bits, and what to say of how they fill that range."""
+"""Rounding of samples to 8 or 16 bits, and messages on their level."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from bytecodec.mulaw import encode_mulaw
 
 FULL_SCALE = 127 / 128  # the highest peak that is not clipped
-SILENCE = 1e-12  # the deviation from the mean, up to which a recording is silent: no gain brings it back
+SILENCE = 1e-12  # largest deviation from the mean of a silent recording
 
-_QUIET_BITS = 6  # of 8: a recording that uses this many, or fewer, is called quiet
-_MULAW_BITS = 13  # of linear samples with the smallest step of G.711, which is 8 of 16 bits
+_QUIET_BITS = 6  # of 8; a recording that uses at most this many is reported as quiet
+_MULAW_BITS = 13  # bits of linear samples whose step is the smallest of G.711, which is 8 steps of 16 bits
 _OFFSET = 1 / 32  # of full scale: the smallest DC offset that is reported
-_OFFSET_SECONDS = 0.1  # the mean of less than this says nothing about the recording's DC
+_OFFSET_SECONDS = 0.1  # a shorter recording may have a mean without a DC offset
 _DITHER_SEED = 0
 
 
@@ -25,12 +25,12 @@ class Levels:
     Parameters
     ----------
     rate
-        Of the samples, in Hz.
+        Sampling rate in Hz.
     bits, mulaw
-        What they are rounded to: 8 or 16 bits, or G.711 mu-law.
+        Format to which samples are rounded: 8 or 16 bits, or G.711 mu-law.
     normalized, without_dc
-        Whether the gain brought their peak to full scale, and whether their mean was subtracted: advice to do what has
-        been done is left out.
+        Whether the gain brought the peak to full scale, and whether the mean was subtracted. Messages do not advise
+        what has been done.
     """
 
     def __init__(self, rate: int, bits: int, mulaw: bool, normalized: bool, without_dc: bool) -> None:
@@ -47,12 +47,12 @@ class Levels:
         self._low, self._high = min(self._low, float(samples.min())), max(self._high, float(samples.max()))
 
     def sentences(self) -> Iterator[str]:
-        """Yield what to say of the recording, to follow its name."""
+        """Yield messages on the recording, to follow its name."""
         offset = self._offset()
         deviation = max(self._high - offset, offset - self._low)
         if self._clipped:
             remedy = "a lower --gain" if self._normalized else "--normalize"
-            yield f"is too loud for full scale: samples clipped: {self._clipped:,}; {remedy} keeps them whole."
+            yield f"is too loud for full scale: samples clipped: {self._clipped:,}; {remedy} prevents that."
         if deviation <= SILENCE:
             yield self._silent(offset)
             return
@@ -72,10 +72,10 @@ class Levels:
         return ""
 
     def _offset(self) -> float:
-        """Return the mean, where it says something about the recording and not about the few samples taken of it."""
+        """Return the mean if the recording is long enough for it to be a DC offset, else 0."""
         if self._count < _OFFSET_SECONDS * self._rate:
             return 0.0
-        constant = self._high - self._low <= 2 * SILENCE  # then its mean, as a sum, would be less exact
+        constant = self._high - self._low <= 2 * SILENCE  # the mean from a sum would be less exact
         return self._low if constant else self._total / self._count
 
     def _silent(self, offset: float) -> str:
@@ -90,7 +90,7 @@ class Levels:
 
 
 class Quantiser:
-    """Rounds samples to bytes: floor(128 x + 1/2) + 128, or G.711 mu-law of floor(32768 x + 1/2)."""
+    """Quantiser of samples to bytes: floor(128 x + 1/2) + 128, or G.711 mu-law of floor(32768 x + 1/2)."""
 
     def __init__(self, scale: float, dither: bool, mulaw: bool, levels: Levels) -> None:
         self._scale = scale
@@ -108,13 +108,13 @@ class Quantiser:
         values = block * np.float32(128) + np.float32(128.5)
         if self._noise is not None:
             values += self._noise.random((len(values), 2), np.float32).sum(axis=1) - 1
-        # From 256 on a value is 255 too, but 32767 of 16 bits ends there and is not called clipped.
+        # From 256 on a value is 255 too, but 32767 of 16 bits ends there and does not count as clipped.
         self._levels.add(block, _outside(values, 0, 257))
         return values.clip(0, 255).astype(np.uint8)
 
 
 class Quantiser16:
-    """Rounds samples to int16: floor(32768 x + 1/2)."""
+    """Quantiser of samples to int16: floor(32768 x + 1/2)."""
 
     def __init__(self, scale: float, levels: Levels) -> None:
         self._scale = np.float32(scale)
@@ -124,7 +124,7 @@ class Quantiser16:
         """Round the next samples (n,), at least one."""
         block = block * self._scale
         values = np.floor(block * np.float32(32768) + np.float32(0.5))
-        self._levels.add(block, _outside(values, -32768, 32769))  # 32768, which is full scale, is not called clipped
+        self._levels.add(block, _outside(values, -32768, 32769))  # full scale, 32768, does not count as clipped
         rounded: NDArray[np.int16] = values.clip(-32768, 32767).astype(np.int16)
         return rounded
 

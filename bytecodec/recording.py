@@ -1,4 +1,4 @@
-"""Recordings through libsndfile: one pass over a file, with all recordings that are joined in it, as mono blocks."""
+"""Recordings as mono blocks: one pass over a file and all recordings that are joined in it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bytecodec.formats import require_recording, unreadable
 from bytecodec.libsndfile import Decoder, open_sound, reason
 from bytecodec.parts import Part, View, count_bytes, is_blank
 
-#: The rates, in Hz, that are believed: what lies outside is a damaged header or a slip of the finger.
+#: Accepted rates in Hz; others are damaged headers or typing errors.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
 Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
 
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
-_LOUDEST = 2.0**31  # of full scale: what a floating-point file says beyond this is damage
+_LOUDEST = 2.0**31  # relative to full scale; larger floating-point samples are damage
 _MOST_MESSAGES = 10  # about one file
-_ENCODER_FRAMES = 4608  # samples that an MP3 encoder adds, and its decoder takes away, at most
-_NEARLY = 0.95  # of the announced frames: MP3 knows its length only nearly
+_ENCODER_FRAMES = 4608  # largest number of samples that an MP3 encoder adds and its decoder removes
+_NEARLY = 0.95  # share of the announced frames; MP3 files announce only an approximate length
 
 
 def check_rate(rate: int, what: str = "a rate") -> None:
-    """Raise InputError for a rate that is no whole number, or outside 1 to 768 kHz."""
+    """Raise InputError for a rate that is not a whole number from 1 to 768 kHz."""
     if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
         raise InputError(f"{what} of {rate!r} Hz is no whole number.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
@@ -39,20 +39,20 @@ def check_rate(rate: int, what: str = "a rate") -> None:
 
 
 class Pass:
-    """One pass over the part of a file that is wanted, through all recordings that are joined in it.
+    """One pass over the selected part of a file, through all recordings that are joined in it.
 
     Attributes
     ----------
     first
         The first recording.
     frames_read
-        Frames of all recordings so far.
+        Number of frames of all recordings read so far.
     messages
-        What a person should read about the file, once the pass is over.
+        Messages about the file for the user, complete after the pass.
     is_simple
         Whether the file is one recording with a good header, as far as its headers show.
     cancelled
-        Whether channels cancelled each other in the mix, of which there is a message then.
+        Whether channels cancelled each other in the mix, which is also a message.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Pass:
         self.first = self._opened(first, part)
 
     def blocks(self, rate: int, mean: float = 0.0) -> Iterator[Samples]:
-        """Yield float32 (n,) at a rate in Hz, less ``mean``, with full scale 1."""
+        """Yield float32 (n,) with full scale 1 at a rate in Hz, minus ``mean``."""
         for recording in self._recordings():
             yield from _resampled(recording, rate, mean)
 
     def mean(self) -> float:
-        """Read all for the mean over time of the samples, before the rate is changed."""
+        """Read all samples, and return their mean before the rate is changed."""
         total = seconds = 0.0
         for recording in self._recordings():
             for block in recording.blocks(max(1, _BLOCK // recording.channels)):
@@ -117,15 +117,15 @@ class Pass:
             raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
         if not any_taken:
             raise InputError(
-                f"{self.name} is {self._seconds:.2f} s long, and was to be taken from {self._part[0]:.2f} s on."
+                f"{self.name} is {self._seconds:.2f} s long: nothing can be read from {self._part[0]:.2f} s on."
             )
         if self._unreported:
-            self.messages.append(f"has {self._unreported:,} more such faults.")
+            self.messages.append(f"has {self._unreported:,} more faults of this kind.")
         if count > 1 and not is_over:
             self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
 
     def _following(self) -> _Recording | None:
-        """Open the next recording in the file; None: there is none, or it is not wanted."""
+        """Open the next recording in the file, or return None if there is none in the selected part."""
         start, duration = self._part
         begin = max(start, self._seconds)
         rest = None if duration is None else start + duration - begin
@@ -138,8 +138,8 @@ class Pass:
                 raise InputError(f"{error} This is the recording joined to it at {self._seconds:.2f} s.") from None
             except InputError:
                 count = count_bytes(extent.end - extent.begin)
-                message = f"goes on with {count} from byte {extent.begin:,} on that are no recording that can be read"
-                self._report([f"{message}: they are left out. ffmpeg may turn the whole into a WAV file."])
+                message = f"continues from byte {extent.begin:,} with {count} that are not a readable recording"
+                self._report([f"{message}: they are left out. ffmpeg may convert the whole file to WAV."])
         return None
 
     def _report(self, messages: list[str]) -> None:
@@ -148,7 +148,7 @@ class Pass:
         self._unreported += len(messages[room:])
 
     def _is_whole(self, extent: Part) -> bool:
-        """Return whether a part is the file as it stands."""
+        """Return whether a part is the whole, unchanged file."""
         return (extent.begin, extent.end, extent.header) == (0, self._size, b"")
 
     def _opened(self, extent: Part, part: tuple[float, float | None]) -> _Recording:
@@ -172,7 +172,7 @@ class Pass:
 
 
 class _Recording:
-    """One recording of a file under way through libsndfile, up to the end of what is wanted of it."""
+    """Reader of one recording of a file, up to the end of the selected part."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Recording:
         channel = None if mono_as_is and self.channels == 1 else channel
         self.mixer = Mixer(self.channels, self.rate, channel, name)
         one = self.channels == 1 or channel is not None
-        self.is_8_bit = self._decoder.subtype in ("PCM_U8", "PCM_S8") and one  # the mean of several lies between bytes
+        self.is_8_bit = self._decoder.subtype in ("PCM_U8", "PCM_S8") and one  # a mean of channels lies between bytes
         self.any_taken = False
         self._seconds_before = seconds_before
         self._extent = extent
@@ -211,18 +211,18 @@ class _Recording:
 
     @property
     def frames_read(self) -> int:
-        """Frames so far, with those before what is wanted."""
+        """Number of frames read so far, including those before the selected part."""
         return self._decoder.frames_read
 
     @property
     def is_over(self) -> bool:
-        """Whether all that was wanted has been read."""
+        """Whether the selected part has been read."""
         return self._end is not None and self.frames_read >= self._end
 
     def blocks(self, size: int) -> Iterator[Samples]:
-        """Yield float32 (n,) with full scale 1, of size frames at most.
+        """Yield float32 (n,) with full scale 1, at most ``size`` frames at a time.
 
-        What comes before the part is read too: it takes little time, and not every codec seeks to the exact frame.
+        What comes before the part is read and discarded, because not every codec seeks to the exact frame.
         """
         goal = min((n for n in (self._end, self._decoder.frames) if n is not None), default=None)
         buffer = np.empty((size, self.channels), np.float32)
@@ -246,7 +246,7 @@ class _Recording:
             seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
             raise InputError(
                 f"{self.name} is damaged beyond {seconds:.2f} s (libsndfile: {reason(error)}). "
-                f"`wav2utf8 --duration {seconds:.2f}` takes what is whole."
+                f"`wav2utf8 --duration {seconds:.2f}` converts the part before it."
             ) from None
         if self._view and self._view.error:
             raise self._view.error
@@ -256,7 +256,7 @@ class _Recording:
         return frames
 
     def _is_spent(self) -> bool:
-        """Return whether nothing but zeros, if that, follows what libsndfile has read."""
+        """Return whether only zeros or nothing follow what libsndfile has read."""
         return is_blank(self._file, self._offset(), self._extent.end)
 
     def _offset(self) -> int:
@@ -264,25 +264,25 @@ class _Recording:
         return self._view.offset if self._view else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
 
     def messages(self) -> list[str]:
-        """Return what to report of a recording that was read to its end; what is there is taken, as SoX does."""
+        """Return messages about a recording that was read to its end; all samples in it are read, as SoX does."""
         if self.is_over:
             return []
         seconds = self.frames_read / self.rate
         announced = self._decoder.frames
-        if self._extent.frames is not None:  # MPEG audio, of which a few frames at both ends are no sound
+        if self._extent.frames is not None:  # MPEG audio has a few frames without sound at both ends
             announced = max(0, self._extent.frames - _ENCODER_FRAMES)
         found = [message.format(seconds=seconds) for message in self._extent.messages]
         if any("cut short" in message for message in found):
             return found
         if self._decoder.cut_short and announced is None:
-            found.append(f"is cut short: it ends after {seconds:.2f} s amid a frame; what is there is taken.")
+            found.append(f"is cut short: it ends after {seconds:.2f} s within a frame; the sound before it is read.")
         container = self._decoder.container
         if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
             what = (
                 "is damaged" if container in ("OGG", "MP3") else "is cut short"
-            )  # these two have an end that is found
+            )  # the end of these two is always found
             found.append(
-                f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s that are there are taken."
+                f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s in the file are read."
             )
         rest = self._extent.end - self._offset()
         if container == "FLAC" and rest > 0:
@@ -291,7 +291,7 @@ class _Recording:
 
 
 def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
-    """Yield the samples less ``mean`` at another rate."""
+    """Yield the samples minus ``mean`` at another rate."""
     size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
     blocks = recording.blocks(size)
     if mean:

@@ -84,7 +84,7 @@ def _ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
     return up, down
 
 
-@functools.lru_cache(maxsize=1)  # joined recordings mostly have one rate
+@functools.lru_cache(maxsize=1)  # joined recordings usually have the same rate
 def lowpass(factor: int) -> NDArray[np.float32]:
     """Design the filter that lets 1/factor of the band through, with a gain of one at 0 Hz.
 
@@ -94,7 +94,7 @@ def lowpass(factor: int) -> NDArray[np.float32]:
     Returns
     -------
     float32 (2 * 64 * factor + 1,)
-        Symmetric, and not to be changed, as it is kept for the next call.
+        A symmetric filter; the caller must not change it, because it is cached.
     """
     from scipy.special import i0
 

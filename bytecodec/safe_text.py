@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import unicodedata
 
-JOINERS = "\u200c\u200d"  # format characters that scripts and emoji are spelt with; they move nothing else
+JOINERS = "\u200c\u200d"  # format characters in scripts and emoji, which do not reorder text
 NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def printable(text: object, most: int | None = None, keep_bytes: bool = False) -> str:
-    r"""Return text on one line, with each character that would not show as itself written as an escape.
+    r"""Return text on one line, with characters that are not printable as escapes.
 
-    Control characters (a terminal obeys them), line separators, marks that reorder what follows (as the right-to-left
-    ones do) and surrogates become ``\n``, ``\x1b``, ``\u202e``. A byte of a file's name that is not UTF-8, which
-    Python keeps as a surrogate, becomes that byte, such as ``\xff``. Printable text is returned unchanged.
+    Control characters, line separators, marks that reorder text (such as right-to-left ones) and surrogates become
+    escapes such as ``\n``, ``\x1b`` and ``\u202e``. A byte of a file's name that is not UTF-8, which Python keeps as a
+    surrogate, becomes that byte, such as ``\xff``. Printable text is returned unchanged.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
         Leave bytes that are not UTF-8 as they are, for output that is encoded with `os.fsencode`.
     """
     text = os.fsdecode(text) if isinstance(text, bytes | os.PathLike) else str(text)
-    text = _cut(text, most)  # before the work: escapes make text longer, never shorter
+    text = _cut(text, most)  # first, because escapes only make text longer
     if text.isprintable():
         return text
     return _cut("".join(_shown(c, keep_bytes) for c in text), most)

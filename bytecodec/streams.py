@@ -1,4 +1,4 @@
-"""Recordings that are streams of frames or pages: where FLAC, Ogg and MP3 (MPEG audio) ones begin and end in a file."""
+"""Recordings that are streams of frames or pages: the extent of FLAC, Ogg and MPEG audio in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from bytecodec.parts import Part, count_bytes, find_signature, read_at, skip_id3v2
 
 _WINDOW = 1 << 16  # bytes read at a time
-_CHAIN = 3  # frames in a row that are no coincidence
+_CHAIN = 3  # number of consecutive frames that cannot be a coincidence
 _MIRRORED = bytes(int(f"{b:08b}"[::-1], 2) for b in range(256))  # bytes with their bits in reverse order
 _PAGE = re.compile(rb"OggS\0")
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xeb]")
@@ -27,7 +27,7 @@ _BITRATES = {  # in kbit/s, by whether it is version 1 and by the layer
 
 
 class _Window:
-    """A file read in large blocks, of which small pieces are asked for in ascending order."""
+    """Buffered reader of small pieces of a file in ascending order."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
@@ -81,7 +81,7 @@ def ogg_part(file: BinaryIO, begin: int, size: int) -> Part:
         page = _page(window, end)
         if not page:
             found = window.find(_PAGE, end + 1)
-            # a page that was cut short reaches into what was joined to it
+            # the length of a page that was cut short reaches into the next file
             following = find_signature(file, last + 1, (size if found is None else found) + 5)
             if following is None and found is not None:
                 damage, end = damage or end, found
@@ -103,7 +103,7 @@ def ogg_part(file: BinaryIO, begin: int, size: int) -> Part:
 
 
 def _page(window: _Window, at: int) -> bytes:
-    """Return the page at an offset, as far as it is there; empty where there is none."""
+    """Return the page at an offset, as far as it is complete; b"" if there is none."""
     head = window.get(at, 27 + 255)
     return window.get(at, _page_length(head)) if head.startswith(b"OggS\0") and len(head) >= 27 else b""
 
@@ -132,11 +132,11 @@ def _ogg_end(begin: int, end: int, last: int, following: int, open_streams: set[
 
 
 def _cut(reason: str) -> str:
-    return f"is cut short after {{seconds:.2f}} s: {reason}. What is there is taken."
+    return f"is cut short after {{seconds:.2f}} s: {reason}. The sound before it is read."
 
 
 def _left_out(offset: int, count: int) -> str:
-    return f"has {count_bytes(count)} from byte {offset:,} on that are no sound: they are left out."
+    return f"has {count_bytes(count)} from byte {offset:,} on that are not sound: they are left out."
 
 
 # MPEG audio
@@ -144,7 +144,7 @@ def _left_out(offset: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the header of a frame says; the frames of one stream agree in all but the length."""
+    """Header of a frame; the frames of one stream differ only in the length."""
 
     length: int  # in bytes
     samples: int
@@ -162,7 +162,7 @@ def mpeg_begins(file: BinaryIO, at: int, size: int) -> bool:
 def mpeg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part | None:
     """Return the part of the MPEG audio stream at ``at``, whose tags begin at ``begin``; None where there is none.
 
-    A part ends where frames of another kind come, or an information frame (Xing, Info, VBRI) as a file begins with.
+    A part ends where frames of another kind come, or an information frame (Xing, Info, VBRI), with which a file begins.
     """
     window = _Window(file, size)
     first = _frame(window.get(at, 4))
@@ -186,9 +186,9 @@ def mpeg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part | None:
         following = _resynchronise(window, behind)
         frame = _frame(window.get(following, 4))
         if following == behind and frame and frame.kind == first.kind and not _is_info(window, following, frame):
-            end = following  # a tag amid the stream
+            end = following  # a tag within the stream
             continue
-        if following > behind:  # a frame that was cut short reaches into what was joined to it
+        if following > behind:  # the length of a frame that was cut short reaches into the next file
             following = _resynchronise(window, last + 4)
         return _mpeg_part(begin, min(end, following), following, first, count, promised, max(0, following - behind))
     following = _resynchronise(window, last + 4) if end > size else size
@@ -210,9 +210,7 @@ def _mpeg_part(
         messages.append(_left_out(end, gap))
     if count + 1 < promised:
         announced = promised * first.samples / first.rate
-        messages.append(
-            f"is cut short: {announced:.2f} s were announced; the {{seconds:.2f}} s that are there are taken."
-        )
+        messages.append(f"is cut short: {announced:.2f} s were announced; the {{seconds:.2f}} s in the file are read.")
     elif incomplete and (count < promised or not promised):
         messages.append(_cut("its last frame is incomplete"))
     return Part(begin, end, following, b"", tuple(messages), count * first.samples)
@@ -244,13 +242,13 @@ def _described(second: int, third: int, mono: bool) -> _Frame | None:
 
 
 def _is_info(window: _Window, at: int, frame: _Frame) -> bool:
-    """Return whether the frame at an offset has no sound, but tells about the stream, as the first one may."""
+    """Return whether the frame at an offset is an information frame, which has no sound."""
     words = window.get(at + frame.info, 4), window.get(at + 36, 4)
     return words[0] in (b"Xing", b"Info") or words[1] == b"VBRI"
 
 
 def _is_chain(window: _Window, at: int, frames: int = _CHAIN, least: int = _CHAIN) -> bool:
-    """Return whether so many frames of one kind follow each other; at the end of the file ``least`` are enough."""
+    """Return whether ``frames`` frames of one kind follow each other; ``least`` suffice at the end of the file."""
     kinds, count = set(), 0
     while count < frames and at < window.size:
         frame = _frame(window.get(at, 4))
@@ -282,7 +280,7 @@ def _skip_tags(window: _Window, at: int) -> int:
 
 
 def _resynchronise(window: _Window, at: int) -> int:
-    """Return the offset, from ``at`` on, at which a chain of frames or another recording begins; else the size."""
+    """Return the offset, from ``at`` on, at which a chain of frames or another recording begins, or the size."""
     candidate: int | None = at
     while candidate is not None and not _is_chain(window, candidate):
         candidate = window.find(_SYNC, candidate + 1)

@@ -22,7 +22,7 @@ _LINE = re.compile(r"[ \t]*(0[xX][0-9A-Fa-f]+|[0-9]+)([ \t].*)", re.DOTALL)
 
 
 class Table:
-    """Which byte each of up to 256 characters stands for.
+    """Table of up to 256 characters and the bytes that they stand for.
 
     Parameters
     ----------
@@ -47,14 +47,14 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     """Read a table of byte values and characters.
 
     A line holds a byte, decimal or hexadecimal (65 or 0x41), spaces or tabs, and a character. A file of 256 bytes that
-    is not a text is taken for the bytes in the order of BinToUTF8's characters.
+    is not a text holds the bytes in the order of BinToUTF8's characters.
 
     Raises
     ------
     InputError
-        The file is no such table; the sentence names the line.
+        The file is not a table; the message names the line.
     OSError
-        It cannot be read.
+        The file cannot be opened.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -74,8 +74,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 def lacks_table(codes: NDArray[np.integer[Any]]) -> bool:
     """Return whether a text of these code points is one that BinToUTF8 wrote with a table.
 
-    Its characters are printable ASCII, of which one alone may be a slip, and those from U+3900 on, mixed; line ends and
-    byte order marks may stand between them.
+    Such a text mixes at least two different printable ASCII characters with others from U+3900 on; it may have line
+    ends and byte order marks.
     """
     ascii_ = is_printable_ascii(codes)
     further = (codes >= _FURTHER[0]) & (codes <= _FURTHER[1])
@@ -85,7 +85,7 @@ def lacks_table(codes: NDArray[np.integer[Any]]) -> bool:
 
 
 def is_printable_ascii(codes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Return for each code point whether it is one of those that BinToUTF8 gives to the first bytes."""
+    """Return whether each code point is printable ASCII, which BinToUTF8 assigns first."""
     return (codes >= _PRINTABLE[0]) & (codes <= _PRINTABLE[1])
 
 
@@ -111,7 +111,7 @@ def _parsed(text: str, path: Path) -> dict[str, int]:
             byte, character = _parsed_line(line)
             for what, name in ((byte, f"byte {byte}"), (character, f"character {character!r}")):
                 if what in line_of:
-                    raise ValueError(f"{name} has been given in line {line_of[what]} already")
+                    raise ValueError(f"{name} is already in line {line_of[what]}")
                 line_of[what] = number
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}.") from None
@@ -127,7 +127,7 @@ def _parsed_line(line: str) -> tuple[int, str]:
         raise ValueError(f"{line[:40]!r} is not a byte and a character, such as 65 A or 0x41 A")
     byte = int(found[1], 0) if found[1][:2] in ("0x", "0X") else int(found[1])
     if byte > 255:
-        raise ValueError(f"{found[1][:40]} is no byte: 0 to 255 are")
+        raise ValueError(f"{found[1][:40]} is not a byte, which is a number from 0 to 255")
     rest = found[2]  # with the separator
     character = rest.strip(" \t")
     if not character:  # a space or a tab is the character: what follows the separator

@@ -25,7 +25,7 @@ from bytecodec.recording import check_rate as check_rate
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
-_LOUD_GAIN = 40.0  # dB: a recording that --normalize amplifies by more is mostly noise
+_LOUD_GAIN = 40.0  # in dB; a recording that --normalize amplifies by more is mostly noise
 
 
 def read_blocks(
@@ -48,8 +48,8 @@ def read_blocks(
 ) -> Iterator[NDArray[Any]]:
     """Read a recording as 8-bit mono samples at one rate.
 
-    Channels are averaged, or one is taken, the rate is changed by `bytecodec.resample.Resampler`, and a sample x of
-    16 bits becomes floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence
+    Channels are averaged, or one is selected, and the rate is changed by `bytecodec.resample.Resampler`. A 16-bit
+    sample x becomes floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence
     is 128. A mono 8-bit file at the wanted rate comes out as it is, byte for byte. Not-a-number becomes silence,
     infinity full scale.
 
@@ -63,15 +63,15 @@ def read_blocks(
     start, duration
         The part to take, in seconds of the recording; without duration, up to its end.
     channel
-        The one to take, counted from 1; None for the mean of all.
+        The channel to read, counted from 1; None for the mean of all.
     mono_as_is
-        Take a recording of one channel whatever ``channel`` says.
+        Read a recording that has only one channel, whatever ``channel`` is.
     remove_dc
-        Subtract the mean of the part that is taken, which takes a pass more.
+        Subtract the mean of the part that is read, which needs another pass.
     normalize
-        Bring the peak, without that mean, to full scale, which takes a pass more.
+        Amplify so that the peak reaches full scale, which needs another pass; the mean is subtracted first.
     set_gain_db
-        With normalize, the gain of a set of recordings that this one belongs to, in place of its own.
+        With normalize, the gain in dB of the set that the recording belongs to, instead of its own.
     gain_db
         Amplify by so much; with normalize, from full scale. -200 to 200.
     dither
@@ -82,7 +82,7 @@ def read_blocks(
     bits
         8, or 16 for int16 samples floor(32768 x + 1/2): a mono 16-bit file at the wanted rate comes out as it is.
     tell
-        Is called with each sentence that a person should read: cut short, clipped, quiet, channels that cancel.
+        Called with each message for the user, such as that the recording is cut short, clipped or quiet.
     progress
         Is called after each block with the frames read so far and, if known, the frames there are to read.
 
@@ -94,8 +94,8 @@ def read_blocks(
     Raises
     ------
     InputError
-        At once: a parameter is out of its range. While reading: the source is no recording, is damaged, has a
-        rate out of range, has no such channel, or holds no samples in the part asked for; the sentence names it.
+        At once: a parameter is out of its range. While reading: the source is not a recording, is damaged, has a
+        rate out of range, does not have the channel, or holds no samples in the part; the message names it.
     OSError
         The source cannot be opened or read.
     """
@@ -107,9 +107,9 @@ def read_blocks(
     if mulaw and dither:
         raise InputError("dither is for linear samples: leave it out, or mulaw.")
     if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
-        raise InputError(f"bits is {bits!r}, and has to be 8, or 16 without mulaw and dither.")
+        raise InputError(f"bits is {bits!r}; it must be 8, or 16 without mulaw and dither.")
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
-        raise InputError(f"source is a {type(source).__name__}, and has to be a path or a file open for reading.")
+        raise InputError(f"source is a {type(source).__name__}; it must be a path or a file open for reading.")
     part = (start, duration)
     gain = (normalize, set_gain_db if normalize else None, gain_db)
     options = _Options(rate, part, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
@@ -151,7 +151,7 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True)
 class _Options:
-    """The parameters of `read_blocks` that say how samples become bytes."""
+    """The parameters of `read_blocks` for the conversion of samples to bytes."""
 
     rate: int
     part: tuple[float, float | None] = (0.0, None)
@@ -186,7 +186,7 @@ def _read(
         for block in recording.blocks(options.rate, mean):
             yield quantise(block)
         sentences = list(recording.messages)
-        if not recording.cancelled:  # or the level is that of what they left of each other
+        if not recording.cancelled:  # if the channels cancelled, the level of the mix says nothing about the recording
             sentences += levels.sentences()
             if 20 * math.log10(gain) > _LOUD_GAIN:
                 sentences.append(f"is amplified by {20 * math.log10(gain):.0f} dB to full scale, its noise as well.")
@@ -195,7 +195,7 @@ def _read(
 
 
 class _Passes:
-    """The passes over a recording, one after the other, with the progress of all of them together."""
+    """The passes over a recording, with their common progress."""
 
     def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, progress: Progress) -> None:
         self._file, self._name, self._options = file, name, options
@@ -203,15 +203,15 @@ class _Passes:
         self._last: Pass | None = None
 
     def mean(self) -> float:
-        """Read it once for the mean of its samples, before the rate is changed."""
+        """Read the recording once, and return the mean of its samples before the rate is changed."""
         return self.next().mean()
 
     def peak(self, mean: float) -> float:
-        """Read it once for the highest magnitude of its samples less ``mean``, after the rate is changed."""
+        """Read it once, and return the highest magnitude of its samples minus ``mean`` after the rate is changed."""
         return max(float(np.abs(block).max()) for block in self.next().blocks(self._options.rate, mean))
 
     def next(self) -> Pass:
-        """Return the recording, to be read once from its beginning."""
+        """Return the next pass, which reads the recording from its beginning."""
         self._done += self._last.frames_read if self._last else 0
         done, left = self._done, self._left
         self._left -= 1

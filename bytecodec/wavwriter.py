@@ -55,7 +55,7 @@ class WavWriter:
     Raises
     ------
     InputError
-        The rate is out of range, there is no such format, or the stream takes no bytes.
+        The rate is out of range, the format does not exist, or the stream does not accept bytes.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class WavWriter:
     def __init__(self, stream: BinaryIO, rate: int = 11025, mulaw: bool = False, bits: int = 8) -> None:
         check_rate(rate)
         if bits not in (8, 16, 32) or (mulaw and bits != 8):
-            raise InputError(f"bits is {bits!r}, and has to be 8, 16 or 32, and 8 for mu-law.")
+            raise InputError(f"bits is {bits!r}; it must be 8, 16 or 32, and 8 for mu-law.")
         _check_stream(stream)
         self.samples = 0
         self._stream = stream
@@ -126,19 +126,19 @@ class WavWriter:
                 self.close()
 
     def _checked(self, samples: Any) -> memoryview:
-        """Return the bytes of samples of this writer's type."""
+        """Return the bytes of samples, or raise InputError if they are not of this writer's type."""
         if self._state == "closed":
-            raise InputError("the WAV file is closed: nothing can be written to it any more.")
+            raise InputError("the WAV file is closed, so nothing more can be written to it.")
         dtype = np.dtype({8: "u1", 16: "<i2", 32: "<f4"}[8 * self._width])
         if isinstance(samples, np.ndarray):
             if samples.dtype != dtype or samples.ndim != 1:
                 raise InputError(
-                    f"samples is an array of {samples.dtype} {samples.shape}, and has to be one of {dtype} (n,)."
+                    f"samples is an array of {samples.dtype} {samples.shape}; it must be one of {dtype} (n,)."
                 )
             return memoryview(np.ascontiguousarray(samples).data).cast("B")
         data = byte_array("samples", samples).data
         if len(data) % self._width:
-            raise InputError(f"{len(data)} bytes are no whole number of samples of {self._width} bytes.")
+            raise InputError(f"{len(data)} bytes are not a whole number of samples of {self._width} bytes.")
         return data
 
     def _start(self) -> None:
@@ -183,7 +183,7 @@ class WavWriter:
 def _check_stream(stream: Any) -> None:
     if not hasattr(stream, "write") or isinstance(stream, io.TextIOBase):
         kind = type(stream).__name__
-        raise InputError(f"stream is a {kind}, and has to be a file that is open for writing bytes.")
+        raise InputError(f"stream is a {kind}; it must be a file that is open for writing bytes.")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

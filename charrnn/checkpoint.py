@@ -71,16 +71,16 @@ def save(path: str | Path, checkpoint: Keepable) -> None:
     Raises
     ------
     InputError
-        There is no such folder, or the checkpoint is none.
+        The folder does not exist, or the checkpoint does not hold a torch module.
     """
     path = check_path("path", path)
     if not isinstance(getattr(checkpoint, "model", None), nn.Module):
-        raise InputError(f"checkpoint is a {type(checkpoint).__name__}, and has to hold a network of torch.")
+        raise InputError(f"checkpoint is a {type(checkpoint).__name__}; it must hold a torch module.")
     write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
 
 
 def set_val_loss(path: Path, val_loss: float) -> None:
-    """Write a checkpoint of any kind again with its validation loss in nats, whole or not at all."""
+    """Rewrite a checkpoint of any kind with its validation loss; the file is replaced whole or not at all."""
     facts, tensors = read_tensors(path, kind := stored.kind_of(path))
     write_tensors(path, kind, tensors, facts | {"val_loss": val_loss})
 
@@ -130,18 +130,18 @@ def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: s
 
 
 def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
-    """Return the network of a checkpoint or of a run's newest one, with ``.config`` and ``.vocab``, in evaluation mode.
+    """Return the network of a checkpoint or of a run's newest one, in evaluation mode, with ``.config`` and ``.vocab``.
 
     Raises
     ------
     InputError
-        As `load`, or torch has no such device here.
+        As in `load`, or the device is not available.
     """
     checkpoint = load(path)
     checkpoint.model.vocab = checkpoint.vocab
     try:
         return checkpoint.model.to(torch.device(device))
-    except (RuntimeError, AssertionError, TypeError) as error:  # which of them depends on how torch was built
+    except (RuntimeError, AssertionError, TypeError) as error:  # the type depends on how torch was built
         reason = str(error).partition("\n")[0]
         raise InputError(f"the network cannot be put on the device {device!r}: {reason}.") from None
 

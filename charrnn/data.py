@@ -21,7 +21,7 @@ from charrnn.recordings import SoundOptions, read_sound, with_gain_of_set
 from charrnn.texts import LINE_ENDS, UTF8, Characters, decoded, read_text
 from charrnn.vocab import Ids, Vocab, describe
 
-BEGINNING = 4000  # characters of a text that say whether it stands for sound
+BEGINNING = 4000  # characters of a text by which it is recognised as a text of sound
 RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
 
 
@@ -38,9 +38,9 @@ class Corpus:
     names
         The files that they come from, in order.
     skipped
-        Files that were given too and could not be read.
+        Files that could not be read and were left out.
     sound
-        How recordings among these were read; None where there are none, or where it is not known.
+        Options with which the recordings were read; None if there are none, or if unknown.
     """
 
     ids: Ids
@@ -153,11 +153,11 @@ def prepare(
     """Lay texts and recordings end to end as ids in the file ``target``.
 
     Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
-    characters as vocabulary; other texts together make a vocabulary of what occurs in them. Folders stand for
-    the recordings in them, or for their texts if there are none, sorted by path; ``-`` is standard input. A ``vocab``
-    that is given is kept to. ``encoding`` is that of texts without a byte order mark. A text of the characters of a
-    ``table`` becomes the bytes that it gives them. Files that cannot be read are an error, before any is read, or left
-    out with ``skip_unreadable``.
+    characters as vocabulary; other texts together make a vocabulary of what occurs in them. A folder stands for
+    the recordings in it, or for its texts if there are none, sorted by path; ``-`` is standard input. A given ``vocab``
+    is not extended. ``encoding`` is that of texts without a byte order mark. A text of the characters of a ``table``
+    is converted to bytes with it. Files that cannot be read are an error before any is read, or are left out with
+    ``skip_unreadable``.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def prepare(
 def write_readable(
     blocks: Iterable[NDArray[Any]], out: BinaryIO, source: Input, dtype: np.dtype[Any], unreadable: Unreadable
 ) -> bool:
-    """Write what is read from a file; returns whether it could be read to its end, and takes it back otherwise."""
+    """Write what is read from a file, and return True; if it cannot be read to its end, remove it again."""
     begin, reading = out.tell(), iter(blocks)
     while True:
         try:
@@ -212,7 +212,7 @@ def write_readable(
 def _characters_of(
     files: list[Input], unreadable: Unreadable, encoding: str, quiet: bool
 ) -> tuple[list[Input], dict[Input, Characters]]:
-    """The files that are to be read, and the characters of the texts among them."""
+    """Return the files to read, and the characters of the texts among them."""
     characters, kept = {}, []
     for file in files:
         if not file.is_sound:
@@ -226,14 +226,14 @@ def _characters_of(
         raise _nothing_in(tuple(file.name for file in kept))
     for file in kept:
         if file not in filled:
-            say(f"{file.name} is empty, and is left out.", quiet)
+            say(f"{file.name} is empty, so it is left out.", quiet)
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
 def _vocabulary(
     files: list[Input], characters: dict[Input, Characters], by_table: set[Input], vocab: Vocab | None, quiet: bool
 ) -> Vocab:
-    """What the ids of the files mean; an InputError where that is not the same for all, or not what ``vocab`` says."""
+    """Return the vocabulary of the files, or raise InputError if they differ from each other or from ``vocab``."""
     characters = {file: found for file, found in characters.items() if file not in by_table}
     plain = [file for file in characters if characters[file].alphabet is None]
     sounds = [file for file in files if file.is_sound]
@@ -254,7 +254,8 @@ def _vocabulary(
     for file in plain:
         if characters[file].has_windows_line_ends:
             say(
-                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol, too.", quiet
+                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol of its own.",
+                quiet,
             )
     return Vocab.of_code_points(np.concatenate([found.code_points for found in characters.values()]))
 
@@ -262,13 +263,15 @@ def _vocabulary(
 def _texts_by_table(
     characters: dict[Input, Characters], table: bytecodec.Table | None, vocab: Vocab | None
 ) -> set[Input]:
-    """Return the texts that are read by the table; an InputError for one that needs a table, or another one."""
+    """Return the texts to read with the table, or raise InputError for one that needs a table or another one."""
     if table is None:
         foreign = next((file for file, text in characters.items() if lacks_table(text.code_points)), None)
-        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # else they are the network's own
+        if foreign is not None and (
+            vocab is None or vocab.alphabet is not None
+        ):  # a network of text may have these characters itself
             raise NoTableError(
-                f"{foreign.name} mixes ASCII and characters from U+3900 on, as the texts of BinToUTF8 do, which have a "
-                "table beside them: give it with --table FILE."
+                f"{foreign.name} mixes ASCII and characters from U+3900 on, as texts of BinToUTF8 do: "
+                "give the table that BinToUTF8 wrote with it as --table FILE."
             )
         return set()
     by_table = set()
@@ -307,13 +310,13 @@ def last_symbols(
 ) -> Ids:
     """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
 
-    A text of the characters of a ``table`` is read by it. Characters of a plain text that are not in the vocabulary are
-    an error, or skipped and counted on stderr.
+    A text of the characters of a ``table`` is read with it. Characters of a plain text that are not in the vocabulary
+    are an error, or are skipped and counted on stderr.
 
     Raises
     ------
     InputError
-        The file is of another kind than what the network was trained on, cannot be read, or holds no symbol.
+        The file is not of the kind that the network was trained on, cannot be read, or holds no symbol.
     """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
@@ -328,10 +331,10 @@ def last_symbols(
 def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table | None) -> None:
     """Raise InputError for sound where the network was trained on text, and the other way round.
 
-    A text is judged by its beginning: it stands for sound if most of its characters are of the codec's alphabets.
+    A text stands for sound if most characters of its beginning are in the codec's alphabets.
     """
     if file.is_sound and vocab.alphabet is None:
-        raise InputError(f"{file.name} is a recording, and the network knows {vocab.describe()}: name a text.")
+        raise InputError(f"{file.name} is a recording, and the network was trained on {vocab.describe()}: name a text.")
     if file.is_sound or table is not None:
         return
     text = next(read_text(file, encoding), "")[:BEGINNING]
@@ -340,7 +343,8 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table
     stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
     if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
         raise InputError(
-            f"{file.name} is a text that stands for sound, and the network knows {vocab.describe()}: name a plain text."
+            f"{file.name} is a text that stands for sound, and the network was trained on {vocab.describe()}: "
+            "name a plain text."
         )
     is_plain = characters and not stands_for_sound and not lacks_table(np.array(characters))
     if is_plain and vocab.alphabet is not None:
@@ -363,15 +367,14 @@ def _blocks(
         yield from read_sound(file, options, 8, quiet)
     elif vocab.alphabet is None:
         texts = read_text(file, encoding)
-        yield from _known(texts, file.name, vocab, quiet) if skip_unknown else _encoded(texts, file.name, vocab)
+        yield from known_ids(texts, file.name, vocab, quiet) if skip_unknown else _encoded(texts, file.name, vocab)
     else:
         decoder = bytecodec.Decoder(skip_line_ends=True, table=table)
         for values in decoded(file, encoding, decoder):
             yield np.frombuffer(values, np.uint8)
         if decoder.line_ends:
             say(
-                f"{file.name} is a text of sound, and is read without the line ends and byte order marks in it "
-                f"({decoder.line_ends:,} characters).",
+                f"{file.name} is a text of sound: {decoder.line_ends:,} line ends and byte order marks are skipped.",
                 quiet,
             )
 
@@ -386,17 +389,23 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
         offset += len(text)
 
 
-def _known(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
-    """Yield the ids of the characters that are in the vocabulary, and report how many are not."""
+def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not.
+
+    Raises
+    ------
+    InputError
+        None of them is in the vocabulary.
+    """
     characters = known = 0
     for text in texts:
         ids = vocab.encode_known(text)
         characters, known = characters + len(text), known + len(ids)
         yield ids
     if characters and not known:
-        raise InputError(f"the network knows no character of {name}: it was trained on {vocab.describe()}.")
+        raise InputError(f"no character of {name} is in the vocabulary: the network was trained on {vocab.describe()}.")
     if characters > known:
         say(
-            f"{name}: skipped {characters - known:,} of {characters:,} characters, which the network does not know.",
+            f"{name}: skipped {characters - known:,} of {characters:,} characters, which are not in the vocabulary.",
             quiet,
         )

@@ -43,15 +43,15 @@ def evaluate(
     far they are at the same places, and get the same mean.
 
     Rows and steps are scored in pieces whose size depends on the network alone (`Layers.most_symbols`), so the
-    result is the same each time, and another size of pieces changes it by rounding only.
+    result is reproducible, and another size of pieces would change it by rounding only.
 
     Raises
     ------
     InputError
-        The model is none, there are too few ids, or they have another shape or type or are not the network's.
+        The model is not a network of charrnn, or the ids are too few, of another shape or type, or not its symbols.
     """
     if not isinstance(model, Layers):
-        raise InputError(f"model is a {type(model).__name__}, and has to be a network of charrnn.")
+        raise InputError(f"model is a {type(model).__name__}; it must be a network of charrnn.")
     if len(check_integers("ids", ids, 1)) <= reach.far:
         raise InputError(f"{len(ids)} ids are too few to evaluate: more than {reach.far} are needed.")
     check_choice("precision", precision, PRECISIONS)
@@ -59,7 +59,7 @@ def evaluate(
     model.eval()
     try:
         return _mean_loss(model, ids, precision, device, tell, world, reach)
-    except IndexError as error:  # torch's of the embedding and of the loss, where symbols are
+    except IndexError as error:  # raised by torch in the embedding and the loss
         raise InputError("ids has symbols that the network does not have.") from error
     finally:
         model.train(training)
@@ -79,9 +79,11 @@ def _mean_loss(
     rows = min(ROWS, count)
     batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, reach)  # the last of many has the last row
     most = model.most_symbols()
-    # Those that reach far back are handed many symbols beside each step's own.
+    # Networks with a long window receive many symbols for each step.
     steps = max(1, min(max(STEPS, reach.near // 32), most // rows))
-    groups = [slice(first, first + most) for first in range(0, batches.rows, most)]  # one, but for huge vocabularies
+    groups = [
+        slice(first, first + most) for first in range(0, batches.rows, most)
+    ]  # one group unless the vocabulary is very large
     states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
 
     def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:

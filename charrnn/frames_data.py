@@ -29,9 +29,9 @@ class Recordings:
     names
         The files that they come from, in order.
     skipped
-        Files that were given too and could not be read.
+        Files that could not be read and were left out.
     sound
-        How they were read, where that is known.
+        Options with which they were read; None if unknown.
     """
 
     ids: NDArray[np.int16]
@@ -55,8 +55,8 @@ def prepare(
 ) -> Recordings:
     """Lay recordings end to end as int16 in the file ``target``.
 
-    Folders stand for the recordings in them, sorted by path; ``-`` is standard input. Files that cannot be read are an
-    error, before any is read, or left out with ``skip_unreadable``.
+    A folder stands for the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
+    error before any is read, or are left out with ``skip_unreadable``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...]
 
 
 def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
-    """The last ``count`` samples of a recording, or of one on standard input, ``-``, in constant memory.
+    """Return the last ``count`` samples of a recording, or of standard input, ``-``, in constant memory.
 
     Raises
     ------
@@ -101,12 +101,12 @@ def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray
     kept = np.empty(0, dtype=np.int16)
     with opened(str(name)) as file:
         if not file.is_sound:
-            raise InputError(f"{file.name} is no recording, and a frame predictor begins from sound: name a recording.")
+            raise InputError(f"{file.name} is no recording, and a frame predictor starts from sound: name a recording.")
         for block in read_sound(file, options, 16, quiet=True):
             kept = np.concatenate([kept, block])[-count:]
         if len(kept) < count:
             raise InputError(
-                f"{file.name} is too short to begin from: it has {len(kept):,} samples at {options.rate} Hz, "
-                f"and a window is {count:,}."
+                f"{file.name} is too short to start from: it has {len(kept):,} samples at {options.rate} Hz, "
+                f"and a window has {count:,}."
             )
     return kept

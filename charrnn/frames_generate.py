@@ -82,7 +82,7 @@ class Take:
         join: str = "carry",
     ) -> None:
         if not isinstance(model, FrameRNN):
-            raise InputError(f"model is a {type(model).__name__}, and has to be the network of a frame predictor.")
+            raise InputError(f"model is a {type(model).__name__}; it must be the network of a frame predictor.")
         window = model.window if window is None else _checked_window(window, model.config.reach.far)
         check_whole("seed", seed, 0, MOST_KEY)
         check_whole("number", number, 0, MOST_KEY)
@@ -131,7 +131,7 @@ class Take:
 def _checked_window(window: Any, length: int) -> Tensor:
     samples = check_real("window", window, 1)
     if len(samples) != length:
-        raise InputError(f"window has {len(samples):,} samples, and the network sees {length:,}.")
+        raise InputError(f"window has {len(samples):,} samples, and the network needs {length:,}.")
     return torch.from_numpy(samples.astype(np.float32))
 
 

@@ -13,8 +13,8 @@ from bytecodec.errors import InputError
 from charrnn.engines import Engine
 
 CHUNK = 2048
-MOST_KEY = 2**64 - 1  # of a seed and of a stream's number
-MOST_POSITION = 2**128  # beyond any that can be reached: Philox counts to 2**256
+MOST_KEY = 2**64 - 1  # largest seed and largest number of a stream
+MOST_POSITION = 2**128  # larger than any position that can be reached; Philox counts to 2**256
 BLOCK = 4  # numbers that Philox4x64 makes of one counter
 
 
@@ -52,7 +52,7 @@ def generate(
     Parameters
     ----------
     length
-        Symbols of each stream; None: without end.
+        Number of symbols of each stream; None for no end.
     temperature
         0 or more; see `charrnn.engines.Engine.run`.
     seed
@@ -71,10 +71,10 @@ def generate(
     Raises
     ------
     InputError
-        At once: an argument is out of its range.
+        Before the first block: an argument is out of range.
     """
     if not isinstance(engine, Engine):
-        raise InputError(f"engine is a {type(engine).__name__}, and has to come from charrnn.engine.")
+        raise InputError(f"engine is a {type(engine).__name__}; it must come from charrnn.engine.")
     if length is not None:
         check_whole("length", length, 0)
     check_number("temperature", temperature, 0)

@@ -1,4 +1,4 @@
-"""The files that a command line names: recordings, texts, folders of them, named pipes and standard input."""
+"""Input files of a command: recordings, texts, folders of them, named pipes and standard input."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from bytecodec.console import copy_input, explain, is_special_file, open_input, 
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
 
-TEXT_SUFFIX = ".txt"  # of the texts in a folder
-FEW = 3  # names in a message that counts the rest
+TEXT_SUFFIX = ".txt"  # ending of the names of texts in a folder
+FEW = 3  # number of names in a message, which counts the rest
 
 
 @dataclass(frozen=True)
 class Input:
-    """A regular file that can be read any number of times, and what it is.
+    """A regular file that can be read repeatedly, and its kind.
 
     Attributes
     ----------
     path
-        Where its bytes are.
+        Path of the file.
     name
-        What messages and config.json call it: another name where it is a copy of a pipe.
+        Its name in messages and config.json, which differs for a copy of a pipe.
     is_sound
         Whether it is a recording; otherwise it is read as a text.
     """
@@ -40,42 +40,44 @@ class Input:
     is_sound: bool
 
     def open(self) -> BinaryIO:
-        """Open it for reading bytes, as a file that has its name."""
+        """Open the file for reading bytes, as a file object with its name."""
         raw = io.FileIO(self.path)
-        raw.name = self.name  # which is how `bytecodec.read_blocks` names it
+        raw.name = self.name  # the name in messages of `bytecodec.read_blocks`
         return cast(BinaryIO, io.BufferedReader(raw))
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """Size in bytes."""
         return self.path.stat().st_size
 
 
 @dataclass
 class Unreadable:
-    """Files that cannot be read: the first one is an error, or, with ``skip``, all are noted and left out."""
+    """Collector of files that cannot be read: the first one is an error, or all are left out with ``skip``."""
 
     skip: bool = False
     quiet: bool = False
     names: list[str] = field(default_factory=list)
 
     def note(self, name: str, error: InputError | OSError) -> None:
-        """Raise the error, or note it and return."""
+        """Raise the error, or report it once per file and return."""
         if not self.skip:
             raise error
+        if name in self.names:  # already found when its peak was measured
+            return
         self.names.append(name)
         say(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
 
     @contextlib.contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Note the errors of a block that reads a file."""
+        """Handle the errors of a block that reads a file."""
         try:
             yield
         except (InputError, OSError) as error:
             self.note(name, error)
 
     def report(self) -> None:
-        """List what was left out."""
+        """Report the files that were left out."""
         if self.names:
             count = f"{len(self.names)} file{'s' * (len(self.names) > 1)}"
             say(f"{count} could not be read and {'is' if count == '1 file' else 'are'} left out: "
@@ -89,13 +91,13 @@ def opened(name: str) -> Iterator[Input]:
     Raises
     ------
     InputError
-        The file is a device, or of a known kind that is neither sound nor text.
+        The file is a device, or of a known kind other than sound and text.
     """
     if name != "-" and not is_special_file(name):
         yield _identified(Path(name), name)
         return
     if name != "-" and not stat.S_ISFIFO(os.stat(name).st_mode):
-        raise InputError(f"{name} is a device, and inputs are read more than once: copy a part of it to a file.")
+        raise InputError(f"{name} is a device, and inputs are read more than once: copy a part of it to a file first.")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path, called = Path(folder) / "input", STANDARD_INPUT if name == "-" else name
         with open_input(name) as source, path.open("wb") as copy:
@@ -109,12 +111,12 @@ def opened_all(
 ) -> Iterator[list[Input]]:
     """Identify all files, those of folders sorted by path, before any is read.
 
-    A folder stands for the recordings in it, or, with ``texts``, for its texts if there are none; see `files_in`.
+    A folder stands for the recordings in it, or with ``texts`` for its texts if there are none; see `files_in`.
 
     Raises
     ------
     InputError
-        A folder contains neither, no file can be read, or one cannot and ``unreadable`` does not skip it.
+        A folder contains neither, no file can be read, or a file cannot be read and ``unreadable`` does not skip it.
     """
     with contextlib.ExitStack() as stack:
         found: list[Input] = []
@@ -130,15 +132,15 @@ def opened_all(
 
 
 def nothing_readable(unreadable: Unreadable) -> InputError:
-    """The error for inputs of which none is left."""
+    """Return the error for inputs of which no file can be read."""
     return InputError(f"none of the inputs can be read: {few(unreadable.names)}.")
 
 
 def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
     """Return the files in a folder and the folders in it, sorted by path.
 
-    Links are followed, each folder is read once however many links lead there, and hidden files and folders, whose
-    names begin with a dot, are left out.
+    Links are followed, and each folder is read once, even if several links lead to it. Files and folders whose names
+    begin with a dot are left out.
     """
     files, seen = [], set()
     errors: list[OSError] = []
@@ -157,7 +159,7 @@ def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names and a count of the others."""
+    """Return the first names and the number of the others."""
     more = len(names) - FEW
     return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
 
@@ -168,7 +170,7 @@ def _identified(path: Path, name: str) -> Input:
 
 
 def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> list[Input]:
-    """The recordings in a folder, or its texts if there are none; what is left out is named."""
+    """Return the recordings in a folder, or its texts if there are none, and report what is left out."""
     sounds: list[tuple[Path, formats.Kind]] = []
     plain: list[tuple[Path, formats.Kind]] = []
     others: list[tuple[Path, formats.Kind]] = []
@@ -199,7 +201,7 @@ def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> l
 
 
 def _kind(path: Path) -> formats.Kind:
-    """What a file in a folder is; an OSError only where its name says that it is a recording or a text."""
+    """Return the kind of a file in a folder; raise OSError only for the name of a recording or a text."""
     other = formats.Kind(False)
     if is_special_file(str(path)):
         return other

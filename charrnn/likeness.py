@@ -36,7 +36,7 @@ def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
     Raises
     ------
     InputError
-        A sound is shorter, or has something else than finite numbers, or the rate is none.
+        A sound is shorter, contains values that are not finite, or the rate is invalid.
     """
     check_whole("rate", rate, 1)
     for name, samples in (("x", x), ("y", y)):
@@ -62,14 +62,14 @@ def level_drift(x: NDArray[Any], rate: int) -> float:
     Raises
     ------
     InputError
-        The samples are fewer than two seconds, or not finite numbers (n,), or the rate is none.
+        The samples are shorter than two seconds or not finite numbers (n,), or the rate is invalid.
     """
     check_whole("rate", rate, 1)
     x = check_real("x", x, 1)
     size = round(BLOCK_SECONDS * rate)
     blocks = np.asarray(x)[: len(x) // size * size].reshape(-1, size)
     if len(blocks) < 2:
-        raise InputError(f"{len(x)} samples are less than the two seconds that a slope takes.")
+        raise InputError(f"{len(x)} samples are less than the two seconds that a slope needs.")
     levels = np.array([level(block) for block in blocks])
     levels = np.maximum(levels, levels.max() - DYNAMICS)
     return float(np.polyfit(np.arange(len(levels)) * BLOCK_SECONDS / 60, levels, 1)[0])

@@ -1,4 +1,4 @@
-"""The events of a training, for those that show or record them: a progress bar, TensorBoard."""
+"""Interface for objects that receive the events of training, such as a progress bar or TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 
 class Listener:
-    """Receives the events of a `charrnn.train.Trainer`; a subclass overrides those that it needs."""
+    """Receiver of the events of a `charrnn.train.Trainer`; a subclass overrides the methods that it needs."""
 
     def iterated(self, row: Mapping[str, float]) -> None:
-        """An iteration is done; the row is that of log.csv."""
+        """Handle a finished iteration, with its row of log.csv."""
 
     def saving(self, iteration: int) -> None:
-        """The run is about to be saved at an iteration, from which it can go on without repeating those before."""
+        """Handle the moment before the run is saved at an iteration, from which it can be resumed."""
 
     def validating(self, done: int, total: int) -> None:
-        """So many symbols of the validation part are scored."""
+        """Handle the progress of a validation, in symbols."""
 
     def checkpointed(self, iteration: int, row: Mapping[str, float] | None) -> None:
-        """A checkpoint is complete; the row is that of val.csv, or None where there is no validation part."""
+        """Handle a complete checkpoint, with its row of val.csv; None without a validation part."""
 
     def sampled(self, iteration: int) -> None:
-        """The sound of a checkpoint is in the run's folder of samples, unless its making was interrupted."""
+        """Handle the end of sampling at a checkpoint, which may have been interrupted."""

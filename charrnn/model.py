@@ -17,8 +17,7 @@ from charrnn.wavefront import Wavefront
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
-# How much to compute at once where nothing is learnt. More is no faster, and beside the weights it can need more memory
-# than a training step on a small batch does.
+# How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
 MOST_LOGITS = 1 << 22  # 16 MiB in fp32
 MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 
@@ -86,7 +85,7 @@ class Layers(nn.Module):
         raise NotImplementedError
 
     def most_symbols(self) -> int:
-        """Return how many symbols, rows times steps, to score at once so that it takes little memory; at least 1."""
+        """Return how many symbols (rows times steps, at least 1) to score at once, so that memory stays small."""
         gates: int = max(self.input_size, 4 * self.config.rnn_size)
         return max(1, min(MOST_LOGITS // self.output_size, MOST_GATES // gates))
 

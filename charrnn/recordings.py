@@ -1,4 +1,4 @@
-"""How recordings become the symbols or samples of a network."""
+"""Conversion of recordings to the symbols or samples of a network."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bytecodec.wav import measure_peak, normalizing_gain
 from charrnn.inputs import Input, Unreadable
 
 NORMALIZE_OVER = ("files", "set")
-MOST_GAIN = 200.0  # dB, of `bytecodec.read_blocks`
+MOST_GAIN = 200.0  # in dB, the limit of `bytecodec.read_blocks`
 
 
 @dataclass(frozen=True)
 class SoundOptions:
-    """How recordings become bytes or samples; the fields mean what the flags of charrnn-train mean.
+    """Options for the conversion of recordings; the fields have the meaning of charrnn-train's flags.
 
     Attributes
     ----------
     channel
-        Counted from 1, or None for the mean of all.
+        The channel to read, counted from 1, or None for the mean of all.
     set_gain_db
-        The gain that ``normalize_over="set"`` gives to each recording, once it has been measured.
+        Gain in dB of each recording with ``normalize_over="set"``; None until it has been measured.
     mono_as_is
-        Whether a recording of one channel is taken whatever ``channel`` says.
+        Whether to read a recording that has only one channel, whatever ``channel`` is.
     """
 
     rate: int = 11025
@@ -44,25 +44,25 @@ class SoundOptions:
 
     @property
     def encoding(self) -> str:
-        """The name of what a byte means."""
+        """Encoding of a byte, "linear" or "mulaw"."""
         return "mulaw" if self.mulaw else "linear"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what config.json and checkpoints keep beside the rate and the encoding."""
+        """Return the options to store in config.json and checkpoints, without the rate and the encoding."""
         return {name: value for name, value in asdict(self).items() if name not in ("rate", "mulaw", "mono_as_is")}
 
     @classmethod
     def of_network(cls, rate: int | None, encoding: str | None, kept: dict[str, Any] | None) -> SoundOptions:
-        """Return how to read another recording for a network, from what is kept of the ones that it was trained on.
+        """Return how to read another recording for a network, from the stored options of its training.
 
-        A recording of one channel is taken as it is. A ValueError where ``kept`` is not of the form of `to_json`.
+        A recording of one channel is read whatever the channel. Raise ValueError if ``kept`` is not as from `to_json`.
         """
         kept = check_sound(kept) or {}
         return cls(rate=rate or cls.rate, mulaw=encoding == "mulaw", mono_as_is=True, **kept)
 
 
 def check_sound(kept: Any) -> dict[str, Any] | None:
-    """Return what `SoundOptions.to_json` wrote, or a part of it; a ValueError where it is something else."""
+    """Return ``kept`` if it is a result of `SoundOptions.to_json` or a part of one, else raise ValueError."""
 
     def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_GAIN
@@ -86,7 +86,7 @@ def check_sound(kept: Any) -> dict[str, Any] | None:
 
 
 def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> Iterator[NDArray[Any]]:
-    """Yield the bytes, or samples of 16 bits, of a recording, with a progress bar."""
+    """Yield the bytes or 16-bit samples of a recording, with a progress bar."""
     with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
         yield from bytecodec.read_blocks(
             source,
@@ -107,9 +107,9 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
 def with_gain_of_set(
     options: SoundOptions, files: list[Input], unreadable: Unreadable, quiet: bool
 ) -> tuple[SoundOptions, list[Input]]:
-    """Measure, where it has to be, the gain that normalizes the recordings among the files together.
+    """Measure, if necessary, the gain that normalizes the recordings among the files as a set.
 
-    Returns the options with it, and the files without those that turned out to be unreadable.
+    Return the options with this gain, and the files without those that turned out to be unreadable.
     """
     if not options.normalize or options.normalize_over != "set" or options.set_gain_db is not None:
         return options, files
@@ -136,5 +136,5 @@ def with_gain_of_set(
 
 
 def _show(bar: Any, done: int, of: int | None) -> None:
-    """Move a bar of a file's bytes to where ``done`` of the frames lie, if it is known how many there are."""
+    """Move a progress bar of bytes to the position of frame ``done``, if the number of frames is known."""
     bar.update(bar.total * done / of - bar.n if of else 0)

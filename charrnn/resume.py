@@ -27,9 +27,7 @@ class Place:
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, pauses left out
-    checkpointed: int = (
-        0  # the iteration of the last checkpoint that is complete; a row of val.csv may be of a later one
-    )
+    checkpointed: int = 0  # iteration of the last complete checkpoint; val.csv may have a row of a later one
 
 
 def save(

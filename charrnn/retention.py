@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is the best, and which ones are kept. val.csv decides; imports no torch."""
+"""Selection of the best checkpoint of a run and of those to keep, by val.csv. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from charrnn.runlog import Run, read_rows, write_json
 
 
 def mark_best(run: Run) -> None:
-    """Write best.json as val.csv says; without a validation there is none."""
+    """Write best.json from val.csv, if there is a validation."""
     losses = _losses(run)
     if losses:
         step = min(losses, key=losses.__getitem__)
@@ -15,7 +15,7 @@ def mark_best(run: Run) -> None:
 
 
 def count_stale(run: Run) -> int:
-    """Return how many validations there were after the best one."""
+    """Return the number of validations after the best one."""
     losses = list(_losses(run).values())
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 

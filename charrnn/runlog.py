@@ -18,9 +18,9 @@ from bytecodec.errors import InputError
 from bytecodec.safe_text import printable
 
 RUNS = Path("runs")
-MOST_JSON = 1 << 26  # bytes of config.json, which may name a million characters and all files of a large folder
-MOST_SHOWN = 250  # characters of a path in a message on it
-MOST_STEM = 100  # bytes of an input's name that a run's default name keeps
+MOST_JSON = 1 << 26  # bytes of config.json, which may hold a large vocabulary and the names of many files
+MOST_SHOWN = 250  # characters of a path in a message
+MOST_STEM = 100  # bytes of an input's name in a run's default name
 LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
@@ -60,15 +60,15 @@ class Run:
         self.path = path
 
     def inside(self, path: str | Path) -> Path:
-        """Return a file or folder of the run by its name in it, whether it exists or not.
+        """Return the path of a file or folder in the run, which need not exist.
 
-        A run may come from somebody else. A link, or a name in one of its files, could make whoever reads it publish
-        another file of this machine, and whoever trains on overwrite one. The folder itself may be a link.
+        A run may come from another person. A link in it, or a name in one of its files, could otherwise expose or
+        overwrite a file outside it. The folder of the run itself may be a link.
 
         Raises
         ------
         InputError
-            It lies outside the run's folder, wherever links lead.
+            The path, with all links resolved, is outside the run's folder.
         """
         found = self.path / path
         folder = os.path.realpath(self.path)
@@ -79,12 +79,12 @@ class Run:
         if not is_inside:
             raise InputError(
                 f"{printable(path, MOST_SHOWN)} of the run {printable(os.path.basename(folder), MOST_SHOWN)} leads out "
-                "of the run, and is not followed: put a copy in its place."
+                "of the run, so it is not followed: replace it by a copy."
             )
         return found
 
     def check_links(self) -> None:
-        """Raise an InputError where one of the files or folders leads out of the run, before any of them is written."""
+        """Raise InputError if a file or folder leads out of the run, before any of them is written."""
         for name in ENTRIES:
             self.inside(name)
 
@@ -147,7 +147,7 @@ class Run:
         return self.inside(f"samples/{step:08d}_t{temperature:.2f}.wav")
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints that there are, oldest first; see `inside` before one is opened."""
+        """Return the paths of the checkpoints, oldest first; pass one through `inside` before opening it."""
         files = self.checkpoints_folder.glob("[0-9]*.safetensors")
         return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
 
@@ -214,7 +214,7 @@ class Run:
 
 
 def is_frames(config: Mapping[str, Any]) -> bool:
-    """Whether a run's config.json is that of a frame predictor."""
+    """Return whether a run's config.json is that of a frame predictor."""
     return config.get("kind") == "frames"
 
 
@@ -311,19 +311,19 @@ def _is_number(text: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file of a run holds.
+    """Return the contents of a JSON file of a run.
 
     Raises
     ------
     InputError
-        It is no JSON that can be read, or larger than any run's.
+        The file is not valid JSON, or is larger than any run writes.
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     """
     with path.open("rb") as file:
         data = file.read(MOST_JSON + 1)
     if len(data) > MOST_JSON:
-        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which no run writes.")
+        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which is more than any run writes.")
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -354,8 +354,8 @@ def new_run(folder: str | None, first_input: str) -> Path:
     Raises
     ------
     InputError
-        There is a run in it already, or another thing is in its way (what a trainer left there that was killed
-        before the run was made is not).
+        The folder already holds a run or other files. Files of a trainer that was killed before the run was complete
+        do not count.
     """
     if folder is None:
         plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
@@ -394,12 +394,12 @@ def newest_run() -> Run:
 
 
 def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
-    """Return the runs under ./runs: the one that was written to last, then the others by name.
+    """Return the runs under ./runs, the last one written first and the others by name.
 
     Parameters
     ----------
     warn
-        Is called with a message on each folder that is left out, as its config.json or log.csv leads out of it.
+        Called with a message for each folder that is left out because its config.json or log.csv leads out of it.
 
     Raises
     ------
@@ -440,7 +440,7 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     if path.is_file():
         return path
     if str(name) == "-":
-        raise InputError("- is standard input, and a network is read from a file: name a checkpoint or a run.")
+        raise InputError("- is standard input, but networks are read from files only: name a checkpoint or a run.")
     if path.suffix == ".safetensors":
         raise InputError(f"there is no checkpoint {path}. Check the path, or name its run.")
     run = find_run(str(name))

@@ -29,7 +29,7 @@ class CheckpointSampler:
     temperatures
         One file for each of them.
     threads
-        On the CPU; 0: a core each.
+        Number of CPU threads; 0 for one per core.
     stopped
         Whether to stop; a file that is begun then is not kept.
     """
@@ -48,7 +48,7 @@ class CheckpointSampler:
         self._seed, self._threads, self._quiet, self._stopped = seed, threads, quiet, stopped
 
     def __call__(self, step: int) -> None:
-        """Sample from the checkpoint of an iteration, as it is on the disk, what is not there yet."""
+        """Write the missing samples of the checkpoint of an iteration."""
         self._run.samples_folder.mkdir(exist_ok=True)
         for temperature in self._temperatures:
             if self._run.sample_file(step, temperature).exists():

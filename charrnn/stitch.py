@@ -53,12 +53,14 @@ def stitch(
     Raises
     ------
     InputError
-        At once: an argument is out of its range.
+        Before the first block: an argument is out of range.
     """
     check_whole("segments", segments, 1)
     check_choice("join", join, JOINS)
     start = None if start is None else check_integers("start", start, 1)
-    generate(engine, length, temperature, seed, chunk, position, first_stream)  # checks them, and computes nothing yet
+    generate(
+        engine, length, temperature, seed, chunk, position, first_stream
+    )  # checks the arguments before anything is computed
 
     def pieces() -> Iterator[tuple[int, NDArray[np.int64]]]:
         for number in range(segments):
@@ -119,7 +121,7 @@ def measure_seams(
     Raises
     ------
     InputError
-        An argument has the wrong shape or type, or no seam, or no place inside, has a whole window on each side.
+        An argument has the wrong shape or type, or no seam or no place inside has a whole window on each side.
     """
     from scipy.stats import mannwhitneyu  # takes half a second to import
 

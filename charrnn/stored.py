@@ -36,8 +36,8 @@ KIND = "symbols"
 STREAMS_KIND = "streams"
 UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # as numpy says them
-MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself takes 100 MB
-MOST_SHOWN = 60  # characters of a value in a message on it
+MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
+MOST_SHOWN = 60  # characters of a value in a message
 MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
 Head = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
@@ -65,8 +65,7 @@ class Trained:
     encoding
         What a byte of that sound means, linear or mulaw; None for text.
     sound
-        How the recordings that it was trained on were read (`charrnn.recordings.SoundOptions.to_json`); None where
-        that is not known.
+        Options with which its recordings were read (`charrnn.recordings.SoundOptions.to_json`); None if unknown.
     train_loss, val_loss
         In nats a symbol; None where not measured.
     path
@@ -124,7 +123,7 @@ def load(path: str | Path) -> Stored:
 
 def unusable(path: str | Path, error: Exception) -> InputError:
     """What to say of a file whose facts or tensors do not make a network."""
-    if isinstance(error, InputError):  # which says it already
+    if isinstance(error, InputError):  # has a message already
         return error
     return InputError(f"{path} is not a checkpoint that this version can use: {words(error)}.")
 
@@ -186,7 +185,7 @@ def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def kind_of(path: str | Path) -> str:
-    """Return the kind of checkpoint that a file says it holds, or "" where it says nothing that can be read."""
+    """Return the kind of checkpoint in a file, or "" if it cannot be read."""
     try:
         with _opened(path) as file:
             text = (file.metadata() or {})[METADATA_KEY]
@@ -207,18 +206,18 @@ def read_heads(path: str | Path) -> dict[str, Head]:
 
 @contextlib.contextmanager
 def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
-    """Open a safetensors file. All that charrnn reads of such files goes through here.
+    """Open a safetensors file; charrnn opens all such files with this function.
 
     Raises
     ------
     InputError
-        It is no whole safetensors file, or its header is larger than any network's.
+        The file is not a complete safetensors file, or its header is larger than any network needs.
     """
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if MOST_HEADER < size <= Path(path).stat().st_size:
-            raise InputError(f"{path} has a header of {size:,} bytes, which no network needs.")
-        # A name that is not UTF-8 is refused where torch opens the file; the system knows it by its number, too.
+            raise InputError(f"{path} has a header of {size:,} bytes, which is more than any network needs.")
+        # torch rejects a name that is not UTF-8, so such a file is opened by the number of its descriptor.
         name = str(path) if is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
         try:
             with safe_open(name, framework=framework) as opened:
@@ -228,7 +227,7 @@ def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
 
 
 def _cut_off(path: str | Path, error: Exception) -> InputError:
-    reason = printable(str(error).partition(", expected one of")[0], 200)  # some name all kinds of numbers
+    reason = printable(str(error).partition(", expected one of")[0], 200)  # some messages list all types of numbers
     return InputError(f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else.")
 
 

@@ -1,4 +1,4 @@
-"""The course of a training as event files, for TensorBoard to show. Imports TensorBoard only inside functions."""
+"""Event files of a training for TensorBoard, which is imported only inside functions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from charrnn.listener import Listener
 from charrnn.show.sound import read_sound
 from charrnn.train import Trainer
 
-FLUSH_SECONDS = 5  # how far behind the training the event files may be
-EVENTS = "events.out.tfevents."  # the beginning of a file's name
-SCALARS = {  # by the columns of log.csv and val.csv
+FLUSH_SECONDS = 5  # longest delay of the event files behind the training
+EVENTS = "events.out.tfevents."  # prefix of a file's name
+SCALARS = {  # tags by the columns of log.csv and val.csv
     "train_loss": "loss/train",
     "train_bits": "bits/train",
     "val_loss": "loss/val",
@@ -30,11 +30,11 @@ SCALARS = {  # by the columns of log.csv and val.csv
 
 
 class TensorBoard(Listener):
-    """Writes losses, bits, learning rate, gradient norm and sounds to RUN/tensorboard.
+    """Writer of losses, bits, learning rate, gradient norm and sounds to RUN/tensorboard.
 
-    Each iteration is written up to the 9,999th, then each tenth, and from the 100,000th on each hundredth. A run that
-    goes on from iteration N has all events from N on purged, which may be of iterations that were not saved, and writes
-    those of N again.
+    Every iteration is written up to the 9,999th, then every tenth, and from the 100,000th on every hundredth. A run
+    that is resumed at iteration N purges all events from N on, since they may be of iterations that were not saved, and
+    writes those of N again.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -52,28 +52,28 @@ class TensorBoard(Listener):
                 self._add({name: float(value) for name, value in last.items()})
 
     def iterated(self, row: Mapping[str, float]) -> None:
-        """Write an iteration's numbers, if it is one of those that are written."""
+        """Write the values of an iteration, if it is due."""
         if row["iteration"] % stride(int(row["iteration"])) == 0:
             self._add(row)
 
     def saving(self, iteration: int) -> None:
-        """Have all events so far in the file before the run can go on from after them."""
+        """Flush all events, so that none is missing if the run is resumed from here."""
         self._writer.flush()
 
     def checkpointed(self, iteration: int, row: Mapping[str, float] | None) -> None:
-        """Write a validation's numbers."""
+        """Write the values of a validation."""
         if row:
             self._add(row)
 
     def sampled(self, iteration: int) -> None:
-        """Write a checkpoint's sounds."""
+        """Write the sounds of a checkpoint."""
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
             try:
                 sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), say)
-            except InputError as error:  # of a file that somebody else put there
+            except InputError as error:  # a file that was put there by hand
                 say(f"{error} It is left out of the event files.")
                 continue
-            if len(sound) > 1:  # a single sample makes SummaryWriter fail
+            if len(sound) > 1:  # SummaryWriter fails with a single sample
                 self._writer.add_audio(f"sound/{path.stem.partition('_')[2]}", sound, iteration, rate)
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class TensorBoard(Listener):
                 self._writer.add_scalar(tag, row[column], int(row["iteration"]))
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        """Print no traceback for a disk that is full: the writer raises its thread's error at the next event, too."""
+        """Print no traceback if the writer's thread fails: its error is raised again at the next event."""
         if not isinstance(args.exc_value, OSError):
             self._hook(args)
 
@@ -113,14 +113,14 @@ def utf8_name(folder: Path) -> Iterator[str]:
 
 
 def stride(iteration: int) -> int:
-    """Return the distance of the iterations that are written: 1 up to four digits, ten times as much for each more."""
+    """Return the distance of the iterations that are written: 1 up to 9,999, then 10 times as much per digit."""
     return int(10 ** max(0, len(str(iteration)) - 4))
 
 
 def keep_first(folder: Path) -> None:
-    """Rename event files that would not be read before one that is opened now.
+    """Rename event files whose names sort after that of a file opened now.
 
-    TensorBoard reads them in the order of their names, in which the time comes first. The clock may have gone back, or
+    TensorBoard reads files in the order of their names, which begin with the time. The clock may have gone back, or may
     still show the second in which the last file was opened.
     """
     files = sorted(folder.glob(f"{EVENTS}*"))

@@ -1,4 +1,4 @@
-"""Texts of any encoding as characters, in blocks, and which characters occur in them."""
+"""Reading of texts in any encoding, in blocks, and the set of their characters."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ from bytecodec.formats import HEAD, encoding_by_mark
 from charrnn.inputs import Input
 from charrnn.vocab import MAX_CODE_POINT, code_points
 
-BLOCK = 1 << 22  # bytes of text read at a time
+BLOCK = 1 << 22  # bytes of text that are read at a time
 UTF8 = "utf-8"
 BYTE_ORDER_MARK = "\ufeff"
-LINE_ENDS = [ord("\n"), ord("\r"), ord(BYTE_ORDER_MARK)]  # what a text of sound may hold beside its alphabet
+LINE_ENDS = [
+    ord("\n"),
+    ord("\r"),
+    ord(BYTE_ORDER_MARK),
+]  # characters that a text of sound may have besides its alphabet
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # characters that no text has
-_NEIGHBOURHOOD = 2000  # bytes around one that does not fit, by which another encoding is guessed
-_LEAST_ZEROS = 0.02  # of all bytes of a text in UTF-16: those of spaces and line ends at least
+_NEIGHBOURHOOD = 2000  # number of bytes around an invalid one by which another encoding is guessed
+_LEAST_ZEROS = 0.02  # smallest share of zero bytes in UTF-16 text, from its spaces and line ends
 
 
 @dataclass(frozen=True)
 class Characters:
-    """Which characters occur in a text.
+    """Set of the characters of a text.
 
     Attributes
     ----------
     code_points
-        Each once, sorted.
+        Code points, sorted, each once.
     alphabet
-        That of `bytecodec.ALPHABETS` which holds them all, but for line ends and byte order marks.
+        Alphabet of `bytecodec.ALPHABETS` that has all of them, apart from line ends and byte order marks, or None.
     has_windows_line_ends
-        Whether a line ends in a carriage return and a line feed.
+        Whether a line ends with a carriage return and a line feed.
     """
 
     code_points: NDArray[np.integer[Any]]
@@ -47,12 +51,12 @@ class Characters:
 
     @classmethod
     def of(cls, text: Input, encoding: str = UTF8) -> Characters:
-        """Read a text through.
+        """Read a whole text.
 
         Raises
         ------
         InputError
-            It is not of the encoding, or consists of characters of several alphabets.
+            The text is not in the encoding, or mixes characters of several alphabets.
         """
         seen = np.zeros(MAX_CODE_POINT + 1, dtype=np.bool_)
         windows = False
@@ -64,7 +68,7 @@ class Characters:
         pages = {int(page) for page in np.unique(np.flatnonzero(seen) >> 8)}
         names = [name for name, first in bytecodec.ALPHABETS.items() if first >> 8 in pages]
         if len(names) > 1 and len(pages) == len(names):
-            for _ in decoded(text, encoding):  # which raises at the first character of the second alphabet
+            for _ in decoded(text, encoding):  # raises InputError at the first character of the second alphabet
                 pass
         return cls(found, names[0] if len(pages) == len(names) == 1 else None, windows)
 
@@ -75,7 +79,7 @@ def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None
     Raises
     ------
     InputError
-        It is no text of one alphabet; the sentence names the file and the character.
+        The text is not of one alphabet; the message names the file and the character.
     """
     decoder = decoder or bytecodec.Decoder(skip_line_ends=True)
     for block in read_text(text, encoding):
@@ -88,13 +92,14 @@ def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None
 
 
 def read_text(text: Input, encoding: str = UTF8) -> Iterator[str]:
-    """Yield the characters of a text in blocks, without a byte order mark at its beginning, which goes before
-    ``encoding``.
+    """Yield the characters of a text in blocks.
+
+    A byte order mark at the beginning is left out and overrides ``encoding``.
 
     Raises
     ------
     InputError
-        It is not of that encoding; the sentence gives the offset in bytes, and the encoding that may be right.
+        The text is not in the encoding; the message has the offset in bytes and, if it can be guessed, the encoding.
     """
     with text.open() as file:
         head = file.read(HEAD)
@@ -119,7 +124,7 @@ def _read(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
             at = offset - waiting + start
-            cut = not data  # in the middle of a character, which says nothing of other encodings
+            cut = not data  # the text ends within a character, which is no sign of another encoding
             raise InputError(
                 f"{name} is neither a recording that can be read nor {encoding.upper()} text: "
                 f"the byte at offset {at} does not fit.{_advice(file, at) if encoding == UTF8 and not cut else ''}"
@@ -134,7 +139,7 @@ def _read(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
 
 
 def _advice(file: BinaryIO, offset: int) -> str:
-    """Which --encoding may be right where UTF-8 is not; "" where the file is no text or is damaged UTF-8."""
+    """Return advice on an --encoding for a text that is not UTF-8; "" for other data and damaged UTF-8."""
     file.seek(0)
     head = file.read(HEAD)
     for encoding in ("utf-16-le", "utf-16-be"):
@@ -151,7 +156,7 @@ def _advice(file: BinaryIO, offset: int) -> str:
 
 
 def _encoding_by_zeros(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the bytes that are 0 in characters of Latin scripts; None where few are."""
+    """Return UTF-16 or UTF-32 by the zero bytes of Latin characters; None if there are few."""
     zeros = np.frombuffer(head, np.uint8)[: len(head) // 4 * 4].reshape(-1, 4) == 0
     if not zeros.size or zeros.mean() < _LEAST_ZEROS:
         return None

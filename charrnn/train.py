@@ -63,11 +63,11 @@ class Trainer:
     run
         Where it writes.
     package
-        ``package(iteration, epoch, train_loss)`` makes the checkpoint to write.
+        ``package(iteration, epoch, train_loss)`` returns the checkpoint to write.
     listeners
-        Receive each iteration, validation and checkpoint.
+        Objects that receive the events of training.
     sample
-        Called with the iteration of a checkpoint that is complete, to make what is missing of its sound.
+        Called with the iteration of a complete checkpoint, to write its missing samples.
     world
         The processes that train together, each on rows of its own; the one that leads writes and has listeners.
     reach
@@ -103,12 +103,12 @@ class Trainer:
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self.place = resume.load(run.resume_file, model, self.optimizer, self.average, n, self.batches.own)
-        # The last iteration that has both a resume file and a checkpoint, which somebody may have deleted.
+        # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.place.iteration if run.checkpoint_file(self.place.iteration).exists() else 0
         if world.leads:
             self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
             self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.iteration)
-            if self.val_log.last:  # written after the resume file
+            if self.val_log.last:  # the row is written after the resume file
                 self.place.checkpointed = max(self.place.checkpointed, int(self.val_log.last["iteration"]))
         self.iterations = settings.iterations(self.batches.row_length)
         self.stale = count_stale(self.run)
@@ -165,12 +165,12 @@ class Trainer:
             self.place.checkpointed = int(self.world.leaders(self.place.checkpointed))
             self.saved = int(self.world.leaders(self.saved))
             if self.place.iteration and self.place.checkpointed == self.place.iteration:
-                self._tidy_up()  # an interruption may have come before it
+                self._tidy_up()  # an interruption may have prevented it
                 if self.saved == self.place.iteration:
                     self._make_sound()
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
-            if self.saved != self.place.iteration:  # stopped: not validated, but something to play
+            if self.saved != self.place.iteration:  # stopped between checkpoints: save one without validation
                 self._save()
         finally:
             if self.world.leads:
@@ -271,8 +271,10 @@ class Trainer:
         return (regular or self.finished) and self.place.checkpointed != iteration
 
     def _checkpoint(self, stopped: Callable[[], bool]) -> None:
-        """Save, then validate and complete the checkpoint with its loss. Whatever happens in between, a run that goes
-        on does so from here, and validates first."""
+        """Save, then validate and complete the checkpoint with its loss.
+
+        A run that is interrupted in between resumes from here, and validates first.
+        """
         iteration = self.place.iteration
         validates = len(self.parts["val"]) > self.reach.far
         if not validates:
@@ -290,7 +292,7 @@ class Trainer:
         self._make_sound()
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float]:
-        """Return the row of val.csv for now."""
+        """Return the row of val.csv for the current weights."""
 
         def tell(done: int, total: int) -> None:
             if self.world.any(stopped()):
@@ -310,8 +312,10 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """Write the checkpoint, and last the resume file: whatever happens in between, the old resume file goes on from
-        before all of it."""
+        """Write the checkpoint, and then the resume file.
+
+        A run that is interrupted in between resumes from the old resume file.
+        """
         if self.world.leads:
             self.log.sync()
             for listener in self.listeners:
@@ -326,21 +330,23 @@ class Trainer:
         self.saved = self.place.iteration
 
     def _complete(self, row: Mapping[str, float]) -> None:
-        """Write the checkpoint again with its validation loss, and then the row of val.csv. Without the row, a run
-        that goes on validates once more."""
+        """Rewrite the checkpoint with its validation loss, and then write the row of val.csv.
+
+        A run that is resumed without the row validates again.
+        """
         files.set_val_loss(self.run.checkpoint_file(self.place.iteration), row["val_loss"])
         self.val_log.add(row)
         self.val_log.sync()
         self._tidy_up()
 
     def _tidy_up(self) -> None:
-        """Bring best.json and the checkpoints that are kept in line with val.csv."""
+        """Update best.json and the kept checkpoints from val.csv."""
         if self.world.leads:
             mark_best(self.run)
             forget_old(self.run, self.settings.keep)
 
     def _make_sound(self) -> None:
-        """Make what is missing of the last checkpoint's sound, for which all processes wait."""
+        """Write the missing samples of the last checkpoint, while the other processes wait."""
         if self.sample:
             if self.world.leads:
                 self.sample(self.place.iteration)

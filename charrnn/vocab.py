@@ -73,7 +73,8 @@ class Vocab:
             place = int(np.argmax(ids < 0))
             raise InputError(
                 f"the network does not know {describe(text[place])}, character {offset + place} of the text: "
-                f"it was trained on {self.describe()}. Leave it out, or train on text that has it."
+                f"it was trained on {self.describe()}. Leave it out, as charrnn-sample --unknown skip does, or "
+                "train on text that has it."
             )
         return ids.astype(self.dtype)
 

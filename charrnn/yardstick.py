@@ -59,7 +59,7 @@ def yardsticks(
 
 
 def frame_yardsticks(samples: NDArray[Any], rate: int, tell: Tell = _silent) -> dict[str, float]:
-    """Return the bits that FLAC takes for each of int16 samples (n,), n >= 1, by its key in `NAMES`."""
+    """Return FLAC's bits per sample of int16 samples (n,), n >= 1, by its key in `NAMES`."""
     return {"flac": _flac_bits(samples, rate, lambda block: block, "PCM_16", tell)}
 
 
@@ -92,7 +92,9 @@ def flac_bits(ids: Ids, rate: int, mulaw: bool = False, tell: Tell = _silent) ->
     """
     ids = _checked(ids, 256)
     levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
-    samples = (levels.astype(np.int16) - 128) << 8  # soundfile takes no 8 bits, and hands on the upper 8 of 16
+    samples = (
+        levels.astype(np.int16) - 128
+    ) << 8  # soundfile accepts no 8-bit samples, and passes on the upper 8 bits of 16
     return _flac_bits(ids, rate, lambda block: samples[block], "PCM_S8", tell)
 
 
@@ -156,7 +158,7 @@ def mulaw_levels() -> NDArray[np.uint8]:
 
 
 def _checked(ids: Ids, symbols: int) -> Ids:
-    """Return ids (n,), n >= 1, or raise InputError where those to measure are not from 0 to ``symbols`` - 1."""
+    """Return ids (n,), n >= 1, or raise InputError unless they are from 0 to ``symbols`` - 1."""
     ids = check_integers("ids", ids, 1)
     if not len(ids):
         raise InputError("there are no ids to measure.")

@@ -147,35 +147,24 @@ def test_a_quiet_recording_is_hinted_at_unless_quiet_is_asked_for(capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("line", "word"),
     [
-        ("wav2utf8 missing.wav x", "wav2utf8: there is no missing.wav. Check the path."),
-        ("wav2utf8 empty x", "wav2utf8: empty is empty: it has 0 bytes."),
-        ("wav2utf8 folder x", "wav2utf8: folder: Is a directory."),
-        ("wav2utf8 a.wav a.wav", "wav2utf8: a.wav is the input itself: name another output."),
-        ("bin2utf8 a.wav ./a.wav", "bin2utf8: ./a.wav is the input itself: name another output."),
-        ("utf82bin bad.txt bad.txt", "utf82bin: bad.txt is the input itself: name another output."),
-        ("utf82wav empty x", "utf82wav: empty holds no sound: it is an empty text."),
-        (
-            "utf82wav bad.txt x",
-            "utf82wav: bad.txt: U+0041 'A' at character 2 (byte 6) is not of the braille alphabet. "
-            "Offsets count from 0; --errors skip leaves such out.",
-        ),
-        (
-            "utf82bin cut.txt x",
-            "utf82bin: cut.txt: the text ends in the middle of a character, at character 1 (byte 3). "
-            "Offsets count from 0; --errors skip leaves such out.",
-        ),
-        (
-            "utf82bin a.wav x",
-            "utf82bin: a.wav is a recording, and a text is needed here: wav2utf8 makes one of it.",
-        ),
-        ("wav2utf8 a.wav no/x", "wav2utf8: cannot write no/x: there is no folder no. Make it first."),
-        ("bin2utf8 a.wav folder", "bin2utf8: folder: is a folder, and a file was to be written."),
+        ("wav2utf8 missing.wav x", "missing.wav"),
+        ("wav2utf8 empty x", "0 bytes"),
+        ("wav2utf8 folder x", "folder: Is a directory"),
+        ("wav2utf8 a.wav a.wav", "a.wav is the input"),
+        ("bin2utf8 a.wav ./a.wav", "./a.wav is the input"),
+        ("utf82bin bad.txt bad.txt", "bad.txt is the input"),
+        ("utf82wav empty x", "empty holds no sound"),
+        ("utf82wav bad.txt x", "bad.txt: U+0041 'A' at character 2 (byte 6)"),
+        ("utf82bin cut.txt x", "cut.txt: the text ends in the middle of a character, at character 1 (byte 3)"),
+        ("utf82bin a.wav x", "a.wav is a recording"),
+        ("wav2utf8 a.wav no/x", "no folder no"),
+        ("bin2utf8 a.wav folder", "folder: is a folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
-    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+    line: str, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_wav("a.wav")
     Path("empty").touch()
@@ -184,7 +173,10 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
     Path("folder").mkdir()
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     assert run(line) == 1
-    assert capsys.readouterr().err == sentence + "\n"
+    error = capsys.readouterr().err
+    assert error.startswith(f"{line.split()[0]}: ")
+    assert word in error
+    assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
 
 

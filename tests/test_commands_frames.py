@@ -387,7 +387,7 @@ def test_what_cannot_be_sampled_is_said(here, capsys, argv, code, words):
 def test_a_window_longer_than_the_recording_to_start_from_is_refused(here, capsys):
     soundfile.write("tiny.wav", voice(0.1)[:50], RATE, subtype="PCM_16")
     assert charrnn_sample(["mse", "--start-file", "tiny.wav", "-o", "x.wav", "-q"]) == 1
-    assert "has 50 samples at 16000 Hz, and a window is 80" in capsys.readouterr().err
+    assert "too short" in capsys.readouterr().err
 
 
 def test_a_network_of_symbols_writes_no_floats(here, trained_run, capsys):

@@ -49,7 +49,7 @@ def test_the_widest_picture_is_16383_pixels(capsys):
         assert image.size == (16383, 150)
     with pytest.raises(SystemExit):
         charrnn_plot(["a.csv", "--width", "16384"])
-    assert "16384 is too large: it has to be from 200 to 16383" in capsys.readouterr().err
+    assert "16384 is too large: it must be from 200 to 16383" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])

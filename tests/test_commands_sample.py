@@ -260,7 +260,7 @@ def test_a_full_wav_is_kept_and_said(here, capsys, monkeypatch):
         (["--length", "0"], "--length: 0 is too small"),
         (["--seconds", "-1"], "--seconds: -1 is not at least 0"),
         (["--length", "5", "--seconds", "5"], "not allowed with"),
-        (["--temperature", "hot"], "--temperature: 'hot' is no number"),
+        (["--temperature", "hot"], "--temperature: 'hot' is not a number"),
         (["--temperature", "-1"], "--temperature: -1 is not at least 0"),
         (["--streams", "2"], "several takes need a folder: -o FOLDER."),
         (["--temperature", "1,2"], "several takes need a folder"),
@@ -419,12 +419,12 @@ def test_outputs_write_text_as_it_comes(here, monkeypatch):
         assert pipe.flushed == 1
 
 
-# What a start is read from
+# Start files
 
 
 @pytest.fixture
 def starts(here):
-    """Files to start from, of every kind."""
+    """Start files of every kind."""
     Path("x.wav").write_bytes((here / "sound.wav").read_bytes())
     Path("plain.txt").write_bytes((here / "poem.txt").read_bytes())
     for alphabet in bytecodec.ALPHABETS:
@@ -473,10 +473,10 @@ def test_unknown_characters_are_skipped_and_counted_if_asked_for(starts, capsys)
 @pytest.mark.parametrize("start", [["--start-text", "@@"], ["--start-file", "unknown.txt"]])
 def test_a_start_of_which_nothing_is_left_is_refused(here, capsys, start):
     Path("unknown.txt").write_text("@@", encoding="utf-8")
-    assert "knows no character" in refusal(capsys, "poem", "--unknown", "skip", *start)
+    assert "no character" in refusal(capsys, "poem", "--unknown", "skip", *start)
 
 
-def test_skipping_is_for_networks_of_text_and_something_to_skip_in(here, capsys):
+def test_unknown_skip_needs_a_network_of_text_and_a_start(here, capsys):
     assert "--unknown" in refusal(capsys, "sound", "--unknown", "skip", "--start-text", "⠁A")
     with pytest.raises(SystemExit) as exit_:
         charrnn_sample(["poem", "--unknown", "skip"])
@@ -597,7 +597,7 @@ def test_choosing_goes_on_from_a_state(here, capsys):
         ["--temperature", "0.5,1"],
     ],
 )
-def test_choices_do_not_go_with_what_samples(here, capsys, flags):
+def test_choices_cannot_be_combined_with_flags_of_sampling(here, capsys, flags):
     with pytest.raises(SystemExit) as exit_:
         charrnn_sample(["sound", "--choices", "3", *flags])
     assert exit_.value.code == 2

@@ -1,4 +1,4 @@
-"""How the commands of charrnn read recordings and texts of sound: channels, DC, gain and tables, from run to run."""
+"""Reading of recordings and texts of sound by the commands of charrnn: channels, DC, gain and tables."""
 
 import json
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_a_text_without_its_table_is_refused(here, capsys):
 
 
 def test_a_network_of_such_characters_reads_them_as_a_text(here):
-    """As one does that torch-rnn trained on them, once it is converted."""
+    """A converted network of torch-rnn may have such a vocabulary."""
     text = Path("sound.txt").read_text(encoding="utf-8")
     Path("plain.txt").write_text("é" + text, encoding="utf-8")  # which is not of BinToUTF8
     assert charrnn_train(["plain.txt", *SMALL, "--run-dir", "a"]) == 0

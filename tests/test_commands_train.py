@@ -63,7 +63,7 @@ def test_it_says_what_it_will_do_and_prints_the_run(here, capsys):
     assert "lstm, 2 layers of 12, normalised, embeddings of 6" in err
     assert "sound.txt: 2,000 symbols" in err
     assert "train 1,600, val 200, test 200" in err
-    assert "4 rows x 8 steps, 49 iterations an epoch, 5 iterations; fp32 on cpu with 1 threads" in err
+    assert "4 rows x 8 steps, 49 iterations an epoch, 5 iterations; fp32 on cpu with 1 thread" in err
     assert "charrnn-sample runs/sound-001" in err
 
 
@@ -265,11 +265,11 @@ def test_resume_finds_a_run_by_its_name_under_runs(here, capsys):
         (["--resume", "r", "--rnn-size", "9"], "--rnn-size"),
         (["--resume", "r", "sound.txt"], "INPUT"),
         (["--resume", "r", "--seed", "1", "--batch-size", "2"], "--batch-size, --seed"),
-        (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small: it has to be from 1 to 1000000"),
-        (["sound.txt", "--seq-length", "0"], "--seq-length: 0 is too small: it has to be 1 or more"),
+        (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small: it must be from 1 to 1000000"),
+        (["sound.txt", "--seq-length", "0"], "--seq-length: 0 is too small: it must be 1 or more"),
         (["--resume", ""], "--resume: it is empty: name a file or folder, or leave it out"),
         ([""], "INPUT: it is empty"),
-        (["sound.txt", "--layers", "two"], "--layers/--num-layers: 'two' is no whole number"),
+        (["sound.txt", "--layers", "two"], "--layers/--num-layers: 'two' is not a whole number"),
         (["sound.txt", "--dropout", "1"], "--dropout: 1 is not at least 0 and finite, and at most 0.999"),
         (["sound.txt", "--learning-rate", "nan"], "--learning-rate: nan is not more than 0"),
         (["sound.txt", "--learning-rate", "0"], "--learning-rate: 0 is not more than 0"),
@@ -283,7 +283,7 @@ def test_resume_finds_a_run_by_its_name_under_runs(here, capsys):
         (["sound.txt", "--cell", "lstmp", "--rnn-size", "1"], "--rnn-size 1 to fewer"),
         (["sound.txt", "--cell", "gru", "--forget-bias", "1"], "gru has no forget gates: leave --forget-bias out."),
         (["sound.txt", "--cell", "rnn", "--forget-bias", "uniform"], "rnn has no forget gates"),
-        (["sound.txt", "--forget-bias", "normal"], "--forget-bias: 'normal' is no number"),
+        (["sound.txt", "--forget-bias", "normal"], "--forget-bias: 'normal' is not a number"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(here, capsys, flags, words):
@@ -627,7 +627,7 @@ FRAMES = (
 
 @pytest.mark.parametrize("flags", [SMALL, FRAMES])
 @pytest.mark.parametrize("iteration", [3, 6])
-def test_a_sample_that_ctrl_c_interrupts_is_made_when_the_run_goes_on(here, monkeypatch, flags, iteration):
+def test_a_sample_that_ctrl_c_interrupts_is_written_when_the_run_is_resumed(here, monkeypatch, flags, iteration):
     flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "--sample-seconds", "0.1", "-q"]
     assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
     original = Trainer._make_sound
@@ -649,7 +649,7 @@ def test_a_sample_that_ctrl_c_interrupts_is_made_when_the_run_goes_on(here, monk
 
 
 @pytest.mark.parametrize("flags", [SMALL, FRAMES])
-def test_a_validation_without_memory_leaves_a_checkpoint_and_is_made_up_for(here, monkeypatch, capsys, flags):
+def test_a_validation_without_memory_leaves_a_checkpoint_and_is_repeated(here, monkeypatch, capsys, flags):
     flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "-q"]
     assert charrnn_train(["sound.wav", *flags, "--run-dir", "whole"]) == 0
 

@@ -1,4 +1,4 @@
-"""Every engine keeps what the interface promises: states are copies, probabilities its own, mistakes refused."""
+"""The interface of every engine: copies of states, probabilities, and rejected arguments."""
 
 import subprocess
 import sys
@@ -66,12 +66,12 @@ def test_a_saved_state_stays_what_it_was_and_leads_to_the_same_symbols_again(kin
     engine.run(u[:4], 1.0)
     state, last = engine.get_state()
     first = engine.run(u[4:], 1.0)
-    for _ in range(2):  # the second time shows that the first one wrote into nothing that was handed over
+    for _ in range(2):  # the second time shows that the first one did not change the saved state
         engine.set_state(state, last)
         np.testing.assert_array_equal(engine.run(u[4:], 1.0), first)
     engine.set_state(state, last)
     for array in (last, *(array for layer in state for array in layer)):
-        array.fill(0)  # the caller's arrays are the caller's
+        array.fill(0)  # the engine has to have copied them
     np.testing.assert_array_equal(engine.run(u[4:], 1.0), first)
 
 
@@ -109,7 +109,7 @@ def test_before_the_first_symbol_all_are_equally_likely(kind, tiny_model):
         np.testing.assert_allclose(make(kind, tiny_model, 2).probabilities(temperature), np.full((2, V), 1 / V))
 
 
-def test_no_symbols_are_no_scores(engine):
+def test_an_empty_array_of_ids_has_no_scores(engine):
     assert engine.score(np.empty((2, 0), dtype=np.int64)).shape == (2, 0)
     assert engine.score(np.empty((0, 5), dtype=np.int64)).shape == (0, 4)
     engine.prime(np.empty((2, 0), dtype=np.uint8))
@@ -130,7 +130,7 @@ BAD_IDS = {
 
 
 @pytest.mark.parametrize("ids", BAD_IDS.values(), ids=BAD_IDS)
-def test_ids_that_are_no_symbols_are_refused(engine, ids):
+def test_ids_that_are_not_symbols_are_refused(engine, ids):
     for method in (engine.prime, engine.score):
         with pytest.raises(InputError, match="ids"):
             method(ids)
@@ -155,7 +155,7 @@ def test_numbers_outside_0_to_1_are_refused(engine, u):
 
 
 @pytest.mark.parametrize("temperature", [-1, np.nan, np.inf, "1", None, True, [1.0]])
-def test_a_temperature_that_is_none_is_refused(engine, temperature):
+def test_an_invalid_temperature_is_refused(engine, temperature):
     with pytest.raises(InputError, match="temperature"):
         engine.run(numbers(3, 2), temperature)
     with pytest.raises(InputError, match="temperature"):

@@ -1,4 +1,4 @@
-"""The flags of all commands: what --help says about them, and how wrong numbers are refused."""
+"""The flags of all commands: their help, and the refusal of wrong numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBES = ("1", "5", "40", "1000", "0.5")  # one of them is in the range of any n
 
 
 def parser_of(command):
-    """The parser that a command makes."""
+    """Return the parser of a command."""
 
     class Made(Exception):
         pass
@@ -57,7 +57,7 @@ def test_all_numeric_flags_are_found():
 
 @pytest.mark.parametrize("value", ["-1e40", str(-(10**30)), "nan", "inf", "number", "", "9" * 5000])
 @pytest.mark.parametrize(("name", "flag"), NUMERIC.values(), ids=NUMERIC)
-def test_a_number_out_of_range_is_told_the_range(name, flag, value, capsys):
+def test_the_message_for_a_number_out_of_range_has_the_range(name, flag, value, capsys):
     with pytest.raises(SystemExit) as ended:
         make_flags.COMMANDS[name]([f"{flag}={value}"])
     said = capsys.readouterr().err

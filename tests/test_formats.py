@@ -1,4 +1,4 @@
-"""What a file is, is decided by its content, and every command decides alike."""
+"""Identification of files by their content, which is the same in all commands."""
 
 import codecs
 import gzip
@@ -75,7 +75,7 @@ TO_CONVERT = list(OTHERS)[: list(OTHERS).index("MIDI")]
 
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory):
-    """A network of text that was hardly trained. Not to be written to."""
+    """Run of a barely trained network of text; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "a.txt").write_text("abc def\n" * 50)
     assert charrnn_train([str(folder / "a.txt"), "--run-dir", str(folder / "run"), *SMALL]) == 0
@@ -84,7 +84,7 @@ def plain_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sound_run(tmp_path_factory):
-    """A network of sound that was hardly trained. Not to be written to."""
+    """Run of a barely trained network of sound; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "a.wav").write_bytes(sound_of("WAV"))
     assert charrnn_train([str(folder / "a.wav"), "--run-dir", str(folder / "run"), *SMALL]) == 0
@@ -93,7 +93,7 @@ def sound_run(tmp_path_factory):
 
 @pytest.fixture
 def commands(tmp_path, sound_run):
-    """``commands(name)``: what takes a recording, as functions that return their exit code."""
+    """``commands(name)``: the commands that read a recording, as functions that return the exit code."""
     pytest.importorskip("matplotlib")
     out = str(tmp_path / "out")
 
@@ -115,7 +115,7 @@ def commands(tmp_path, sound_run):
 
 
 def upload(path):
-    """What charrnn-listen does with a file that is dropped on its page, but for the process of its own."""
+    """Read a file as charrnn-listen reads one that is dropped on its page, in this process."""
     from charrnn.data import SoundOptions, last_symbols
     from charrnn.vocab import Vocab
 
@@ -129,7 +129,7 @@ def decision(path):
 
 @pytest.mark.parametrize("name", ["sound", "sound.txt", "sound.raw"])
 @pytest.mark.parametrize("form", READABLE)
-def test_what_libsndfile_reads_is_a_recording_under_any_name(tmp_path, form, name):
+def test_a_file_that_libsndfile_reads_is_a_recording_under_any_name(tmp_path, form, name):
     path = tmp_path / name
     path.write_bytes(sound_of(form))
     assert decision(path)
@@ -145,7 +145,7 @@ def test_every_command_takes_the_recordings_that_wav2utf8_takes(tmp_path, monkey
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_neither_sound_nor_text_is_named(tmp_path, kind):
+def test_files_that_are_neither_sound_nor_text_are_named(tmp_path, kind):
     for name in ("file", "file.txt", "file.wav"):
         path = tmp_path / name
         path.write_bytes(OTHERS[kind])
@@ -156,7 +156,7 @@ def test_what_is_neither_sound_nor_text_is_named(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["MPEG-4 sound", "Git LFS", "gzip"])
-def test_every_command_names_what_it_cannot_read(tmp_path, monkeypatch, commands, capfd, kind):
+def test_every_command_names_the_kind_of_a_file_that_it_cannot_read(tmp_path, monkeypatch, commands, capfd, kind):
     monkeypatch.chdir(tmp_path)
     Path("it's a file").write_bytes(OTHERS[kind])
     for command, call in commands("it's a file").items():
@@ -169,7 +169,7 @@ def test_every_command_names_what_it_cannot_read(tmp_path, monkeypatch, commands
 
 
 @pytest.mark.parametrize("kind", TO_CONVERT)
-def test_what_ffmpeg_reads_comes_with_its_line(tmp_path, kind):
+def test_files_that_ffmpeg_reads_are_refused_with_a_line_for_it(tmp_path, kind):
     (tmp_path / "a b.m4a").write_bytes(OTHERS[kind])
     with pytest.raises(InputError, match=re.escape("`ffmpeg -i 'a b.m4a' -ac 1 'a b.m4a.wav'`")):
         decision(tmp_path / "a b.m4a")

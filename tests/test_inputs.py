@@ -1,4 +1,4 @@
-"""Files, folders, pipes and standard input, as charrnn-train and its neighbours take them."""
+"""Files, folders, pipes and standard input as inputs of the commands."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def _here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ids():
-    """``ids(*inputs)``: what a network of symbols, or of frames, would learn from them."""
+    """``ids(*inputs)``: the corpus of a network of symbols, or of frames, from these inputs."""
 
     def make(*inputs, frames=False, sound=None, **more):
         sound = sound or SoundOptions()
@@ -88,7 +88,7 @@ def test_a_hidden_folder_that_is_named_is_read():
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_what_is_left_out_of_a_folder_is_named(ids, write_wav, capsys, frames):
+def test_files_that_are_left_out_of_a_folder_are_named(ids, write_wav, capsys, frames):
     files("set/a.jpg", "set/b.txt", "set/c/d.md", "set/e.csv", "set/f.pdf")
     write_wav(Path("set/x.wav"), [1, 2, 3])
     assert len(ids("set", frames=frames).ids) == 3
@@ -122,7 +122,7 @@ def test_bad_files_are_left_out_and_listed_on_request(ids, write_wav, capsys, fr
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_a_recording_that_turns_out_to_be_damaged_is_taken_back(ids, write_wav, monkeypatch, frames):
+def test_a_recording_whose_damage_is_found_late_is_removed_from_the_corpus(ids, write_wav, monkeypatch, frames):
     for name in ("a.wav", "b.wav", "c.wav"):
         write_wav(Path(name), [ord(name[0])] * 3)
     read = bytecodec.read_blocks
@@ -139,6 +139,17 @@ def test_a_recording_that_turns_out_to_be_damaged_is_taken_back(ids, write_wav, 
         ids("a.wav", "b.wav", frames=frames)
 
 
+@pytest.mark.parametrize("prepared", [prepare, frames_data.prepare])
+def test_a_damaged_recording_of_a_set_with_one_gain_is_listed_once(write_wav, prepared):
+    write_wav(Path("a.wav"), [1, 2, 3])
+    soundfile.write("b.flac", np.random.default_rng(1).uniform(-0.5, 0.5, 30_000), 11025)
+    data = bytearray(Path("b.flac").read_bytes())
+    data[20_000:20_100] = bytes(100)
+    Path("b.flac").write_bytes(data)
+    options = SoundOptions(normalize=True, normalize_over="set")
+    assert prepared(["a.wav", "b.flac"], Path("corpus"), options, skip_unreadable=True).skipped == ("b.flac",)
+
+
 @pytest.mark.parametrize("frames", [False, True])
 def test_what_turns_out_to_be_unreadable_when_a_set_is_measured_is_listed_once(ids, write_wav, frames):
     write_wav(Path("mono.wav"), [1, 2, 3])
@@ -151,13 +162,13 @@ def test_what_turns_out_to_be_unreadable_when_a_set_is_measured_is_listed_once(i
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_nothing_that_can_be_read_is_an_error_with_the_names(ids, frames):
+def test_inputs_of_which_none_can_be_read_are_an_error_with_their_names(ids, frames):
     files("a.m4a", "b.m4a", content=M4A)
     with pytest.raises(InputError, match=r"a\.m4a, b\.m4a"):
         ids("a.m4a", "b.m4a", frames=frames, skip_unreadable=True)
 
 
-def test_a_recording_that_cannot_be_read_is_no_reason_to_learn_the_notes_beside_it(ids):
+def test_texts_do_not_replace_recordings_that_cannot_be_read(ids):
     files("only/song.m4a", content=M4A)
     files("only/notes.txt")
     with pytest.raises(InputError, match=r"song\.m4a is an MPEG-4"):
@@ -213,7 +224,7 @@ def test_another_encoding_is_read_on_request_in_blocks_of_any_size(ids, monkeypa
         ("㥿㦀㦁\r\n㦃".encode("utf-16-be"), "--encoding utf-16-be"),
     ],
 )
-def test_another_encoding_than_utf8_is_advised_for(ids, content, advice):
+def test_the_encoding_of_a_text_that_is_not_utf8_is_advised(ids, content, advice):
     files("a.txt", content=content)
     with pytest.raises(InputError, match=rf"a\.txt .*{advice}"):
         ids("a.txt")
@@ -222,7 +233,7 @@ def test_another_encoding_than_utf8_is_advised_for(ids, content, advice):
 @pytest.mark.parametrize(
     "content", [b"\x80\x81\0\x01\xff", "ä€ö".encode()[:-1], "日本語".encode() + b"\xff" + "日本".encode()]
 )
-def test_nothing_is_advised_for_damage(ids, content):
+def test_no_encoding_is_advised_for_damaged_utf8(ids, content):
     files("a.txt", content=content)
     with pytest.raises(InputError) as caught:
         ids("a.txt")
@@ -242,7 +253,7 @@ def test_joined_texts_with_a_table_are_read_by_it_or_refused_for_want_of_it(ids)
 
 
 @pytest.mark.parametrize("name", ["klingon", "base64", "rot13", ""])
-def test_what_is_no_encoding_is_a_wrong_command_line(name, capsys):
+def test_an_unknown_encoding_is_a_wrong_command_line(name, capsys):
     files("a.txt")
     with pytest.raises(SystemExit, match="2"):
         charrnn_train(["a.txt", "--encoding", name])
@@ -275,7 +286,7 @@ def test_an_empty_text_among_others_is_mentioned(ids, capsys, write_wav):
 # Standard input and pipes
 
 
-def test_training_reads_standard_input_and_all_goes_on_from_there(stdin, capsys):
+def test_training_reads_standard_input_and_other_commands_read_its_run(stdin, capsys):
     stdin(bytecodec.encode(bytes(range(200))).encode())
     assert charrnn_train(["-", *SMALL]) == 0
     config = json.loads(Path("runs/stdin-001/config.json").read_text())
@@ -318,7 +329,7 @@ def test_plot_draws_what_comes_through_standard_input(stdin, tone_file, trained_
 
 
 @pytest.mark.parametrize("sent", [b"", M4A, b"\x80\x81\0\x01\xff"])
-def test_what_standard_input_cannot_be_is_said_of_it(stdin, sent, capsys):
+def test_errors_in_standard_input_name_it(stdin, sent, capsys):
     stdin(sent)
     assert charrnn_train(["-", *SMALL]) == 1
     error = capsys.readouterr().err
@@ -388,7 +399,7 @@ def test_a_name_that_is_not_utf8_is_a_name_like_others(tone_file, capfd):
     assert "la notte.wav" in capfd.readouterr().err
 
 
-def test_a_latin_text_is_learnt_scored_and_started_from(capsys):
+def test_a_latin_1_text_is_trained_on_scored_and_started_from(capsys):
     files("a.txt", content=("Zwölf Jäger " * 20).encode("latin-1"))
     assert charrnn_train(["a.txt", *SMALL]) == 1
     assert "--encoding latin-1" in capsys.readouterr().err
@@ -413,7 +424,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_named(ids, monkeypatch, write_
         ids("a.wav", "b.wav")
 
 
-def test_numbers_of_the_same_file_through_a_pipe_are_the_same(ids, stdin, tone_file):
+def test_a_file_and_its_pipe_give_the_same_corpus(ids, stdin, tone_file):
     whole = np.array(ids(str(tone_file)).ids)
     stdin(tone_file.read_bytes())
     np.testing.assert_array_equal(ids("-").ids, whole)

@@ -1,4 +1,4 @@
-"""Every command on every kind of run: each shows the figures of the run's own logs, or refuses it in one sentence."""
+"""Every command on every kind of run: it shows the figures of the run's logs, or refuses the run."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Kind:
     Attributes
     ----------
     train
-        Its command line, which overrides what `TRAINING` says.
+        Flags of the training, which override `TRAINING`.
     unit, loss
-        What its losses count in bits, and as they were trained.
+        Units of its losses in bits, and as they were trained.
     """
 
     train: tuple[str, ...]
@@ -76,7 +76,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run of each kind, called like it, and a checkpoint that was converted from torch-rnn's."""
+    """Folder with a run of each kind, named after it, and a checkpoint converted from torch-rnn."""
     folder = tmp_path_factory.mktemp("matrix")
     t = np.arange(RATE) / RATE
     sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
@@ -98,7 +98,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _here(folder, tmp_path, monkeypatch):
-    """A folder of its own, with links to the runs, which are not to be written to."""
+    """Work in a new folder with links to the runs, which tests must not change."""
     monkeypatch.chdir(tmp_path)
     for path in folder.iterdir():
         Path(path.name).symlink_to(path)
@@ -109,7 +109,7 @@ def column(name: str, file: str, column: str) -> list[float]:
 
 
 def refusal(capsys, main, *argv: str) -> str:
-    """The one sentence with which a command refuses something."""
+    """Return the message with which a command refuses its arguments."""
     capsys.readouterr()
     assert main([*argv]) == 1
     out, err = capsys.readouterr()
@@ -121,8 +121,8 @@ def refusal(capsys, main, *argv: str) -> str:
 # What there is to show
 
 
-def test_the_runs_are_of_the_kinds_that_they_are_called_after(folder):
-    """Some of the figures are such that nats that are multiplied by 1 / ln 2 are far from the bits."""
+def test_the_runs_have_the_kinds_of_their_names(folder):
+    """In some runs, a loss divided by ln 2 is far from the bits, so that a wrong conversion shows."""
     for name, kind in KINDS.items():
         assert len(column(name, "log.csv", "train_bits")) == 6
         assert len(column(name, "val.csv", "val_bits")) == (2 if kind.is_validated else 0)
@@ -141,7 +141,7 @@ def test_the_best_checkpoint_is_that_of_the_fewest_bits(name):
     assert best["iteration"] == column(name, "val.csv", "iteration")[bits.index(min(bits))]
 
 
-def test_a_density_that_gets_no_better_ends_early(capsys):
+def test_early_stop_ends_the_training_of_a_density(capsys):
     flags = "--max-iterations 40 --checkpoint-every 2 --learning-rate 0.3 --early-stop 1 --run-dir early".split()
     assert charrnn_train([*NETWORK, *KINDS["unsampled-gaussian"].train, *flags]) == 0
     losses = column("early", "val.csv", "val_loss")
@@ -155,7 +155,7 @@ def test_a_density_that_gets_no_better_ends_early(capsys):
 
 
 @every_kind
-def test_training_goes_on(name):
+def test_a_run_is_resumed(name):
     shutil.copytree(Path(name).resolve(), "mine")
     assert charrnn_train(["--resume", "mine", "--max-iterations", "8", "-q"]) == 0
     assert column("mine", "log.csv", "iteration") == list(range(1, 9))
@@ -163,7 +163,7 @@ def test_training_goes_on(name):
 
 
 @every_kind
-def test_it_is_sampled(name):
+def test_a_run_is_sampled(name):
     kind = KINDS[name]
     assert (
         charrnn_sample([name, "--length", "50", "--threads", "1", "-q", "-o", "x.txt" if kind.is_text else "x.wav"])
@@ -178,7 +178,7 @@ def test_it_is_sampled(name):
 
 
 @every_kind
-def test_its_loss_is_measured_as_training_did(name, capsys):
+def test_charrnn_eval_gives_the_loss_that_training_logged(name, capsys):
     kind = KINDS[name]
     if not kind.is_validated:
         assert "val part" in refusal(capsys, charrnn_eval, name, "--part", "val")
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_longer_than_a_window_is_refused(capsys):
 
 
 @every_kind
-def test_it_is_written_as_onnx_or_refused(name, capsys):
+def test_a_run_is_converted_to_onnx_or_refused(name, capsys):
     if KINDS[name].is_frames:
         assert "frame predictor" in refusal(capsys, charrnn_convert, name, "x.onnx")
         assert not Path("x.onnx").exists()
@@ -229,7 +229,7 @@ def test_it_is_written_as_onnx_or_refused(name, capsys):
 
 @every_kind
 @pytest.mark.parametrize("unit", ["bits", "nats"])
-def test_its_losses_are_plotted(name, unit):
+def test_the_losses_of_a_run_are_plotted(name, unit):
     pytest.importorskip("matplotlib")
     from charrnn.commands.plot import charrnn_plot
     from charrnn.show.curves import csv_series
@@ -242,12 +242,12 @@ def test_its_losses_are_plotted(name, unit):
     if kind.is_validated:
         (alone,), _, _ = csv_series(Path(name) / "val.csv", name, unit=unit)
         assert (alone.unit, alone.train.y.tolist()) == (label, series.val.y.tolist())
-    size = ["--width", "300", "--height", "200"]
+    size = ["--width", "300", "--height", "600"]
     assert charrnn_plot([name, "--unit", unit, "-o", "x.svg", *size]) == 0
     assert f">loss, {label}<" in Path("x.svg").read_text()
 
 
-def test_what_cannot_share_an_axis_is_refused_and_shown_in_bits(capsys):
+def test_losses_that_cannot_share_an_axis_are_refused_and_drawn_in_bits(capsys):
     pytest.importorskip("matplotlib")
     from charrnn.commands.plot import charrnn_plot
 
@@ -263,12 +263,12 @@ def test_losses_of_both_signs_are_drawn_on_a_logarithmic_axis_as_far_as_it_goes(
     from charrnn.commands.plot import charrnn_plot
 
     Path("a.csv").write_text("iteration,loss\n1,2\n2,0.5\n3,0\n4,-1\n")
-    assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "200"]) == 0
+    assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "600"]) == 0
     assert "2 values" in capsys.readouterr().err
 
 
 @every_kind
-def test_it_is_reported(name):
+def test_a_run_is_reported(name):
     pytest.importorskip("plotly")
     pytest.importorskip("jinja2")
     from charrnn.commands.report import charrnn_report
@@ -297,7 +297,7 @@ def test_it_is_reported(name):
 
 
 @every_kind
-def test_the_original_is_heard_as_it_was_recorded(name):
+def test_the_original_in_the_report_is_the_training_data(name):
     from charrnn.show.runs import Story
 
     original = Story(Run(Path(name))).original(0.05)
@@ -311,7 +311,7 @@ def test_the_original_is_heard_as_it_was_recorded(name):
 
 
 @every_kind
-def test_it_is_filmed_with_its_own_figures_or_refused(name, monkeypatch, capsys):
+def test_the_film_of_a_run_shows_its_own_figures_or_is_refused(name, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     if not shutil.which("ffmpeg"):
         pytest.skip("there is no ffmpeg on the PATH")
@@ -371,7 +371,7 @@ def test_the_listening_page_shows_its_curve_and_plays_it_or_says_why_not(name, p
         assert answer["step"] == 6
 
 
-def test_a_converted_checkpoint_is_sampled_scored_and_converted_and_is_no_run(capsys):
+def test_a_converted_checkpoint_is_sampled_scored_and_converted_but_is_not_a_run(capsys):
     assert charrnn_sample([CONVERTED, "--length", "50", "--threads", "1", "-q", "-o", "x.wav"]) == 0
     assert soundfile.info("x.wav").frames == 50
     assert "name a FILE" in refusal(capsys, charrnn_eval, CONVERTED)
@@ -396,7 +396,7 @@ def test_commands_for_runs_refuse_a_converted_checkpoint(capsys):
 
 
 @pytest.mark.parametrize(("flags", "old"), [((*SOUND, *UNSAMPLED), "mse"), (KINDS["mse"].train, "symbols")])
-def test_a_network_of_another_kind_is_no_beginning(flags, old, capsys):
+def test_training_does_not_start_from_a_network_of_another_kind(flags, old, capsys):
     assert "was wanted" in refusal(capsys, charrnn_train, *flags, "--init-from", old, "--run-dir", "new", "-q")
     assert not Path("new").exists()
 

@@ -1,4 +1,4 @@
-"""Names of any bytes that a file system takes: every command reads and writes them, and shows them as text."""
+"""File names of any bytes: every command reads and writes them, and shows them as text."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def every(pattern):
 
 
 def words(capfdbinary, lines=None):
-    """What was said on stderr, which is checked to be fit for a terminal."""
+    """Return the output on stderr, after a check that it is safe for a terminal."""
     said = capfdbinary.readouterr().err.decode("utf-8")
     assert not CONTROL.search(said)
     assert "Warning" not in said
@@ -229,7 +229,7 @@ def test_a_message_is_one_printable_line_of_bounded_length(capsys):
 
 
 @pytest.mark.parametrize("metadata", ["tensor", "kind", "cell", "setting", "rate", "header"])
-def test_what_a_hostile_checkpoint_says_is_short_and_printable(folder, metadata, capsys):
+def test_messages_on_a_hostile_checkpoint_are_short_and_printable(folder, metadata, capsys):
     long = "\x1b[31m\n" + "x" * 100_000
     data = (folder / "run" / "checkpoints" / "00000002.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
@@ -270,7 +270,7 @@ def test_what_a_hostile_checkpoint_says_is_short_and_printable(folder, metadata,
         (7, "7"),
     ],
 )
-def test_what_would_not_show_as_itself_is_escaped(text, shown):
+def test_characters_that_are_not_printable_are_escaped(text, shown):
     assert printable(text) == shown
     assert printable(shown) == shown
 

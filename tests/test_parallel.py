@@ -429,7 +429,7 @@ def test_torchrun_trains_what_one_process_trains(here):
     with Job(*flags, "--run-dir", "two", *board) as job:
         ended, text = job.end(), Path(job.file.name).read_text()
     assert ended == (DONE, []), text
-    assert text.count("fp32 on cpu with 1 threads in each of 2 processes") == 1
+    assert text.count("fp32 on cpu with 1 thread in each of 2 processes") == 1
     assert text.count("done after iteration 25") == 1
     assert [line for line in text.splitlines() if line == "two"] == ["two"]  # the path that is printed
     assert len(list(Path("two").glob("tensorboard/*"))) == len(board)  # one process writes

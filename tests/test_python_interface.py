@@ -51,7 +51,7 @@ def each_refused(function, right, wrong):
             pytest.fail(f"{name} = {value!r} is not refused")
 
 
-def test_bytes_and_texts():
+def test_encoding_and_decoding_refuse_wrong_arguments():
     for data in (None, 5, "text", [1, 2], np.zeros(3), np.zeros(3, np.int64), np.zeros((2, 2), np.uint8)):
         refused(bytecodec.encode, data)
         refused(bytecodec.Encoder().feed, data)
@@ -65,7 +65,7 @@ def test_bytes_and_texts():
     refused(bytecodec.Decoder, None)
 
 
-def test_bytes_need_not_be_in_one_piece():
+def test_bytes_need_not_be_contiguous():
     samples = np.arange(10, dtype=np.uint8)
     assert bytecodec.decode(bytecodec.encode(samples[::2])) == bytes(range(0, 10, 2))
     assert bytecodec.decode(bytecodec.encode(memoryview(b"abcd")[::2])) == b"ac"
@@ -75,7 +75,7 @@ def test_bytes_need_not_be_in_one_piece():
     assert file.getvalue()[44:49] == bytes(range(0, 10, 2))
 
 
-def test_reading_recordings(tone_file):
+def test_reading_recordings_refuses_wrong_arguments(tone_file):
     wrong = {
         "source": (None, 5, ["a"]),
         "rate": (0, 999, 768001, 11025.0, "11025", None, True),
@@ -87,7 +87,7 @@ def test_reading_recordings(tone_file):
     each_refused(bytecodec.read_blocks, {"source": tone_file}, wrong)
 
 
-def test_writing_recordings():
+def test_writing_recordings_refuses_wrong_arguments():
     wrong = {"stream": (None, "x.wav", io.StringIO()), "rate": (0, -1, 11025.0, "11025", None), "bits": (0, 24, "8")}
     each_refused(bytecodec.WavWriter, {"stream": io.BytesIO(), "rate": 11025}, wrong)
     file = io.BytesIO()
@@ -102,7 +102,7 @@ def test_writing_recordings():
             refused(wav.write, samples)
 
 
-def test_checkpoints(tmp_path, tiny_checkpoint):
+def test_loading_and_saving_checkpoints_refuse_wrong_arguments(tmp_path, tiny_checkpoint):
     for load in (charrnn.load, checkpoint.load, frames.load):
         for path in (*NOT_PATHS, "", tmp_path / "none", tmp_path):
             refused(load, path)
@@ -116,7 +116,7 @@ def test_checkpoints(tmp_path, tiny_checkpoint):
     assert not (tmp_path / "new").exists()
 
 
-def test_sampling(engine):
+def test_sampling_refuses_wrong_arguments(engine):
     wrong = {
         "engine": (None, "eager"),
         "length": (-1, 1.0, "5", True),
@@ -133,7 +133,7 @@ def test_sampling(engine):
         refused(prime, engine, ids)
 
 
-def test_seams():
+def test_measuring_seams_refuses_wrong_arguments():
     wrong = {
         "samples": (None, 5, "text", NOISE[None], [np.nan] * 4000),
         "seams": (None, 5, [1000.5], [[1000]], "ab"),
@@ -143,7 +143,7 @@ def test_seams():
     each_refused(charrnn.measure_seams, {"samples": NOISE, "seams": [2000]}, wrong)
 
 
-def test_takes_of_a_frame_predictor(predictor):
+def test_takes_of_a_frame_predictor_refuse_wrong_arguments(predictor):
     wrong = {
         "model": (None, "run"),
         "window": (5, torch.zeros(19), torch.zeros(1, 20), torch.full((20,), torch.nan), ["a"] * 20),
@@ -164,7 +164,7 @@ def test_a_take_does_not_keep_the_window_that_it_was_given(predictor):
     np.testing.assert_array_equal(take.read(10), other.read(10))
 
 
-def test_evaluating(tiny_model):
+def test_evaluation_refuses_wrong_arguments(tiny_model):
     wrong = {
         "model": (None, "run"),
         "ids": (None, 5, np.zeros(1, np.int64), np.zeros((2, 5), np.int64), np.zeros(5), np.full(5, 7), np.full(5, -1)),
@@ -173,7 +173,7 @@ def test_evaluating(tiny_model):
     each_refused(evaluate, {"model": tiny_model, "ids": np.arange(20) % 7}, wrong)
 
 
-def test_baselines():
+def test_baselines_refuse_wrong_arguments():
     vocab = Vocab.of_alphabet("braille")
     not_ids = (None, 5, [], [[1]], [0.5], [-1], [256], "ab")
     each_refused(yardstick.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)})
@@ -182,7 +182,7 @@ def test_baselines():
     each_refused(yardstick.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
 
 
-def test_likeness():
+def test_audio_metrics_refuse_wrong_arguments():
     sound = NOISE / 256
     not_sounds = (None, 5, [], [[0.5] * 4000], [np.nan] * 4000, "ab", sound[:100])
     not_rates = (0, -1, 1.5, "1", None)

@@ -1,4 +1,4 @@
-"""A run that somebody else made: nothing outside its folder is read or written, whatever links and names are in it."""
+"""Links and names in a run: nothing outside its folder is read or written."""
 
 import json
 import os
@@ -32,7 +32,7 @@ FILES = [
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, sounding_run):
-    """A run under ./runs, and beside it a copy that links can lead to."""
+    """A run under ./runs, and a copy outside it that links can lead to."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sounding_run, "outside")
     Path("outside", "lock").touch()
@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch, sounding_run):
 
 
 def link(run, name):
-    """Put a link to the same thing outside in the place of a file or folder of the run."""
+    """Replace a file or folder of the run by a link to its copy outside."""
     path = run.path / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     path.symlink_to(Path("outside", name).resolve())
@@ -68,7 +68,7 @@ def test_training_does_not_go_on_through_a_link(run, name, capsys):
 @pytest.mark.parametrize(
     "name", ["config.json", "log.csv", "val.csv", "corpus.bin", "samples", "samples/00000200_t1.00.wav"]
 )
-def test_no_page_or_picture_shows_what_a_link_leads_to(run, name, capsys):
+def test_no_page_or_picture_shows_files_outside_the_run(run, name, capsys):
     pytest.importorskip("plotly")
     from charrnn.commands.plot import charrnn_plot
     from charrnn.commands.report import charrnn_report

@@ -41,7 +41,7 @@ def test_stopped_in_the_middle_it_leaves_no_half_file(run):
     assert list(run.samples_folder.iterdir()) == []
 
 
-def test_it_makes_what_is_missing_and_leaves_what_is_there(run):
+def test_missing_samples_are_written_and_others_kept(run):
     run.samples_folder.mkdir()
     run.sample_file(400, 0.5).write_bytes(b"mine")
     CheckpointSampler(run, 0.01, [0.5, 1.0])(400)

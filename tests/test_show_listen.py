@@ -177,7 +177,7 @@ def test_a_message_of_a_megabyte_ends_the_connection_without_a_traceback(served,
     [
         ({"run": 9}, "There is no run of number '9' here."),
         ({"checkpoint": 7}, "tone has no checkpoint 7."),
-        ({"run": 1, "checkpoint": 600}, "other is a frame predictor, which is not played live: use charrnn-sample."),
+        ({"run": 1, "checkpoint": 600}, "other is a frame predictor, which cannot be played live: use charrnn-sample."),
         ({"start": "x"}, "The recording to start from is no longer kept here: drop it once more."),
     ],
 )

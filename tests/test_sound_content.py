@@ -1,4 +1,4 @@
-"""What a recording contains: channels that cancel, DC offsets, quiet and silence; and the gain of several."""
+"""Reports on the content of recordings: cancelling channels, DC offsets, quiet and silence; and the gain of a set."""
 
 import itertools
 import json
@@ -68,14 +68,14 @@ def test_an_8_bit_channel_passes_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"mulaw": True}, {"bits": 16}, {"normalize": True}, {"dither": True}])
-def test_channels_that_cancel_are_named_and_not_called_silent(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_channels_that_cancel_are_reported_and_not_called_silent(tmp_path: Path, options: dict[str, Any]) -> None:
     said = heard(save(tmp_path / "a.wav", stereo(0.3 * TONE, -0.3 * TONE)), **options)
     assert "--channel left" in said
     assert "silent" not in said
     assert "quiet" not in said
 
 
-def test_channels_that_cancel_for_a_while_or_nearly_are_named(tmp_path: Path) -> None:
+def test_channels_that_cancel_for_a_while_or_nearly_are_reported(tmp_path: Path) -> None:
     turned = np.where(SECONDS < 2, TONE, -TONE)
     assert "1.0 of 3.0 s" in heard(save(tmp_path / "a.wav", 0.3 * stereo(TONE, turned)))
     assert "--channel" in heard(save(tmp_path / "b.wav", 0.9 * stereo(TONE, -0.7 * TONE)))
@@ -85,7 +85,7 @@ def test_channels_that_cancel_for_a_while_or_nearly_are_named(tmp_path: Path) ->
     assert "--channel 1" in heard(save(tmp_path / "d.wav", six))
 
 
-def test_ordinary_channels_are_not_said_to_cancel(tmp_path: Path) -> None:
+def test_ordinary_channels_are_not_reported_to_cancel(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     one, two = 0.1 * rng.standard_normal((2, len(TONE)))
     for left, right in [
@@ -105,7 +105,7 @@ def test_ordinary_channels_are_not_said_to_cancel(tmp_path: Path) -> None:
 # DC.
 
 
-def test_a_dc_offset_is_named_with_its_size_and_its_remedy(tmp_path: Path) -> None:
+def test_a_dc_offset_is_reported_with_its_size_and_remedy(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", 0.02 * TONE - 0.9)
     said = heard(path)
     assert "-90.0 %" in said
@@ -127,7 +127,7 @@ def test_removing_dc_subtracts_the_mean_before_the_peak_is_measured(tmp_path: Pa
     assert read(path, remove_dc=True, normalize=True).max() == 255
 
 
-def test_a_part_is_freed_of_its_own_mean(tmp_path: Path) -> None:
+def test_removing_dc_subtracts_the_mean_of_the_selected_part(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", np.repeat([0.25, -0.5, 0.75], RATE))
     assert set(read(path, start=1.0, duration=1.0, remove_dc=True)) == {128}
     assert set(read(path, start=1.0, remove_dc=True)) == {128 - 80, 128 + 80}  # -0.5 and 0.75 about 0.125
@@ -141,7 +141,7 @@ def test_8_bits_lose_a_dc_of_whole_steps_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [RATE, 44100])
-def test_pure_dc_is_silence_without_it(tmp_path: Path, rate: int) -> None:
+def test_pure_dc_without_its_mean_is_silent(tmp_path: Path, rate: int) -> None:
     path = save(tmp_path / "a.wav", np.full(rate, 0.3), rate=rate)
     assert "offset of +30.0 %" in heard(path)
     for options in ({}, {"normalize": True}, {"mulaw": True}, {"bits": 16}):
@@ -179,7 +179,7 @@ def test_silence_is_called_silent(tmp_path: Path) -> None:
         assert "is silent" in heard(path, **options)
 
 
-def test_advice_that_was_taken_is_not_repeated(tmp_path: Path) -> None:
+def test_messages_do_not_advise_flags_that_were_given(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", 0.5 * TONE)
     said = heard(path, normalize=True, gain_db=6.0)
     assert "clipped" in said
@@ -204,7 +204,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def expected(samples: NDArray[Any], options: dict[str, Any]) -> NDArray[Any]:
-    """Do the same in one piece, without dither and at the recording's rate."""
+    """Return the expected result, without dither and at the recording's rate."""
     part = slice(round(options.get("start", 0) * RATE), None)
     samples = samples[part][: round(options.get("duration", 9) * RATE)]
     channel = options.get("channel")
@@ -284,7 +284,7 @@ def test_a_set_gets_one_gain_and_files_each_their_own(folder: Path, tmp_path: Pa
     )
 
 
-def test_what_vanishes_beside_the_others_of_a_set_is_said(
+def test_a_recording_too_quiet_for_the_gain_of_its_set_is_reported(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = SoundOptions(normalize=True, remove_dc=True, normalize_over="set")
@@ -313,6 +313,6 @@ def test_a_set_of_samples_for_frames_gets_one_gain(folder: Path, tmp_path: Path)
         {"other": 1},
     ],
 )
-def test_what_somebody_wrote_into_the_kept_options_is_refused(kept: Any) -> None:
+def test_invalid_stored_options_are_refused(kept: Any) -> None:
     with pytest.raises(ValueError, match="sound"):
         check_sound(kept)

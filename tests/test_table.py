@@ -1,4 +1,4 @@
-"""Tables of bytes and characters, and the texts of BinToUTF8 that are read by them."""
+"""Tables of bytes and characters, and the texts of BinToUTF8 that are read with them."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_a_space_is_a_character_too(tmp_path: Path, line: str) -> None:
         ("-1 A", "line 1"),
         ("65,A", "line 1"),
         ("0xG A", "line 1"),
-        ("65 A\r\n0x41 B", "line 1 already"),
+        ("65 A\r\n0x41 B", "line 1"),
         ("65 A\n66 A", "line 2"),
         ("", "empty"),
         ("\ufeff\r\n", "empty"),

@@ -1,4 +1,4 @@
-"""The event files of a run, read back as TensorBoard reads them."""
+"""The event files of a run, as TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def sounds(folder):
     return {tag: [e.step for e in found.Audio(tag)] for tag in found.Tags()["audio"]}
 
 
-def test_the_numbers_are_those_of_the_logs(here):
+def test_the_values_are_those_of_the_logs(here):
     train("sound.wav", *SMALL, "--max-iterations", "7", "--tensorboard", "--run-dir", "r")
     assert_as_logged("r")
     assert [step for step, _ in scalars("r")["loss/train"]] == [1, 2, 3, 4, 5, 6, 7]
     assert [step for step, _ in scalars("r")["bits/val"]] == [3, 6, 7]
 
 
-def test_the_sound_of_each_checkpoint_is_there(here):
+def test_each_checkpoint_has_its_sound(here):
     train("sound.wav", *SMALL, *SOUND, "--max-iterations", "7", "--tensorboard", "--run-dir", "r")
     assert sounds("r") == {"sound/t0.50": [3, 6, 7], "sound/t1.00": [3, 6, 7]}
     (first, *_) = events("r").Audio("sound/t1.00")
@@ -93,7 +93,7 @@ def test_the_sound_of_each_checkpoint_is_there(here):
 
 
 @pytest.mark.parametrize("kind", ["poem.txt", "frames"])
-def test_texts_and_frame_predictors_have_them_too(here, kind):
+def test_runs_of_texts_and_frame_predictors_have_events(here, kind):
     flags = [*SMALL, "--max-iterations", "4", "--tensorboard", "--run-dir", "r"]
     if kind == "frames":
         frames = ["--frames", "--loss", "mse", "--frame-taps", "4", "--rate", "11025", *SOUND]
@@ -125,7 +125,7 @@ def killed_at(method, iteration):
 @pytest.mark.parametrize(
     ("method", "iteration"), [("_iterate", 2), ("_iterate", 5), ("_validate", 6), ("_tidy_up", 6), ("_make_sound", 6)]
 )
-def test_a_run_that_was_killed_and_goes_on_has_each_step_once(here, method, iteration):
+def test_a_run_that_was_killed_and_resumed_has_each_step_once(here, method, iteration):
     with killed_at(method, iteration):
         charrnn_train(["sound.wav", *SMALL, *SOUND, "--max-iterations", "7", "--tensorboard", "--run-dir", "r"])
     train("--resume", "r", "-q")
@@ -133,7 +133,7 @@ def test_a_run_that_was_killed_and_goes_on_has_each_step_once(here, method, iter
     assert sounds("r") == {"sound/t0.50": [3, 6, 7], "sound/t1.00": [3, 6, 7]}
 
 
-def test_the_clock_may_go_back_between_two_sessions(here, monkeypatch):
+def test_events_are_complete_if_the_clock_goes_back_between_sessions(here, monkeypatch):
     now = time.time()
     for session in range(12):  # in names, a tenth is not sorted after a ninth by itself
         command = ["--resume", "r", "-q"] if session else ["sound.wav", *SMALL, "--tensorboard", "--run-dir", "r"]
@@ -143,7 +143,7 @@ def test_the_clock_may_go_back_between_two_sessions(here, monkeypatch):
     assert_as_logged("r")
 
 
-def test_a_run_that_was_stopped_or_made_longer_has_each_step_once(here):
+def test_a_run_that_was_stopped_or_extended_has_each_step_once(here):
     original = Trainer._iterate
 
     def iterate(trainer):
@@ -183,14 +183,14 @@ def test_a_sample_that_is_no_sound_or_leads_out_of_the_run_is_left_out(here, cap
     assert "tlink" in err
 
 
-def test_without_the_flag_there_is_nothing_and_tensorboard_is_not_loaded(here, monkeypatch):
+def test_without_the_flag_there_are_no_events_and_tensorboard_is_not_loaded(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     train("sound.wav", *SMALL, "--max-iterations", "2", "--run-dir", "r")
     assert not Run(Path("r")).tensorboard_folder.exists()
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_where_tensorboard_is_missing_a_run_does_not_begin(here, capsys, monkeypatch, again):
+def test_a_run_does_not_start_if_tensorboard_is_missing(here, capsys, monkeypatch, again):
     command = ["sound.wav", *SMALL, "--max-iterations", "2", "--tensorboard", "--run-dir", "r"]
     if again:
         train(*command)
@@ -214,7 +214,7 @@ def test_a_sound_of_one_sample_is_left_out(here):
     assert sounds("r") == {}
 
 
-def test_a_disk_that_is_full_is_one_sentence(here, capfd, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(here, capfd, monkeypatch):
     original = TensorBoard.__init__
 
     def full(board, trainer):

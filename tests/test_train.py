@@ -446,7 +446,7 @@ def test_a_stop_in_a_validation_saves_the_checkpoint_and_validates_when_it_goes_
 
 
 class OutOfMemory(Recorder):
-    """A listener that has no memory for the validation of an iteration."""
+    """Listener that raises MemoryError in the validation of an iteration."""
 
     def __init__(self, iteration):
         super().__init__()
@@ -459,7 +459,7 @@ class OutOfMemory(Recorder):
 
 @variants
 @pytest.mark.parametrize("iteration", [7, 21, 42])
-def test_a_validation_that_fails_loses_nothing_and_is_made_up_for(tmp_path, unbroken, variant, iteration):
+def test_a_validation_that_fails_loses_nothing_and_is_repeated(tmp_path, unbroken, variant, iteration):
     settings, dropout = VARIANTS[variant]
     with pytest.raises(MemoryError):
         trainer(tmp_path, settings, OutOfMemory(iteration), dropout).train()
@@ -511,7 +511,7 @@ def test_a_run_saved_by_a_version_that_validated_first_goes_on(tmp_path, unbroke
 
 
 class Sampler:
-    """Notes which checkpoints have a sound; the making of that of one iteration is interrupted, and nothing is made."""
+    """Recorder of the iterations that are sampled; sampling at one iteration is interrupted."""
 
     def __init__(self, interrupted_at=None):
         self.made, self.stopped, self.interrupted_at = [], False, interrupted_at

@@ -342,8 +342,8 @@ def test_a_quiet_recording_is_told_how_many_bits_it_uses(tmp_path: Path) -> None
 def test_clipped_samples_are_counted(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", [32767, -32768, 20000, 16000])
     assert heard(path) == []
-    said = f"{path} is too loud for full scale: samples clipped: 3; --normalize keeps them whole."
-    assert heard(path, gain_db=6.0) == [said]
+    (message,) = heard(path, gain_db=6.0)
+    assert "clipped: 3" in message
 
 
 # What is refused.
@@ -378,14 +378,14 @@ def test_a_recording_that_is_cut_short_is_taken_as_far_as_it_goes_and_that_is_sa
         said: list[str] = []
         assert read(path, 1000, tell=said.append).tolist() == whole[:2000].tolist()
         assert len(said) == 1
-        assert said[0].startswith(f"{path} is cut short: its header promises 10,0")
-        assert said[0].endswith("there are taken.")
+        assert said[0].startswith(f"{path} is cut short")
+        assert "10,0" in said[0]
         assert read(path, 1000, duration=2.0).tolist() == whole[:2000].tolist()
 
 
 def test_a_start_beyond_the_end_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", noise(5000), 1000)
-    assert refusal(path, start=5.0) == f"{path} is 5.00 s long, and was to be taken from 5.00 s on."
+    assert refusal(path, start=5.0).startswith(f"{path} is 5.00 s long")
 
 
 def test_a_rate_that_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_samples_of_16_bits_and_floats_are_read_as_they_were_written(bits: int, 
 
 @pytest.mark.parametrize(("bits", "mulaw"), [(24, False), (16, True)])
 def test_other_bits_are_refused(bits: int, mulaw: bool) -> None:
-    with pytest.raises(ValueError, match="has to be 8, 16 or 32"):
+    with pytest.raises(ValueError, match="16 or 32"):
         WavWriter(io.BytesIO(), 16000, mulaw, bits)
 
 

@@ -1,9 +1,9 @@
-"""Say what becomes of strange recordings: the table of docs/formats.md.
+"""Convert strange recordings, and print the table of docs/formats.md.
 
     python tools/odd_wavs.py ../shared/audio/odd
 
-Each file goes through wav2utf8's way at its own rate. SoX says how many samples it makes of the file, and where the two
-agree in number they are held against each other, in steps of 8 bits.
+Each file is read as by wav2utf8, at its own rate, and by SoX. If both give the same number of samples, the table has
+the largest difference in steps of 8 bits.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def main() -> None:
 
 
 def row(path: Path) -> tuple[str, str]:
-    """What becomes of a file, and how that stands beside what SoX makes of it."""
+    """Return the result for a file, and its comparison with that of SoX."""
     said: list[str] = []
     try:
-        with path.open("rb") as file:  # by its number: of a name, soundfile would judge by the ending
+        with path.open("rb") as file:  # with a name, soundfile would choose the format by its ending
             rate = soundfile.SoundFile(file.fileno(), closefd=False).samplerate
     except soundfile.LibsndfileError:
         rate = 11025
@@ -44,7 +44,8 @@ def row(path: Path) -> tuple[str, str]:
         samples = np.concatenate(list(bytecodec.read_blocks(path, asked, tell=said.append)))
     except InputError as error:
         return f"refused: {short(str(error), path)}", "refuses it too" if not len(of_sox(path)) else "reads it"
-    words = f"{len(samples):,} samples at {asked:,} Hz" + "".join(f"; it {short(word, path)}" for word in said)
+    found = [f"it {short(message, path).removesuffix('.')}" for message in said]
+    words = "; ".join([f"{len(samples):,} samples at {asked:,} Hz", *found]) + "." * bool(found)
     theirs = of_sox(path)
     if not len(theirs):
         return words, "refuses it"
@@ -54,12 +55,12 @@ def row(path: Path) -> tuple[str, str]:
 
 
 def short(sentence: str, path: Path) -> str:
-    """A sentence without the name of the file, in one cell of a table."""
+    """Return a message without the name of the file, for a cell of a table."""
     return sentence.replace(f"{path} ", "").replace(str(path), path.name).replace("|", "\\|")
 
 
 def of_sox(path: Path) -> NDArray[np.int64]:
-    """What SoX makes of a file in steps of 8 bits around 128, its channels averaged; (0,) where it refuses it."""
+    """Return SoX's samples (n,) in steps of 8 bits around 128, with averaged channels; (0,) if it rejects the file."""
     command = ["sox", "-V1", str(path), "-c", "1", "-t", "raw", "-e", "signed", "-b", "32", "-"]
     made = subprocess.run(command, capture_output=True, check=False).stdout
     samples = np.frombuffer(made[: len(made) // 4 * 4], "<i4")

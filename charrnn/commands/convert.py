@@ -28,22 +28,31 @@ def parser() -> Parser:
     """The command line of charrnn-convert."""
     p = Parser(
         "charrnn-convert",
-        "Convert a network that torch-rnn trained (.t7) to a checkpoint (.safetensors), to sample from it and to go on "
-        "training with charrnn-train --init-from; or a checkpoint to a step of its network, .onnx, for other programs.",
+        "Convert a network that torch-rnn trained (.t7) to a checkpoint (.safetensors), for charrnn-sample and "
+        "charrnn-train --init-from; or convert a checkpoint to one step of its network (.onnx) for other programs.",
         EXAMPLES,
     )
     p.add_argument(
-        "input", type=path, metavar="IN", help="torch-rnn's checkpoint, a .t7; for .onnx a checkpoint or a run"
+        "input", type=path, metavar="IN", help=".t7 checkpoint of torch-rnn, or a checkpoint or run to convert to .onnx"
     )
-    p.add_argument("output", type=path, metavar="OUT", help="a .safetensors or .onnx; what is there is replaced")
-    p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
+    p.add_argument("output", type=path, metavar="OUT", help=".safetensors or .onnx file to write")
     p.add_argument(
-        "--vocab", type=path, metavar="FILE", help="the .json of preprocess.py (default: IN holds it, or IN's .json)"
+        "--checkpoint", default="newest", metavar="WHICH", help="checkpoint of a run: newest, best or an iteration"
     )
     p.add_argument(
-        "--rate", type=whole(1000, 768000), default=11025, help="samples a second of sound that it was trained on"
+        "--vocab",
+        type=path,
+        metavar="FILE",
+        help=".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)",
     )
-    p.add_argument("--mulaw", action="store_true", help="its bytes are G.711 mu-law instead of linear")
+    p.add_argument(
+        "--rate",
+        type=whole(1000, 768000),
+        default=11025,
+        metavar="HZ",
+        help="sampling rate in Hz of the sound that it was trained on",
+    )
+    p.add_argument("--mulaw", action="store_true", help="mark its bytes as G.711 mu-law instead of linear")
     return p
 
 
@@ -95,7 +104,7 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
 
     file = runlog.checkpoint_path(args.input, args.checkpoint)
     if kind_of(file) == "frames":
-        raise InputError(f"{file} is of a frame predictor, and only networks of symbols are written as .onnx.")
+        raise InputError(f"{file} is a frame predictor, and only networks of symbols can be converted to .onnx.")
     onnx.needed("onnx")
     from charrnn.checkpoint import load
     from charrnn.engines import arrays

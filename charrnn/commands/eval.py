@@ -42,18 +42,18 @@ def parser() -> Parser:
     """The command line of charrnn-eval."""
     p = Parser(
         "charrnn-eval",
-        "Print a trained network's loss and bits a symbol on a part of its run's data, or on another file, "
-        "beside what FLAC (for text: bzip2) and the symbols' frequencies alone take. Of a frame predictor it prints "
-        "bits a 16-bit sample, beside what FLAC takes for the same samples.",
+        "Print the loss and the bits per symbol of a trained network on a part of its run's data or on another file, "
+        "together with those of FLAC (for text: bzip2) and of the symbol frequencies alone. For a frame predictor, "
+        "print bits per 16-bit sample and those of FLAC.",
         EXAMPLES,
     )
-    p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="a checkpoint file, or a run")
+    p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="checkpoint file or run to evaluate")
     p.add_argument(
         "file",
         nargs="?",
         type=path,
         metavar="FILE",
-        help="a recording, a text or a folder; - is standard input (default: the run's data)",
+        help="recording, text or folder to evaluate on; - is standard input (default: the run's data)",
     )
     p.add_argument(
         "--encoding",
@@ -62,51 +62,58 @@ def parser() -> Parser:
         metavar="NAME",
         help="encoding of a text without a byte order mark",
     )
+    p.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and list them")
     p.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out files of a folder that cannot be read, and list them"
+        "--part",
+        choices=PARTS,
+        help="part of the data, divided as in training (default: test of a run's data, all of a FILE)",
     )
-    p.add_argument("--part", choices=PARTS, help="cut as training cuts (default: test of a run's data, all of a FILE)")
-    p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
-    add_channel(p, "of FILE to take")
-    p.add_argument("--table", type=path, metavar="TABLE", help="read FILE, a text of BinToUTF8, by this table")
-    p.add_argument("--json", action="store_true", help="print one JSON object, with all digits")
-    p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
     p.add_argument(
-        "--precision", choices=runtime.PRECISIONS, default="fp32", help="of matrix products; auto: the fastest here"
+        "--checkpoint", default="newest", metavar="WHICH", help="checkpoint of a run: newest, best or an iteration"
+    )
+    add_channel(p, "of FILE")
+    p.add_argument("--table", type=path, metavar="TABLE", help="table of FILE, if it is a text that BinToUTF8 wrote")
+    p.add_argument("--json", action="store_true", help="print one JSON object with all digits")
+    p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="device to compute on")
+    p.add_argument(
+        "--precision",
+        choices=runtime.PRECISIONS,
+        default="fp32",
+        help="precision of matrix products; auto is the fastest on this machine",
     )
     p.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
-        help="on a CPU; 0: a core each (default: CHARRNN_THREADS, or 0)",
+        help="number of CPU threads; 0 for one per core (default: CHARRNN_THREADS, or 0)",
     )
     return p
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network, what it is scored on, and what its loss means: of symbols here, of frames in `eval_frames`.
+    """Evaluation of a network: its data and the meaning of its loss. `eval_frames` has the one of frame predictors.
 
     Attributes
     ----------
     data
-        What the symbols or samples are called.
+        Name of the data in the output.
     parts
-        Symbols or samples (n,) by the name of the part; "all" of them, too.
+        Symbols or samples (n,) by the name of the part, including "all".
     reach
-        Which of them the network reads before the first that counts.
+        Window of symbols that the network reads before the first target.
     counted
-        What they are: "symbols" or "samples".
+        "symbols" or "samples".
     count
-        How many there are in a part, as they are counted for a reader.
+        Number of symbols in a part; of a frame predictor, number of its targets.
     loss_unit, bits_unit
-        Such as "nats a symbol" and "bits a symbol".
+        Units, such as "nats a symbol" and "bits a symbol".
     bits
-        Bits for a loss.
+        Function that converts a loss to bits.
     baselines
-        ``baselines(part, bar)`` is what others take for a part, by the keys of `yardstick.NAMES`; the progress bar
-        counts symbols.
+        ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of `yardstick.NAMES`; the
+        progress bar counts symbols.
     """
 
     checkpoint: Checkpoint | FrameCheckpoint
@@ -120,7 +127,7 @@ class Task:
     baselines: Callable[[str, Any], dict[str, float]]
 
     def count(self, part: str) -> int:
-        """Return how many symbols a part has; of a frame predictor, how many samples it is to predict there."""
+        """Return the number of symbols in a part; of a frame predictor, the number of samples to predict."""
         early = self.reach.far if self.counted == "samples" else 0
         return max(0, len(self.parts[part]) - early)
 
@@ -151,7 +158,7 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
 
 
 def _symbol_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
-    """Return what to score with a network of symbols."""
+    """Return the evaluation of a network of symbols."""
     from charrnn import yardstick
     from charrnn.checkpoint import load
     from charrnn.data import NEXT_SYMBOL
@@ -174,7 +181,7 @@ def _symbol_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Pa
 
 
 def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
-    """All that there is to print, by name."""
+    """Return all results by name."""
     from charrnn.evaluate import evaluate
 
     device = runtime.choose_device(args.device)
@@ -184,7 +191,7 @@ def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
     if len(ids) <= far:
         what = task.data if part == "all" else f"the {part} part of {task.data}"
         raise InputError(
-            f"{what} has {len(ids):,} {task.counted}, and a loss takes at least {far + 1:,}: "
+            f"{what} has {len(ids):,} {task.counted}, and a loss needs at least {far + 1:,}: "
             "choose another --part or FILE."
         )
     unit = f" {task.counted}"
@@ -245,7 +252,7 @@ def _run_of(checkpoint: Path) -> runlog.Run | None:
 
 
 def own_run(args: Namespace, run: runlog.Run | None) -> runlog.Run:
-    """Return the run whose data are to be scored; an InputError where there is none, or its data are gone."""
+    """Return the run whose data are to be scored; raise InputError if there is none, or its data are gone."""
     if run is None:
         raise InputError(f"{args.network} lies in no run, so what it was trained on is not known: name a FILE.")
     if not run.corpus_file.is_file():
@@ -254,14 +261,14 @@ def own_run(args: Namespace, run: runlog.Run | None) -> runlog.Run:
 
 
 def named(inputs: Sequence[str]) -> str:
-    """Return what a run's data are called: their first file, and how many there are beside it."""
+    """Return the name of a run's data: their first file, and the number of the others."""
     return inputs[0] + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
 
 
 def _run_data(
     args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None
 ) -> tuple[str, Corpus, tuple[float, float]]:
-    """What the network's run was made with."""
+    """Return the data of the network's run."""
     from charrnn import data
 
     run = own_run(args, run)
@@ -298,7 +305,7 @@ def _file_data(
 
 
 def file_fractions(run: runlog.Run | None) -> tuple[float, float]:
-    """Return how a FILE is cut: as the run of the checkpoint cut its data."""
+    """Return the fractions of a FILE for validation and test: those of the checkpoint's run."""
     if run is None:
         return FRACTION, FRACTION
     try:
@@ -308,7 +315,7 @@ def file_fractions(run: runlog.Run | None) -> tuple[float, float]:
 
 
 def fractions(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return which parts of the data a run keeps for validation and for test; a ValueError where that is impossible."""
+    """Return the fractions of a run for validation and test, or raise ValueError if they are impossible."""
     val, test = float(config["val_frac"]), float(config["test_frac"])
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"val_frac is {val:g}, test_frac {test:g}")

@@ -1,4 +1,4 @@
-"""What charrnn-eval does with a frame predictor."""
+"""Evaluation of frame predictors with charrnn-eval."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from charrnn.commands.flags import options_of
 from charrnn.frames import FrameCheckpoint
 from charrnn.frames_data import Recordings
 from charrnn.runlog import is_frames
-
-LOSSES = {"mse": "mean squared error", "gaussian": "nats of density a sample"}
+from charrnn.show.curves import FRAME_BITS, FRAME_LOSSES
 
 
 def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
-    """Return what to score with a frame predictor: samples of its run's data, or of a recording at its rate."""
+    """Return the evaluation of a frame predictor on its run's data, or on a recording at its rate."""
     checkpoint = frames.load(file)
     model, far = checkpoint.model, checkpoint.model.config.reach.far
     if args.file:
         if args.table or args.encoding != "utf-8":
             flag = "--table" if args.table else "--encoding"
-            raise InputError(f"{file} is a frame predictor, which is scored on recordings: {flag} is for texts.")
+            raise InputError(f"{file} is a frame predictor, which is evaluated on recordings: {flag} is for texts.")
         name = STANDARD_INPUT if args.file == "-" else args.file
         recordings = frames_data.prepare(
             [args.file], folder / "corpus.bin", options_of(checkpoint, args), args.quiet, args.skip_unreadable
@@ -40,14 +39,14 @@ def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path
         bar.reset(min(len(samples), yardstick.MOST_SYMBOLS))
         return yardstick.frame_yardsticks(samples, checkpoint.rate, bar.update)
 
-    units = (LOSSES[model.config.loss], "bits a 16-bit sample")
+    units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
     return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, baselines)
 
 
 def _run_data(
     args: Namespace, checkpoint: FrameCheckpoint, run: runlog.Run | None
 ) -> tuple[str, Recordings, tuple[float, float]]:
-    """Return what the network's run was made with."""
+    """Return the data of the network's run."""
     run = own_run(args, run)
     config = run.config()
     try:

@@ -24,11 +24,11 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise ArgumentTypeError(f"{_shown(text)} is no whole number: {_range(least, most)}") from None
+            raise ArgumentTypeError(f"{_shown(text)} is not a whole number: {_range(least, most)}") from None
         if value < least:
             raise ArgumentTypeError(f"{value} is too small: {_range(least, most)}")
         if value > most:
-            raise ArgumentTypeError(f"{value} is too large: it has to be from {least} to {most}")
+            raise ArgumentTypeError(f"{value} is too large: it must be from {least} to {most}")
         return value
 
     return parse
@@ -44,7 +44,7 @@ def number(least: float, most: float = float("inf"), above: bool = False) -> Cal
         try:
             value = float(text)
         except ValueError:
-            raise ArgumentTypeError(f"{_shown(text)} is no number: it has to be {limits}") from None
+            raise ArgumentTypeError(f"{_shown(text)} is not a number: it must be {limits}") from None
         if not (least < value if above else least <= value) or value > most or abs(value) == float("inf"):
             raise ArgumentTypeError(f"{text} is not {limits}")
         return value
@@ -67,14 +67,14 @@ def number_or(word: str, least: float) -> Callable[[str], float | str]:
 
 
 def encoding(text: str) -> str:
-    """The name of an encoding of texts, as Python knows it."""
+    """Return Python's name of a text encoding."""
     try:
         codecs.getincrementaldecoder(text)().decode(b"", True)
         name = codecs.lookup(text).name
-        "".encode(name)  # which is refused where it is none of texts, such as base64
+        "".encode(name)  # fails for codecs of other things than text, such as base64
     except (LookupError, UnicodeError):
         raise ArgumentTypeError(
-            f"{text!r} is no encoding of texts: there are utf-8, latin-1, utf-16 and others"
+            f"{text!r} is not the name of a text encoding, such as utf-8, latin-1 or utf-16"
         ) from None
     return name
 
@@ -89,11 +89,11 @@ def numbers(least: float) -> Callable[[str], list[float]]:
 
 
 def _range(least: int, most: int) -> str:
-    return f"it has to be {least} or more" if most == 2**63 - 1 else f"it has to be from {least} to {most}"
+    return f"it must be {least} or more" if most == 2**63 - 1 else f"it must be from {least} to {most}"
 
 
 def _shown(text: str) -> str:
-    """A value as messages show it, cut where it is long."""
+    """Return a value as messages show it, cut if it is long."""
     return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
 
 
@@ -105,18 +105,18 @@ def path(text: str) -> str:
 
 
 def add_channel(p: argparse._ActionsContainer, of: str) -> None:
-    """Add --channel, to read recordings by another one than those were that a network was trained on."""
+    """Add --channel, which replaces the channel that the network was trained on."""
     p.add_argument(
         "--channel",
         type=parse_channel,
         default=argparse.SUPPRESS,
         metavar="N",
-        help=f"channel {of}: left, right, a number from 1, or mix (default: as in training; of a mono file, its own)",
+        help=f"channel {of}: left, right, a number from 1, or mix (default: as in training; a mono file has only one)",
     )
 
 
 def options_of(network: Any, args: Namespace) -> SoundOptions:
-    """Return how to read a recording for a network: as those it was trained on, but for a --channel."""
+    """Return how to read a recording for a network: as in training, apart from a --channel that is given."""
     options = SoundOptions.of_network(network.rate, getattr(network, "encoding", None), network.sound)
     return replace(options, channel=args.channel, mono_as_is=False) if "channel" in args else options
 

@@ -49,13 +49,17 @@ def add(p: Parser) -> None:
     group.add_argument(
         "--frames",
         action="store_true",
-        help="predict samples as real numbers, --seq-length apart. Defaults are then --rate 16000 --rnn-size 300 "
-        "--layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
+        help="train a frame predictor of 16-bit samples, --seq-length apart. Its defaults are --rate 16000 "
+        "--rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
-    group.add_argument("--preset", choices=tuple(PRESETS), help="all settings of an experiment of 2016")
-    group.add_argument("--frame-taps", type=whole(1, 10**6), metavar="N", help="samples that a step sees (default: 40)")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="settings of one of two experiments of 2016")
     group.add_argument(
-        "--loss", choices=LOSSES, help="mean squared error, or a mean and a variance to draw from (default: mse)"
+        "--frame-taps", type=whole(1, 10**6), metavar="N", help="number of samples in the input of a step (default: 40)"
+    )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="loss of a frame predictor: mean squared error, or the likelihood of a normal density (default: mse)",
     )
 
 

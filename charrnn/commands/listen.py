@@ -23,21 +23,29 @@ def parser() -> Parser:
     """The command line of charrnn-listen."""
     p = Parser(
         "charrnn-listen",
-        "Serve a page that plays networks live, while you turn their temperature. It is this machine's alone unless "
-        "--host says otherwise. Ctrl-C ends it.",
+        "Serve a page that plays networks live while you change their temperature. Only this machine can open it "
+        "unless --host is given. Ctrl-C stops it.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="*", type=path, metavar="RUN", help="to choose from (default: all under ./runs)")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but this machine's own takes --token")
-    p.add_argument("--port", type=whole(0, 65535), default=8765, metavar="N", help="0: any that is free")
-    p.add_argument("--token", metavar="SECRET", help="what the page's address has to end in: 8 characters or more")
-    p.add_argument("--listeners", type=whole(1, 100), default=4, metavar="N", help="how many can play at once")
+    p.add_argument(
+        "run", nargs="*", type=path, metavar="RUN", help="runs to offer on the page (default: all under ./runs)"
+    )
+    p.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; one that other machines can reach needs --token"
+    )
+    p.add_argument(
+        "--port", type=whole(0, 65535), default=8765, metavar="N", help="port to listen on; 0 for any free one"
+    )
+    p.add_argument("--token", metavar="SECRET", help="secret of at least 8 characters at the end of the page's address")
+    p.add_argument(
+        "--listeners", type=whole(1, 100), default=4, metavar="N", help="number of listeners who can play at once"
+    )
     p.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
-        help="of each network; 0: a core each (default: CHARRNN_THREADS, or 0)",
+        help="number of CPU threads of each network; 0 for one per core (default: CHARRNN_THREADS, or 0)",
     )
     return p
 

@@ -48,8 +48,9 @@ def parser() -> Parser:
     """The command line of charrnn-plot."""
     p = Parser(
         "charrnn-plot",
-        "Draw the losses of runs, or columns of any CSV with a header: how far they spread in each column of pixels as "
-        "a band, their average as a line. Of recordings it draws waveform and spectrogram, with the segments' seams.",
+        "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
+        "value in each column of pixels, and a line for the average. Draw the waveform, the spectrogram and the seams "
+        "of recordings.",
         EXAMPLES,
     )
     p.add_argument(
@@ -57,35 +58,58 @@ def parser() -> Parser:
         nargs="+",
         type=path,
         metavar="FILE",
-        help="log.csv, a run, another CSV, or a recording; - is standard input",
+        help="run, log.csv, another CSV file or recording to draw; - is standard input",
     )
-    p.add_argument("-o", "--output", type=path, metavar="OUT", help=".png, .svg, .pdf or - (default: FILE's name.png)")
-    p.add_argument("--width", type=whole(200, MOST_PIXELS), default=1600, metavar="PIXELS", help="of the picture")
-    p.add_argument("--height", type=whole(150, MOST_PIXELS), default=900, metavar="PIXELS", help="of the picture")
-    p.add_argument("--log-x", action="store_true", help="a logarithmic axis along x")
-    p.add_argument("--log-y", action="store_true", help="a logarithmic axis along y")
-    p.add_argument("--x", type=path, metavar="COLUMN", help="along x (default: iteration, or a CSV's first column)")
+    p.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        metavar="OUT",
+        help=".png, .svg or .pdf file to write, or - (default: FILE's name.png)",
+    )
+    p.add_argument(
+        "--width", type=whole(200, MOST_PIXELS), default=1600, metavar="PIXELS", help="width of the picture in pixels"
+    )
+    p.add_argument(
+        "--height", type=whole(150, MOST_PIXELS), default=900, metavar="PIXELS", help="height of the picture in pixels"
+    )
+    p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")
+    p.add_argument("--log-y", action="store_true", help="use a logarithmic y axis")
+    p.add_argument(
+        "--x",
+        type=path,
+        metavar="COLUMN",
+        help="column for the x axis (default: iteration, or the first column of a CSV file)",
+    )
     p.add_argument(
         "--y",
         type=_names,
         default=[],
         metavar="LIST",
-        help="columns to draw (default: the losses, or a CSV's second column)",
+        help="columns to draw (default: the losses, or the second column of a CSV file)",
     )
     p.add_argument(
         "--unit",
         choices=("nats", "bits"),
         default="nats",
-        help="of losses: nats, or the mean squared error of a frame predictor that was trained with it; or bits a "
-        "symbol, of a frame predictor bits a 16-bit sample",
+        help="unit of losses: nats (the loss as it was trained, which may be the mean squared error of a frame "
+        "predictor), or bits per symbol or 16-bit sample",
     )
-    p.add_argument("--average", choices=("mean", "median", "none"), default="mean", help="the line over the spread")
     p.add_argument(
-        "--window", type=whole(1), default=None, metavar="ROWS", help="that it looks at (default: a hundredth of them)"
+        "--average", choices=("mean", "median", "none"), default="mean", help="kind of average that the line shows"
     )
-    p.add_argument("--colors", type=_names, default=[], metavar="LIST", help="of the curves: names or #rrggbb")
-    p.add_argument("--theme", choices=("light", "dark"), default="light", help="the colours of the paper")
-    p.add_argument("--title", default="", metavar="TEXT", help="above the picture")
+    p.add_argument(
+        "--window",
+        type=whole(1),
+        default=None,
+        metavar="ROWS",
+        help="number of rows to average over (default: a hundredth of all rows)",
+    )
+    p.add_argument(
+        "--colors", type=_names, default=[], metavar="LIST", help="colours of the curves, as names or #rrggbb"
+    )
+    p.add_argument("--theme", choices=("light", "dark"), default="light", help="colour theme")
+    p.add_argument("--title", default="", metavar="TEXT", help="title above the picture")
     return p
 
 
@@ -142,7 +166,7 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
     for one in series:
         _check_drawable(one, args)
         if args.log_y and (hidden := sum(int((points.y <= 0).sum()) for points in (one.train, one.val) if points)):
-            say(f"{one.name}: --log-y cannot show {hidden:,} values that are not above 0.", args.quiet)
+            say(f"{one.name}: --log-y leaves out {hidden:,} values that are not above 0.", args.quiet)
     return plots.draw_curves(series, look, x_label, y_label)
 
 
@@ -195,14 +219,14 @@ def _is_file(name: str) -> bool:
 
 
 def _with_names(message: str, files: dict[str, Input]) -> str:
-    """A message in which copies of pipes have the names of these."""
+    """Return a message in which copies of pipes are called by the names of the pipes."""
     for file in files.values():
         message = message.replace(str(file.path), file.name)
     return message
 
 
 def _log_file(name: str) -> Path:
-    """The log of a run."""
+    """Return the log of a run."""
     file = Path(name)
     try:
         return runlog.find_run(name).log_file

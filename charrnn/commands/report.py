@@ -25,14 +25,24 @@ def parser() -> Parser:
     """The command line of charrnn-report."""
     p = Parser(
         "charrnn-report",
-        "Write a page of one or several runs: what was trained on what, curves to zoom, and every checkpoint's sound "
-        "beside the original's. It is one HTML file, opens from disk and loads nothing.",
+        "Write a page about one or several runs: settings, curves that zoom, and the sound of every checkpoint and of "
+        "the original. It is one HTML file, which opens from disk and loads nothing else.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="a run's folder, or its name under ./runs")
-    p.add_argument("-o", "--output", type=path, default="report.html", metavar="OUT", help="the page; -: stdout")
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="folder of a run, or its name under ./runs")
     p.add_argument(
-        "--checkpoints", type=path, metavar="LIST", help="to be heard: iterations, first, best, newest (default: all)"
+        "-o",
+        "--output",
+        type=path,
+        default="report.html",
+        metavar="OUT",
+        help="HTML file to write, or - for standard output",
+    )
+    p.add_argument(
+        "--checkpoints",
+        type=path,
+        metavar="LIST",
+        help="checkpoints to include: iterations, first, best or newest (default: all)",
     )
     return p
 

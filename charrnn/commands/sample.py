@@ -60,37 +60,64 @@ def parser() -> Parser:
     """The command line of charrnn-sample."""
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     p.add_argument(
-        "network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help="default: the newest run under ./runs"
+        "network",
+        nargs="?",
+        type=path,
+        metavar="CHECKPOINT or RUN",
+        help="checkpoint file or run to sample from (default: the newest run under ./runs)",
     )
-    p.add_argument("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest, best or an iteration")
     p.add_argument(
-        "-o", "--output", type=path, metavar="OUT", default="-", help=".wav, .txt or -; with several takes, a folder"
+        "--checkpoint", default="newest", metavar="WHICH", help="checkpoint of a run: newest, best or an iteration"
+    )
+    p.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        metavar="OUT",
+        default="-",
+        help=".wav or .txt file to write, - for standard output, or with several takes a folder",
     )
     what = p.add_argument_group("what to sample")
     length = what.add_mutually_exclusive_group()
-    length.add_argument("--length", type=whole(1), metavar="SYMBOLS", help="default: 2000 for text")
     length.add_argument(
-        "--seconds", type=number(0, MOST_SECONDS), metavar="S", help="0: until interrupted; default: 10 for sound"
+        "--length", type=whole(1), metavar="SYMBOLS", help="number of symbols to sample (default: 2000 for text)"
+    )
+    length.add_argument(
+        "--seconds",
+        type=number(0, MOST_SECONDS),
+        metavar="S",
+        help="seconds of sound to sample; 0 for until interrupted (default: 10 for sound)",
     )
     what.add_argument(
         "--temperature",
         type=numbers(0),
         default=[1.0],
         metavar="T",
-        help="1 as learned, less is tamer, 0 the likeliest; a list such as 0.8,1 makes a take of each (default: 1)",
+        help="divisor of the logits: less than 1 prefers likely symbols, 0 takes the likeliest; a list such as 0.8,1 "
+        "makes a take of each (default: 1)",
     )
-    what.add_argument("--streams", type=whole(1, 1000), metavar="N", help="takes side by side (default: 1)")
+    what.add_argument(
+        "--streams", type=whole(1, 1000), metavar="N", help="number of takes to sample side by side (default: 1)"
+    )
     what.add_argument(
         "--choices",
         type=whole(1),
         metavar="K",
-        help="print the K likeliest next symbols with their probabilities, and sample nothing",
+        help="print the K likeliest next symbols and their probabilities instead of sampling",
     )
-    what.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="the same symbols again (default: 0)")
+    what.add_argument(
+        "--seed",
+        type=whole(0, 2**64 - 1),
+        metavar="N",
+        help="seed of the random numbers; the same seed gives the same symbols (default: 0)",
+    )
     start = p.add_argument_group("where to start")
-    start.add_argument("--start-text", metavar="TEXT", help="read this first, without echo")
+    start.add_argument("--start-text", metavar="TEXT", help="text that the network reads first; it is not written")
     start.add_argument(
-        "--start-file", type=path, metavar="FILE", help="read the end of a recording or text first; - is standard input"
+        "--start-file",
+        type=path,
+        metavar="FILE",
+        help="recording or text whose end the network reads first; - is standard input",
     )
     start.add_argument(
         "--encoding",
@@ -103,44 +130,67 @@ def parser() -> Parser:
         "--unknown",
         choices=("error", "skip"),
         default="error",
-        help="refuse a start text with characters that the network does not know, or skip and count them",
+        help="what to do with characters of a start text that are not in the vocabulary: stop with an error, or skip "
+        "and count them",
     )
     start.add_argument(
-        "--start-seconds", type=number(0, MOST_SECONDS, True), default=2.0, metavar="S", help="how much of a recording"
+        "--start-seconds",
+        type=number(0, MOST_SECONDS, True),
+        default=2.0,
+        metavar="S",
+        help="seconds of a recording to read",
     )
-    add_channel(start, "of a --start-file to take")
-    start.add_argument("--table", type=path, metavar="TABLE", help="read a --start-file of BinToUTF8 by this table")
-    start.add_argument("--state-in", type=path, metavar="FILE", help="go on from a --state-out")
-    start.add_argument("--state-out", type=path, metavar="FILE", help="keep the state at the end, to go on another day")
+    add_channel(start, "of a --start-file")
+    start.add_argument("--table", type=path, metavar="TABLE", help="table of a --start-file that BinToUTF8 wrote")
+    start.add_argument("--state-in", type=path, metavar="FILE", help="continue from a state that --state-out wrote")
+    start.add_argument(
+        "--state-out", type=path, metavar="FILE", help="file for the state at the end, to continue from with --state-in"
+    )
     segments = p.add_argument_group("segments")
-    segments.add_argument("--segments", type=whole(1), metavar="K", help="sample in K segments, joined in one output")
+    segments.add_argument(
+        "--segments", type=whole(1), metavar="K", help="number of segments to sample and join in one output"
+    )
     size = segments.add_mutually_exclusive_group()
-    size.add_argument("--segment-length", type=whole(1), metavar="SYMBOLS", help="symbols of a segment")
-    size.add_argument("--segment-seconds", type=number(0, MOST_SECONDS, True), metavar="S", help="seconds of a segment")
+    size.add_argument("--segment-length", type=whole(1), metavar="SYMBOLS", help="number of symbols per segment")
+    size.add_argument("--segment-seconds", type=number(0, MOST_SECONDS, True), metavar="S", help="seconds per segment")
     segments.add_argument(
         "--join",
         choices=("carry", "reset"),
         default="carry",
-        help="what a segment, or a pass of a frame predictor, starts from: the last one's state, or nothing",
+        help="whether a segment, or a pass of a frame predictor, starts from the state of the last one or from zero",
     )
-    segments.add_argument("--segments-dir", type=path, metavar="DIR", help="keep each segment as a file, too")
+    segments.add_argument(
+        "--segments-dir", type=path, metavar="DIR", help="folder in which each segment is also written as a file"
+    )
     how = p.add_argument_group("how")
-    how.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network: auto is the fastest")
-    how.add_argument("--float", action="store_true", help="of a frame predictor: 32-bit floats, in place of 16 bits")
+    how.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="engine that runs the network; auto is the fastest that is installed",
+    )
+    how.add_argument(
+        "--float",
+        action="store_true",
+        help="write 32-bit floating-point samples of a frame predictor instead of 16-bit ones",
+    )
     how.add_argument(
         "--precision",
         choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
-        help="of weights; auto: compiled int4.5, of small networks int7 or fp32; onnx int8; eager fp32",
+        help="precision of the weights; auto is int4.5 in the compiled engine (int7 or fp32 for small networks), int8 "
+        "in onnx and fp32 in eager",
     )
     how.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
-        help="0: a core each (default: CHARRNN_THREADS, or 0; of a small frame predictor 1)",
+        help="number of CPU threads; 0 for one per core (default: CHARRNN_THREADS or 0; small frame predictors: 1)",
     )
-    how.add_argument("--play", action="store_true", help="play it meanwhile; without -o it goes nowhere else")
+    how.add_argument(
+        "--play", action="store_true", help="play the sound while it is sampled; without -o it is not written anywhere"
+    )
     return p
 
 
@@ -252,7 +302,7 @@ def _job(args: Namespace) -> Job:
     if carried and len(carried.last) != streams:
         held = len(carried.last)
         if args.choices:
-            raise InputError(f"{args.state_in} holds {held} streams, and --choices is for one.")
+            raise InputError(f"{args.state_in} holds {held} streams, and --choices takes a state of one stream.")
         raise InputError(f"{args.state_in} holds {held} stream{'s' * (held > 1)}: go on with --streams {held}.")
     seed = args.seed if args.seed is not None else carried.seed if carried else 0
     threads = runtime.default_threads() if args.threads is None else args.threads
@@ -310,7 +360,7 @@ def _check(p: Parser, args: Namespace) -> None:
 
 
 def _decimal_hint(args: Namespace) -> str:
-    """What to add for temperatures such as 0,8, which may be meant as one number."""
+    """Return what to add to a message for temperatures such as 0,8, which may be meant as one number."""
     if len(args.temperature) != 2 or not all(value.is_integer() for value in args.temperature):
         return ""
     return " If --temperature is meant to be one number, write it with a decimal point, such as 0.8."

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from charrnn.commands.sample import Job
     from charrnn.stored import Stored
 
-# The arguments that say which network has read what, and how to compute; all others are about sampled symbols.
+# The flags of the network, its start and the computation; all others concern sampled symbols.
 GOES_WITH = {
     *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
     *("start_text", "start_file", "start_seconds", "channel", "table"),
@@ -24,19 +24,22 @@ GOES_WITH = {
 
 
 def check_choices(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Refuse the flags that do not go with --choices."""
+    """Reject the flags that cannot be combined with --choices."""
     if foreign := sorted(named - GOES_WITH):
         flag = "--" + foreign[0].replace("_", "-")
         wrong_command_line(p, f"--choices K samples nothing, so {flag} has no effect: leave one of them out")
     if len(args.temperature) > 1 or (args.streams or 1) > 1:
-        wrong_command_line(p, "--choices K is for one stream at one temperature.")
+        wrong_command_line(p, "--choices K takes one stream and one temperature.")
 
 
 def print_choices(job: Job) -> None:
-    """Print the most likely next symbols, one per line: probability, symbol, and what the symbol stands for."""
+    """Print the most likely next symbols, one per line: the probability, the symbol and its meaning."""
     job.rewind()
     if (job.engine.get_state()[1] == NOTHING).any():
-        say("nothing has been read: the first symbol is drawn with the same probability for all.", job.args.quiet)
+        say(
+            "nothing has been read, so all symbols have the same probability: give a --start-text or --start-file.",
+            job.args.quiet,
+        )
     probabilities = job.engine.probabilities(job.args.temperature[0])[0]
     likeliest = np.argsort(-probabilities, kind="stable")[: job.args.choices]
     with open_output("-", binary=False) as file:
@@ -45,7 +48,7 @@ def print_choices(job: Job) -> None:
 
 
 def _described(checkpoint: Stored, symbol: int) -> str:
-    """A byte and the sample that it stands for, of full scale 1, or a character and its code point."""
+    """Return a byte with its sample of full scale 1 and character, or a character with its code point."""
     character = checkpoint.vocab.decode(np.array([symbol]))
     if checkpoint.vocab.alphabet is None:
         return f"{character!r} U+{ord(character):04X}"

@@ -81,16 +81,16 @@ def _choose_engine(args: Namespace, checkpoint: FrameCheckpoint) -> None:
 def _check(p: Parser, args: Namespace) -> None:
     """Refuse what is wrong for a frame predictor."""
     if args.choices:
-        wrong_command_line(p, "--choices is for networks of symbols: a frame predictor draws from no list of symbols.")
+        wrong_command_line(p, "--choices is for networks of symbols, and this is a frame predictor.")
     sample._check(p, Namespace(**vars(args) | {"float": False, "join": "carry"}))  # passes are joined without segments
     if args.play:
         wrong_command_line(p, "--play is for networks of symbols: a frame predictor makes seconds of sound at a time.")
     if args.encoding != "utf-8":
-        wrong_command_line(p, "--encoding is for texts: a frame predictor begins from a recording.")
+        wrong_command_line(p, "--encoding is for texts: a frame predictor starts from a recording.")
     if args.table:
-        wrong_command_line(p, "--table is for texts: a frame predictor begins from a recording.")
+        wrong_command_line(p, "--table is for texts: a frame predictor starts from a recording.")
     if args.unknown != "error":
-        wrong_command_line(p, "--unknown is for networks of text: a frame predictor begins from a recording.")
+        wrong_command_line(p, "--unknown is for networks of text: a frame predictor starts from a recording.")
     if args.start_text:
         wrong_command_line(p, "--start-text is for networks of text: a frame predictor begins from a --start-file.")
     if args.engine not in ("auto", "cpu", "eager"):

@@ -1,4 +1,4 @@
-"""What charrnn-sample has a network of symbols read before the first symbol is drawn."""
+"""The symbols that charrnn-sample primes a network with before the first one is drawn."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import Parser, say, wrong_command_line
+from bytecodec.console import Parser, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn.commands.flags import options_of
 
 if TYPE_CHECKING:
     from charrnn.stored import Stored
 
-START_SYMBOLS = 2000  # of a --start-file for a network of text
+START_SYMBOLS = 2000  # number of symbols that are read of a --start-file by a network of text
 
 
 def check_unknown(p: Parser, args: Namespace) -> None:
-    """Refuse an --unknown that has nothing to apply to."""
+    """Reject --unknown without a start text or file."""
     if args.unknown == "skip" and not (args.start_text or args.start_file):
-        wrong_command_line(p, "--unknown skip goes with --start-text or --start-file.")
+        wrong_command_line(p, "--unknown skip needs --start-text or --start-file.")
 
 
 def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
@@ -50,11 +50,6 @@ def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any
 def _text_symbols(text: str, checkpoint: Stored, skip: bool, quiet: bool) -> NDArray[np.integer[Any]]:
     if not skip:
         return checkpoint.vocab.encode(text)
-    ids = checkpoint.vocab.encode_known(text)
-    if not len(ids):
-        raise InputError(
-            f"the network knows no character of --start-text {text!r}: it was trained on {checkpoint.vocab.describe()}."
-        )
-    if skipped := len(text) - len(ids):
-        say(f"--start-text: skipped {skipped:,} of {len(text):,} characters, which the network does not know.", quiet)
-    return ids
+    from charrnn.data import known_ids
+
+    return np.concatenate(list(known_ids(iter([text]), "--start-text", checkpoint.vocab, quiet)))

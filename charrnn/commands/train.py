@@ -173,7 +173,7 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
 
     val, train = trainer.parts["val"], trainer.parts["train"]
     if is_frames(config):
-        samples = val[trainer.reach.far :]  # that are to be predicted
+        samples = val[trainer.reach.far :]  # the targets
         return yardstick.frame_yardsticks(samples, config["rate"]) if len(samples) else {}
     if len(val) < 2:
         return {}
@@ -259,7 +259,7 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
 
 
 def _require_tensorboard() -> None:
-    """Raise an InputError where TensorBoard is not installed, before anything is prepared."""
+    """Raise InputError if TensorBoard is not installed, before anything is prepared."""
     with needs("tensorboard"):
         import torch.utils.tensorboard  # noqa: F401
 

@@ -13,7 +13,7 @@ NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 
 
 def uses_tensorboard(config: dict[str, Any]) -> bool:
-    """Whether the run writes event files for TensorBoard; runs of versions before that do not."""
+    """Return whether the run writes event files for TensorBoard; runs of older versions do not."""
     return config.get("tensorboard") is True
 
 
@@ -26,7 +26,7 @@ def check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"rate is {rate!r}")
     if config["encoding"] not in (None, "linear", "mulaw"):
         raise ValueError(f"encoding is {config['encoding']!r}")
-    check_sound(config.get("sound"))  # of a run from before it was kept, there is none
+    check_sound(config.get("sound"))  # missing in runs of older versions
     if type(config["symbols"]) is not int:
         raise ValueError(f"symbols is {config['symbols']!r}")
     for name in ("val_frac", "test_frac"):

@@ -36,140 +36,210 @@ def parser() -> Parser:
         nargs="*",
         type=path,
         metavar="INPUT",
-        help="texts or recordings, or folders of them, laid end to end; - is standard input",
+        help="texts, recordings or folders of them, in the order given; - is standard input",
     )
     data = p.add_argument_group("data")
-    data.add_argument("--rate", type=whole(1000, 768000), default=11025, help="samples a second that recordings become")
+    data.add_argument(
+        "--rate",
+        type=whole(1000, 768000),
+        default=11025,
+        metavar="HZ",
+        help="sampling rate in Hz to which recordings are converted",
+    )
     data.add_argument(
         "--channel",
         type=parse_channel,
         default=MIX,
         metavar="N",
-        help="take one channel of recordings: left, right, or a number from 1; mix is the mean of all channels",
+        help="channel of recordings: left, right or a number from 1, or mix for the mean of all channels",
     )
     data.add_argument(
-        "--remove-dc", action="store_true", help="subtract each recording's mean, before --normalize measures its peak"
+        "--remove-dc",
+        action="store_true",
+        help="subtract the mean of each recording before --normalize measures its peak",
     )
-    data.add_argument("--normalize", action="store_true", help="bring the peak of recordings to full scale")
+    data.add_argument(
+        "--normalize", action="store_true", help="amplify recordings so that their peak reaches full scale"
+    )
     data.add_argument(
         "--normalize-over",
         choices=NORMALIZE_OVER,
         default="files",
-        help="what --normalize measures the peak of: files gives each recording a gain of its own, which suits "
-        "recordings made at different levels, but turns one of silence into one of noise; set gives all of them one",
+        help="whether --normalize gives each recording its own gain (files), which suits recordings made at different "
+        "levels but amplifies pauses to noise, or the same gain to all (set)",
     )
-    data.add_argument("--gain", type=number(-200, 200), default=0.0, metavar="DB", help="make recordings louder")
-    data.add_argument("--mulaw", action="store_true", help="bytes are G.711 mu-law instead of linear")
+    data.add_argument(
+        "--gain",
+        type=number(-200, 200),
+        default=0.0,
+        metavar="DB",
+        help="amplify recordings by DB decibels; with --normalize, relative to full scale",
+    )
+    data.add_argument(
+        "--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes instead of linear ones"
+    )
     data.add_argument(
         "--encoding", type=encoding, default="utf-8", metavar="NAME", help="encoding of texts without a byte order mark"
     )
-    data.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them"
-    )
+    data.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and list them")
     data.add_argument(
         "--table",
         type=path,
         metavar="FILE",
-        help="read texts of BinToUTF8 by their table: in each line a byte, such as 65 or 0x41, and its character",
+        help="table of texts that BinToUTF8 wrote; each line has a byte, such as 65 or 0x41, and its character",
     )
-    data.add_argument("--val-frac", type=number(0, 1), default=0.1, help="part of the symbols to validate with")
-    data.add_argument("--test-frac", type=number(0, 1), default=0.1, help="part of the symbols to leave alone")
-    data.add_argument("--batch-size", type=whole(1), metavar="N", help="rows of a batch" + _defaults("batch_size"))
-    data.add_argument("--seq-length", type=whole(1), metavar="T", help="steps of a batch" + _defaults("seq_length"))
+    data.add_argument(
+        "--val-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for validation"
+    )
+    data.add_argument(
+        "--test-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for the test part"
+    )
+    data.add_argument(
+        "--batch-size", type=whole(1), metavar="N", help="number of rows of a batch" + _defaults("batch_size")
+    )
+    data.add_argument(
+        "--seq-length",
+        type=whole(1),
+        metavar="T",
+        help="number of symbols per row of a batch" + _defaults("seq_length"),
+    )
     model = p.add_argument_group("network")
     model.add_argument("--cell", choices=CELLS, default="lstm", help="kind of recurrent layer")
-    model.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="units of a layer")
+    model.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="number of units per layer")
     model.add_argument(
-        "--proj-size", type=whole(1, 10**6), metavar="P", help="units of an lstmp layer's projection (default: H // 2)"
+        "--proj-size",
+        type=whole(1, 10**6),
+        metavar="P",
+        help="number of units of the projection of an lstmp layer (default: H // 2)",
     )
-    model.add_argument("--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="recurrent layers")
-    model.add_argument("--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="numbers in an embedding")
+    model.add_argument(
+        "--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="number of recurrent layers"
+    )
+    model.add_argument(
+        "--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="size of the embedding of a symbol"
+    )
     model.add_argument(
         "--forget-bias",
         type=number_or("uniform", -1e6),
         default=1.0,
         metavar="B",
-        help="initial forget gates' bias, or uniform: of each unit its own from U(0, 1)",
+        help="initial bias of the forget gates, or uniform to draw it from U(0, 1) for each unit",
     )
-    model.add_argument("--dropout", type=number(0, 0.999), default=0.0, metavar="P", help="outputs of layers to drop")
+    model.add_argument(
+        "--dropout",
+        type=number(0, 0.999),
+        default=0.0,
+        metavar="P",
+        help="fraction of the outputs of each layer to drop",
+    )
     frames_flags.add(p)
     learn = p.add_argument_group("learning")
-    learn.add_argument("--recipe", choices=tuple(RECIPES), default=DEFAULT_RECIPE, help="how to learn (docs/model.md)")
+    learn.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default=DEFAULT_RECIPE,
+        help="named set of training settings (docs/model.md)",
+    )
     learn.add_argument(
         "--learning-rate",
         type=number(0, above=True),
         metavar="R",
-        help="of Adam, at its highest" + _defaults("learning_rate"),
+        help="highest learning rate of Adam" + _defaults("learning_rate"),
     )
     learn.add_argument(
         "--lr-decay-every",
         type=whole(1),
         metavar="EPOCHS",
-        help="when to lower it, with torch-rnn's recipe (default: 5)",
+        help="epochs after which --recipe torch-rnn lowers the learning rate (default: 5)",
     )
     learn.add_argument(
-        "--lr-decay-factor", type=number(0, 1, True), metavar="F", help="by which factor, likewise (default: 0.5)"
+        "--lr-decay-factor",
+        type=number(0, 1, True),
+        metavar="F",
+        help="factor by which --recipe torch-rnn lowers it (default: 0.5)",
     )
     learn.add_argument(
         "--grad-clip",
         type=number(0),
         metavar="G",
-        help="limit of the gradient's norm, with torch-rnn's recipe of its elements; 0: none" + _defaults("grad_clip"),
+        help="limit of the gradient's norm, or with --recipe torch-rnn of each element; 0 for none"
+        + _defaults("grad_clip"),
     )
     learn.add_argument(
-        "--max-epochs", type=number(0, above=True), metavar="E", help="length (default: 50, if no other)"
+        "--max-epochs",
+        type=number(0, above=True),
+        metavar="E",
+        help="stop after E epochs (default: 50, unless another limit is given)",
     )
-    learn.add_argument("--max-iterations", type=whole(1), metavar="N", help="length in batches")
-    learn.add_argument("--max-minutes", type=number(0, above=True), metavar="M", help="length by the clock")
+    learn.add_argument("--max-iterations", type=whole(1), metavar="N", help="stop after N iterations")
     learn.add_argument(
-        "--early-stop", type=whole(0), default=0, metavar="N", help="end after N validations without a best; 0: never"
+        "--max-minutes", type=number(0, above=True), metavar="M", help="stop after M minutes of training"
     )
-    learn.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, help="of all that is random")
+    learn.add_argument(
+        "--early-stop",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="stop after N validations without a new lowest loss; 0 for never",
+    )
+    learn.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="seed of all random numbers")
     run = p.add_argument_group("run")
-    run.add_argument("--run-dir", type=path, metavar="DIR", help="a new folder (default: runs/INPUT-001, counting up)")
     run.add_argument(
-        "--checkpoint-every", type=whole(1), default=1000, metavar="N", help="iterations between checkpoints"
+        "--run-dir", type=path, metavar="DIR", help="new folder for the run (default: runs/INPUT-001, counting up)"
     )
     run.add_argument(
-        "--keep", type=whole(0), default=0, metavar="N", help="checkpoints to keep beside the best; 0: all"
+        "--checkpoint-every", type=whole(1), default=1000, metavar="N", help="number of iterations between checkpoints"
+    )
+    run.add_argument(
+        "--keep",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="number of newest checkpoints to keep besides the best one; 0 for all",
     )
     run.add_argument(
         "--sample-seconds",
         type=number(0),
         default=0.0,
         metavar="S",
-        help="sound to sample at each checkpoint, to RUN/samples; 0: none",
+        help="seconds of sound to sample at each checkpoint into RUN/samples; 0 for none",
     )
     run.add_argument(
         "--temperature",
         type=numbers(0),
         metavar="LIST",
-        help="of --sample-seconds, such as 0.8,1 (default: 1)",
+        help="temperatures for --sample-seconds, such as 0.8,1 (default: 1)",
     )
     run.add_argument(
         "--tensorboard",
         action="store_true",
-        help="write losses, learning rate, gradient norm and samples to RUN/tensorboard, for TensorBoard to show",
+        help="write losses, learning rate, gradient norm and samples to RUN/tensorboard for TensorBoard",
     )
-    run.add_argument("--print-every", type=whole(1), default=0, metavar="N", help="print a line every N iterations")
     run.add_argument(
-        "--resume", type=path, metavar="RUN", help="go on with a run; takes only a new length and --device beside it"
+        "--print-every",
+        type=whole(1),
+        default=0,
+        metavar="N",
+        help="print a line every N iterations; 0 for every ten seconds unless a bar is shown",
     )
-    run.add_argument("--init-from", type=path, metavar="CHECKPOINT", help="begin with the weights of another network")
-    run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="where to compute")
-    run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="of matrix products")
+    run.add_argument(
+        "--resume", type=path, metavar="RUN", help="continue a run; only a new limit and --device can be given with it"
+    )
+    run.add_argument("--init-from", type=path, metavar="CHECKPOINT", help="start from the weights of another network")
+    run.add_argument("--device", choices=runtime.DEVICES, default="auto", help="device to train on")
+    run.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help="precision of matrix products")
     run.add_argument(
         "--gpu-layers",
         choices=("auto", *GPU_LAYERS),
         default="auto",
-        help="how an NVIDIA GPU computes the layers (docs/model.md); auto: as was measured to be the fastest",
+        help="backend for recurrent layers on an NVIDIA GPU (docs/model.md); auto measures which is the fastest",
     )
     run.add_argument(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,
         metavar="N",
-        help="on a CPU; 0: a core each (default: CHARRNN_THREADS, or 0)",
+        help="number of CPU threads; 0 for one per core (default: CHARRNN_THREADS, or 0)",
     )
     return p
 
@@ -183,7 +253,7 @@ def _defaults(name: str) -> str:
 
 
 def sound_options(args: Namespace, rate: int) -> SoundOptions:
-    """Return what the flags of charrnn-train say."""
+    """Return how to read recordings, from the flags of charrnn-train."""
     return SoundOptions(
         rate=rate,
         channel=args.channel,
@@ -204,9 +274,9 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
             wrong_command_line(p, f"--resume goes on with what the run was started with, so {names} cannot be given.")
     frames_flags.settle(p, args, named)
     if args.input.count("-") > 1:
-        wrong_command_line(p, "- is standard input, which can be read once: name it once.")
+        wrong_command_line(p, "- is standard input, which can be read only once: name it once.")
     if "normalize_over" in named and not args.normalize:
-        wrong_command_line(p, "--normalize-over goes with --normalize.")
+        wrong_command_line(p, "--normalize-over needs --normalize.")
     if args.val_frac + args.test_frac >= 1:
         wrong_command_line(
             p, f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on."

@@ -1,4 +1,4 @@
-"""What charrnn-train says before it trains, and after."""
+"""Messages of charrnn-train before and after training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
-    """Network, data, length, and where it is written."""
+    """Print the network, the data, the length of training and the run's folder."""
     from charrnn import yardstick
 
     settings, model = trainer.settings, trainer.model.config
@@ -35,11 +35,11 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     how = f" projected to {model.proj_size}" if model.proj_size else ""
     how += ", normalised" if model.layer_norm else ""
     lines = [
-        f"network   {model.cell}, {model.layers} layers of {model.rnn_size}{how}, "
+        f"network   {model.cell}, {_count(model.layers, 'layer')} of {model.rnn_size}{how}, "
         f"{what}: {trainer.model.number_of_parameters():,} parameters",
         f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {unit}{length}{kinds}; {parts}",
         f"training  {settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations an epoch, "
-        f"{until}; {settings.precision} on {settings.device} with {config['threads']} threads{many}",
+        f"{until}; {settings.precision} on {settings.device} with {_count(config['threads'], 'thread')}{many}",
         f"run       {trainer.run.path}",
     ]
     if bits:
@@ -51,7 +51,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
 
 
 def say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
-    """Why it is over, and what to do next."""
+    """Print why training ended, and what to do next."""
     path, place = trainer.run.path, trainer.place
     if trainer.stopped_early:
         say(
@@ -66,3 +66,7 @@ def say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
         )
     else:
         say(f"done after iteration {place.iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -22,18 +22,23 @@ def parser() -> Parser:
     """The command line of charrnn-video."""
     p = Parser(
         "charrnn-video",
-        "Make a film of runs: for each its settings, then each checkpoint's sound in order, with the waveform to come, "
-        "the spectrum, and the loss graph scrolling to that moment. It takes ffmpeg on the PATH.",
+        "Make a film of runs: the settings of each, then the sound of each checkpoint in order, with its waveform, its "
+        "spectrum and the loss graph up to that iteration. It needs ffmpeg on the PATH.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="a run's folder, or its name under ./runs")
-    p.add_argument("-o", "--output", type=path, default="evolution.mp4", metavar="OUT", help="the film, a .mp4")
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="folder of a run, or its name under ./runs")
+    p.add_argument("-o", "--output", type=path, default="evolution.mp4", metavar="OUT", help=".mp4 file to write")
     p.add_argument(
-        "--checkpoints", type=path, metavar="LIST", help="to be heard: iterations, first, best, newest (default: all)"
+        "--checkpoints",
+        type=path,
+        metavar="LIST",
+        help="checkpoints to include: iterations, first, best or newest (default: all)",
     )
-    p.add_argument("--size", type=_size, default="1280x720", metavar="WxH", help="pixels, even numbers")
-    p.add_argument("--fps", type=whole(5, 120), default=30, metavar="N", help="frames a second")
-    p.add_argument("--title", default="", metavar="TEXT", help="on the first card (default: what was learnt)")
+    p.add_argument(
+        "--size", type=_size, default="1280x720", metavar="WxH", help="width and height in pixels, both even"
+    )
+    p.add_argument("--fps", type=whole(5, 120), default=30, metavar="N", help="frames per second")
+    p.add_argument("--title", default="", metavar="TEXT", help="title on the first card (default: names of the inputs)")
     return p
 
 

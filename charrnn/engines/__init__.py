@@ -56,12 +56,12 @@ def engine(
     precision
         fp32, bf16, of the compiled engine also int7, int6 or int4, of onnxruntime int8; auto: the engine's own best.
     threads
-        On the CPU, 0 to 1024; 0: a core each.
+        Number of CPU threads, 0 to 1024; 0 for one per core.
 
     Raises
     ------
     InputError
-        The checkpoint cannot be used, an argument is out of its range, or the engine does not run here.
+        The checkpoint cannot be used, an argument is out of range, or the engine is not available.
     """
     check_choice("kind", kind, ENGINES)
     check_whole("streams", streams, 1)
@@ -96,19 +96,19 @@ def engine(
 
 
 def _loaded(checkpoint: Any) -> Checkpoint | Stored:
-    """A checkpoint of a network of symbols, read where it is a path."""
+    """Return a checkpoint of a network of symbols, which is read if it is a path."""
     from charrnn import stored
 
     if isinstance(checkpoint, str | os.PathLike):
         return stored.load(Path(checkpoint))
     if not isinstance(checkpoint, stored.Trained):
         kind = type(checkpoint).__name__
-        raise InputError(f"checkpoint is a {kind}, and has to be a path or a checkpoint of a network of symbols.")
+        raise InputError(f"checkpoint is a {kind}; it must be a path or a checkpoint of a network of symbols.")
     return cast("Checkpoint | Stored", checkpoint)
 
 
 def _weights(loaded: Checkpoint | Stored) -> Mapping[str, NDArray[np.float32]]:
-    """The network's weights by their names, without torch where they were read so."""
+    """Return the network's weights by name, without torch if they were read without it."""
     from charrnn.stored import Stored
 
     return loaded.weights if isinstance(loaded, Stored) else arrays(loaded.model)

@@ -1,4 +1,4 @@
-"""What every engine is: the checks of its arguments, and what follows from its state alone."""
+"""Base class of engines: the interface, and the checks of its arguments."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bytecodec.arguments import check_array, check_integers, check_number, check
 from bytecodec.errors import InputError
 from charrnn.config import ModelConfig, state_sizes
 
-NOTHING = -1  # the last symbol of a stream that has none: its first one is drawn uniformly
-ROWS = 256  # symbols scored side by side where a network gives the scores of given symbols only
+NOTHING = -1  # last symbol of a stream without one; its first symbol is drawn uniformly
+ROWS = 256  # symbols that are scored together in kernels that only score given symbols
 BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 less than 1
 
 Ids = NDArray[np.int64]
@@ -22,13 +22,13 @@ EngineState = tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple 
 
 
 class Engine(ABC):
-    """N streams of a network, each in a state of its own, with numpy arrays as arguments and results.
+    """Engine of N streams of a network, each with its own state. Arguments and results are numpy arrays.
 
-    A stream is its hidden state and the last symbol, which the network has not read yet; before the first
-    symbol that is `NOTHING`. An engine never keeps an array that it was given, and never hands out one that it uses.
+    A stream consists of its hidden state and its last symbol, which the network has not read yet; before the first
+    symbol it is `NOTHING`. An engine copies the arrays that it receives and returns.
 
-    The public methods check their arguments, once per block of symbols. What an engine computes is in the methods
-    whose names begin with an underscore, which get arrays of the right shape, type and range.
+    The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
+    begin with an underscore, which receive arrays of the right shape, type and range.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class Engine(ABC):
         self._state_sizes = state_sizes(config)
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P): the next symbol will follow them."""
+        """Read ids (N, P), which the next symbol follows."""
         symbols = self._checked(ids)
         self._check_streams("ids", len(symbols))
         if symbols.shape[1]:
@@ -61,7 +61,7 @@ class Engine(ABC):
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return log-probabilities (N, T-1) in nats, from the zero state, of each symbol of ids (N, T) but the first
-        given those before it. Leaves the streams as they are, and takes any N."""
+        given those before it. N is arbitrary, and the streams do not change."""
         symbols = self._checked(ids)
         if not len(symbols) or symbols.shape[1] < 2:
             return np.empty((len(symbols), max(0, symbols.shape[1] - 1)))
@@ -71,7 +71,7 @@ class Engine(ABC):
         """Return the probabilities (N, V) of the next symbol of each stream given what it has read.
 
         They are those that `run` draws from at this temperature: at 0 the likeliest symbol has 1, and before the
-        first symbol all have the same. Leaves the streams as they are.
+        first symbol all have the same. The streams do not change.
         """
         temperature = check_number("temperature", temperature, 0)
         if (self.get_state()[1] == NOTHING).any():
@@ -85,22 +85,22 @@ class Engine(ABC):
 
     @abstractmethod
     def get_state(self) -> tuple[EngineState, Ids]:
-        """Return a copy of the hidden state and the last symbols (N,): all that a later `set_state` needs."""
+        """Return a copy of the hidden state and the last symbols (N,), for `set_state`."""
 
     def set_state(self, state: EngineState, last: NDArray[np.integer[Any]]) -> None:
-        """Go on from what `get_state` returned, of this engine or of another one with the same network."""
+        """Continue from a result of `get_state` of this engine or another one of the same network."""
         symbols = check_integers("last", last, 1)
         self._check_streams("a state", len(symbols))
         self._check_range(symbols, NOTHING)
         if len({*(symbols == NOTHING).tolist()}) > 1:
-            raise InputError(f"last has symbols and {NOTHING} together: either all streams have begun, or none has.")
+            raise InputError(f"last has both symbols and {NOTHING}: all streams must have begun, or none.")
         self._set_state(self._checked_state(state), symbols.astype(np.int64))
 
     @abstractmethod
     def reset(self) -> None:
-        """Return to the zero state with no last symbol."""
+        """Reset all streams to the zero state without a last symbol."""
 
-    # -- what an engine computes --------------------------------------------
+    # -- computation --------------------------------------------
 
     @abstractmethod
     def _prime(self, ids: Ids) -> None:
@@ -120,7 +120,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _set_state(self, state: EngineState, last: Ids) -> None:
-        """Go on from a state; the arrays are the engine's to keep."""
+        """Continue from a state; the engine may keep the arrays."""
 
     # -- checks -------------------------------------------------------------
 
@@ -134,11 +134,9 @@ class Engine(ABC):
         numbers = check_array("u", u, 2)
         self._check_streams("numbers", numbers.shape[1])
         if numbers.dtype.kind != "f" and numbers.size:
-            raise InputError(f"u is an array of {numbers.dtype}, and has to be float32.")
+            raise InputError(f"u is an array of {numbers.dtype}; it must be float32.")
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 1:  # false for NaN, too
-            raise InputError(
-                f"u has numbers from {numbers.min():g} to {numbers.max():g}, and they have to be in [0, 1)."
-            )
+            raise InputError(f"u has numbers from {numbers.min():g} to {numbers.max():g}; they must be in [0, 1).")
         if numbers.dtype != np.float32:
             numbers = np.minimum(numbers.astype(np.float32), BELOW_1)
         return numbers
@@ -151,9 +149,9 @@ class Engine(ABC):
             raise InputError("the state is not a tuple of arrays per layer, as get_state returns it.") from None
         found = [[array.shape for array in layer] for layer in layers]
         if found != [[(self.streams, size) for size in sizes] for sizes in self._state_sizes]:
-            raise InputError("the state is that of another network: its arrays have other shapes.")
+            raise InputError("the state is of another network: its arrays have other shapes.")
         if any(array.dtype.kind != "f" or not np.isfinite(array).all() for layer in layers for array in layer):
-            raise InputError("the state holds something else than finite floating-point numbers.")
+            raise InputError("the state contains values that are not finite floating-point numbers.")
         return tuple(tuple(np.array(array, dtype=np.float32, order="C") for array in layer) for layer in layers)
 
     def _check_streams(self, what: str, n: int) -> None:
@@ -173,9 +171,10 @@ def score_every_symbol(
     Parameters
     ----------
     score
-        Returns the log-probabilities (n, 1) of ids (n, 1) after a state of n streams and their last symbols (n,).
+        Function that returns the log-probabilities (n, 1) of ids (n, 1), given a state of n streams and their last
+        symbols (n,).
     state, last
-        Of the N streams.
+        State and last symbols of the N streams.
     """
     scores = np.empty((len(last), vocab_size))
     for k in range(len(last)):

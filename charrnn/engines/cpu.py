@@ -124,7 +124,7 @@ class CpuEngine(Engine):
         return score_every_symbol(self._score_after, self._streams, self._last, self.vocab_size)
 
     def _score_after(self, state: EngineState, last: Ids, ids: Ids) -> NDArray[np.float64]:
-        """Log-probabilities (n, T) of ids (n, T) after a padded state, which is used up."""
+        """Return log-probabilities (n, T) of ids (n, T) after a padded state, which is overwritten."""
         scores = np.empty(ids.shape)
         self._compute(state, last.copy(), ids.shape[1], forced=ids, scores=scores)
         return scores
@@ -145,7 +145,7 @@ class CpuEngine(Engine):
         self._last = last
 
     def _zeros(self, n: int) -> EngineState:
-        """A state of n streams with what pads it."""
+        """Return a state of n streams with padding."""
         wide = (self._packed.outputs, self._packed.units)
         return tuple(
             tuple(np.zeros((n, size), dtype=np.float32) for size, _ in zip(wide, sizes, strict=False))

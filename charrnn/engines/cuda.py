@@ -150,7 +150,7 @@ class CudaEngine(Engine):
         return found
 
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """By the same products as those that symbols are chosen by."""
+        """Compute the scores by the same products as when sampling."""
         scores = np.empty((len(ids), ids.shape[1] - 1))
         for start in range(0, len(ids), SCORE_ROWS):
             some = ids[start : start + SCORE_ROWS]
@@ -166,7 +166,7 @@ class CudaEngine(Engine):
         return engine._read(ids)
 
     def _beside(self, streams: int) -> CudaEngine:
-        """Another engine that computes as this one does, with its own streams."""
+        """Return another engine with the same network and settings and its own streams."""
         return CudaEngine(self._model, streams, self._precision, self.way, **self._options)
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:

@@ -161,7 +161,7 @@ class _Block:
         return ids[: self._n].numpy()
 
     def logits(self) -> NDArray[np.float64]:
-        """Logits (n, V) after the last symbols, which stay unread."""
+        """Return logits (n, V) after the last symbols, without a change of the state."""
         logits, _ = self._model.step(self._last, self._state, self._linear)
         return logits[: self._n].double().numpy()
 

@@ -22,13 +22,16 @@ Done = Callable[[int], object]
 
 BITS = 1 / math.log(2)  # a nat
 BLOCK = 1 << 24  # bytes of a file that are looked at in one go
-MOST_BITS = 1e6  # per sample; what is more is no measurement
+MOST_BITS = 1e6  # per sample; larger values are not measurements
 LONGEST_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
-IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # the columns of a run's logs that hold them in bits
-UNITS = ("nats", "bits")  # nats: the loss as it was trained, whatever it is
+IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # columns of a run's logs with the same losses in bits
+UNITS = ("nats", "bits")  # nats stands for the loss as it was trained
 MEAN_SQUARE = "mean squared error"
+#: Units of a frame predictor's losses: by the name of the loss, and in bits.
+FRAME_LOSSES = {"mse": MEAN_SQUARE, "gaussian": "nats of density a sample"}
+FRAME_BITS = "bits a 16-bit sample"
 MOST_POINTS = 4096  # of a rolling median: more cannot be told apart, and each looks at a whole window
 
 
@@ -66,7 +69,7 @@ class Series:
     flac
         What FLAC takes for the validation part, in the unit of the losses, where it is known.
     unit
-        Of y where it is a loss, such as "nats a symbol"; "" of any other column.
+        Unit of y if it is a loss, such as "nats a symbol"; "" for other columns.
     """
 
     name: str
@@ -147,7 +150,7 @@ def csv_series(
     x, ys
         Columns; "" and () for iteration, or the first column, and for a loss, or the second.
     unit
-        Of the losses, one of `UNITS`.
+        Unit of the losses, one of `UNITS`.
 
     Returns
     -------
@@ -190,12 +193,12 @@ def run_series(
     done: Done = _nothing,
     unit: str = "nats",
 ) -> Series:
-    """Return the training and validation losses of a run, over a column that both logs have.
+    """Return the training and validation losses of a run, over a column of both logs.
 
     Parameters
     ----------
     unit
-        One of `UNITS`. Bits are those that the logs hold. FLAC's bits have no counterpart in a frame predictor's loss.
+        One of `UNITS`. Bits are read from the logs. In nats, a frame predictor has no baseline of FLAC.
 
     Raises
     ------
@@ -223,35 +226,37 @@ def loss_column(
 ) -> tuple[str, float]:
     """Return which column of a CSV file holds a loss in a unit, and what to multiply it by.
 
-    charrnn-train logs a loss as it was trained and in bits. In files of other programs a loss is taken as nats.
+    charrnn-train logs each loss as it was trained and in bits. A loss in a file of another program is in nats.
 
     Raises
     ------
     InputError
-        The file is a frame predictor's, whose loss does not convert, and lacks the column of bits.
+        The file is of a frame predictor, whose loss cannot be converted, and lacks the column of bits.
     """
     if unit != "bits":
         return loss, 1.0
     if (column := IN_BITS.get(loss, "")) in header:
         return column, 1.0
     if is_frames(config):
-        raise InputError(f"{file} has no column {column!r}, and the loss of a frame predictor is not converted to it.")
+        raise InputError(
+            f"{file} has no column {column!r}, and the loss of a frame predictor cannot be converted to it."
+        )
     return loss, BITS
 
 
 def loss_unit(config: Mapping[str, Any], unit: str) -> str:
-    """Return what a run's losses count, such as "bits a symbol", in one of `UNITS`."""
+    """Return the full name of the unit of a run's losses, such as "bits a symbol"."""
     if not is_frames(config):
         return f"{unit} a symbol"
     if unit == "bits":
-        return "bits a 16-bit sample"
+        return FRAME_BITS
     model = config.get("model")
     is_mse = isinstance(model, dict) and model.get("loss") == "mse"
-    return MEAN_SQUARE if is_mse else "nats of density a sample"
+    return FRAME_LOSSES["mse" if is_mse else "gaussian"]
 
 
 def config_of(run: Run) -> dict[str, Any]:
-    """Return a run's settings; none where a log lies in no run."""
+    """Return a run's settings; {} for a log outside a run."""
     try:
         return run.config()
     except (InputError, OSError):

@@ -38,9 +38,9 @@ MOST_PIXELS = 16000  # of the loss graph
 LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
 BANDS = 40  # of the moving spectrum
 SMALLEST = 0.6  # of its size, to which text shrinks before it is cut
-MOST_TEXT = 400  # characters of a text before it is measured
+MOST_TEXT = 400  # characters to which a text is cut before it is measured
 FALL = 0.07  # of its height that a band falls in a frame, at most
-SUBDIVISIONS = (1, 1.5, 2, 3, 4, 6, 8)  # of a decade, where ticks of the loss graph stand
+SUBDIVISIONS = (1, 1.5, 2, 3, 4, 6, 8)  # multiples of a decade at which the loss graph has ticks
 
 
 def rgb(color: str) -> NDArray[np.uint8]:
@@ -204,7 +204,7 @@ class LossGraph:
         frame[top:bottom, left + here - 1 : left + here + 1] = rgb(THEME.ink)
 
     def labels(self, pen: Pen, layout: Layout, story: Story) -> None:
-        """Write what stands beside the panel and does not move."""
+        """Draw the fixed labels beside the panel."""
         _, top, _, bottom = self._box
         for tick in ticks(self.low, self.high):
             y = bottom - (bottom - top) * np.log(tick / self.low) / np.log(self.high / self.low)
@@ -214,7 +214,7 @@ class LossGraph:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return round values between two others on a logarithmic axis: at equal distances where these are near."""
+    """Return round values between two limits of a logarithmic axis, equally spaced if these are close."""
     if high < NEAR * low:
         found = list(MaxNLocator(6, steps=STEPS).tick_values(low, high))
     else:

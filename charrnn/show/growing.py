@@ -23,8 +23,8 @@ NOTHING = curve(np.empty(0), np.empty(0))
 class GrowingLog:
     """Iterations and losses in bits of a CSV file that another process appends to.
 
-    A file that was replaced, as going on with a stopped run does, is read anew. A last row without a line end waits
-    until it has one; rows that are not whole are left out.
+    A file that was replaced, as going on with a stopped run does, is read anew. A last row without a line end is
+    read once it has one; incomplete rows are left out.
     """
 
     def __init__(self, path: Path, loss: str, config: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ class GrowingLog:
         try:
             loss, factor = loss_column(self.path, self._header, self._loss, "bits", self._config)
             places = [self._header.index(name) for name in ("iteration", loss)]
-        except (InputError, ValueError):  # it has no such columns
+        except (InputError, ValueError):  # the columns are missing
             return
         if not lines:
             return
@@ -87,7 +87,7 @@ def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.flo
 
 
 class GrowingCurves:
-    """What a page draws of a run's losses in bits; ``unit`` says of what."""
+    """Curves of a run's losses in bits for a page; ``unit`` is their full unit."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._config = run, config_of(run)

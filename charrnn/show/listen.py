@@ -40,7 +40,7 @@ TOO_LARGE = f"That is more than {MOST_UPLOAD // 1_000_000} MB: a part that ends 
 MOST_UPLOADS = 4  # at once: each is a file
 MOST_STARTS = 32  # that are kept; the oldest go
 MOST_MESSAGE = 4096  # bytes of a WebSocket message; the page's own have under 200
-MOST_STEP = 2**53 - 1  # which a browser's numbers hold exactly
+MOST_STEP = 2**53 - 1  # largest integer that a browser's numbers hold exactly
 FILES = {
     "/": ("listen.html", "text/html"),
     "/listen.css": ("listen.css", "text/css"),
@@ -131,12 +131,12 @@ def _checkpoint(run: Run, which: str | int) -> Path:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """What a run says of itself, as far as it does. Files that cannot be read hide no other run."""
+    """Return the description of a run. Files that cannot be read do not hide other runs."""
     found: dict[str, Any] = {"rate": 0, "kind": "", "network": "", "inputs": "", "best": None, "checkpoints": []}
     try:
         found["checkpoints"] = [int(file.stem) for file in run.checkpoints()]
         config, best = run.config(), run.best()
-    except (InputError, OSError):  # whose words hold paths of this machine
+    except (InputError, OSError):  # its message may hold paths of this machine
         return found | {"network": "its config.json or its checkpoints cannot be read"}
     is_known = isinstance(config.get("model"), dict) and isinstance(config.get("inputs"), list)
     about = {"network": network_of(config if is_known else {}), "inputs": inputs_of(config if is_known else {})}
@@ -145,7 +145,7 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _not_played(name: str) -> str:
-    return f"{name} is a frame predictor, which is not played live: use charrnn-sample."
+    return f"{name} is a frame predictor, which cannot be played live: use charrnn-sample."
 
 
 def _rate(config: dict[str, Any]) -> int:

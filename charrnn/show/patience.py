@@ -1,10 +1,10 @@
-"""What a client of the listening page has of time and room, where uvicorn by itself waits for ever.
+"""Limits of time and memory for clients of the listening page that uvicorn does not have.
 
 The classes extend protocols of uvicorn that are not part of its public interface, so setup.cfg has an upper bound on
-its version. What its public settings do is left to them (see `charrnn.show.listen.server`). Here they do not suffice:
-``timeout_keep_alive`` begins only after an answer and ends with the next byte, ``limit_concurrency`` refuses requests
-and keeps connections, a ping timeout closes a connection but waits until all was read, and ``ws_max_size`` counts
-bytes, of which an empty part has none.
+its version. Public settings of uvicorn are used where they suffice (see `charrnn.show.listen.server`). These do not:
+``timeout_keep_alive`` begins only after an answer and ends with the next byte. ``limit_concurrency`` rejects requests
+but keeps connections. A ping timeout closes a connection only after all data were read. ``ws_max_size`` counts bytes,
+and an empty part has none.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ from charrnn.show.sound import RANGE, SoundPicture
 DPI = 100
 SPECTRA = "magma"
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
-NEAR = 3  # between the ends of a logarithmic axis, up to which its ticks are at equal distances
-FONT = "DejaVuSans.ttf"  # comes with matplotlib, so that pictures are the same everywhere
-LETTER = 12  # pixels that a character takes at most, about
-LEAST_LETTERS = 40  # of a text that are shown however small the picture is
+NEAR = 3  # largest ratio of the ends of a logarithmic axis with equally spaced ticks
+FONT = "DejaVuSans.ttf"  # included in matplotlib, so that pictures are the same everywhere
+LETTER = 12  # approximate largest width of a character in pixels
+LEAST_LETTERS = 40  # characters of a text that are shown in any picture, however small
 SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
 
 
@@ -152,9 +152,9 @@ def save(figure: Figure, file: BinaryIO, kind: str) -> None:
 
 
 def drawable(text: str) -> str:
-    r"""Return text in characters that pictures can show: an escape, such as ``\u4f60``, where the font has none.
+    r"""Return text with an escape, such as ``\u4f60``, for each character that the font lacks.
 
-    A box in its place would be the same for all of them, so that names could not be told apart.
+    With a box for all such characters, different names would look the same.
     """
     text = printable(text)
     glyphs = _glyphs()
@@ -179,8 +179,8 @@ def _figure(look: Look) -> Figure:
 def _style(theme: Theme) -> Any:  # matplotlib's own type names all that there are
     return {
         "font.size": 11,
-        "font.family": "DejaVu Sans",  # that of FONT
-        "text.parse_math": False,  # a name with two $ in it is no formula
+        "font.family": "DejaVu Sans",  # the family of FONT
+        "text.parse_math": False,  # a name with two $ is not a formula
         "figure.facecolor": theme.paper,
         "savefig.facecolor": theme.paper,
         "axes.facecolor": theme.paper,
@@ -252,7 +252,7 @@ def _draw_band(axes: Axes, middle: Floats, low: Floats, high: Floats, color: str
 
 
 def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
-    """Draw what FLAC takes, unless the runs count different things: 8-bit symbols and 16-bit samples."""
+    """Draw the bits of FLAC, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
     if len({one.unit for one in series}) > 1:
         return
     drawn: list[float] = []
@@ -325,7 +325,7 @@ def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: L
             "markeredgecolor": theme.paper,
         }
         handles.append((Line2D([], [], color=color, **style), "validation"))
-    blanks = " " * len(handles)  # matplotlib leaves out a label that begins with _
+    blanks = " " * len(handles)  # matplotlib omits labels that begin with _
     columns = 1 if len(handles) < 9 else 2
     legend = axes.legend([h for h, _ in handles], blanks, loc="upper right", labelcolor=theme.ink, ncols=columns)
     for text, (_, label) in zip(legend.get_texts(), handles, strict=True):

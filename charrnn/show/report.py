@@ -30,7 +30,7 @@ LOUD, QUIET = -20.0, -90.0  # dB that are white and black: the same for all, so 
 POINTS = 3000  # of a curve, at most about twice as many
 MOST_FLAC = 14_000_000  # samples that are kept exact, of a byte each at worst; more are taken as Vorbis
 ORIGINAL_SECONDS = 5.0  # of what it was trained on, where no sample says how long they are
-DIGITS = 7  # of the curves' numbers
+DIGITS = 7  # significant digits of the curves' numbers
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ class _Coder:
         self.seconds, size = {}, 0
         for sample in samples:
             try:
-                with sample.path.open("rb") as file:  # soundfile takes only names that are UTF-8
+                with sample.path.open("rb") as file:  # soundfile accepts only names that are UTF-8
                     info = soundfile.info(file)
-            except (soundfile.LibsndfileError, TypeError):  # which reading it says in words
+            except (soundfile.LibsndfileError, TypeError):  # read_sound raises the message for it
                 continue
             self.seconds[sample.path] = info.frames / info.samplerate
             size += info.frames
@@ -233,7 +233,7 @@ def _address(data: bytes, kind: str) -> str:
 
 
 def _curves(story: Story, name: str) -> dict[str, Any]:
-    """Return the curves of a run, in bits and as they were trained, with as many points as zooming in may want."""
+    """Return the curves of a run, in bits and as they were trained, with enough points to zoom in."""
     rows, bits = _levels(story.train)
     _, loss = _levels(story.train_loss)
     loss["flac"] = None if story.flac is None or story.is_frames else story.flac / BITS
@@ -256,8 +256,10 @@ def _curves(story: Story, name: str) -> dict[str, Any]:
 
 
 def _levels(train: Curve) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Return the rows of a curve to draw, enough of them on a linear and a logarithmic axis, and its spread and mean
-    there. The rows depend on x alone."""
+    """Return the rows of a curve to draw on a linear and a logarithmic axis, and its spread and mean there.
+
+    The rows depend on x alone.
+    """
     rows = np.arange(len(train))
     low = high = train.y
     if len(train) > 2 * POINTS:
@@ -270,7 +272,7 @@ def _levels(train: Curve) -> tuple[NDArray[np.int64], dict[str, Any]]:
 
 
 def _joined(units: Sequence[str]) -> str:
-    """Return the different units as words of a label."""
+    """Return the different units, joined for a label."""
     return " or ".join(dict.fromkeys(units))
 
 

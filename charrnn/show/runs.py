@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training was at an iteration; losses in bits (`Story.unit`), None where they are not known."""
+    """Point of training at an iteration, with losses in bits (`Story.unit`), or None if unknown."""
 
     step: int
     epoch: float
@@ -58,7 +58,7 @@ class Moment:
 
 
 class Story:
-    """A run with all that its files say, read once.
+    """A run with the contents of its files, read once.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Story:
     train, val
         Losses in bits (`unit`) at each iteration and validation, as the logs hold them.
     train_loss, val_loss
-        The same as they were trained: in nats, or the mean squared error of a frame predictor.
+        The losses as they were trained: in nats, or the mean squared error of a frame predictor.
     time
         Seconds trained at each point of ``train``.
     flac
@@ -130,12 +130,12 @@ class Story:
 
     @property
     def is_frames(self) -> bool:
-        """Whether it trained a frame predictor, which learns 16-bit samples instead of bytes."""
+        """Whether the run trained a frame predictor, which learns 16-bit samples instead of bytes."""
         return is_frames(self.config)
 
     @property
     def unit(self) -> str:
-        """What its losses in bits count, such as 'bits a sample'."""
+        """Unit of the losses in bits, such as 'bits a sample'."""
         if self.is_frames:
             return loss_unit(self.config, "bits")
         return "bits a sample" if self.is_sound else "bits a character"
@@ -186,9 +186,9 @@ class Story:
         return self.at(int(self.val.x[self.val_loss.y.argmin()])) if len(self.val) else None
 
     def original(self, seconds: float) -> tuple[NDArray[np.float32], float] | None:
-        """What begins with the validation part, which training never saw, and where in the data it is, in seconds.
+        """Return the data from the validation part on, and where it begins in the data in seconds.
 
-        Samples (n,) with full scale 1; None where what it was trained on is no longer there, or is text.
+        The samples are (n,) with full scale 1. Return None if the data are text, or are missing.
         """
         count: Any
         count, val, test = (self.config.get(name) for name in ("symbols", "val_frac", "test_frac"))
@@ -277,13 +277,13 @@ def _step(story: Story, word: str, steps: set[int]) -> int:
 
 
 def unlike(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Names that tell runs apart, fit to be shown: their own, or with the folder where two are called the same."""
+    """Return distinct printable names of runs: their own, or with the folder if two are the same."""
     own = [printable(name, MOST_NAME) for name in names]
     return [n if own.count(n) == 1 else printable(p, MOST_FACT) for n, p in zip(own, paths, strict=True)]
 
 
 def inputs_of(config: Mapping[str, Any]) -> str:
-    """Return the names of what a run was trained on, without their folders, fit to be shown; "" where it has none."""
+    """Return printable names of a run's inputs, without their folders; "" if there are none."""
     inputs = config.get("inputs")
     names = inputs if isinstance(inputs, list) else []
     shown = [printable(Path(str(name)).name, MOST_NAME) for name in names[:3]]
@@ -291,7 +291,7 @@ def inputs_of(config: Mapping[str, Any]) -> str:
 
 
 def network_of(config: Mapping[str, Any]) -> str:
-    """Return what the network of a run is, such as 'LSTM, 3 layers of 680'."""
+    """Return a description of a run's network, such as 'LSTM, 3 layers of 680'."""
     model = config.get("model")
     model = model if isinstance(model, dict) else {}
     layers = model.get("layers", "?")
@@ -306,7 +306,7 @@ def _word(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
-    """Whether a value of config.json is of its kind and, if it is a number, one that a run can have."""
+    """Return whether a value of config.json has the right type and, if it is a number, a possible value."""
     if isinstance(value, int | float):
         return isinstance(value, kinds) and 0 <= value < 2**63
     return value is None or isinstance(value, kinds)

@@ -53,10 +53,10 @@ class SoundPicture:
 
 
 def read_sound(path: Path, tell: Callable[[str], object] = lambda _: None) -> tuple[Floats, int]:
-    """Return a whole recording, mono (n,) with full scale 1, and its rate in Hz, that of its first part.
+    """Return a whole recording, mono (n,) with full scale 1, and the rate in Hz of its first part.
 
-    ``tell`` is called with what a person should read about it, such as that it is cut short. An InputError where it is
-    no recording or is damaged in the middle.
+    ``tell`` is called with messages for the user, such as that the recording is cut short. Raise InputError if the file
+    is not a recording or is damaged in the middle.
     """
     with path.open("rb") as file:
         reading = Pass(file, str(path), (0.0, None))
@@ -72,23 +72,23 @@ def picture_of(
     done: Callable[[int], object] = lambda _: None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> SoundPicture:
-    """Return envelope and spectrogram of a recording, in memory for the picture alone.
+    """Return the envelope and the spectrogram of a recording.
 
-    A recording that consists of several parts, or is damaged, is read into memory.
+    Only a recording that has several parts or is damaged is read into memory as a whole.
 
     Parameters
     ----------
     columns
         How many, at most: a sound has no more than it has samples.
     done
-        Is called with how many columns were made since.
+        Called with the number of columns since the last call.
     tell
-        Is called with what a person should read about the recording, such as that it is cut short.
+        Called with messages for the user, such as that the recording is cut short.
 
     Raises
     ------
     InputError
-        It is no recording, holds no sound, or is damaged in the middle.
+        The file is not a recording, holds no sound, or is damaged in the middle.
     """
     import soundfile
 
@@ -102,11 +102,13 @@ def picture_of(
 
 
 def _seeking(path: Path, file: BinaryIO, columns: int, done: Callable[[int], object]) -> SoundPicture:
-    """Return the picture of a recording in one part, by seeking in it."""
+    """Return the picture of a recording that has one part, by seeking."""
     import soundfile
 
     file.seek(0)
-    with soundfile.SoundFile(file.fileno(), closefd=False) as sound:  # by a name, it would judge by the ending
+    with soundfile.SoundFile(
+        file.fileno(), closefd=False
+    ) as sound:  # with a name, soundfile would choose the format by its ending
         if not sound.frames:
             raise InputError(f"{path} holds no sound: no whole sample is found in it.")
 

@@ -31,7 +31,7 @@ def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
     path
         Of the file. Messages call it by its name, by whose ending it is read.
     options
-        How a recording becomes bytes.
+        Options for the conversion of a recording to bytes.
 
     Raises
     ------
