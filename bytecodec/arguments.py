@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 
+#: Accepted rates in Hz; others are damaged headers or typing errors.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+
+
+def check_rate(rate: int, what: str = "a rate") -> None:
+    """Raise InputError for a rate that is not a whole number from 1 to 768 kHz."""
+    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
+        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
+
 
 def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     """Return ``value`` as an int, or raise InputError if it is not a whole number in [least, most]."""

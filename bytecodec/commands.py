@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 
 from bytecodec import console, formats
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
+from bytecodec.arguments import HIGHEST_RATE, LOWEST_RATE
 from bytecodec.channels import MIX, parse_channel
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.table import read_table
-from bytecodec.wav import HIGHEST_RATE, LOWEST_RATE, read_blocks
+from bytecodec.wav import read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
 _CHUNK = 1 << 15  # bytes asked for at a time; with more, malloc would map fresh memory for each

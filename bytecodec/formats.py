@@ -6,15 +6,16 @@ import codecs
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from bytecodec.alphabet import alphabet_of
-from bytecodec.containers import find_parts
 from bytecodec.errors import InputError
-from bytecodec.libsndfile import calling_c, open_sound, reason
-from bytecodec.parts import View
+
+if TYPE_CHECKING:
+    from bytecodec.parts import View
 
 STANDARD_INPUT = "standard input"  # name in messages of the file that "-" stands for
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
@@ -292,13 +293,15 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     """
     import soundfile
 
+    from bytecodec.libsndfile import calling_c, open_sound, reason
+
     place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     refusal = ""
     try:
-        for source in (file, None):
+        for source in _sources(file):
             try:
                 with calling_c():
-                    open_sound(source or _first_part(file)).close()
+                    open_sound(source).close()
                 return ""
             except soundfile.LibsndfileError as error:
                 refusal = refusal or reason(error)
@@ -307,5 +310,10 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     return refusal
 
 
-def _first_part(file: BinaryIO) -> View:
-    return View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))
+def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
+    """Yield a file as it stands, and then its first recording with a repaired header."""
+    from bytecodec.containers import find_parts
+    from bytecodec.parts import View
+
+    yield file
+    yield View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))

@@ -10,15 +10,13 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.arguments import check_rate
 from bytecodec.channels import Mixer
 from bytecodec.containers import find_parts
 from bytecodec.errors import InputError, NoChannelError
 from bytecodec.formats import require_recording, unreadable
 from bytecodec.libsndfile import Decoder, open_sound, reason
 from bytecodec.parts import Part, View, count_bytes, is_blank
-
-#: Accepted rates in Hz; others are damaged headers or typing errors.
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
 Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
@@ -28,14 +26,6 @@ _LOUDEST = 2.0**31  # relative to full scale; larger floating-point samples are 
 _MOST_MESSAGES = 10  # about one file
 _ENCODER_FRAMES = 4608  # largest number of samples that an MP3 encoder adds and its decoder removes
 _NEARLY = 0.95  # share of the announced frames; MP3 files announce only an approximate length
-
-
-def check_rate(rate: int, what: str = "a rate") -> None:
-    """Raise InputError for a rate that is not a whole number from 1 to 768 kHz."""
-    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
-        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
 
 
 class Pass:

@@ -9,19 +9,18 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.arguments import check_number, check_whole
+from bytecodec.arguments import check_number, check_rate, check_whole
 from bytecodec.console import copy_input
 from bytecodec.errors import InputError
 from bytecodec.quantize import FULL_SCALE, SILENCE, Levels, Quantiser, Quantiser16
-from bytecodec.recording import HIGHEST_RATE as HIGHEST_RATE
-from bytecodec.recording import LOWEST_RATE as LOWEST_RATE
-from bytecodec.recording import Pass, Progress, Samples
-from bytecodec.recording import check_rate as check_rate
+
+if TYPE_CHECKING:  # imported when a recording is read: other commands start faster without it
+    from bytecodec.recording import Pass, Progress, Samples
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -212,6 +211,8 @@ class _Passes:
 
     def next(self) -> Pass:
         """Return the next pass, which reads the recording from its beginning."""
+        from bytecodec.recording import Pass
+
         self._done += self._last.frames_read if self._last else 0
         done, left = self._done, self._left
         self._left -= 1

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.alphabet import Bytes, byte_array
-from bytecodec.arguments import check_whole
+from bytecodec.arguments import check_rate, check_whole
 from bytecodec.errors import InputError
-from bytecodec.wav import check_rate
 
 #: The most bytes a WAV file can have: RIFF counts in 32 bits.
 MOST_BYTES = 2**32 - 1

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
+from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
 from bytecodec.safe_text import is_utf8, printable
-from bytecodec.wav import HIGHEST_RATE
 from charrnn import runlog
 from charrnn.config import ModelConfig, shapes, state_sizes
 from charrnn.recordings import check_sound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bytecodec.wav import HIGHEST_RATE
+from bytecodec.arguments import HIGHEST_RATE
 from charrnn import runtime
 from charrnn.recordings import check_sound
 from charrnn.runlog import is_frames as is_frames

@@ -23,8 +23,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.errors import InputError
-from bytecodec.wav import HIGHEST_RATE
 from charrnn.runlog import Run, is_frames
 from charrnn.show.growing import GrowingCurves
 from charrnn.show.guard import LOOPBACK, Guard
