@@ -74,7 +74,7 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
         )
         messages = () if stop > size and _was_unknown(sound.length) else (message,)
         header = sound.header(there) if following < size or sound.unreadable else b""
-        return Part(sound.data if header else begin, following, following, header, messages)
+        return Part(sound.data if header else begin, following, following, header, messages, cut_short=bool(messages))
     if sound.length == 0 and there:
         message = (
             f"has an unfinished header, which announces no sound: the {count_bytes(there)} that follow "

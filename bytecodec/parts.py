@@ -46,6 +46,8 @@ class Part:
         Messages to report once the part has been read to its end; ``{seconds:.2f}`` stands for its duration.
     frames
         Number of frames in the part, if they were counted.
+    cut_short
+        Whether the messages report that the part is cut short.
     """
 
     begin: int
@@ -54,6 +56,7 @@ class Part:
     header: bytes = b""
     messages: tuple[str, ...] = ()
     frames: int | None = None
+    cut_short: bool = False
 
 
 class View(io.RawIOBase):

@@ -262,15 +262,14 @@ class _Recording:
         if self._extent.frames is not None:  # MPEG audio has a few frames without sound at both ends
             announced = max(0, self._extent.frames - _ENCODER_FRAMES)
         found = [message.format(seconds=seconds) for message in self._extent.messages]
-        if any("cut short" in message for message in found):
+        if self._extent.cut_short:
             return found
         if self._decoder.cut_short and announced is None:
             found.append(f"is cut short: it ends after {seconds:.2f} s within a frame; the sound before it is read.")
         container = self._decoder.container
         if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
-            what = (
-                "is damaged" if container in ("OGG", "MP3") else "is cut short"
-            )  # the end of these two is always found
+            # A missing end of Ogg and MP3 has been reported with the part: what lacks here is damaged.
+            what = "is damaged" if container in ("OGG", "MP3") else "is cut short"
             found.append(
                 f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s in the file are read."
             )

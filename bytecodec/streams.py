@@ -125,7 +125,8 @@ def _ogg_end(begin: int, end: int, last: int, following: int, open_streams: set[
     if damage is not None and (damage < last or not open_streams):
         messages.append(f"is damaged at byte {damage:,}: its Ogg pages from there on are incomplete.")
     if open_streams:
-        return Part(begin, following, following, b"", (*messages, _cut("the end of its Ogg stream is missing")))
+        messages.append(_cut("the end of its Ogg stream is missing"))
+        return Part(begin, following, following, b"", tuple(messages), cut_short=True)
     if following > end:
         messages.append(_left_out(end, following - end))
     return Part(begin, min(end, following), following, b"", tuple(messages))
@@ -206,14 +207,15 @@ def _mpeg_part(
     incomplete: bool = False,
 ) -> Part:
     messages = []
+    is_cut = count + 1 < promised or (incomplete and (count < promised or not promised))
     if gap:
         messages.append(_left_out(end, gap))
     if count + 1 < promised:
         announced = promised * first.samples / first.rate
         messages.append(f"is cut short: {announced:.2f} s were announced; the {{seconds:.2f}} s in the file are read.")
-    elif incomplete and (count < promised or not promised):
+    elif is_cut:
         messages.append(_cut("its last frame is incomplete"))
-    return Part(begin, end, following, b"", tuple(messages), count * first.samples)
+    return Part(begin, end, following, b"", tuple(messages), count * first.samples, is_cut)
 
 
 def _frame(header: bytes) -> _Frame | None:

@@ -1,4 +1,4 @@
-"""All that going on takes, in one file: weights, their average, Adam's moments, the hidden state and the place."""
+"""The resume file: weights, their average, Adam's moments, the hidden state and the position in the data."""
 
 from __future__ import annotations
 

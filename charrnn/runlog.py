@@ -90,47 +90,47 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        """What was decided when the run was started."""
+        """The settings of the run, fixed when it starts."""
         return self.inside("config.json")
 
     @property
     def log_file(self) -> Path:
-        """A row an iteration."""
+        """The training log, one row per iteration."""
         return self.inside("log.csv")
 
     @property
     def val_file(self) -> Path:
-        """A row a validation."""
+        """The validation log, one row per validation."""
         return self.inside("val.csv")
 
     @property
     def best_file(self) -> Path:
-        """Which checkpoint is the best."""
+        """The step and file of the best checkpoint."""
         return self.inside("best.json")
 
     @property
     def resume_file(self) -> Path:
-        """All that going on takes."""
+        """The state from which training resumes."""
         return self.inside("resume.safetensors")
 
     @property
     def corpus_file(self) -> Path:
-        """The ids that it trains on."""
+        """The ids of the training data, validation and test parts included."""
         return self.inside("corpus.bin")
 
     @property
     def lock_file(self) -> Path:
-        """Held by the process that trains here."""
+        """The lock that the training process holds."""
         return self.inside("lock")
 
     @property
     def checkpoints_folder(self) -> Path:
-        """The checkpoints."""
+        """The folder of the checkpoints."""
         return self.inside("checkpoints")
 
     @property
     def samples_folder(self) -> Path:
-        """What the checkpoints sound like."""
+        """The folder of the samples of the checkpoints."""
         return self.inside("samples")
 
     @property

@@ -147,10 +147,10 @@ def test_the_version_of_uvicorn_whose_protocols_are_extended_has_an_upper_bound(
     (bound,) = [Requirement(line).specifier for line in lines if line.startswith("uvicorn")]
     assert any(one.operator == "<" for one in bound)
     assert metadata.version("uvicorn") in bound
-    for ours in (patience.PatientHTTP, patience.PatientWebSocket):
-        (base,) = ours.__bases__
+    for subclass in (patience.PatientHTTP, patience.PatientWebSocket):
+        (base,) = subclass.__bases__
         assert base.__module__.startswith("uvicorn.")
-        extended = {name for name in vars(ours) if not name.startswith("_")}
+        extended = {name for name in vars(subclass) if not name.startswith("_")}
         assert extended <= set(dir(base)), "a method that uvicorn no longer calls"
 
 

@@ -349,17 +349,17 @@ def test_of_many_damaged_parts_the_first_are_reported_and_the_others_counted() -
 
 def test_an_error_of_reading_is_kept_for_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
-        raise OSError("the disk is gone")
+        raise OSError("read error")
 
     (tmp_path / "a.wav").write_bytes(recording("WAV", "PCM_16") * 2)
     blocks = read_blocks(tmp_path / "a.wav", RATE)
     next(blocks)
     monkeypatch.setattr("bytecodec.parts.read_at", fail)
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(OSError, match="read error"):
         list(blocks)
 
 
-# The process around
+# The process: standard error and signals
 
 
 def test_the_mp3_decoder_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

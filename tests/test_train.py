@@ -226,16 +226,16 @@ def test_by_the_clock_the_rate_falls_with_the_clock(tmp_path, monkeypatch):
         assert row["learning_rate"] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("patience", [1, 2])
-def test_early_stop_ends_after_so_many_validations_without_a_best(tmp_path, patience):
-    changes = {"learning_rate": 0.3, "max_epochs": 60, "early_stop": patience}
+@pytest.mark.parametrize("limit", [1, 2])
+def test_early_stop_ends_after_so_many_validations_without_a_best(tmp_path, limit):
+    changes = {"learning_rate": 0.3, "max_epochs": 60, "early_stop": limit}
     made = finish(tmp_path, Settings(**SETTINGS.to_json() | changes))
     losses = [float(row["val_loss"]) for row in read_rows(tmp_path / "val.csv")]
     assert made.stopped_early
     assert made.place.iteration < made.iterations
-    assert len(losses) - 1 - losses.index(min(losses)) == patience
-    again = finish(tmp_path, made.settings)  # it stays so when it is gone on with
-    assert (again.listeners[0].rows, again.stale) == ([], patience)
+    assert len(losses) - 1 - losses.index(min(losses)) == limit
+    again = finish(tmp_path, made.settings)  # resuming does not train further
+    assert (again.listeners[0].rows, again.stale) == ([], limit)
 
 
 def test_the_norm_in_the_log_is_that_before_clipping(tmp_path):
