@@ -26,7 +26,7 @@ RATE = 8000
 TINY = "--rnn-size 4 --layers 1 --batch-size 1 --seq-length 4 --max-iterations 1 --threads 1 --device cpu -q".split()
 SMALL = [*TINY, "--wordvec-size", "2"]
 SUBTYPES = {"WVE": "ALAW", "XI": "DPCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
-WITHOUT_HEADER = ("RAW", "SD2")  # whose rate is told by nobody, or by another file
+WITHOUT_HEADER = ("RAW", "SD2")  # the file itself does not give its rate
 READABLE = sorted(set(soundfile.available_formats()) - set(WITHOUT_HEADER))
 TONE = (0.3 * np.sin(np.arange(4000) / 7)).astype(np.float32)
 

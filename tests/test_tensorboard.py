@@ -44,7 +44,7 @@ def train(*argv):
 
 
 def events(folder):
-    """All that TensorBoard knows of a run."""
+    """The events of a run, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return EventAccumulator(str(Run(Path(folder)).tensorboard_folder), {"scalars": 0, "audio": 0}).Reload()

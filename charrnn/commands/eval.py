@@ -18,7 +18,7 @@ from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
 from bytecodec.safe_text import printable
 from charrnn import runlog, runtime
-from charrnn.commands.flags import add_channel, encoding, options_of, path, whole
+from charrnn.commands.flags import add_channel, encoding, given, options_of, path, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,8 +137,9 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-eval; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    if not args.file and (args.table or "channel" in args):
-        wrong_command_line(p, f"--{'table' if args.table else 'channel'} says how to read a FILE: name one.")
+    unused = sorted(given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
+    if unused and not args.file:
+        wrong_command_line(p, f"--{unused[0].replace('_', '-')} says how to read a FILE: name one.")
     runtime.before_torch()
     from charrnn.stored import kind_of
 

@@ -23,7 +23,7 @@ NOTHING = curve(np.empty(0), np.empty(0))
 class GrowingLog:
     """Iterations and losses in bits of a CSV file that another process appends to.
 
-    A file that was replaced, as going on with a stopped run does, is read anew. A last row without a line end is
+    A file that was replaced, as a resumed run replaces it, is read anew. A last row without a line end is
     read once it has one; incomplete rows are left out.
     """
 
