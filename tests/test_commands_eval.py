@@ -252,7 +252,16 @@ def test_a_run_without_yardsticks_is_evaluated_all_the_same(ask, my_run):
     assert ask("mine") == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "b", "c"], ["a", "--part", "none"], ["a", "--precision", "int8"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a", "b", "c"],
+        ["a", "--part", "none"],
+        ["a", "--precision", "int8"],
+        *(["a", *flag] for flag in (["--encoding", "latin-1"], ["--channel", "2"], ["--skip-unreadable"])),
+    ],
+)
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         charrnn_eval(arguments)
