@@ -178,6 +178,25 @@ def test_a_run_is_sampled(name):
 
 
 @every_kind
+def test_the_next_symbols_of_a_run_are_listed_or_refused(name, capsys):
+    kind = KINDS[name]
+    capsys.readouterr()
+    if kind.is_frames:
+        with pytest.raises(SystemExit, match="2"):
+            charrnn_sample([name, "--choices", "3"])
+        assert "frame predictor" in capsys.readouterr().err
+        return
+    start = ["--start-text", "thou"] if kind.is_text else ["--start-file", "start.wav"]
+    if not kind.is_text:
+        soundfile.write("start.wav", np.linspace(-0.5, 0.5, 50), RATE, "PCM_U8")
+    assert charrnn_sample([name, "--choices", "300", "--threads", "1", *start]) == 0
+    shares = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(shares) == len(load(Run(Path(name)).checkpoints()[-1]).vocab)
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+
+
+@every_kind
 def test_charrnn_eval_gives_the_loss_that_training_logged(name, capsys):
     kind = KINDS[name]
     if not kind.is_validated:
