@@ -1,8 +1,7 @@
 """LSTM layers that learn on an NVIDIA GPU by way of the kernels of `charrnn.lstm_kernels`: one product for all steps
 before a kernel and four after it, with what waits for the step before in between.
 
-Everything inside lies in the order of time, (T, N, ...), and gates and units are padded with zeros to the kernels'
-pitch, weights too, so that no product needs a copy of what a kernel wrote.
+Everything inside lies in the order of time, (T, N, ...), so that no product needs a copy of what a kernel wrote.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from bytecodec.errors import InputError
 from charrnn.grid_barrier import PATIENCE
 from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
 from charrnn.lstm_layout import SHARED_MEMORY, Layout, alone, layout_for
-from charrnn.padding import GATES, up
+from charrnn.padding import GATES
 
 if TYPE_CHECKING:
     from charrnn.cells import LSTM
@@ -97,27 +97,24 @@ class _KernelLSTM(torch.autograd.Function):
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, steps, inputs = x.shape
-        units, pitch = weight_hh.shape[1], layout.pitch
+        units = weight_hh.shape[1]
         with torch.autocast(x.device.type, enabled=False):
-            rows = _by_time(x, inside)
-            w = _widened(weight_ih, units, pitch, rows.shape[1], inside)
-            u = _widened(weight_hh, units, pitch, pitch, inside)
-            gates_x = (rows @ w.flatten(0, 1).t()).view(steps, n, GATES, pitch)
+            rows, w, u = _by_time(x, inside), _aligned(weight_ih, inside), weight_hh.to(inside)
+            gates_x = (rows @ w.t()).view(steps, n, GATES, units)
             h, c = h.float().contiguous(), c.float().contiguous()
             outputs, h, c, gates, cells = run_forward(layout, gates_x, u, bias.float(), h, c, keep)
         ctx.save_for_backward(rows, w, u, outputs, gates, cells)
-        ctx.layout, ctx.inputs, ctx.units, ctx.dtype = layout, inputs, units, x.dtype
+        ctx.layout, ctx.inputs, ctx.dtype = layout, inputs, x.dtype
         ctx.set_materialize_grads(False)
-        return outputs[1:, :, :units].transpose(0, 1), h, c
+        return outputs[1:].transpose(0, 1), h, c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Backpropagation through time: see `charrnn.projected`, whose layers have R besides."""
         rows, w, u, outputs, gates, cells = ctx.saved_tensors
-        steps, n, _, pitch = gates.shape
+        steps, n, _, units = gates.shape
         y_grad, h_grad, c_grad = grads
-        units = ctx.units
         with torch.autocast(rows.device.type, enabled=False):
             if y_grad is None:
                 y_grad = outputs.new_zeros(1, 1, units).expand(n, steps, units)
@@ -125,47 +122,34 @@ class _KernelLSTM(torch.autograd.Function):
                 y_grad = y_grad.contiguous()
             h_grad, c_grad = (grad if grad is None else grad.contiguous() for grad in (h_grad, c_grad))
             s, h0_grad, c0_grad, bias_grad = run_backward(ctx.layout, (y_grad, h_grad, c_grad), u, gates, cells)
-            s = s.view(steps * n, GATES * pitch)
+            s = s.view(steps * n, GATES * units)
             x_grad = None
             if ctx.needs_input_grad[0]:
-                x_grad = (s @ w.flatten(0, 1)).view(steps, n, -1)[..., : ctx.inputs].transpose(0, 1).to(ctx.dtype)
-            w_grad = _narrowed(s.t() @ rows, units, ctx.inputs)
-            u_grad = _narrowed(s.t() @ outputs[:-1].view(steps * n, pitch), units, units)
+                x_grad = (s @ w).view(steps, n, -1)[..., : ctx.inputs].transpose(0, 1).to(ctx.dtype)
+            w_grad = (s.t() @ rows)[:, : ctx.inputs].float()
+            u_grad = (s.t() @ outputs[:-1].view(steps * n, units)).float()
         return x_grad, h0_grad, c0_grad, w_grad, u_grad, bias_grad.flatten(), None, None, None
 
 
 def _by_time(x: Tensor, inside: torch.dtype) -> Tensor:
-    """Inputs (N, T, D) as a matrix of T N rows; a copy of them, unless they are the outputs of a layer below."""
-    n, steps, inputs = x.shape
-    if x.dtype == inside and inputs % ALIGNED == 0:
-        return x.transpose(0, 1).flatten(0, 1)
-    rows = x.new_zeros(steps, n, up(inputs, ALIGNED), dtype=inside)
-    rows[..., :inputs] = x.transpose(0, 1)
-    return rows.flatten(0, 1)
+    """Return inputs (N, T, D) as a matrix of T N rows; a view of the outputs of a layer below if they are aligned."""
+    return _aligned(x.to(inside).transpose(0, 1).flatten(0, 1), inside)
 
 
-def _widened(weight: Tensor, units: int, pitch: int, columns: int, inside: torch.dtype) -> Tensor:
-    """A weight (4 H, ·) as (4, pitch, columns) that end in zeros."""
-    wide = weight.new_zeros(GATES, pitch, columns, dtype=inside)
-    wide[:, :units, : weight.shape[1]] = weight.view(GATES, units, -1)
-    return wide
+def _aligned(matrix: Tensor, inside: torch.dtype) -> Tensor:
+    """Return a matrix in a type with zero columns up to a multiple of `ALIGNED`."""
+    return functional.pad(matrix.to(inside), (0, -matrix.shape[1] % ALIGNED))
 
 
-def _narrowed(grad: Tensor, units: int, columns: int) -> Tensor:
-    """A gradient (4 pitch, ·) as (4 H, columns) fp32."""
-    narrow = grad.view(GATES, -1, grad.shape[1])[:, :units, :columns]
-    return narrow.to(torch.float32, memory_format=torch.contiguous_format).reshape(GATES * units, columns)
-
-
-def launch(kernel: Any, layout: Layout, *arguments: Tensor | int | None) -> None:
+def launch(kernel: Any, layout: Layout, hidden_size: int, *arguments: Tensor | int | None) -> None:
     """Run a kernel, all of whose programs have to be there at once: the driver refuses it where they cannot."""
-    constants, options = compiled_for(layout)
+    constants, options = compiled_for(layout, hidden_size)
     kernel[(layout.programs,)](*arguments, *constants, **options)
 
 
-def compiled_for(layout: Layout) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def compiled_for(layout: Layout, hidden_size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a kernel is compiled for: its constants and Triton's options."""
-    constants = (layout.pitch, layout.units, layout.rows, layout.pieces, layout.held)
+    constants = (hidden_size, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held)
     return constants, {"num_warps": layout.warps, "num_stages": 1, "launch_cooperative_grid": True}
 
 
@@ -177,7 +161,7 @@ def run_forward(
     Parameters
     ----------
     gates_x
-        (T, N, 4, pitch), in the precision of the products, as u (4, pitch, pitch).
+        (T, N, 4, H), in the precision of the products, as u (4 H, H).
     bias, h0, c0
         (4 H,), (N, H) and (N, H), contiguous, fp32.
     keep
@@ -185,19 +169,20 @@ def run_forward(
 
     Returns
     -------
-    h0 and the outputs (T + 1, N, pitch), the last h and c (N, H), and for the backward pass the gates
-    (T, N, 4, pitch) and cells (T + 1, N, pitch), all of these fp32.
+    h0 and the outputs (T + 1, N, H), the last h and c (N, H), and for the backward pass the gates
+    (T, N, 4, H) and cells (T + 1, N, H), all of these fp32.
     """
-    steps, n = gates_x.shape[:2]
-    outputs = gates_x.new_empty(steps + 1, n, layout.pitch)
+    steps, n, _, units = gates_x.shape
+    outputs = gates_x.new_empty(steps + 1, n, units)
     gates = torch.empty_like(gates_x, dtype=torch.float32) if keep else None
     cells = torch.empty_like(outputs, dtype=torch.float32) if keep else None
     h, c = torch.empty_like(h0), torch.empty_like(c0)
     launch(
         forward_kernel,
         layout,
+        units,
         *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
-        *(n, h0.shape[1], steps, layout.each, PATIENCE),
+        *(n, steps, layout.each, PATIENCE),
     )
     return outputs, h, c, gates, cells
 
@@ -205,7 +190,7 @@ def run_forward(
 def run_backward(
     layout: Layout, grads: tuple[Tensor, Tensor | None, Tensor | None], u: Tensor, gates: Tensor, cells: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of what the gates take (T, N, 4, pitch), of h0 and c0 (N, H) and of the biases (4, H).
+    """The gradients of what the gates take (T, N, 4, H), of h0 and c0 (N, H) and of the biases (4, H).
 
     Parameters
     ----------
@@ -216,16 +201,17 @@ def run_backward(
     n, steps, units = y_grad.shape
     gate_grads = torch.empty_like(gates, dtype=u.dtype)
     h0_grad, c0_grad = gates.new_empty(n, units), gates.new_empty(n, units)
-    bias_grad = gates.new_empty(layout.blocks, GATES, layout.pitch)
+    bias_grad = gates.new_empty(layout.blocks, GATES, units)
     sums = u.new_empty(layout.blocks, 2, layout.pitch // layout.units, layout.pitch, layout.rows)
     launch(
         backward_kernel,
         layout,
+        units,
         *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
         *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_meeting(layout, u.device)),
-        *(n, units, steps, layout.each, PATIENCE),
+        *(n, steps, layout.each, PATIENCE),
     )
-    return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)[:, :units]
+    return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)
 
 
 def _meeting(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:

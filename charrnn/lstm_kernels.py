@@ -30,22 +30,22 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _load_four(x, mask, PITCH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of each gate what is at x, gate after gate a pitch further."""
+def _load_four(x, mask, H: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Load the four gates at x, each H further than the one before."""
     i = tl.load(x, mask=mask, other=0.0)
-    f = tl.load(x + PITCH, mask=mask, other=0.0)
-    g = tl.load(x + 2 * PITCH, mask=mask, other=0.0)
-    o = tl.load(x + 3 * PITCH, mask=mask, other=0.0)
+    f = tl.load(x + H, mask=mask, other=0.0)
+    g = tl.load(x + 2 * H, mask=mask, other=0.0)
+    o = tl.load(x + 3 * H, mask=mask, other=0.0)
     return i, f, g, o
 
 
 @triton.jit
-def _store_four(x, i, f, g, o, mask, PITCH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_four(x, i, f, g, o, mask, H: tl.constexpr):  # type: ignore[no-untyped-def]
     kind: tl.constexpr = x.dtype.element_ty
     tl.store(x, i.to(kind), mask=mask)
-    tl.store(x + PITCH, f.to(kind), mask=mask)
-    tl.store(x + 2 * PITCH, g.to(kind), mask=mask)
-    tl.store(x + 3 * PITCH, o.to(kind), mask=mask)
+    tl.store(x + H, f.to(kind), mask=mask)
+    tl.store(x + 2 * H, g.to(kind), mask=mask)
+    tl.store(x + 3 * H, o.to(kind), mask=mask)
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexp
 def _weights(  # type: ignore[no-untyped-def]
     u,
     first,
-    PITCH: tl.constexpr,
+    H: tl.constexpr,
     UNITS: tl.constexpr,
     PIECES: tl.constexpr,
     HELD: tl.constexpr,
@@ -71,12 +71,18 @@ def _weights(  # type: ignore[no-untyped-def]
     """The rows of U (4, pitch, pitch) that a program owns, a unit's four gates one after another, in pieces (4 units,
     piece), or turned: the first in registers, the others where the compiler leaves what is loaded, in shared memory."""
     row = tl.arange(0, 4 * UNITS)
-    row = ((row % 4) * PITCH + first + row // 4) * PITCH
+    unit = first + row // 4
+    row = ((row % 4) * H + unit) * H
     weights = ()
     start = 0
     for k in tl.static_range(len(PIECES)):
         column = start + tl.arange(0, PIECES[k])
-        piece = tl.load(u + (row[None, :] + column[:, None] if TURNED else row[:, None] + column[None, :]))
+        if TURNED:
+            inside = (unit[None, :] < H) & (column[:, None] < H)
+            piece = tl.load(u + row[None, :] + column[:, None], mask=inside, other=0.0)
+        else:
+            inside = (unit[:, None] < H) & (column[None, :] < H)
+            piece = tl.load(u + row[:, None] + column[None, :], mask=inside, other=0.0)
         if k < HELD and u.dtype.element_ty.primitive_bitwidth == 16:
             piece = _held(piece)
         weights += (piece,)  # type: ignore[assignment]
@@ -135,18 +141,19 @@ def _recurrent(  # type: ignore[no-untyped-def]
     h,
     rows,
     inside,
-    PITCH: tl.constexpr,
+    H: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """U h of this program's units, (4 units, rows), from h (N, pitch) of all."""
+    """U h of this program's units, (4 units, rows), from h (N, H) of all."""
     all_h = ()
     start = 0
     for k in tl.static_range(len(PIECES)):
-        where = rows[None, :] * PITCH + start + tl.arange(0, PIECES[k])[:, None]
+        unit = start + tl.arange(0, PIECES[k])[:, None]
         # Not by way of the multiprocessor's own cache, which does not see what others write.
-        all_h += (tl.load(h + where, mask=inside[None, :], other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
+        mask = inside[None, :] & (unit < H)
+        all_h += (tl.load(h + rows[None, :] * H + unit, mask=mask, other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
         start += PIECES[k]
     there = ()
     for k in tl.static_range(len(PIECES)):
@@ -157,25 +164,25 @@ def _recurrent(  # type: ignore[no-untyped-def]
     return product
 
 
-@triton.jit(do_not_specialize=["n", "units", "steps", "each", "patience"])
+@triton.jit(do_not_specialize=["n", "steps", "each", "patience"])
 def forward_kernel(  # type: ignore[no-untyped-def]
-    gates_x,  # (T, N, 4, pitch): W x
-    u,  # (4, pitch, pitch)
+    gates_x,  # (T, N, 4, H): W x
+    u,  # (4 H, H)
     bias,  # (4, H) fp32
     h0,  # (N, H) fp32, as the next three
     c0,
     h_last,
     c_last,
-    outputs,  # (T + 1, N, pitch): from h0 on
-    gates,  # (T, N, 4, pitch) fp32, or None: i, f, g, o
-    cells,  # (T + 1, N, pitch) fp32, or None: from c0 on
+    outputs,  # (T + 1, N, H): from h0 on
+    gates,  # (T, N, 4, H) fp32, or None: i, f, g, o
+    cells,  # (T + 1, N, H) fp32, or None: from c0 on
     barriers,  # zeros
     failed,
     n,
-    units,
     steps,
     each,
     patience,
+    H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -185,22 +192,21 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
     patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
     barrier = barriers + block * LINE
-    here, known = inside[:, None], inside[:, None] & (own[None, :] < units)
-    place = rows[:, None] * PITCH + own[None, :]
-    place_four = rows[:, None] * 4 * PITCH + own[None, :]
-    place_state = rows[:, None] * units + own[None, :]
-    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, False)
-    b_i, b_f, b_g, b_o = _load_four(bias + own[None, :], own[None, :] < units, units)
-    h = tl.load(h0 + place_state, mask=known, other=0.0)
-    c = tl.load(c0 + place_state, mask=known, other=0.0)
+    here = inside[:, None] & (own[None, :] < H)
+    place = rows[:, None] * H + own[None, :]
+    place_four = rows[:, None] * 4 * H + own[None, :]
+    weights = _weights(u, me * UNITS, H, UNITS, PIECES, HELD, False)
+    b_i, b_f, b_g, b_o = _load_four(bias + own[None, :], own[None, :] < H, H)
+    h = tl.load(h0 + place, mask=here, other=0.0)
+    c = tl.load(c0 + place, mask=here, other=0.0)
     tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
     arrive(barrier)
     if cells is not None:
         tl.store(cells + place, c, mask=here)
     for t in tl.range(0, steps, num_stages=1):  # no loads of later steps among those of earlier ones
-        i, f, g, o = _load_four(gates_x + place_four, here, PITCH)
+        i, f, g, o = _load_four(gates_x + place_four, here, H)
         patience = wait(barrier, (t + 1) * (PITCH // UNITS), patience, False)
-        product = _recurrent(weights, outputs, rows, inside, PITCH, UNITS, ROWS, PIECES)
+        product = _recurrent(weights, outputs, rows, inside, H, UNITS, ROWS, PIECES)
         u_i, u_f, u_g, u_o = _split(product, UNITS, ROWS)
         i = tl.sigmoid(i + b_i + u_i)
         f = tl.sigmoid(f + b_f + u_f)
@@ -208,17 +214,17 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         o = tl.sigmoid(o + b_o + u_o)
         c = f * c + i * g
         h = o * _tanh(c)
-        outputs += n * PITCH
+        outputs += n * H
         tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
         arrive(barrier)  # and only now what nobody waits for
-        gates_x += n * 4 * PITCH
+        gates_x += n * 4 * H
         if cells is not None:
-            cells += n * PITCH
+            cells += n * H
             tl.store(cells + place, c, mask=here)
-            _store_four(gates + place_four, i, f, g, o, here, PITCH)
-            gates += n * 4 * PITCH
-    tl.store(h_last + place_state, h, mask=known)
-    tl.store(c_last + place_state, c, mask=known)
+            _store_four(gates + place_four, i, f, g, o, here, H)
+            gates += n * 4 * H
+    tl.store(h_last + place, h, mask=here)
+    tl.store(c_last + place, c, mask=here)
     tl.atomic_add(failed, 1, mask=patience == 0)
 
 
@@ -272,28 +278,28 @@ def _total(  # type: ignore[no-untyped-def]
     return total
 
 
-@triton.jit(do_not_specialize=["y_step", "n", "units", "steps", "each", "patience"])
+@triton.jit(do_not_specialize=["y_step", "n", "steps", "each", "patience"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     y_grad,  # (N, T, H)
     y_row,  # from a row of it to the next
     y_step,  # and from step to step
     h_grad,  # (N, H) fp32, or None, as the next one
     c_grad,
-    u,  # (4, pitch, pitch)
-    gates,  # (T, N, 4, pitch) fp32
-    cells,  # (T + 1, N, pitch) fp32
-    gate_grads,  # (T, N, 4, pitch)
+    u,  # (4 H, H)
+    gates,  # (T, N, 4, H) fp32
+    cells,  # (T + 1, N, H) fp32
+    gate_grads,  # (T, N, 4, H)
     h0_grad,  # (N, H) fp32, as the next one
     c0_grad,
-    bias_grad,  # (blocks, 4, pitch) fp32
+    bias_grad,  # (blocks, 4, H) fp32
     sums,  # (blocks, 2, programs of a block that read, and that write, rows, units)
     barriers,  # zeros
     failed,
     n,
-    units,
     steps,
     each,
     patience,
+    H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -309,24 +315,23 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
     barrier = barriers + block * LINE
     sums += block * 2 * PLACE
-    here, known = inside[:, None], inside[:, None] & (own[None, :] < units)
-    place = rows[:, None] * PITCH + own[None, :]
-    place_four = rows[:, None] * 4 * PITCH + own[None, :]
-    place_state = rows[:, None] * units + own[None, :]
+    here = inside[:, None] & (own[None, :] < H)
+    place = rows[:, None] * H + own[None, :]
+    place_four = rows[:, None] * 4 * H + own[None, :]
     place_y = rows[:, None].to(tl.int64) * y_row + own[None, :]
-    weights = _weights(u, me * UNITS, PITCH, UNITS, PIECES, HELD, True)
-    h_next, c_next = _given(h_grad, place_state, known), _given(c_grad, place_state, known)
+    weights = _weights(u, me * UNITS, H, UNITS, PIECES, HELD, True)
+    h_next, c_next = _given(h_grad, place, here), _given(c_grad, place, here)
     zeros = tl.zeros((ROWS, UNITS), tl.float32)
     b_i, b_f, b_g, b_o = zeros, zeros, zeros, zeros
     last = steps.to(tl.int64) - 1
     y_grad += last * y_step
-    gates, gate_grads = gates + last * n * 4 * PITCH, gate_grads + last * n * 4 * PITCH
-    cells += steps.to(tl.int64) * n * PITCH
+    gates, gate_grads = gates + last * n * 4 * H, gate_grads + last * n * 4 * H
+    cells += steps.to(tl.int64) * n * H
     c = tl.load(cells + place, mask=here, other=0.0)
     for back in tl.range(0, steps, num_stages=1):
-        h_next += _given(y_grad, place_y, known)
-        i, f, g, o = _load_four(gates + place_four, here, PITCH)
-        cells -= n * PITCH
+        h_next += _given(y_grad, place_y, here)
+        i, f, g, o = _load_four(gates + place_four, here, H)
+        cells -= n * H
         before = tl.load(cells + place, mask=here, other=0.0)
         patience = wait(barrier, back * PROGRAMS, patience, False)
         h_next += _total(sums + (back + 1) % 2 * PLACE, me, here & (back > 0), PROGRAMS, UNITS, ROWS)
@@ -339,14 +344,14 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         s_grad = _join(i_grad, f_grad, g_grad, o_grad, UNITS, ROWS).to(u.dtype.element_ty)
         _spread(sums + back % 2 * PLACE, weights, s_grad, me, inside, PROGRAMS, UNITS, ROWS, PIECES)
         arrive(barrier)  # and only now what nobody waits for
-        _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, PITCH)
+        _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, H)
         b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
         h_next, c_next, c = zeros, c_next * f, before
-        y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * PITCH, gate_grads - n * 4 * PITCH
+        y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * H, gate_grads - n * 4 * H
     patience = wait(barrier, steps * PROGRAMS, patience, False)
     h_next = _total(sums + (steps + 1) % 2 * PLACE, me, here, PROGRAMS, UNITS, ROWS)
-    tl.store(h0_grad + place_state, h_next, mask=known)
-    tl.store(c0_grad + place_state, c_next, mask=known)
+    tl.store(h0_grad + place, h_next, mask=here)
+    tl.store(c0_grad + place, c_next, mask=here)
     b_i, b_f, b_g, b_o = tl.sum(b_i, 0), tl.sum(b_f, 0), tl.sum(b_g, 0), tl.sum(b_o, 0)
-    _store_four(bias_grad + block * 4 * PITCH + own, b_i, b_f, b_g, b_o, own < PITCH, PITCH)
+    _store_four(bias_grad + block * 4 * H + own, b_i, b_f, b_g, b_o, own < H, H)
     tl.atomic_add(failed, 1, mask=patience == 0)

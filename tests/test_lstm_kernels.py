@@ -35,12 +35,12 @@ def _no_failures():
 def _together(monkeypatch):
     """Each program a process of its own, so that they meet at their barriers."""
 
-    def launch(kernel, layout, *arguments):
+    def launch(kernel, layout, units, *arguments):
         for argument in arguments:
             if isinstance(argument, torch.Tensor):
                 argument.share_memory_()
         run_together(
-            kernel, layout.programs, *arguments, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held
+            kernel, layout.programs, *arguments, units, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held
         )
 
     monkeypatch.setattr(module, "launch", launch)
@@ -314,8 +314,8 @@ from charrnn.lstm_layout import layout_for
 pretend()
 made = {}
 
-def launch(kernel, layout, *arguments):
-    constants, options = module.compiled_for(layout)
+def launch(kernel, layout, units, *arguments):
+    constants, options = module.compiled_for(layout, units)
     compiled = kernel.warmup(*arguments, *constants, grid=(layout.programs,), **options)
     made[kernel.__name__] = usage(compiled)
 
