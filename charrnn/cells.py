@@ -27,7 +27,7 @@ from charrnn.config import UNIFORM
 from charrnn.projected import projected_lstm
 
 CellState = tuple[Tensor, ...]
-Way = Callable[..., tuple[Tensor, Tensor, Tensor]]  # (an LSTM, x: (N, T, D), h, c) -> y: (N, T, H), h, c
+Backend = Callable[..., tuple[Tensor, Tensor, Tensor]]  # (an LSTM, x: (N, T, D), h, c) -> y: (N, T, H), h, c
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
 
 FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
@@ -61,7 +61,7 @@ class LSTM(nn.LSTM):
         self, input_size: int, hidden_size: int, forget_bias: float | str = 1.0, *, proj_size: int = 0
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first=True, proj_size=proj_size)
-        self.way: Way | None = None  # another way than torch's to compute it while it learns (`charrnn.gpu_layers`)
+        self.backend: Backend | None = None  # computes it in training; None: torch does (`charrnn.cuda.backends`)
         self.bias_hh_l0.requires_grad_(False)
         self.initialise(forget_bias)
 
@@ -88,8 +88,8 @@ class LSTM(nn.LSTM):
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
         """Run over x (N, T, D); returns y (N, T, output_size) and the state after the last step."""
         h, c = state
-        if self.way and self.training:  # validation is torch's: its shapes are others, and its figures to be compared
-            y, h, c = self.way(self, x, h, c)
+        if self.backend and self.training:
+            y, h, c = self.backend(self, x, h, c)
             return y, (h, c)
         y, (h, c) = super().forward(x, (h[None], c[None]))
         return y, (h[0], c[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from torch.nn import functional
 from charrnn.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.config import ModelConfig
 from charrnn.vocab import Vocab
-from charrnn.wavefront import Wavefront
 
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
 # How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
 MOST_LOGITS = 1 << 22  # 16 MiB in fp32
+MOST_ONE_HOT = 1024  # symbols
 MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
@@ -34,9 +33,7 @@ class Layers(nn.Module):
     layers: Any  # of one class of charrnn.cells
     output: Any  # nn.Linear, or what charrnn.cells.OUTPUTS has instead
 
-    # How they are computed while they learn, which `charrnn.gpu_layers` sets:
-    wavefront: Wavefront | None = None  # what runs the layers side by side; None: one after the other
-    failures: Callable[[torch.device], Tensor] | None = None  # where a device tells, by other than 0, that it could not
+    failures: Callable[[torch.device], Tensor] | None = None  # the count of failures of `charrnn.cuda.backends`' kernel
 
     def stack(self, config: Any, input_size: int, output_size: int) -> None:
         """Make the layers."""
@@ -62,23 +59,15 @@ class Layers(nn.Module):
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Outputs (N, T, V) for inputs (N, T, D), and the state after the last of them."""
         depth = len(self.layers)
-        stages = [partial(self._stage, number) for number in range(depth)]
-        if self.wavefront and self.training:
-            x, new_state = self.wavefront(stages, x, state[:depth])
-        else:
-            new_state = []
-            for stage, layer_state in zip(stages, state[:depth], strict=True):
-                x, layer_state = stage(x, layer_state)
-                new_state.append(layer_state)
+        new_state = []
+        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
+            x, layer_state = layer(x, layer_state)
+            x = self.dropout(norm(x))  # (N, T, H), of an lstmp (N, T, P)
+            new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
             y, output_state = self.output(x, *state[depth:])
             return y, (*new_state, output_state)
         return self.output(x), tuple(new_state)
-
-    def _stage(self, number: int, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
-        """A layer and what follows it, of x (N, T, D): (N, T, H), of an lstmp (N, T, P), and the state."""
-        x, state = self.layers[number](x, state)
-        return self.dropout(self.norms[number](x)), state
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """The mean loss of targets y (N, T), and the state after them: what makes each network the one that it is."""
@@ -110,7 +99,20 @@ class CharRNN(Layers):
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
-        return self.run(self.embedding(ids), state)
+        return self.run(self._embedded(ids), state)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (N, T, D) of ids (N, T).
+
+        On a GPU a product with one-hot rows: its gradient is a product, too, which takes half as long as torch's
+        kernel for the gradient of an embedding.
+        """
+        weight = self.embedding.weight
+        if not (self.training and ids.is_cuda and len(weight) <= MOST_ONE_HOT):
+            return self.embedding(ids)
+        symbols = torch.arange(len(weight), device=ids.device)
+        with torch.autocast("cuda", enabled=False):
+            return (ids[..., None] == symbols).to(weight.dtype) @ weight
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean cross-entropy in nats a symbol of the symbols y (N, T) that follow x (N, T), and the state after."""

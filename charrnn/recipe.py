@@ -16,7 +16,7 @@ WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen how
 MOST = 1e30  # of any number: what lies beyond is a slip of the finger, and would not stay finite
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
-GPU_LAYERS = ("torch", "padded", "overlapped", "padded-overlapped", "kernel", "kernel-overlapped")
+GPU_LAYERS = ("torch", "kernel")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Settings:
     precision, device
         fp32 or bf16 (autocast; weights stay fp32); cpu, cuda or mps.
     gpu_layers
-        How an NVIDIA GPU computes the recurrent layers while they learn (`charrnn.gpu_layers`): the same network to
-        rounding. Elsewhere they are torch's.
+        Backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`); elsewhere torch computes them.
     """
 
     recipe: str = "torch-rnn"
@@ -131,8 +130,10 @@ class Settings:
             A name or a value is not one of ours.
         """
         fields = dict(kept)
-        multiple = fields.pop("pad_units", 1)  # of before there were other ways than padded layers and torch's
-        return cls(**{"gpu_layers": "torch" if multiple == 1 else "padded"} | fields)
+        fields.pop("pad_units", None)  # of older versions, as the backends that are replaced here
+        if fields.get("gpu_layers") not in (None, *GPU_LAYERS):
+            fields["gpu_layers"] = "kernel" if "kernel" in str(fields["gpu_layers"]) else "torch"
+        return cls(**fields)
 
     def iterations(self, row_length: int) -> int | None:
         """How many iterations the run takes, or None where the clock decides."""

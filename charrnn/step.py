@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bytecodec.console import say
-from charrnn import graphs
-from charrnn.graphs import Work
+from charrnn.cuda import graphs
+from charrnn.cuda.graphs import Work
 from charrnn.model import Layers, State
 from charrnn.recipe import Settings
 from charrnn.runtime import autocast
@@ -171,8 +171,8 @@ class GraphedStep(Step):
         _put(state, self._state)
 
 
-def failed(model: Layers) -> bool:
-    """Whether the device says that it could not do the work of some step. It waits for the device."""
+def kernel_failed(model: Layers) -> bool:
+    """Return whether the kernel of `charrnn.cuda.backends` failed in some step. It waits for the device."""
     return model.failures is not None and bool(model.failures(next(model.parameters()).device).ne(0).any())
 
 
@@ -187,7 +187,8 @@ def _put(state: State, place: State) -> None:
 def loss_scale(settings: Settings) -> float:
     """By what the loss is multiplied before the backward pass, and gradients divided after it: a power of two.
 
-    On a GPU torch's autocast computes recurrent layers in fp16 (see `charrnn.padding`), which knows nothing below 6e-8.
+    On a GPU torch's autocast computes recurrent layers in fp16 (PyTorch's AutocastRNN.cpp), which has no numbers below
+    6e-8 but 0.
     The gradient of a mean over N T symbols is that small in places, that of their sum is not: so N T, nearly. A power
     of two changes no digit of anything else.
     """

@@ -17,19 +17,20 @@ from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn import checkpoint as files
-from charrnn import graphs, resume
+from charrnn import resume
 from charrnn.average import Average
+from charrnn.cuda import graphs
+from charrnn.cuda.device_batches import DeviceBatches, fits
 from charrnn.data import NEXT_SYMBOL, ContiguousBatches, Reach
 from charrnn.evaluate import evaluate, in_bits
 from charrnn.listener import Listener
 from charrnn.model import Layers
 from charrnn.parallel import ALONE, World
 from charrnn.recipe import Settings, learning_rate
-from charrnn.resident import ResidentBatches, fits
 from charrnn.resume import Place
 from charrnn.retention import count_stale, forget_old, mark_best
 from charrnn.runlog import LOG_COLUMNS, VAL_COLUMNS, CsvLog, Run
-from charrnn.step import GraphedStep, Step, failed, make_optimizer
+from charrnn.step import GraphedStep, Step, kernel_failed, make_optimizer
 from charrnn.vocab import Ids
 
 FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
@@ -113,11 +114,11 @@ class Trainer:
         self.iterations = settings.iterations(self.batches.row_length)
         self.stale = count_stale(self.run)
 
-    def _source(self) -> ContiguousBatches | ResidentBatches:
+    def _source(self) -> ContiguousBatches | DeviceBatches:
         """Where batches come from: the GPU's own memory, where there is one with room for them."""
         settings, ids = self.settings, self.parts["train"]
         if settings.device == "cuda" and fits(ids):
-            return ResidentBatches(ids, self.batches, settings.batch_size, settings.device)
+            return DeviceBatches(ids, self.batches, settings.batch_size, settings.device)
         return self.batches
 
     def _make_step(self) -> Step:
@@ -251,7 +252,7 @@ class Trainer:
             self.flushed = now
 
     def _nothing_learnt(self, nats: float, iteration: int) -> str:
-        if failed(self.model):
+        if kernel_failed(self.model):
             return (
                 f"the programs of the GPU's kernel waited for each other in vain at iteration {iteration}. "
                 f"Have nothing else run there, and go on from the last save: charrnn-train --resume {self.run.path}"

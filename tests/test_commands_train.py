@@ -19,10 +19,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import bytecodec
-from charrnn import cells, fastest, yardstick
+from charrnn import cells, yardstick
 from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
+from charrnn.cuda import backends
 from charrnn.recipe import RECIPES
 from charrnn.runlog import Run
 from charrnn.train import Trainer
@@ -432,27 +433,13 @@ def test_without_a_gpu_the_layers_are_torchs_and_others_are_refused_in_a_sentenc
 
 def test_what_was_chosen_for_a_gpu_is_in_the_config_and_stays_there(here, monkeypatch):
     asked = []
-    monkeypatch.setattr(fastest, "decide", lambda name, *args: asked.append(name) or "kernel-overlapped")
+    monkeypatch.setattr(backends, "choose", lambda name, *args: asked.append(name) or "kernel")
     assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"]) == 0
-    assert training_of("r")["gpu_layers"] == "kernel-overlapped"
+    assert training_of("r")["gpu_layers"] == "kernel"
     monkeypatch.undo()
     assert charrnn_train(["--resume", str(here / "r"), "--max-iterations", "4", "-q"]) == 0
-    assert training_of(here / "r")["gpu_layers"] == "kernel-overlapped"
+    assert training_of(here / "r")["gpu_layers"] == "kernel"
     assert asked == ["auto"]
-
-
-@pytest.mark.parametrize(("multiple", "way"), [(1, "torch"), (128, "padded")])
-def test_a_run_of_before_there_were_several_ways_goes_on(here, multiple, way):
-    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"]) == 0
-    config = json.loads(Path("r/config.json").read_text())
-    del config["training"]["gpu_layers"]
-    config["training"]["pad_units"] = multiple
-    Path("r/config.json").write_text(json.dumps(config))
-    assert charrnn_train(["--resume", "r", "--max-iterations", "4", "-q"]) == 0
-    training = training_of("r")
-    assert training["gpu_layers"] == way
-    assert "pad_units" not in training
-    assert len(rows("r/log.csv")) == 4
 
 
 def test_a_run_without_its_resume_file_is_not_begun_anew_over_its_logs(here, capsys):

@@ -33,9 +33,9 @@ for name in sys.argv[split + 1:]:
 TRITON = (  # in which these are written
     "charrnn.engines.cuda_kernel",
     "charrnn.engines.cuda_resident",
-    "charrnn.grid_barrier",
-    "charrnn.kernel_lstm",
-    "charrnn.lstm_kernels",
+    "charrnn.cuda.grid_barrier",
+    "charrnn.cuda.lstm",
+    "charrnn.cuda.lstm_kernels",
 )
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -8,15 +8,14 @@ import pytest
 import torch
 from test_train import PARTS, SETTINGS, VARIANTS, finish, result, trainer
 
-from charrnn import graphs
 from charrnn import train as training
 from charrnn.checkpoint import read_tensors
+from charrnn.cuda import graphs
+from charrnn.cuda.device_batches import DeviceBatches
 from charrnn.data import ContiguousBatches, Reach
 from charrnn.model import ModelConfig, build
 from charrnn.recipe import RECIPES, Settings
-from charrnn.resident import ResidentBatches
 from charrnn.step import WARM_UP, GraphedStep, Step, loss_scale, make_optimizer
-from charrnn.wavefront import Wavefront
 
 N, T, V = 3, 5, 5
 MODERN = Settings(**SETTINGS.to_json() | RECIPES["modern"] | {"batch_size": N, "weight_decay": 0.1})
@@ -62,16 +61,6 @@ def assert_same(found, wanted):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_recorded_steps_give_the_numbers_of_plain_ones_to_the_last_bit(kind, dropout):
     assert_same(learnt(graphed(KINDS[kind], dropout=dropout)), learnt(made(KINDS[kind], dropout=dropout)))
-
-
-def test_layers_side_by_side_are_recorded_to_the_last_bit_and_learn_what_one_piece_does():
-    steps = made(MODERN), made(MODERN), graphed(MODERN)
-    for step in steps[1:]:
-        step.model.wavefront = Wavefront(3)
-    one_piece, blocks, recorded = map(learnt, steps)
-    assert_same(recorded, blocks)
-    for found, wanted in zip(blocks, one_piece, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_some_steps_are_taken_aside_and_then_one_recording_is_replayed():
@@ -179,11 +168,11 @@ def test_only_a_gpu_has_graphs_and_they_can_be_switched_off(monkeypatch, device,
 @pytest.mark.parametrize("reach", [Reach(), Reach(12, 4)])
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
 def test_batches_that_lie_on_a_device_are_those_of_the_host(monkeypatch, dtype, reach, rank, world):
-    monkeypatch.setattr("charrnn.resident.BLOCK", 100)
+    monkeypatch.setattr("charrnn.cuda.device_batches.BLOCK", 100)
     least = -500 if dtype == np.int16 else 0
     ids = np.random.default_rng(0).integers(least, 255 if dtype == np.uint8 else 30000, 333).astype(dtype)
     host = ContiguousBatches(ids, 4, T, rank, world, reach)
-    there = ResidentBatches(ids, host, 4, "cpu")
+    there = DeviceBatches(ids, host, 4, "cpu")
     for position in range(0, 3 * host.row_length, T):
         for found, wanted in zip(there.at(position, T), host.at(position, T), strict=True):
             assert found.dtype == torch.from_numpy(wanted).dtype
@@ -197,7 +186,7 @@ def as_on_a_gpu(folder, settings, dropout, **kwargs):
     """A trainer that does all that one on a GPU does but to have one."""
     runner = trainer(folder, settings, dropout=dropout, **kwargs)
     runner.ahead = True
-    runner.source = ResidentBatches(PARTS["train"], runner.batches, settings.batch_size, "cpu")
+    runner.source = DeviceBatches(PARTS["train"], runner.batches, settings.batch_size, "cpu")
     runner.step = GraphedStep(runner.model, runner.optimizer, settings, lambda work: work(), replayed)
     return runner
 

@@ -308,12 +308,11 @@ def _trainer(
 def _with_layers(
     asked: str | None, model: Any, brings: dict[str, Any], settings: Settings, world: World, quiet: bool
 ) -> Settings:
-    """Have a GPU compute the layers as was asked for, or as is the fastest; returns the settings that say so."""
+    """Set the backend of a GPU; return the settings with its name."""
     import torch
 
+    from charrnn.cuda.backends import choose, set_backend
     from charrnn.data import ContiguousBatches
-    from charrnn.fastest import decide
-    from charrnn.gpu_layers import set_way
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         shape = (settings.batch_size, settings.seq_length)
@@ -321,10 +320,10 @@ def _with_layers(
         x, y = (torch.as_tensor(part, device=settings.device) for part in batches.at(0, settings.seq_length))
         return x, y
 
-    way = decide(asked, model, batch, settings, world.size, quiet)
+    backend = choose(asked, model, batch, settings, world.size, quiet)
     if settings.device == "cuda":
-        set_way(model, way)
-    return dataclasses.replace(settings, gpu_layers=way)
+        set_backend(model, backend)
+    return dataclasses.replace(settings, gpu_layers=backend)
 
 
 def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def parser() -> Parser:
         "--gpu-layers",
         choices=("auto", *GPU_LAYERS),
         default="auto",
-        help="backend for recurrent layers on an NVIDIA GPU (docs/model.md); auto measures which is the fastest",
+        help="backend for recurrent layers on an NVIDIA GPU (docs/model.md); auto is kernel where it can be used",
     )
     run.add_argument(
         "--threads",

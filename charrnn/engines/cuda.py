@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bytecodec.console import say
 from bytecodec.errors import InputError
-from charrnn import graphs
+from charrnn.cuda import graphs
+from charrnn.cuda.graphs import Work
 from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
 from charrnn.engines.cuda_plain import Plain
-from charrnn.graphs import Work
 from charrnn.model import CharRNN
 
 SCORE_ROWS = 256

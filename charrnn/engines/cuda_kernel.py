@@ -1,7 +1,7 @@
 """The resident kernel: an LSTM network and the choice of symbols, for many steps of many streams in one launch.
 
 Its programs stay on the GPU and share the work of each phase: a layer is a phase, the logits are one, and for more than
-one stream the choice is. Between two phases they meet (`charrnn.grid_barrier`), so L + 1 or L + 2 times a step. A
+one stream the choice is. Between two phases they meet (`charrnn.cuda.grid_barrier`), so L + 1 or L + 2 times a step. A
 program owns some units of each layer whole, gates, cell and output, and nothing but h passes between programs.
 
 What limits it: a step reads all weights, out of the GPU's L2 cache, where the 19 MB of 3 x 680 in bf16 lie; and a
@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from charrnn.grid_barrier import INTERPRETED, arrive, wait
+from charrnn.cuda.grid_barrier import INTERPRETED, arrive, wait
 
 KINDS = {"draw": 0, "likeliest": 1, "read": 2}
 LINE = tl.constexpr(32)  # int32s from one barrier to the next: each has a line of the cache for itself

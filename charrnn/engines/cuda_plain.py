@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn import graphs
+from charrnn.cuda import graphs
+from charrnn.cuda.graphs import Work
 from charrnn.engines.eager import draw
-from charrnn.graphs import Work
 from charrnn.model import CharRNN
 
 STEPS = 64  # of a graph

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from bytecodec.errors import InputError
+from charrnn.cuda.grid_barrier import PATIENCE
+from charrnn.cuda.lstm_layout import up
 from charrnn.engines import cuda_kernel
-from charrnn.grid_barrier import PATIENCE
 from charrnn.model import CharRNN, State
-from charrnn.padding import up
 
 MOST_SYMBOLS = 4096  # a program chooses among all at once
 MOST_WEIGHTS = 2**31  # places in an array are 32-bit numbers

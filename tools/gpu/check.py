@@ -34,13 +34,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from charrnn import graphs
 from charrnn.config import ModelConfig
+from charrnn.cuda import graphs
+from charrnn.cuda.backends import set_backend
 from charrnn.engines.cuda import CudaEngine
 from charrnn.engines.cuda_plain import STEPS
 from charrnn.engines.eager import EagerEngine
 from charrnn.generate import uniforms
-from charrnn.gpu_layers import set_way, ways_of
 from charrnn.model import CharRNN, build
 from charrnn.recipe import RECIPES, Settings
 from charrnn.runlog import Run, read_rows
@@ -121,19 +121,30 @@ def checks() -> list[Check]:
     found.append(Check("training in fp32 as on the CPU", as_on_the_cpu))
     found.append(Check("a loss that is not finite changes no weight", not_finite))
     for sampler in SAMPLERS:
-        for precision, streams, normalised in (("fp32", 1, True), ("fp32", 3, False), ("bf16", 1, True), ("bf16", 64, True)):
+        for precision, streams, normalised in (
+            ("fp32", 1, True),
+            ("fp32", 3, False),
+            ("bf16", 1, True),
+            ("bf16", 64, True),
+        ):
             name = f"symbols: {sampler}, {precision}, {streams} streams" + ", normalised" * normalised
             options = {"sampler": sampler, "precision": precision, "streams": streams, "normalised": normalised}
             found.append(Check(name, partial(symbols, **options)))
     for network, rows in (("3x680", 50), ("3x680", 100), ("2x256", 50), ("2x256", 100), ("3x680", 512)):
-        found.append(Check(f"train: plain nn.LSTM loop, {network}, {rows} x 50", partial(plain_loop, network=network, rows=rows)))
+        found.append(
+            Check(f"train: plain nn.LSTM loop, {network}, {rows} x 50", partial(plain_loop, network=network, rows=rows))
+        )
         for backend in BACKENDS:
             name = f"train: {backend}, {network}, {rows} x 50"
             found.append(Check(name, partial(training, backend=backend, network=network, rows=rows)))
     for streams in (1, 8, 64, 512):
-        found.append(Check(f"sample: eager torch, 3x680, {streams}", partial(sampling, sampler="eager", streams=streams)))
+        found.append(
+            Check(f"sample: eager torch, 3x680, {streams}", partial(sampling, sampler="eager", streams=streams))
+        )
         for sampler in SAMPLERS:
-            found.append(Check(f"sample: {sampler}, 3x680, {streams}", partial(sampling, sampler=sampler, streams=streams)))
+            found.append(
+                Check(f"sample: {sampler}, 3x680, {streams}", partial(sampling, sampler=sampler, streams=streams))
+            )
     for sampler in SAMPLERS:
         name = f"first {STEPS} symbols: {sampler}"
         found.append(Check(name, partial(first_symbols, sampler=sampler), fresh=True))
@@ -202,7 +213,7 @@ def stepper(setup: Setup, network: str, settings: Settings, backend: str = "torc
     normalised = settings.recipe == "modern"
     model = build(dataclasses.replace(setup.networks[network], layer_norm=normalised), seed=0).to(setup.device)
     if setup.device == "cuda" or not backend.startswith("kernel"):
-        set_way(model, backend)
+        set_backend(model, backend)
     optimizer = make_optimizer(model, settings)
     if graphed:
         return GraphedStep(model, optimizer, settings, **setup.recording)
@@ -244,7 +255,9 @@ def gradients(setup: Setup, backend: str, precision: str) -> Figures:
     total = torch.stack([g.norm() for g in wanted]).norm()
 
     def error(gradients: list[torch.Tensor]) -> float:
-        errors = [(a - b).norm() / torch.maximum(b.norm(), 1e-3 * total) for a, b in zip(gradients, wanted, strict=True)]
+        errors = [
+            (a - b).norm() / torch.maximum(b.norm(), 1e-3 * total) for a, b in zip(gradients, wanted, strict=True)
+        ]
         return float(torch.stack(errors).max())
 
     own_loss, own = found("torch", precision, False)
@@ -377,7 +390,11 @@ def symbols(setup: Setup, sampler: str, precision: str, streams: int, normalised
     difference = ours.score(wanted) - reference.score(wanted)
     ours.set_state(*reference.get_state())
     likeliest = float((ours.run(u[:20], 0.0) == reference.run(u[:20], 0.0)).mean())
-    same, mean, largest = float((drawn == wanted).mean()), abs(float(difference.mean())), float(np.abs(difference).max())
+    same, mean, largest = (
+        float((drawn == wanted).mean()),
+        abs(float(difference.mean())),
+        float(np.abs(difference).max()),
+    )
     exact = precision == "fp32"
     return {
         "ok": mean <= (0.005 if streams > 3 or exact else 0.01) and (not exact or (largest < 1e-2 and same > 0.9)),
@@ -395,7 +412,11 @@ def sampling(setup: Setup, sampler: str, streams: int) -> Figures:
     block = setup.block if sampler != "eager" else min(64, setup.block)
     u = np.random.default_rng(0).random((block, streams)).astype(np.float32)
     rate = u.size / median(setup, lambda: ours.run(u, 1.0))
-    return {"symbols/s": rate, "times real time, each stream": rate / streams / RATE, "microseconds a step": 1e6 * streams / rate}
+    return {
+        "symbols/s": rate,
+        "times real time, each stream": rate / streams / RATE,
+        "microseconds a step": 1e6 * streams / rate,
+    }
 
 
 def first_symbols(setup: Setup, sampler: str) -> Figures:
@@ -519,7 +540,9 @@ def rows_of(only: str, minutes: float, rehearse: bool) -> Iterator[Figures]:
             if process is None or process.poll() is not None:
                 command = [sys.executable, __file__, "--worker", str(number), *["--rehearse"] * rehearse]
                 new = True
-                process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True)
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+                )
             line = next_line(process, plan[number].limit + new * 30)
             new = False
             if line:
@@ -565,7 +588,9 @@ def text_of(row: Figures) -> str:
         return f"FAILED  {row['check']}: {row['error']}"
     figures = dict(row["figures"])
     verdict = {True: "passed", False: "FAILED", None: "      "}[figures.pop("ok", None)]
-    values = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items())
+    values = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
     return f"{verdict}  {row['check']}: " + ", ".join(values)
 
 

@@ -1,5 +1,7 @@
-"""LSTM layers that learn on an NVIDIA GPU by way of the kernels of `charrnn.lstm_kernels`: one product for all steps
-before a kernel and four after it, with what waits for the step before in between.
+"""LSTM layers for training on an NVIDIA GPU, by the kernels of `charrnn.cuda.lstm_kernels`.
+
+A kernel computes what depends on the step before. One matrix product over all steps precedes the kernel of the forward
+pass, and three follow that of the backward pass.
 
 Everything inside lies in the order of time, (T, N, ...), so that no product needs a copy of what a kernel wrote.
 """
@@ -14,10 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bytecodec.errors import InputError
-from charrnn.grid_barrier import PATIENCE
-from charrnn.lstm_kernels import LINE, backward_kernel, forward_kernel
-from charrnn.lstm_layout import SHARED_MEMORY, Layout, alone, layout_for
-from charrnn.padding import GATES
+from charrnn.cuda.grid_barrier import PATIENCE
+from charrnn.cuda.lstm_kernels import LINE, backward_kernel, forward_kernel
+from charrnn.cuda.lstm_layout import GATES, SHARED_MEMORY, Layout, alone, layout_for
 
 if TYPE_CHECKING:
     from charrnn.cells import LSTM
@@ -28,7 +29,7 @@ ALIGNED = 8  # numbers: where the rows of a matrix are a multiple of 16 bytes ap
 
 
 def kernel_lstm(
-    lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None, beside: int = 0
+    lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs (N, T, H) of a layer for x (N, T, D), and its state (h, c) after them, (N, H).
 
@@ -40,9 +41,6 @@ def kernel_lstm(
     layout
         How the kernels share the work; by default what suits the GPU, and on a CPU, where Triton's interpreter runs
         them for tests, one program.
-    beside
-        How many others of its kind may run at the same time: it leaves them their part of the multiprocessors, as two
-        that are there by halves would wait for each other.
 
     Raises
     ------
@@ -52,7 +50,7 @@ def kernel_lstm(
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if layout is None:
-        layout = _layout(len(x), lstm.hidden_size, inside, x.device, beside)
+        layout = _layout(len(x), lstm.hidden_size, inside, x.device)
     weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *weights))
     y, h, c = _KernelLSTM.apply(x, h, c, *weights, inside, layout, keep)  # type: ignore[no-untyped-call]
@@ -72,14 +70,19 @@ def failures(device: torch.device) -> Tensor:
     return _failures[device]
 
 
-def _layout(n: int, units: int, inside: torch.dtype, device: torch.device, beside: int) -> Layout:
+def check_size(n: int, units: int, device: torch.device) -> None:
+    """Raise InputError if a GPU has no room for the kernel of n rows and H units in bf16."""
+    _layout(n, units, torch.bfloat16, device)
+
+
+def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
     if device.type == "cpu":
         return alone(n, units)
     if inside == torch.float32:
         raise InputError("in fp32 the kernel has too few registers to be fast: this is a layer for cuDNN.")
     gpu = torch.cuda.get_device_properties(device)
     memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
-    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count // (1 + beside), memory)
+    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
 
 
 class _KernelLSTM(torch.autograd.Function):

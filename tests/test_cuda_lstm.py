@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from programs import run_together, unevenly
 
 from charrnn.cells import LSTM, unrolled
-from charrnn.lstm_layout import MULTIPLE, PIECE, alone, layout_for, shared_out
+from charrnn.cuda.lstm_layout import MULTIPLE, PIECE, alone, layout_for, shared_out
 
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
 import triton.language as tl  # noqa: E402
 
-from charrnn import kernel_lstm as module  # noqa: E402
-from charrnn.kernel_lstm import failures, kernel_lstm  # noqa: E402
+from charrnn.cuda import lstm as module  # noqa: E402
+from charrnn.cuda.lstm import failures, kernel_lstm  # noqa: E402
 
 CPU = torch.device("cpu")
 NAMES = ("y", "h", "c", "x'", "h0'", "c0'", "W'", "U'", "b'")
@@ -40,7 +40,15 @@ def _together(monkeypatch):
             if isinstance(argument, torch.Tensor):
                 argument.share_memory_()
         run_together(
-            kernel, layout.programs, *arguments, units, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held
+            kernel,
+            layout.programs,
+            *arguments,
+            units,
+            layout.pitch,
+            layout.units,
+            layout.rows,
+            layout.pieces,
+            layout.held,
         )
 
     monkeypatch.setattr(module, "launch", launch)
@@ -307,9 +315,9 @@ def test_more_than_a_gpu_takes_at_once_is_for_cudnn(n, units, itemsize, bits):
 COMPILE = """
 import json, sys, torch
 from hopper import pretend, usage
-from charrnn import kernel_lstm as module
+from charrnn.cuda import lstm as module
 from charrnn.cells import LSTM
-from charrnn.lstm_layout import layout_for
+from charrnn.cuda.lstm_layout import layout_for
 
 pretend()
 made = {}
@@ -345,7 +353,7 @@ ON_A_GPU = """
 import sys
 import torch
 from charrnn.cells import LSTM
-from charrnn.kernel_lstm import failures, kernel_lstm
+from charrnn.cuda.lstm import failures, kernel_lstm
 
 device, n, steps, units = sys.argv[1], *map(int, sys.argv[2:])
 torch.manual_seed(0)

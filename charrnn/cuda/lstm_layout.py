@@ -1,20 +1,25 @@
-"""How the programs of the kernels of `charrnn.lstm_kernels` share rows and units, and what a GPU has place for."""
+"""How the programs of the kernels of `charrnn.cuda.lstm_kernels` share rows and units, and what a GPU has place for."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from bytecodec.errors import InputError
-from charrnn.padding import GATES, up
 
+GATES = 4
 MULTIPLE = 64  # of the pitch: rows of one product of tensor cores, and the least piece of a sum over units
 PIECE = 8192  # numbers of a tile of sums, at most: 32 of a thread's registers
 FEW_ROWS = 16  # with which a product lasts as long as shared memory takes to give U, where U comes from there
 HELD = (128, 128, 64)  # pieces of U for registers: of 255 a thread they take 80
 SHARED_MEMORY = 227 * 1024  # bytes, of a program on Hopper
 SPARE = 6 * 1024  # bytes of it for small tiles on their way from one thread to another
-# Units and rows of a program; what is expected to be the fastest comes first (tools/gpu_check.py measures it).
+# Units and rows of a program; the fastest comes first, as measured on an H200 (docs/benchmarks.md).
 SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))
+
+
+def up(size: int, multiple: int) -> int:
+    """Return the least multiple that is not less than a size."""
+    return -(-size // multiple) * multiple
 
 
 class Layout(NamedTuple):

@@ -13,7 +13,7 @@ BLOCK = 1 << 26  # symbols that are brought over at a time
 SHARE = 0.5  # of the memory that is free
 
 
-class ResidentBatches:
+class DeviceBatches:
     """The batches of a `ContiguousBatches`, from a copy of its part on a device.
 
     Parameters

@@ -7,7 +7,7 @@ from programs import run_together, shared
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
 import triton.language as tl  # noqa: E402
 
-from charrnn.grid_barrier import PATIENCE, arrive, wait  # noqa: E402
+from charrnn.cuda.grid_barrier import PATIENCE, arrive, wait  # noqa: E402
 
 
 @triton.jit

@@ -3,14 +3,14 @@
 What a step waits for is h of the step before, so a sequence takes as long as its steps do one after the other, and
 those are short: reading U from the GPU's memory and starting kernels are most of it. Here each program stays on its
 multiprocessor, with its own rows of U in shared memory and its own c in registers, and only what programs need of each
-other goes through the GPU's L2 cache, with a barrier a step (`charrnn.grid_barrier`): h on the way forward, and on the
-way back what the gates' gradients add to those of all h. After Diamos et al. 2016, Persistent RNNs.
+other goes through the GPU's L2 cache, with a barrier a step (`charrnn.cuda.grid_barrier`): h on the way forward, and
+on the way back what the gates' gradients add to those of all h. After Diamos et al. 2016, Persistent RNNs.
 
 A program owns some units, with all four gates of each, of some rows. Tiles of gates are (4 units, rows): a product of
 tensor cores on Hopper has 64 of the first, and as few as 8 of the second. All else is (rows, units), as memory has it.
 
-H units are padded to a multiple of 64, the pitch, and to zeros: a padded unit's h is zero at every step, as are its
-gates' gradients (see `charrnn.padding`), and they are written, so that what is read needs no mask along a row.
+The tiles of H units cover a multiple of 64, the pitch. Beyond H weights and gates are read as zeros, so that h and the
+gradients of the gates are zero there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from charrnn.grid_barrier import INTERPRETED, arrive, wait
+from charrnn.cuda.grid_barrier import INTERPRETED, arrive, wait
 
-# Waiting by all threads (`charrnn.grid_barrier.wait`): registers are what there is least of here.
+# Waiting by all threads (`charrnn.cuda.grid_barrier.wait`): registers are what there is least of here.
 LINE = tl.constexpr(32)  # integers of a line of the cache, of which each barrier has one for itself
 
 

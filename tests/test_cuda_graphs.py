@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from charrnn import graphs
+from charrnn.cuda import graphs
 
 
 class Gpu:

@@ -1,0 +1,150 @@
+"""Backends that compute the recurrent layers while a network trains on an NVIDIA GPU.
+
+    torch    torch's layers, which are cuDNN's: all cells, precisions and sizes
+    kernel   a persistent kernel in Triton (`charrnn.cuda.lstm`): LSTM layers in bf16 that fit on the GPU
+
+Both are the same network up to rounding. Where the kernel fits, it is the faster one: an iteration of 3x680 at 50 x 50
+takes half as long on an H200 (docs/benchmarks.md). Validation and sampling always use torch's layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bytecodec.console import say
+from bytecodec.errors import InputError
+from charrnn.cells import LSTM
+from charrnn.model import Layers
+from charrnn.recipe import Settings
+from charrnn.runtime import autocast
+from charrnn.step import kernel_failed, loss_scale
+
+AUTO = "auto"
+TOLERANCE = 0.05  # relative difference of losses and of gradient norms, many times that of rounding to bf16
+
+Batch = tuple[Tensor, Tensor]  # x (N, ·) and y (N, T), on the device
+
+
+def choose(
+    asked: str | None, model: Layers, batch: Callable[[], Batch], settings: Settings, processes: int, quiet: bool
+) -> str:
+    """Return the backend of a run, after one iteration that compares the kernel with torch's layers.
+
+    Parameters
+    ----------
+    asked
+        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep that of the settings, for a
+        run that is resumed.
+    model
+        On its device; it does not change.
+    batch
+        Returns a batch of the run.
+
+    Raises
+    ------
+    InputError
+        The kernel was asked for by name and cannot be used, or the GPU stopped working.
+    """
+    backend = settings.gpu_layers if asked is None else asked
+    on_gpu = settings.device == "cuda"
+    if backend == "torch" or (asked is None and not on_gpu):  # a run keeps its backend while it is on a CPU
+        return backend
+    reason = limitation(model, settings)
+    if backend == AUTO and (reason or processes > 1):
+        return "torch"
+    reason = reason or smoke_test(model, batch(), settings)
+    if not reason:
+        say("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
+        return "kernel"
+    if asked == "kernel":
+        raise InputError(f"--gpu-layers kernel is not possible here ({reason}): leave it out, or use torch.")
+    say(f"the kernel for LSTM layers cannot be used here ({reason}): training uses torch's layers.")
+    return "torch"
+
+
+def limitation(model: Layers, settings: Settings) -> str:
+    """Return why the kernel does not support such a run; "" if it does."""
+    if settings.device != "cuda":
+        return f"it is for NVIDIA GPUs, and this run is on {settings.device}"
+    if not all(type(layer) is LSTM for layer in model.layers):
+        return f"it computes LSTM layers, and these are {model.config.cell}"
+    if settings.precision == "fp32":
+        return "it computes in bf16, and this run is in fp32"
+    try:
+        _kernel().check_size(settings.batch_size, model.config.rnn_size, torch.device("cuda"))
+    except (ImportError, InputError) as error:
+        return _first_line(error)
+    return ""
+
+
+def smoke_test(model: Layers, batch: Batch, settings: Settings) -> str:
+    """Compare loss and gradient of a batch with those of torch's layers; return what is wrong, "" if nothing.
+
+    The kernel is compiled for the GPU at hand, by the Triton at hand, and neither may have been tried before.
+    """
+    found = []
+    for backend in ("torch", "kernel"):
+        try:
+            found.append(_loss_and_norm(backend, model, batch, settings))
+        except Exception as error:  # any error of a compiler or a driver
+            _check_gpu(error)
+            return _first_line(error)
+    (loss, norm), (its_loss, its_norm) = found
+    near = abs(its_loss - loss) <= TOLERANCE * max(1.0, loss) and abs(its_norm - norm) <= TOLERANCE * norm
+    norms = f"the gradient norms {its_norm:.4g} and {norm:.4g}"
+    return "" if near else f"its loss is {its_loss:.4g} and torch's {loss:.4g}, {norms}"
+
+
+def set_backend(model: Layers, backend: str) -> None:
+    """Have a network use a backend while it trains."""
+    kernel = _kernel() if backend == "kernel" else None
+    for layer in model.layers:
+        if isinstance(layer, LSTM):
+            layer.backend = kernel.kernel_lstm if kernel else None
+    model.failures = kernel.failures if kernel else None
+
+
+def _loss_and_norm(backend: str, model: Layers, batch: Batch, settings: Settings) -> tuple[float, float]:
+    """Return the loss of a batch and the norm of its gradient, without dropout, from a copy of the network."""
+    copied = copy.deepcopy(model)
+    copied.to(settings.device)  # makes cuDNN's weights contiguous again
+    copied.train()
+    copied.dropout.p = 0.0
+    set_backend(copied, backend)
+    with autocast(settings.precision, settings.device):
+        loss, _ = copied.loss(*batch, copied.initial_state(len(batch[0])))
+    scale = loss_scale(settings)
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
+    if kernel_failed(copied):
+        _kernel().failures(loss.device).zero_()
+        raise RuntimeError("its programs waited for each other in vain")
+    gradients = [p.grad for p in copied.parameters() if p.grad is not None]
+    return float(loss.detach()), float(torch.nn.utils.get_total_norm(gradients)) / scale
+
+
+def _check_gpu(error: Exception) -> None:
+    """Raise InputError if the GPU cannot be used any more, as after some errors of a kernel."""
+    if not torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        raise InputError(
+            f"the GPU stopped working when its kernel for LSTM layers was tried ({_first_line(error)}): "
+            "start again with --gpu-layers torch."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+
+
+def _kernel() -> Any:
+    """Return the kernel's module, which imports Triton."""
+    return importlib.import_module("charrnn.cuda.lstm")
