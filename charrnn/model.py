@@ -109,7 +109,7 @@ class CharRNN(Layers):
         """
         weight = self.embedding.weight
         if not (self.training and ids.is_cuda and len(weight) <= MOST_ONE_HOT):
-            return self.embedding(ids)
+            return functional.embedding(ids, weight)
         symbols = torch.arange(len(weight), device=ids.device)
         with torch.autocast("cuda", enabled=False):
             return (ids[..., None] == symbols).to(weight.dtype) @ weight
