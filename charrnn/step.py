@@ -121,7 +121,7 @@ class GraphedStep(Step):
 
     Parameters
     ----------
-    aside, record
+    warm_up, capture
         How work is done before it is recorded, and how it is recorded.
     """
 
@@ -130,11 +130,11 @@ class GraphedStep(Step):
         model: Layers,
         optimizer: torch.optim.Optimizer,
         settings: Settings,
-        aside: Callable[[Work], None] = graphs.aside,
-        record: Callable[[Work], Work] = graphs.recorded,
+        warm_up: Callable[[Work], None] = graphs.warm_up_on_side_stream,
+        capture: Callable[[Work], Work] = graphs.capture,
     ) -> None:
         super().__init__(model, optimizer, settings)
-        self._aside, self._record = aside, record
+        self._warm_up, self._capture = warm_up, capture
         self._warm = 0
         self._replay: Work | None = None
 
@@ -150,7 +150,7 @@ class GraphedStep(Step):
         _put(state, self._state)
         if self._warm < WARM_UP:
             self._warm += 1
-            self._aside(self._in_place)
+            self._warm_up(self._in_place)
         else:
             if self._replay is None:
                 self._replay = self._recorded()
@@ -159,7 +159,7 @@ class GraphedStep(Step):
 
     def _recorded(self) -> Work:
         try:
-            return self._record(self._in_place)
+            return self._capture(self._in_place)
         except RuntimeError as error:  # a driver or a version of torch that cannot record one of the kernels
             reason = str(error).partition("\n")[0]
             say(f"the step cannot be recorded as a CUDA graph ({reason}): training goes on without one, more slowly.")

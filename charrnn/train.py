@@ -122,7 +122,7 @@ class Trainer:
         return self.batches
 
     def _make_step(self) -> Step:
-        if self.world.size == 1 and graphs.wanted(self.settings.device):
+        if self.world.size == 1 and graphs.graphs_enabled(self.settings.device):
             return GraphedStep(self.model, self.optimizer, self.settings)
         share = self.batches.rows / self.settings.batch_size
         return Step(self.model, self.optimizer, self.settings, lambda tensors: self.world.average(tensors, share))

@@ -46,7 +46,7 @@ def gpu(monkeypatch):
 
 def test_a_recording_is_replayed_from_the_stream_that_was_the_current_one(gpu):
     done = []
-    assert graphs.recorded(lambda: done.append(gpu.current)) == gpu.replay
+    assert graphs.capture(lambda: done.append(gpu.current)) == gpu.replay
     assert (done, gpu.current, gpu.ended) == (["beside"], "the run's", [])
 
 
@@ -55,7 +55,7 @@ def test_of_work_that_cannot_be_recorded_the_reason_is_raised_and_the_device_is_
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        graphs.recorded(work)
+        graphs.capture(work)
     assert (gpu.current, gpu.ended) == ("the run's", [(0, "pool")])
 
 
@@ -67,4 +67,4 @@ def test_what_fails_only_at_the_end_of_a_recording_is_raised_as_it_is(gpu, monke
 
     monkeypatch.setattr(torch.cuda, "graph", graph)
     with pytest.raises(RuntimeError, match="capture was invalidated"):
-        graphs.recorded(lambda: None)
+        graphs.capture(lambda: None)

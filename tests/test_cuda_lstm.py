@@ -260,16 +260,16 @@ def test_every_run_gives_the_same_numbers():
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numbers that they read where nothing was written
 def test_programs_that_wait_in_vain_go_on_and_are_counted(monkeypatch):
     """The interpreter runs one program after the other, so that the first would wait for ever."""
-    monkeypatch.setattr(module, "PATIENCE", 3)
+    monkeypatch.setattr(module, "SPIN_LIMIT", 3)
     y, *_ = kernel_lstm(*layer(2, 3, 4, 70), layout=shared_out(2, 70, (64, 16)))
-    assert failures(CPU).item() == 2  # the second one has no patience with who failed before
+    assert failures(CPU).item() == 2  # the second one has no spins with who failed before
     y.sum().backward()
     assert failures(CPU).item() == 4
     failures(CPU).zero_()
 
 
-def test_patience_that_suffices_is_not_counted(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 1)
+def test_spins_that_suffices_is_not_counted(monkeypatch):
+    monkeypatch.setattr(module, "SPIN_LIMIT", 1)
     kernel_lstm(*layer(2, 3, 4, 70))[0].sum().backward()
     assert failures(CPU).item() == 0
 

@@ -111,7 +111,7 @@ def test_launches_of_a_few_steps_are_one_long_one(monkeypatch):
 
 
 def test_programs_that_wait_in_vain_end_and_say_so(monkeypatch):
-    monkeypatch.setattr(cuda_resident, "PATIENCE", 3)
+    monkeypatch.setattr(cuda_resident, "SPIN_LIMIT", 3)
     last, heat = torch.zeros(1, dtype=torch.int64), torch.ones((), dtype=torch.float64)
     resident = Resident(lively(), torch.float32, last, heat, programs=2)  # one after the other: the first one waits
     resident.run("draw", torch.rand(2, 1, dtype=torch.float64))

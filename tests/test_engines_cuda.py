@@ -40,9 +40,11 @@ def _short_graphs(monkeypatch):
     monkeypatch.setattr(cuda_plain, "STEPS", 4)
 
 
-def engine(model, streams=1, precision="fp32", way="torch"):
+def engine(model, streams=1, precision="fp32", backend="torch"):
     """One on the CPU, where work that is recorded is done again as it stands."""
-    return CudaEngine(model, streams, precision, way, device="cpu", aside=lambda work: work(), record=lambda work: work)
+    return CudaEngine(
+        model, streams, precision, backend, device="cpu", warm_up=lambda work: work(), capture=lambda work: work
+    )
 
 
 def lively(config):
@@ -54,7 +56,7 @@ def lively(config):
 
 
 @pytest.fixture(params=["torch", "resident"])
-def way(request):
+def backend(request):
     if request.param == "resident":
         pytest.importorskip("triton", reason="the kernel is tested where Triton is installed")
     return request.param
@@ -115,53 +117,53 @@ ALL = ["lstm", "normed", "one layer", WIDE]
 @pytest.mark.parametrize("shape", ALL)
 @pytest.mark.parametrize("streams", [1, 3, 17])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_kernel_and_torch_choose_what_the_eager_engine_chooses(way, shape, streams, temperature):
+def test_kernel_and_torch_choose_what_the_eager_engine_chooses(backend, shape, streams, temperature):
     network, u = lively(LSTMS[shape]), numbers(7, streams)
     wanted = EagerEngine(network, streams).run(u, temperature)
-    np.testing.assert_array_equal(engine(network, streams, way=way).run(u, temperature), wanted)
+    np.testing.assert_array_equal(engine(network, streams, backend=backend).run(u, temperature), wanted)
 
 
 @pytest.mark.parametrize("shape", ALL)
-def test_kernel_and_torch_score_as_the_eager_engine_does(way, shape):
+def test_kernel_and_torch_score_as_the_eager_engine_does(backend, shape):
     network, ids = lively(LSTMS[shape]), symbols(3, 7)
     wanted = EagerEngine(network, 1).score(ids)
-    np.testing.assert_allclose(engine(network, way=way).score(ids), wanted, atol=2e-5)
+    np.testing.assert_allclose(engine(network, backend=backend).score(ids), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", ALL)
-def test_in_bf16_scores_are_as_near_to_fp32_as_the_eager_engines_own_rounding(way, shape):
+def test_in_bf16_scores_are_as_near_to_fp32_as_the_eager_engines_own_rounding(backend, shape):
     network, ids = lively(LSTMS[shape]), symbols(3, 7)
     exact = EagerEngine(network, 1).score(ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = np.abs(EagerEngine(network, 1).score(ids) - exact).max()
-    ours = np.abs(engine(network, precision="bf16", way=way).score(ids) - exact).max()
+    ours = np.abs(engine(network, precision="bf16", backend=backend).score(ids) - exact).max()
     assert 0 < ours < max(2 * plain, 0.02)
 
 
-@pytest.mark.parametrize("way", ["torch", pytest.param("resident", marks=pytest.mark.slow)], indirect=True)
-def test_what_a_trained_network_knows_costs_less_than_five_thousandths_of_a_nat_in_bf16(way, trained):
+@pytest.mark.parametrize("backend", ["torch", pytest.param("resident", marks=pytest.mark.slow)], indirect=True)
+def test_what_a_trained_network_knows_costs_less_than_five_thousandths_of_a_nat_in_bf16(backend, trained):
     network = trained.model
     ids = EagerEngine(network, 16).run(numbers(24, 16), 1.0)
     exact = EagerEngine(network, 1).score(ids)
-    away = engine(network, precision="bf16", way=way).score(ids) - exact
+    away = engine(network, precision="bf16", backend=backend).score(ids) - exact
     assert 0 < abs(away.mean()) < 0.005
     assert np.abs(away).max() < 0.2
 
 
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (5, 3, 2), (2, 0, 6)])
-def test_running_in_pieces_is_running_at_once(way, lengths):
+def test_running_in_pieces_is_running_at_once(backend, lengths):
     network, u = lively(SHAPES["normed"]), numbers(sum(lengths), 2)
     whole = EagerEngine(network, 2).run(u, 1.0)
-    ours, places = engine(network, 2, way=way), np.cumsum([0, *lengths])
+    ours, places = engine(network, 2, backend=backend), np.cumsum([0, *lengths])
     pieces = [ours.run(u[i:j], 1.0) for i, j in itertools.pairwise(places)]
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
 @pytest.mark.parametrize("cut", [1, 6])
-def test_priming_with_what_was_said_is_having_said_it(way, cut):
+def test_priming_with_what_was_said_is_having_said_it(backend, cut):
     network, u = lively(CONFIG), numbers(10, 2)
     whole = EagerEngine(network, 2).run(u, 1.0)
-    ours = engine(network, 2, way=way)
+    ours = engine(network, 2, backend=backend)
     ours.prime(whole[:, : cut // 2])
     ours.prime(whole[:, cut // 2 : cut])
     np.testing.assert_array_equal(ours.run(u[cut:], 1.0), whole[:, cut:])
@@ -174,7 +176,7 @@ def test_a_graph_is_recorded_once_for_each_kind_and_number_of_steps():
         recorded.append(work)
         return work
 
-    ours = CudaEngine(lively(CONFIG), 2, "fp32", "torch", device="cpu", aside=lambda work: work(), record=record)
+    ours = CudaEngine(lively(CONFIG), 2, "fp32", "torch", device="cpu", warm_up=lambda work: work(), capture=record)
     ours.run(numbers(14, 2), 1.0)  # one to begin with, three graphs of four, and one step
     ours.run(numbers(14, 2), 0.8)
     assert len(recorded) == 2
@@ -182,13 +184,13 @@ def test_a_graph_is_recorded_once_for_each_kind_and_number_of_steps():
     assert len(recorded) == 3
 
 
-# The choice of a way
+# The choice of a backend
 
 
 def test_auto_takes_the_kernel_where_it_scores_as_torch_does():
     pytest.importorskip("triton", reason="the kernel is tested where Triton is installed")
-    ours, eager, u = engine(lively(CONFIG), 2, way="auto"), EagerEngine(lively(CONFIG), 2), numbers(9, 2)
-    assert ours.way == "resident"
+    ours, eager, u = engine(lively(CONFIG), 2, backend="auto"), EagerEngine(lively(CONFIG), 2), numbers(9, 2)
+    assert ours.backend == "resident"
     assert ours.get_state()[1].tolist() == [NOTHING] * 2  # nothing is left of the trial
     np.testing.assert_array_equal(ours.run(u, 1.0), eager.run(u, 1.0))
 
@@ -196,13 +198,13 @@ def test_auto_takes_the_kernel_where_it_scores_as_torch_does():
 def test_without_triton_auto_says_so_and_does_without_the_kernel(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "charrnn.engines.cuda_resident", None)
     monkeypatch.delattr(engines, "cuda_resident", raising=False)
-    assert engine(lively(CONFIG), way="auto").way == "torch"
+    assert engine(lively(CONFIG), backend="auto").backend == "torch"
     assert capsys.readouterr().err == (
         "the resident kernel is written in Triton, which is not installed here. "
         "Sampling by torch's own operations, which is several times slower.\n"
     )
     with pytest.raises(InputError, match="written in Triton, which is not installed here"):
-        engine(lively(CONFIG), way="resident")
+        engine(lively(CONFIG), backend="resident")
 
 
 @pytest.mark.parametrize("fault", ["wrong", "not a number", "breaks"])
@@ -218,8 +220,8 @@ def test_auto_says_why_it_does_without_the_kernel(monkeypatch, capsys, fault):
         return real(self, kind, feed) + (1.0 if fault == "wrong" else np.nan)
 
     monkeypatch.setattr(Resident, "run", faulty)
-    ours, u = engine(lively(CONFIG), 2, way="auto"), numbers(9, 2)
-    assert ours.way == "torch"
+    ours, u = engine(lively(CONFIG), 2, backend="auto"), numbers(9, 2)
+    assert ours.backend == "torch"
     reason = {
         "wrong": "is 0.",
         "not a number": "is nan off torch's scores here.",
@@ -256,6 +258,6 @@ def test_what_it_does_not_have_is_refused(tiny_model):
 def test_a_kernel_for_a_network_that_it_does_not_run_is_refused(capsys):
     pytest.importorskip("triton", reason="the kernel is tested where Triton is installed")
     with pytest.raises(InputError, match="runs no such network as one of 2 gru layers of 6 and 7 symbols"):
-        engine(lively(SHAPES["gru"]), way="resident")
-    assert engine(lively(SHAPES["gru"]), way="auto").way == "torch"
+        engine(lively(SHAPES["gru"]), backend="resident")
+    assert engine(lively(SHAPES["gru"]), backend="auto").backend == "torch"
     assert "Sampling by torch's own operations" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def made(settings=SETTINGS, kind=Step, dropout=0.0, **options):
 
 
 def graphed(settings=SETTINGS, **options):
-    return made(settings, GraphedStep, aside=lambda work: work(), record=replayed, **options)
+    return made(settings, GraphedStep, warm_up=lambda work: work(), capture=replayed, **options)
 
 
 def learnt(step, count=12, reset=7):
@@ -70,7 +70,7 @@ def test_some_steps_are_taken_aside_and_then_one_recording_is_replayed():
         recorded.append(work)
         return lambda: (replays.append(1), work())
 
-    step = made(kind=GraphedStep, aside=lambda work: (aside.append(1), work()), record=record)
+    step = made(kind=GraphedStep, warm_up=lambda work: (aside.append(1), work()), capture=record)
     learnt(step, 12)
     assert (len(aside), len(recorded), len(replays)) == (WARM_UP, 1, 12 - WARM_UP)
 
@@ -93,7 +93,7 @@ def test_where_a_step_cannot_be_recorded_it_says_so_and_learns_the_same_without(
             for tensor, old in zip((t for layer in step._state for t in layer), state, strict=True):
                 tensor.copy_(old)
 
-    step = made(kind=GraphedStep, aside=lambda work: work(), record=kept_out)
+    step = made(kind=GraphedStep, warm_up=lambda work: work(), capture=kept_out)
     assert_same(learnt(step), learnt(made()))
     assert capsys.readouterr().err.count("the step cannot be recorded as a CUDA graph (CUDA error: operation not") == 1
 
@@ -158,7 +158,7 @@ def test_only_a_gpu_has_graphs_and_they_can_be_switched_off(monkeypatch, device,
     monkeypatch.delenv(graphs.SWITCH, raising=False)
     if switch is not None:
         monkeypatch.setenv(graphs.SWITCH, switch)
-    assert graphs.wanted(device) == bool(wanted)
+    assert graphs.graphs_enabled(device) == bool(wanted)
 
 
 # Batches

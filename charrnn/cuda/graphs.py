@@ -17,12 +17,12 @@ Work = Callable[[], None]
 SWITCH = "CHARRNN_GRAPHS"  # the environment variable that, as 0, has everything run without graphs
 
 
-def wanted(device: str) -> bool:
+def graphs_enabled(device: str) -> bool:
     """Whether work on a device is to be recorded: on an NVIDIA GPU, unless the environment says otherwise."""
     return device == "cuda" and os.environ.get(SWITCH) != "0"
 
 
-def aside(work: Work) -> None:
+def warm_up_on_side_stream(work: Work) -> None:
     """Do the work once beside the current stream, as libraries set themselves up before they can be recorded."""
     stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -31,7 +31,7 @@ def aside(work: Work) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def recorded(work: Work) -> Work:
+def capture(work: Work) -> Work:
     """What does the same work again; it is not done while it is recorded.
 
     Where it cannot be recorded, what stood in the way is raised, and not what follows from it; and the device is as

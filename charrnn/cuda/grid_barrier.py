@@ -5,7 +5,7 @@ refuses a grid that does not fit. A barrier is an integer in the GPU's memory, z
 program adds one to; who waits until it is a multiple of their number has waited for all of them. Arriving and waiting
 are two, so that a program can do in between what it needs nobody for.
 
-Nothing here waits for ever: a program whose patience is over goes on, to wrong numbers, and the kernel has to say so.
+Nothing here waits for ever: a program whose spins is over goes on, to wrong numbers, and the kernel has to say so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import triton
 import triton.language as tl
 
-PATIENCE = 1 << 24  # looks at a barrier: seconds, if one takes half a microsecond, a guess
+SPIN_LIMIT = 1 << 24  # looks at a barrier: seconds, if one takes half a microsecond, a guess
 
 # Triton's interpreter knows no PTX. It looks by adding nothing, which means the same.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))
@@ -57,16 +57,16 @@ def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def wait(barrier, arrivals, patience, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
-    """Until so many have arrived in all; returns what is left of the patience, 0 for ever once they did not come.
+def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
+    """Until so many have arrived in all; returns what is left of the spins, 0 for ever once they did not come.
 
     One thread looks, so that the warps of hundreds of programs do not stand in each other's way at the barrier's place;
     what it has seen the others have, once they have met it. It is the one which stores a single number, so that its
-    patience is the one that counts. Not ONE: all threads look, for kernels at the limit of their registers: in a loop
+    spins is the one that counts. Not ONE: all threads look, for kernels at the limit of their registers: in a loop
     that threads leave one by one, the compiler does without the uniform ones.
     """
-    left = patience
+    left = spins
     while (seen(barrier, ONE) < arrivals) & (left > 0):
         left -= 1
     tl.debug_barrier()  # nobody reads before the thread that looks has seen it
-    return tl.where(left > 0, patience, 0)
+    return tl.where(left > 0, spins, 0)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bytecodec.errors import InputError
-from charrnn.cuda.grid_barrier import PATIENCE
+from charrnn.cuda.grid_barrier import SPIN_LIMIT
 from charrnn.cuda.lstm_kernels import LINE, backward_kernel, forward_kernel
 from charrnn.cuda.lstm_layout import GATES, SHARED_MEMORY, Layout, alone, layout_for
 
@@ -58,7 +58,7 @@ def kernel_lstm(
 
 
 def failures(device: torch.device) -> Tensor:
-    """How many programs on a device have gone on without the others since they ran out of patience: one int32.
+    """How many programs on a device have gone on without the others since they ran out of spins: one int32.
 
     Anything but zero says that numbers since are wrong. It is counted where it is, and read by whoever waits for the
     GPU anyhow. It has to be there before a CUDA graph is recorded, which a first iteration sees to.
@@ -129,8 +129,8 @@ class _KernelLSTM(torch.autograd.Function):
             x_grad = None
             if ctx.needs_input_grad[0]:
                 x_grad = (s @ w).view(steps, n, -1)[..., : ctx.inputs].transpose(0, 1).to(ctx.dtype)
-            w_grad = (s.t() @ rows)[:, : ctx.inputs].float()
-            u_grad = (s.t() @ outputs[:-1].view(steps * n, units)).float()
+            w_grad = _product(s.t(), rows)[:, : ctx.inputs].contiguous()
+            u_grad = _product(s.t(), outputs[:-1].view(steps * n, units))
         return x_grad, h0_grad, c0_grad, w_grad, u_grad, bias_grad.flatten(), None, None, None
 
 
@@ -141,7 +141,15 @@ def _by_time(x: Tensor, inside: torch.dtype) -> Tensor:
 
 def _aligned(matrix: Tensor, inside: torch.dtype) -> Tensor:
     """Return a matrix in a type with zero columns up to a multiple of `ALIGNED`."""
-    return functional.pad(matrix.to(inside), (0, -matrix.shape[1] % ALIGNED))
+    more = -matrix.shape[1] % ALIGNED
+    return functional.pad(matrix.to(inside), (0, more)) if more else matrix.to(inside)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of two matrices in fp32."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
 
 
 def launch(kernel: Any, layout: Layout, hidden_size: int, *arguments: Tensor | int | None) -> None:
@@ -185,7 +193,7 @@ def run_forward(
         layout,
         units,
         *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
-        *(n, steps, layout.each, PATIENCE),
+        *(n, steps, layout.each, SPIN_LIMIT),
     )
     return outputs, h, c, gates, cells
 
@@ -212,7 +220,7 @@ def run_backward(
         units,
         *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
         *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_meeting(layout, u.device)),
-        *(n, steps, layout.each, PATIENCE),
+        *(n, steps, layout.each, SPIN_LIMIT),
     )
     return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)
 

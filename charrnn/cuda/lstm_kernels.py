@@ -164,7 +164,7 @@ def _recurrent(  # type: ignore[no-untyped-def]
     return product
 
 
-@triton.jit(do_not_specialize=["n", "steps", "each", "patience"])
+@triton.jit(do_not_specialize=["n", "steps", "each", "spins"])
 def forward_kernel(  # type: ignore[no-untyped-def]
     gates_x,  # (T, N, 4, H): W x
     u,  # (4 H, H)
@@ -181,7 +181,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     n,
     steps,
     each,
-    patience,
+    spins,
     H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
@@ -190,7 +190,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     HELD: tl.constexpr,
 ):
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
-    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
     barrier = barriers + block * LINE
     here = inside[:, None] & (own[None, :] < H)
     place = rows[:, None] * H + own[None, :]
@@ -205,7 +205,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         tl.store(cells + place, c, mask=here)
     for t in tl.range(0, steps, num_stages=1):  # no loads of later steps among those of earlier ones
         i, f, g, o = _load_four(gates_x + place_four, here, H)
-        patience = wait(barrier, (t + 1) * (PITCH // UNITS), patience, False)
+        spins = wait(barrier, (t + 1) * (PITCH // UNITS), spins, False)
         product = _recurrent(weights, outputs, rows, inside, H, UNITS, ROWS, PIECES)
         u_i, u_f, u_g, u_o = _split(product, UNITS, ROWS)
         i = tl.sigmoid(i + b_i + u_i)
@@ -225,7 +225,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             gates += n * 4 * H
     tl.store(h_last + place, h, mask=here)
     tl.store(c_last + place, c, mask=here)
-    tl.atomic_add(failed, 1, mask=patience == 0)
+    tl.atomic_add(failed, 1, mask=spins == 0)
 
 
 @triton.jit
@@ -278,7 +278,7 @@ def _total(  # type: ignore[no-untyped-def]
     return total
 
 
-@triton.jit(do_not_specialize=["y_step", "n", "steps", "each", "patience"])
+@triton.jit(do_not_specialize=["y_step", "n", "steps", "each", "spins"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     y_grad,  # (N, T, H)
     y_row,  # from a row of it to the next
@@ -298,7 +298,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     n,
     steps,
     each,
-    patience,
+    spins,
     H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
@@ -312,7 +312,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     PROGRAMS: tl.constexpr = PITCH // UNITS
     PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
-    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
     barrier = barriers + block * LINE
     sums += block * 2 * PLACE
     here = inside[:, None] & (own[None, :] < H)
@@ -333,7 +333,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         i, f, g, o = _load_four(gates + place_four, here, H)
         cells -= n * H
         before = tl.load(cells + place, mask=here, other=0.0)
-        patience = wait(barrier, back * PROGRAMS, patience, False)
+        spins = wait(barrier, back * PROGRAMS, spins, False)
         h_next += _total(sums + (back + 1) % 2 * PLACE, me, here & (back > 0), PROGRAMS, UNITS, ROWS)
         squashed = _tanh(c)
         c_next += h_next * o * (1 - squashed * squashed)
@@ -348,10 +348,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
         h_next, c_next, c = zeros, c_next * f, before
         y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * H, gate_grads - n * 4 * H
-    patience = wait(barrier, steps * PROGRAMS, patience, False)
+    spins = wait(barrier, steps * PROGRAMS, spins, False)
     h_next = _total(sums + (steps + 1) % 2 * PLACE, me, here, PROGRAMS, UNITS, ROWS)
     tl.store(h0_grad + place, h_next, mask=here)
     tl.store(c0_grad + place, c_next, mask=here)
     b_i, b_f, b_g, b_o = tl.sum(b_i, 0), tl.sum(b_f, 0), tl.sum(b_g, 0), tl.sum(b_o, 0)
     _store_four(bias_grad + block * 4 * H + own, b_i, b_f, b_g, b_o, own < H, H)
-    tl.atomic_add(failed, 1, mask=patience == 0)
+    tl.atomic_add(failed, 1, mask=spins == 0)

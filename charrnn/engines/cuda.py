@@ -21,7 +21,7 @@ from charrnn.model import CharRNN
 
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
-WAYS = ("auto", "torch", "resident")
+BACKENDS = ("auto", "torch", "resident")
 TRIAL = 16  # symbols that the kernel has to score as torch does before it is trusted on a GPU
 NEAR = 0.05  # of a score and a nat more, in the mean: many times what rounding to bf16 does
 
@@ -37,10 +37,10 @@ class CudaEngine(Engine):
     ----------
     precision
         Of weights and products, bf16 or fp32 (auto: bf16); cells and the choice are exact as in the eager engine.
-    way
+    backend
         resident (`charrnn.engines.cuda_resident`, for lstm), torch (`charrnn.engines.cuda_plain`, any cell), or auto:
         resident where it runs and scores a few symbols as torch does; where it does not, a sentence says so.
-    device, aside, record
+    device, warm_up, capture
         Where it runs, and how work is recorded there; for tests.
 
     Raises
@@ -54,24 +54,24 @@ class CudaEngine(Engine):
         model: CharRNN,
         streams: int = 1,
         precision: str = "auto",
-        way: str = "auto",
+        backend: str = "auto",
         *,
         device: str = "cuda",
-        aside: Callable[[Work], None] = graphs.aside,
-        record: Callable[[Work], Work] = graphs.recorded,
+        warm_up: Callable[[Work], None] = graphs.warm_up_on_side_stream,
+        capture: Callable[[Work], Work] = graphs.capture,
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("torch finds no NVIDIA GPU here, which --engine cuda runs on: use --engine auto.")
         if precision not in PRECISIONS:
             raise InputError(f"the cuda engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
         super().__init__(model.config, streams)
-        self._options: dict[str, Any] = {"device": device, "aside": aside, "record": record}
+        self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NOTHING, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
-        resident = self._resident(way) if way != "torch" else None
-        self.way = "resident" if resident else "torch"
+        resident = self._resident(backend) if backend != "torch" else None
+        self.backend = "resident" if resident else "torch"
         self._runner = resident or self._plain()
         self._state = self._runner.state
         self._started = False
@@ -81,15 +81,15 @@ class CudaEngine(Engine):
         return torch.bfloat16 if self._precision == "bf16" else torch.float32
 
     def _plain(self) -> Plain:
-        recording = {name: self._options[name] for name in ("aside", "record")}
+        recording = {name: self._options[name] for name in ("warm_up", "capture")}
         return Plain(self._model, self._dtype, self._last, self._temperature, **recording)
 
-    def _resident(self, way: str) -> Any:
+    def _resident(self, backend: str) -> Any:
         """The kernel with this network, or None where auto has to do without."""
         try:
-            return self._made_resident(tried=way == "auto")
+            return self._made_resident(tried=backend == "auto")
         except InputError as error:
-            if way != "auto":
+            if backend != "auto":
                 raise
             say(f"{error} Sampling by torch's own operations, which is several times slower.")
             return None
@@ -167,7 +167,7 @@ class CudaEngine(Engine):
 
     def _beside(self, streams: int) -> CudaEngine:
         """Return another engine with the same network and settings and its own streams."""
-        return CudaEngine(self._model, streams, self._precision, self.way, **self._options)
+        return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         """Return a copy of the hidden state and the last symbols (N,)."""

@@ -25,7 +25,7 @@ LINE = tl.constexpr(32)  # int32s from one barrier to the next: each has a line 
 
 # Feeds begin anywhere, and must not be what the kernel is compiled anew for.
 @triton.jit(
-    do_not_specialize=["feed", "ids", "scores", "steps", "n", "patience"],
+    do_not_specialize=["feed", "ids", "scores", "steps", "n", "spins"],
     do_not_specialize_on_alignment=["feed", "ids", "scores"],
 )
 def resident(  # type: ignore[no-untyped-def]
@@ -49,7 +49,7 @@ def resident(  # type: ignore[no-untyped-def]
     failed,  # one, int32: 1 if a barrier was waited for in vain
     steps,
     n,
-    patience,
+    spins,
     LAYERS: tl.constexpr,
     UNITS: tl.constexpr,
     SYMBOLS: tl.constexpr,
@@ -72,7 +72,7 @@ def resident(  # type: ignore[no-untyped-def]
     choosers = tl.minimum(programs, n)
     spoken, chosen = barriers + LAYERS * LINE, barriers + (LAYERS + 1) * LINE
     symbol = tl.load(last)
-    patience = tl.where(tl.load(failed) == 0, patience, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
     for t in range(steps):
         old, new = h + (t % 2) * LAYERS * n * PITCH, h + ((t + 1) % 2) * LAYERS * n * PITCH
         for layer in range(LAYERS):
@@ -91,15 +91,15 @@ def resident(  # type: ignore[no-untyped-def]
                 own_bias = tl.load(bias + layer * GATES + columns, mask=columns < GATES, other=0.0)
                 if item == me:  # what the others do is needed from here on
                     if layer > 0:
-                        patience = wait(barriers + (layer - 1) * LINE, (t + 1) * programs, patience)
+                        spins = wait(barriers + (layer - 1) * LINE, (t + 1) * programs, spins)
                     elif t > 0:
                         if ALONE:
-                            patience = wait(spoken, t * speakers, patience)
+                            spins = wait(spoken, t * speakers, spins)
                             symbol = _choose(
                                 0, t - 1, me == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS
                             )
                         else:
-                            patience = wait(chosen, t * choosers, patience)
+                            spins = wait(chosen, t * choosers, spins)
                 here = (rows[:, None] < n) & (columns[None, :] < GATES)
                 if layer > 0:
                     sums = w_sums + layer * GATES
@@ -124,7 +124,7 @@ def resident(  # type: ignore[no-untyped-def]
             ahead = _ahead(out, columns, SYMBOLS, PITCH, ROWS, INPUTS)
             own_bias = tl.load(out_bias + columns, mask=columns < SYMBOLS, other=0.0)
             if item == me:
-                patience = wait(barriers + (LAYERS - 1) * LINE, (t + 1) * programs, patience)
+                spins = wait(barriers + (LAYERS - 1) * LINE, (t + 1) * programs, spins)
             x = new + (LAYERS - 1) * n * PITCH
             total = _product(
                 ahead, x, out, out_sums, rows, n, columns, SYMBOLS, UNITS, PITCH, EPSILON, NORMED, ROWS, INPUTS
@@ -135,18 +135,18 @@ def resident(  # type: ignore[no-untyped-def]
         if me < speakers:
             arrive(spoken)
         elif LAYERS == 1:  # whose outputs the next step begins with, and nothing else has waited for
-            patience = wait(barriers, (t + 1) * programs, patience)
+            spins = wait(barriers, (t + 1) * programs, spins)
         if not ALONE and me < choosers:
-            patience = wait(spoken, (t + 1) * speakers, patience)
+            spins = wait(spoken, (t + 1) * speakers, spins)
             for row in range(me, n, programs):
                 said = _choose(row, t, True, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
                 tl.store(last + row, said)
             arrive(chosen)
     if ALONE:
-        patience = wait(spoken, steps * speakers, patience)
+        spins = wait(spoken, steps * speakers, spins)
         symbol = _choose(0, steps - 1, me == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
         tl.store(last, symbol, mask=me == 0)
-    tl.store(failed, 1, mask=patience <= 0)
+    tl.store(failed, 1, mask=spins <= 0)
 
 
 @triton.jit

@@ -27,7 +27,7 @@ class Plain:
         Of weights and products: bf16 or fp32.
     last, temperature
         (n,) the last symbols, which it writes to, and (), where it finds the temperature.
-    aside, record
+    warm_up, capture
         How work is done before it is recorded, and how it is recorded.
     """
 
@@ -37,11 +37,11 @@ class Plain:
         dtype: torch.dtype,
         last: Tensor,
         temperature: Tensor,
-        aside: Callable[[Work], None] = graphs.aside,
-        record: Callable[[Work], Work] = graphs.recorded,
+        warm_up: Callable[[Work], None] = graphs.warm_up_on_side_stream,
+        capture: Callable[[Work], Work] = graphs.capture,
     ) -> None:
         self._model, self._last, self._temperature = model, last, temperature
-        self._aside, self._record = aside, record
+        self._warm_up, self._capture = warm_up, capture
         self._weights: dict[Tensor, Tensor] = {p: p.detach().to(dtype) for p in model.parameters()}
         self._replays: dict[tuple[str, int], Work] = {}
         self.state = model.initial_state(len(last))
@@ -77,10 +77,10 @@ class Plain:
 
             changing = [*(tensor for layer in self.state for tensor in layer), self._last]
             kept = [tensor.clone() for tensor in changing]
-            self._aside(work)  # which spoils what the streams are
+            self._warm_up(work)  # which spoils what the streams are
             for tensor, value in zip(changing, kept, strict=True):
                 tensor.copy_(value)
-            self._replays[kind, count] = self._record(work)
+            self._replays[kind, count] = self._capture(work)
         return self._replays[kind, count]
 
     def _step(self, kind: str, t: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bytecodec.errors import InputError
-from charrnn.cuda.grid_barrier import PATIENCE
+from charrnn.cuda.grid_barrier import SPIN_LIMIT
 from charrnn.cuda.lstm_layout import up
 from charrnn.engines import cuda_kernel
 from charrnn.model import CharRNN, State
@@ -179,7 +179,7 @@ class Resident:
     def _steps(self, kind: str, feed: Tensor, ids: Tensor, scores: Tensor) -> None:
         self._launch(
             *(*self._packed, self._turns, self._c, self._logits, self._last, feed, self._temperature, ids, scores),
-            *(self._barriers, self._failed, len(feed), self._n, PATIENCE),
+            *(self._barriers, self._failed, len(feed), self._n, SPIN_LIMIT),
             KIND=cuda_kernel.KINDS[kind],
             **self._constants,
         )
