@@ -28,7 +28,7 @@ def make(kind, model, streams=1):
         return EagerEngine(model, streams)
     if kind == "cuda":
         return CudaEngine(
-            model, streams, "fp32", "torch", device="cpu", aside=lambda work: work(), record=lambda work: work
+            model, streams, "fp32", "torch", device="cpu", warm_up=lambda work: work(), capture=lambda work: work
         )
     if kind == "onnx":
         pytest.importorskip("onnx")

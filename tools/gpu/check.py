@@ -71,8 +71,7 @@ class Setup:
 
     def wait(self) -> None:
         """Wait until the device has finished."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
+        torch.cuda.synchronize() if self.on_gpu else None
 
     @property
     def recording(self) -> dict[str, Any]:
@@ -386,8 +385,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if not args.rehearse and not torch.cuda.is_available():
-        print(f"check: {NO_GPU}", file=sys.stderr)
-        return 1
+        parser.exit(1, f"check: {NO_GPU}\n")
     rows = []
     for row in rows_of(REHEARSAL if args.rehearse else GPU, args.only):
         rows.append(row)
