@@ -17,6 +17,12 @@ MOST = 1e30  # of any number: what lies beyond is a slip of the finger, and woul
 SCHEDULES = ("steps", "cosine")
 CLIPS = ("value", "norm")
 GPU_LAYERS = ("torch", "kernel")
+FORMER_GPU_LAYERS = {  # of older versions, and what replaces them
+    "padded": "torch",
+    "overlapped": "torch",
+    "padded-overlapped": "torch",
+    "kernel-overlapped": "kernel",
+}
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,10 @@ class Settings:
             A name or a value is not one of ours.
         """
         fields = dict(kept)
-        fields.pop("pad_units", None)  # of older versions, as the backends that are replaced here
-        if fields.get("gpu_layers") not in (None, *GPU_LAYERS):
-            fields["gpu_layers"] = "kernel" if "kernel" in str(fields["gpu_layers"]) else "torch"
+        fields.pop("pad_units", None)  # older than gpu_layers
+        backend = fields.get("gpu_layers")
+        if isinstance(backend, str):
+            fields["gpu_layers"] = FORMER_GPU_LAYERS.get(backend, backend)
         return cls(**fields)
 
     def iterations(self, row_length: int) -> int | None:

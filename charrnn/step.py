@@ -16,7 +16,7 @@ from charrnn.model import Layers, State
 from charrnn.recipe import Settings
 from charrnn.runtime import autocast
 
-WARM_UP = 3  # steps that are taken as they are before one is recorded
+WARM_UP = 3  # steps that are run without a graph before one is captured
 
 Reduce = Callable[[Sequence[Tensor]], None]
 
@@ -114,15 +114,15 @@ class Step:
 
 
 class GraphedStep(Step):
-    """The same in a CUDA graph, once some steps were taken without: the same numbers, by one call instead of hundreds.
+    """The same step in a CUDA graph, after some steps without one: the same numbers, by one call instead of hundreds.
 
-    Batch and state are copied to where the graph reads them. The state that it returns is where it writes
-    them: it holds until the next step.
+    Batch and state are copied to the graph's inputs. The state that it returns is the graph's output, which the next
+    step overwrites.
 
     Parameters
     ----------
     warm_up, capture
-        How work is done before it is recorded, and how it is recorded.
+        How work is run before it is captured, and how it is captured.
     """
 
     def __init__(
@@ -153,16 +153,16 @@ class GraphedStep(Step):
             self._warm_up(self._in_place)
         else:
             if self._replay is None:
-                self._replay = self._recorded()
+                self._replay = self._captured()
             self._replay()
         return self._outcome.clone(), self._state
 
-    def _recorded(self) -> Work:
+    def _captured(self) -> Work:
         try:
             return self._capture(self._in_place)
-        except RuntimeError as error:  # a driver or a version of torch that cannot record one of the kernels
+        except RuntimeError as error:  # a driver or a version of torch that cannot capture one of the kernels
             reason = str(error).partition("\n")[0]
-            say(f"the step cannot be recorded as a CUDA graph ({reason}): training goes on without one, more slowly.")
+            say(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without one, more slowly.")
             return self._in_place
 
     def _in_place(self) -> None:

@@ -254,8 +254,8 @@ class Trainer:
     def _nothing_learnt(self, nats: float, iteration: int) -> str:
         if kernel_failed(self.model):
             return (
-                f"the programs of the GPU's kernel waited for each other in vain at iteration {iteration}. "
-                f"Have nothing else run there, and go on from the last save: charrnn-train --resume {self.run.path}"
+                f"a barrier of the GPU's kernel timed out at iteration {iteration}. "
+                f"Run nothing else on it, and resume from the last save: charrnn-train --resume {self.run.path}"
             )
         files_ = self.run.checkpoints()
         what = f"the loss or its gradient is not finite ({nats}) at iteration {iteration}."

@@ -423,10 +423,10 @@ def test_without_a_gpu_the_layers_are_torchs_and_others_are_refused_in_a_sentenc
     assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "--device", "cpu", "-q"]) == 0
     assert training_of("r")["gpu_layers"] == "torch"
     assert refusal(
-        capsys, "sound.txt", *SMALL, "--device", "cpu", "--gpu-layers", "padded", "--run-dir", "s", "-q"
+        capsys, "sound.txt", *SMALL, "--device", "cpu", "--gpu-layers", "kernel", "--run-dir", "s", "-q"
     ) == (
-        "charrnn-train: --gpu-layers padded is not possible here (it is for NVIDIA GPUs, and this run is on cpu): "
-        "leave it out, or say torch.\n"
+        "charrnn-train: --gpu-layers kernel is not possible here (it is for NVIDIA GPUs, and this run is on cpu): "
+        "leave it out, or use torch.\n"
     )
     assert not Path("s").exists()
 

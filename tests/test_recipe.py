@@ -31,11 +31,10 @@ def test_a_recipes_settings_survive_config_json(name):
 def test_settings_that_older_versions_kept_are_understood_and_strange_ones_refused():
     assert Settings.from_json(Settings(gpu_layers="kernel").to_json()).gpu_layers == "kernel"
     assert Settings.from_json({"seed": 3}) == Settings(seed=3)
-    assert Settings.from_json({"pad_units": 1}).gpu_layers == "torch"
-    assert Settings.from_json({"pad_units": 64}).gpu_layers == "padded"
+    assert Settings.from_json({"pad_units": 64}).gpu_layers == "torch"
     with pytest.raises(TypeError):
         Settings.from_json({"padding": 1})
-    with pytest.raises(ValueError, match="gpu_layers is 'auto', and has to be one of torch, padded, overlapped, "):
+    with pytest.raises(ValueError, match="gpu_layers is 'auto', and has to be one of torch, kernel"):
         Settings(gpu_layers="auto")
 
 

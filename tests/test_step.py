@@ -95,7 +95,7 @@ def test_where_a_step_cannot_be_recorded_it_says_so_and_learns_the_same_without(
 
     step = made(kind=GraphedStep, warm_up=lambda work: work(), capture=kept_out)
     assert_same(learnt(step), learnt(made()))
-    assert capsys.readouterr().err.count("the step cannot be recorded as a CUDA graph (CUDA error: operation not") == 1
+    assert capsys.readouterr().err.count("the step cannot be captured as a CUDA graph (CUDA error: operation not") == 1
 
 
 def test_what_a_recording_reads_and_writes_stays_where_it_is():
@@ -248,7 +248,7 @@ def test_a_kernel_that_gave_up_is_named_by_the_iteration_where_it_did_and_nothin
         return real(x, y, state, rate)
 
     runner.step = gives_up
-    with pytest.raises(ValueError, match=r"waited for each other in vain at iteration 6\..*charrnn-train --resume"):
+    with pytest.raises(ValueError, match=r"timed out at iteration 6\..*charrnn-train --resume"):
         runner.train()
     assert [row["iteration"] for row in runner.listeners[0].rows] == [1, 2, 3, 4, 5]
     assert read_tensors(runner.run.resume_file, "resume")[0]["iteration"] == 4

@@ -123,7 +123,7 @@ def _loss_and_norm(backend: str, model: Layers, batch: Batch, settings: Settings
     (loss * scale).backward()  # type: ignore[no-untyped-call]
     if kernel_failed(copied):
         _kernel().failures(loss.device).zero_()
-        raise RuntimeError("its programs waited for each other in vain")
+        raise RuntimeError("a barrier of it timed out")
     gradients = [p.grad for p in copied.parameters() if p.grad is not None]
     return float(loss.detach()), float(torch.nn.utils.get_total_norm(gradients)) / scale
 

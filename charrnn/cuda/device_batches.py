@@ -1,4 +1,4 @@
-"""A part that lies in a GPU's memory, so that no batch has to wait for the host."""
+"""Batches from a copy of the training part in a GPU's memory, so that no batch waits for the host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from charrnn.data import ContiguousBatches
 from charrnn.vocab import Ids
 
-BLOCK = 1 << 26  # symbols that are brought over at a time
-SHARE = 0.5  # of the memory that is free
+BLOCK = 1 << 26  # symbols that are copied at a time
+SHARE = 0.5  # of the free memory, at most
 
 
 class DeviceBatches:
@@ -19,9 +19,9 @@ class DeviceBatches:
     Parameters
     ----------
     ids
-        (n,) the symbols, or 16-bit samples, that the batches are of.
+        (n,) symbols or 16-bit samples of the part.
     batches
-        Says where the rows begin and which of them are this process's.
+        Defines where the rows begin and which of them belong to this process.
     rows
         N, of all processes.
     """
@@ -38,7 +38,7 @@ class DeviceBatches:
         self._dtype = dtype if dtype == torch.int16 else torch.int64
 
     def at(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
-        """What `ContiguousBatches.at` gives, on the device."""
+        """Return what `ContiguousBatches.at` returns, on the device."""
         start = position % self._length
         piece = self._rows[:, start : start + self._reach.far + steps]
         x, y = piece[:, : piece.shape[1] - self._reach.near], piece[:, self._reach.far :]
@@ -46,11 +46,11 @@ class DeviceBatches:
 
 
 def fits(ids: Ids) -> bool:
-    """Whether a part and the training beside it find room on the GPU."""
+    """Return whether a part leaves enough memory of the GPU for training."""
     free, _ = torch.cuda.mem_get_info()
     return len(ids) * _kept_as(ids).itemsize <= SHARE * free
 
 
 def _kept_as(ids: Ids) -> np.dtype[np.generic]:
-    """Bytes and samples as they are; what torch hardly knows, such as 16 bits without a sign, as 32 bits."""
+    """Return the type on the device: uint8 and int16 as they are, others as int32."""
     return ids.dtype if ids.dtype in (np.uint8, np.int16) else np.dtype(np.int32)

@@ -1,6 +1,6 @@
-"""Work of a GPU recorded once as a CUDA graph, and done again by one call instead of hundreds.
+"""CUDA graphs: work of a GPU that is captured once and replayed by one call instead of hundreds.
 
-What is recorded reads and writes the same memory each time, so it is a function of no arguments that works in place.
+Captured work reads and writes the same memory each time, so it is a function without arguments that works in place.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 
 Work = Callable[[], None]
 
-SWITCH = "CHARRNN_GRAPHS"  # the environment variable that, as 0, has everything run without graphs
+SWITCH = "CHARRNN_GRAPHS"  # environment variable; 0 disables graphs
 
 
 def graphs_enabled(device: str) -> bool:
-    """Whether work on a device is to be recorded: on an NVIDIA GPU, unless the environment says otherwise."""
+    """Return whether work on a device is captured: on an NVIDIA GPU, unless the environment variable is 0."""
     return device == "cuda" and os.environ.get(SWITCH) != "0"
 
 
 def warm_up_on_side_stream(work: Work) -> None:
-    """Do the work once beside the current stream, as libraries set themselves up before they can be recorded."""
+    """Run the work once on a side stream, as capturing requires, so that libraries initialise themselves before."""
     stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -32,10 +32,10 @@ def warm_up_on_side_stream(work: Work) -> None:
 
 
 def capture(work: Work) -> Work:
-    """What does the same work again; it is not done while it is recorded.
+    """Return a function that replays the work; it is not run while it is captured.
 
-    Where it cannot be recorded, what stood in the way is raised, and not what follows from it; and the device is as
-    before: torch leaves its stream the current one then, and up to some version takes all memory for that of a graph.
+    If it cannot be captured, the first error is raised, and the device is left as it was: torch would leave the side
+    stream current, and older versions would allocate all later memory in the graph's pool.
     """
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     before, reasons = torch.cuda.current_stream(), []
@@ -52,7 +52,7 @@ def capture(work: Work) -> Work:
             noted()
     except Exception:
         torch.cuda.set_stream(before)
-        with contextlib.suppress(RuntimeError, AttributeError):  # newer versions have ended it by themselves
+        with contextlib.suppress(RuntimeError, AttributeError):  # newer versions end it themselves
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
         if reasons:
             raise reasons[0] from None
@@ -66,6 +66,5 @@ def _stream_of(device: int) -> torch.cuda.Stream:
 
 
 def _stream() -> torch.cuda.Stream:
-    """One for all work beside the current stream: memory that was used there, and what libraries keep for each stream,
-    is there for the next."""
+    """Return the side stream, always the same one, so that its memory and the libraries' workspaces are reused."""
     return _stream_of(torch.cuda.current_device())

@@ -1,11 +1,12 @@
-"""A barrier of all programs of a Triton kernel, for kernels that stay on a GPU over many steps.
+"""A barrier of all programs of a Triton kernel, for kernels that run for many steps.
 
-The programs of such a kernel have to be on the GPU at the same time: it is launched cooperatively, and the driver
-refuses a grid that does not fit. A barrier is an integer in the GPU's memory, zero when the kernel starts, which every
-program adds one to; who waits until it is a multiple of their number has waited for all of them. Arriving and waiting
-are two, so that a program can do in between what it needs nobody for.
+The programs of such a kernel must be on the GPU at the same time: it is launched cooperatively, and the driver
+rejects a grid that does not fit. A barrier is an integer in the GPU's memory, zero when the kernel starts, to which
+every program adds one. A program that waits until it is a multiple of their number has waited for all of them. Arriving
+and waiting are separate functions, so that a program can do independent work in between.
 
-Nothing here waits for ever: a program whose spins is over goes on, to wrong numbers, and the kernel has to say so.
+Waiting is limited: a program that reaches the limit of spins goes on, with wrong numbers, and the kernel must report
+that.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import os
 import triton
 import triton.language as tl
 
-SPIN_LIMIT = 1 << 24  # looks at a barrier: seconds, if one takes half a microsecond, a guess
+SPIN_LIMIT = 1 << 24  # reads of a barrier before a program gives up: several seconds
 
-# Triton's interpreter knows no PTX. It looks by adding nothing, which means the same.
+# Triton's interpreter has no PTX. It reads the barrier by adding zero.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))
 
 
 @triton.jit
 def arrive(barrier):  # type: ignore[no-untyped-def]
-    """What all threads of this program have stored so far, those who wait will see."""
+    """Signal that all stores of this program so far are visible to the programs that wait."""
     tl.debug_barrier()  # all threads of the program are here
     tl.atomic_add(barrier, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """How many have arrived; what they had stored before can be read after. See `wait`."""
+    """Return how many programs have arrived; what they stored before is visible after. See `wait`."""
     if INTERPRETED:
         arrived = tl.atomic_add(barrier, 0, sem="acquire", scope="gpu")
     elif ONE:
@@ -58,15 +59,15 @@ def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
-    """Until so many have arrived in all; returns what is left of the spins, 0 for ever once they did not come.
+    """Wait until so many programs have arrived in all; return the limit of spins, or 0 once they did not arrive.
 
-    One thread looks, so that the warps of hundreds of programs do not stand in each other's way at the barrier's place;
-    what it has seen the others have, once they have met it. It is the one which stores a single number, so that its
-    spins is the one that counts. Not ONE: all threads look, for kernels at the limit of their registers: in a loop
-    that threads leave one by one, the compiler does without the uniform ones.
+    With ONE, only the first thread reads the barrier, so that the warps of hundreds of programs do not contend for its
+    cache line; the others wait for that thread. It is the thread that stores scalars, so its result counts. Without
+    ONE all threads read it, for kernels that use almost all registers: in a loop that threads leave one by one, the
+    compiler uses no uniform registers.
     """
     left = spins
     while (seen(barrier, ONE) < arrivals) & (left > 0):
         left -= 1
-    tl.debug_barrier()  # nobody reads before the thread that looks has seen it
+    tl.debug_barrier()  # no thread goes on before the first one has seen the arrivals
     return tl.where(left > 0, spins, 0)

@@ -3,7 +3,7 @@
 A kernel computes what depends on the step before. One matrix product over all steps precedes the kernel of the forward
 pass, and three follow that of the backward pass.
 
-Everything inside lies in the order of time, (T, N, ...), so that no product needs a copy of what a kernel wrote.
+Tensors inside are time-major, (T, N, ...), so that products read what the kernels wrote without a copy.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from torch.nn import functional
 from bytecodec.errors import InputError
 from charrnn.cuda.grid_barrier import SPIN_LIMIT
 from charrnn.cuda.lstm_kernels import LINE, backward_kernel, forward_kernel
-from charrnn.cuda.lstm_layout import GATES, SHARED_MEMORY, Layout, alone, layout_for
+from charrnn.cuda.lstm_layout import GATES, SHARED_MEMORY, Layout, layout_for, single_program
 
 if TYPE_CHECKING:
     from charrnn.cells import LSTM
 
 _failures: dict[torch.device, Tensor] = {}
 
-ALIGNED = 8  # numbers: where the rows of a matrix are a multiple of 16 bytes apart, cuBLAS has its fast kernels
+ALIGNED = 8  # numbers: cuBLAS is fast if rows of a matrix are a multiple of 16 bytes apart
 
 
 def kernel_lstm(
     lstm: LSTM, x: Tensor, h: Tensor, c: Tensor, layout: Layout | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs (N, T, H) of a layer for x (N, T, D), and its state (h, c) after them, (N, H).
+    """Return outputs (N, T, H) of a layer for x (N, T, D), and its state h and c after them, (N, H) each.
 
-    Under autocast products and outputs are in its precision, sums and the state in fp32. It can be recorded as a CUDA
-    graph once it has run. Whether all went well, `failures` says.
+    Under autocast products and outputs have its precision; sums and the state are fp32. It can be captured as a CUDA
+    graph after it has run once. `failures` tells whether the result is valid.
 
     Parameters
     ----------
     layout
-        How the kernels share the work; by default what suits the GPU, and on a CPU, where Triton's interpreter runs
-        them for tests, one program.
+        How the kernels divide the work; by default the one for the GPU, and on a CPU, where Triton's interpreter runs
+        them for tests, a single program.
 
     Raises
     ------
     InputError
-        On a GPU in fp32, or for more rows and units than it takes at once.
+        On a GPU in fp32, or if rows and units do not fit on the GPU at once.
     """
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
@@ -58,10 +58,10 @@ def kernel_lstm(
 
 
 def failures(device: torch.device) -> Tensor:
-    """How many programs on a device have gone on without the others since they ran out of spins: one int32.
+    """Return the number of programs on a device that reached the limit of spins, an int32 tensor (1,).
 
-    Anything but zero says that numbers since are wrong. It is counted where it is, and read by whoever waits for the
-    GPU anyhow. It has to be there before a CUDA graph is recorded, which a first iteration sees to.
+    If it is not zero, results since then are wrong. The kernels count on the device, so that reading it is left to
+    code that waits for the GPU anyway. The tensor must exist before a CUDA graph is captured.
     """
     if str(device) == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
@@ -77,11 +77,11 @@ def check_size(n: int, units: int, device: torch.device) -> None:
 
 def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
     if device.type == "cpu":
-        return alone(n, units)
+        return single_program(n, units)
     if inside == torch.float32:
-        raise InputError("in fp32 the kernel has too few registers to be fast: this is a layer for cuDNN.")
+        raise InputError("it computes in bf16, and this is fp32.")
     gpu = torch.cuda.get_device_properties(device)
-    memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # not known to torch 2.6's stubs
+    memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # missing in torch 2.6's stubs
     return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
 
 
@@ -153,13 +153,13 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def launch(kernel: Any, layout: Layout, hidden_size: int, *arguments: Tensor | int | None) -> None:
-    """Run a kernel, all of whose programs have to be there at once: the driver refuses it where they cannot."""
+    """Launch a kernel cooperatively: the driver rejects it if its programs do not fit on the GPU at the same time."""
     constants, options = compiled_for(layout, hidden_size)
     kernel[(layout.programs,)](*arguments, *constants, **options)
 
 
 def compiled_for(layout: Layout, hidden_size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a kernel is compiled for: its constants and Triton's options."""
+    """Return the constants of a kernel and Triton's options for it."""
     constants = (hidden_size, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held)
     return constants, {"num_warps": layout.warps, "num_stages": 1, "launch_cooperative_grid": True}
 
@@ -167,16 +167,16 @@ def compiled_for(layout: Layout, hidden_size: int) -> tuple[tuple[Any, ...], dic
 def run_forward(
     layout: Layout, gates_x: Tensor, u: Tensor, bias: Tensor, h0: Tensor, c0: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """A layer's outputs, from what its gates take of its inputs.
+    """Run the forward kernel on the products of inputs and weights.
 
     Parameters
     ----------
     gates_x
-        (T, N, 4, H), in the precision of the products, as u (4 H, H).
+        (T, N, 4, H), W x in the precision of the products, as is u (4 H, H).
     bias, h0, c0
         (4 H,), (N, H) and (N, H), contiguous, fp32.
     keep
-        Whether a backward pass is to follow.
+        Whether to return what the backward pass needs.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def run_forward(
         forward_kernel,
         layout,
         units,
-        *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_meeting(layout, h0.device)),
+        *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_barriers(layout, h0.device)),
         *(n, steps, layout.each, SPIN_LIMIT),
     )
     return outputs, h, c, gates, cells
@@ -201,7 +201,7 @@ def run_forward(
 def run_backward(
     layout: Layout, grads: tuple[Tensor, Tensor | None, Tensor | None], u: Tensor, gates: Tensor, cells: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of what the gates take (T, N, 4, H), of h0 and c0 (N, H) and of the biases (4, H).
+    """Return the gradients of the gates' inputs (T, N, 4, H), of h0 and c0 (N, H) and of the biases (4, H).
 
     Parameters
     ----------
@@ -219,12 +219,12 @@ def run_backward(
         layout,
         units,
         *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
-        *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_meeting(layout, u.device)),
+        *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_barriers(layout, u.device)),
         *(n, steps, layout.each, SPIN_LIMIT),
     )
     return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)
 
 
-def _meeting(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
-    """New barriers, one for each block of rows, and the count of failures."""
+def _barriers(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return new barriers, one for each block of rows, and the count of failures."""
     return torch.zeros(layout.blocks * LINE.value, dtype=torch.int32, device=device), failures(device)

@@ -1,13 +1,13 @@
-"""An LSTM layer over all its steps in one kernel of an NVIDIA GPU, forward and backward, in Triton.
+"""Persistent kernels of an LSTM layer, forward and backward, in Triton: all steps in one launch.
 
-What a step waits for is h of the step before, so a sequence takes as long as its steps do one after the other, and
-those are short: reading U from the GPU's memory and starting kernels are most of it. Here each program stays on its
-multiprocessor, with its own rows of U in shared memory and its own c in registers, and only what programs need of each
-other goes through the GPU's L2 cache, with a barrier a step (`charrnn.cuda.grid_barrier`): h on the way forward, and
-on the way back what the gates' gradients add to those of all h. After Diamos et al. 2016, Persistent RNNs.
+A step needs h of the step before, so steps run one after the other. They are short: reading U from the GPU's memory and
+launching kernels would be most of their time. Here each program stays on its multiprocessor, with its own rows of U in
+shared memory and its own c in registers. Programs exchange data through the GPU's L2 cache, with one barrier per step
+(`charrnn.cuda.grid_barrier`): h in the forward pass, and contributions to the gradient of h in the backward pass. After
+Diamos et al. 2016, Persistent RNNs.
 
-A program owns some units, with all four gates of each, of some rows. Tiles of gates are (4 units, rows): a product of
-tensor cores on Hopper has 64 of the first, and as few as 8 of the second. All else is (rows, units), as memory has it.
+A program owns some units, with all four gates of each, of some rows. Tiles of gates are (4 units, rows), because a
+tensor-core product on Hopper has 64 rows and as few as 8 columns. All other tiles are (rows, units), as in memory.
 
 The tiles of H units cover a multiple of 64, the pitch. Beyond H weights and gates are read as zeros, so that h and the
 gradients of the gates are zero there.
@@ -20,8 +20,8 @@ import triton.language as tl
 
 from charrnn.cuda.grid_barrier import INTERPRETED, arrive, wait
 
-# Waiting by all threads (`charrnn.cuda.grid_barrier.wait`): registers are what there is least of here.
-LINE = tl.constexpr(32)  # integers of a line of the cache, of which each barrier has one for itself
+# All threads wait (ONE of `charrnn.cuda.grid_barrier.wait` is False), because registers are scarce here.
+LINE = tl.constexpr(32)  # int32s from one barrier to the next, so that each has a cache line of its own
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def _store_four(x, i, f, g, o, mask, H: tl.constexpr):  # type: ignore[no-untype
 
 @triton.jit
 def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A program's block of rows, its number in there, its rows, which of them there are, and its units."""
+    """Return a program's block of rows, its number in the block, its rows, which of them exist, and its units."""
     block = tl.program_id(0) // (PITCH // UNITS)
     me = tl.program_id(0) % (PITCH // UNITS)
     row = tl.arange(0, ROWS)
@@ -68,8 +68,9 @@ def _weights(  # type: ignore[no-untyped-def]
     HELD: tl.constexpr,
     TURNED: tl.constexpr,
 ):
-    """The rows of U (4, pitch, pitch) that a program owns, a unit's four gates one after another, in pieces (4 units,
-    piece), or turned: the first in registers, the others where the compiler leaves what is loaded, in shared memory."""
+    """Load the rows of U (4 H, H) that a program owns, the four gates of a unit next to each other, in pieces
+    (4 units, piece), TURNED: (piece, 4 units). The first HELD are in registers; the compiler keeps the others in
+    shared memory."""
     row = tl.arange(0, 4 * UNITS)
     unit = first + row // 4
     row = ((row % 4) * H + unit) * H
@@ -86,16 +87,18 @@ def _weights(  # type: ignore[no-untyped-def]
         if k < HELD and u.dtype.element_ty.primitive_bitwidth == 16:
             piece = _held(piece)
         weights += (piece,)  # type: ignore[assignment]
-        tl.debug_barrier()  # or the compiler begins with all loads at once, for which there are too few registers
+        tl.debug_barrier()  # otherwise the compiler issues all loads at once, and runs out of registers
         start += PIECES[k]
     return weights
 
 
 @triton.jit
 def _held(x):  # type: ignore[no-untyped-def]
-    """The same numbers in registers. Tensor cores take a first factor from there or from shared memory, and it is the
-    time that shared memory takes which products of few rows last. What was loaded the compiler puts into shared memory,
-    but what a product has made stays where it is: so here is one with the identity, which is exact."""
+    """Return the same numbers in registers, as the product with the identity, which is exact.
+
+    Tensor cores read their first operand from registers or from shared memory, and the latter limits products of few
+    rows. The compiler moves loaded tiles to shared memory, but leaves the result of a product in registers.
+    """
     k = tl.arange(0, x.shape[1])
     identity = tl.where(k[:, None] == k[None, :], 1.0, 0.0).to(x.dtype)
     return tl.dot(_factor(x), _factor(identity)).to(x.dtype)
@@ -103,7 +106,7 @@ def _held(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _split(x, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Gates (4 units, rows) as i, f, g and o (rows, units)."""
+    """Return gates (4 units, rows) as i, f, g and o (rows, units)."""
     even, odd = tl.split(tl.permute(tl.reshape(x, (UNITS, 2, 2, ROWS)), (3, 0, 1, 2)))
     i, g = tl.split(even)
     f, o = tl.split(odd)
@@ -112,14 +115,14 @@ def _split(x, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyp
 
 @triton.jit
 def _join(i, f, g, o, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The other way round."""
+    """Return i, f, g and o (rows, units) as gates (4 units, rows)."""
     x = tl.join(tl.join(i, g), tl.join(f, o))
     return tl.reshape(tl.permute(x, (1, 2, 3, 0)), (4 * UNITS, ROWS))
 
 
 @triton.jit
 def _factor(x):  # type: ignore[no-untyped-def]
-    """What a product takes; the interpreter would multiply the bits of numbers in bf16."""
+    """Return an operand of a product; the interpreter would multiply the bit patterns of bf16."""
     if INTERPRETED:
         x = x.to(tl.float32)
     return x
@@ -127,8 +130,8 @@ def _factor(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _settled(x):  # type: ignore[no-untyped-def]
-    """The same numbers, for the compiler new ones that are computed here, after all loads have begun: it would put each
-    into shared memory before it begins with the next."""
+    """Return the same numbers, which the compiler takes for new ones that are computed after all loads are issued.
+    Otherwise it would store each tile to shared memory before it issues the next load."""
     if not INTERPRETED:
         PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth
         x = tl.inline_asm_elementwise("", "=r,0", [x], dtype=x.dtype, is_pure=True, pack=PACK)
@@ -146,12 +149,12 @@ def _recurrent(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """U h of this program's units, (4 units, rows), from h (N, H) of all."""
+    """Return U h of this program's units, (4 units, rows), from h (N, H) of all."""
     all_h = ()
     start = 0
     for k in tl.static_range(len(PIECES)):
         unit = start + tl.arange(0, PIECES[k])[:, None]
-        # Not by way of the multiprocessor's own cache, which does not see what others write.
+        # Bypass the multiprocessor's own cache, which is not coherent with the stores of others.
         mask = inside[None, :] & (unit < H)
         all_h += (tl.load(h + rows[None, :] * H + unit, mask=mask, other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
         start += PIECES[k]
@@ -190,7 +193,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     HELD: tl.constexpr,
 ):
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
-    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     barrier = barriers + block * LINE
     here = inside[:, None] & (own[None, :] < H)
     place = rows[:, None] * H + own[None, :]
@@ -203,7 +206,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     arrive(barrier)
     if cells is not None:
         tl.store(cells + place, c, mask=here)
-    for t in tl.range(0, steps, num_stages=1):  # no loads of later steps among those of earlier ones
+    for t in tl.range(0, steps, num_stages=1):  # do not hoist loads of later steps
         i, f, g, o = _load_four(gates_x + place_four, here, H)
         spins = wait(barrier, (t + 1) * (PITCH // UNITS), spins, False)
         product = _recurrent(weights, outputs, rows, inside, H, UNITS, ROWS, PIECES)
@@ -216,7 +219,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         h = o * _tanh(c)
         outputs += n * H
         tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
-        arrive(barrier)  # and only now what nobody waits for
+        arrive(barrier)  # what follows is not needed by other programs
         gates_x += n * 4 * H
         if cells is not None:
             cells += n * H
@@ -230,7 +233,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _given(x, place, mask):  # type: ignore[no-untyped-def]
-    """A gradient at some places, zeros where there is none."""
+    """Load a gradient, zeros if it is None."""
     grad = tl.zeros(place.shape, tl.float32)
     if x is not None:
         grad += tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
@@ -249,7 +252,7 @@ def _spread(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """Write what this program's gates (4 units, rows) give to h' of all units, for each where its owner reads it."""
+    """Write the contribution of this program's gates (4 units, rows) to h' of all units, where each owner reads it."""
     start = 0
     for k in tl.static_range(len(PIECES)):
         product = tl.dot(_factor(weights[k]), _factor(gate_grads), input_precision="ieee")
@@ -269,7 +272,7 @@ def _total(  # type: ignore[no-untyped-def]
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """What all programs have written for this one, (rows, units), added up always in the same order."""
+    """Return the sum of what all programs wrote for this one, (rows, units), always in the same order."""
     tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
     total = tl.zeros((ROWS, UNITS), tl.float32)
     for k in tl.static_range(PROGRAMS):
@@ -281,8 +284,8 @@ def _total(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["y_step", "n", "steps", "each", "spins"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     y_grad,  # (N, T, H)
-    y_row,  # from a row of it to the next
-    y_step,  # and from step to step
+    y_row,  # stride of its rows
+    y_step,  # stride of its steps
     h_grad,  # (N, H) fp32, or None, as the next one
     c_grad,
     u,  # (4 H, H)
@@ -306,13 +309,13 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     PIECES: tl.constexpr,
     HELD: tl.constexpr,
 ):
-    """Backpropagation through time. With a' for dL/da and s for what the gates take, h_(t-1)' = y_(t-1)' + U^T s_t',
-    of which each program has the part that its own s' give. The parts go to two places in turns: who writes to one
-    again has waited for all who read there."""
+    """Backpropagation through time. With a' for dL/da and s for the inputs of the gates,
+    h_(t-1)' = y_(t-1)' + U^T s_t', to which each program contributes what its own s' give. Contributions alternate
+    between two buffers: before a program writes to one again, it has waited for all that read from it."""
     PROGRAMS: tl.constexpr = PITCH // UNITS
     PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
-    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     barrier = barriers + block * LINE
     sums += block * 2 * PLACE
     here = inside[:, None] & (own[None, :] < H)
@@ -343,7 +346,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         g_grad = c_next * i * (1 - g * g)
         s_grad = _join(i_grad, f_grad, g_grad, o_grad, UNITS, ROWS).to(u.dtype.element_ty)
         _spread(sums + back % 2 * PLACE, weights, s_grad, me, inside, PROGRAMS, UNITS, ROWS, PIECES)
-        arrive(barrier)  # and only now what nobody waits for
+        arrive(barrier)  # what follows is not needed by other programs
         _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, H)
         b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
         h_next, c_next, c = zeros, c_next * f, before

@@ -1,4 +1,4 @@
-"""How the programs of the kernels of `charrnn.cuda.lstm_kernels` share rows and units, and what a GPU has place for."""
+"""Layouts: how the programs of `charrnn.cuda.lstm_kernels` divide rows and units, and which layouts fit on a GPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from bytecodec.errors import InputError
 
 GATES = 4
-MULTIPLE = 64  # of the pitch: rows of one product of tensor cores, and the least piece of a sum over units
+MULTIPLE = 64  # of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
 PIECE = 8192  # numbers of a tile of sums, at most: 32 of a thread's registers
-FEW_ROWS = 16  # with which a product lasts as long as shared memory takes to give U, where U comes from there
-HELD = (128, 128, 64)  # pieces of U for registers: of 255 a thread they take 80
-SHARED_MEMORY = 227 * 1024  # bytes, of a program on Hopper
-SPARE = 6 * 1024  # bytes of it for small tiles on their way from one thread to another
+FEW_ROWS = 16  # at most, for which the time of a product is that of reading U from shared memory
+HELD = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 of a thread
+SHARED_MEMORY = 227 * 1024  # bytes that a program can have on Hopper
+SPARE = 6 * 1024  # bytes of it for conversions between layouts of threads
 # Units and rows of a program; the fastest comes first, as measured on an H200 (docs/benchmarks.md).
 SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))
 
@@ -23,28 +23,28 @@ def up(size: int, multiple: int) -> int:
 
 
 class Layout(NamedTuple):
-    """How the programs of a kernel share N rows and H units."""
+    """How the programs of a kernel divide N rows and H units."""
 
     units: int  # of a program: a power of two
     rows: int  # of a program's tiles: a power of two
-    each: int  # rows of a program that are there
-    blocks: int  # of rows, which need nothing of each other
+    each: int  # rows of a program that exist
+    blocks: int  # of rows, which are independent of each other
     pitch: int  # H rounded up: a multiple of the units of a program
     warps: int
 
     @property
     def programs(self) -> int:
-        """How many there are, all at once."""
+        """The number of programs."""
         return self.blocks * self.pitch // self.units
 
     @property
     def held(self) -> int:
-        """How many pieces of U there are registers for, if it is in 16 bits: the first ones."""
+        """The number of leading pieces of U that are kept in registers, if it has 16 bits."""
         return sum(sum(HELD[: k + 1]) <= self.pitch for k in range(len(HELD))) if self.rows <= FEW_ROWS else 0
 
     @property
     def pieces(self) -> tuple[int, ...]:
-        """The pitch as a sum of powers of two, which tiles have to be."""
+        """The pitch as a sum of powers of two, which sizes of tiles must be."""
         first = HELD[: self.held]
         rest = self.pitch - sum(first)
         most = max(min(PIECE // self.rows, 256), MULTIPLE)
@@ -52,20 +52,20 @@ class Layout(NamedTuple):
         return first + (most,) * (rest // most) + tuple(power for power in powers if rest & power)
 
 
-def shared_out(n: int, units: int, shape: tuple[int, int]) -> Layout:
-    """A layout of n rows and H units over programs of a shape (units, rows)."""
+def divide(n: int, units: int, shape: tuple[int, int]) -> Layout:
+    """Return a layout of n rows and H units over programs of a shape (units, rows)."""
     blocks = -(-n // shape[1])
-    warps = 8 if GATES * shape[0] > 64 or shape[1] > 32 else 4  # four to every 64 rows of a tile of gates
+    warps = 8 if GATES * shape[0] > 64 or shape[1] > 32 else 4  # four for every 64 rows of a tile of gates
     return Layout(*shape, -(-n // blocks), blocks, up(units, max(MULTIPLE, shape[0])), warps)
 
 
-def alone(n: int, units: int) -> Layout:
-    """The layout of a single program, which meets nobody: for Triton's interpreter."""
-    return shared_out(n, units, (_power_of_two(up(units, MULTIPLE)), _power_of_two(n)))
+def single_program(n: int, units: int) -> Layout:
+    """Return the layout of a single program, for Triton's interpreter."""
+    return divide(n, units, (_power_of_two(up(units, MULTIPLE)), _power_of_two(n)))
 
 
 def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: int = SHARED_MEMORY) -> Layout:
-    """The first layout that a GPU has multiprocessors and shared memory for.
+    """Return the first layout for which a GPU has enough multiprocessors and shared memory.
 
     Parameters
     ----------
@@ -77,20 +77,20 @@ def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: 
     Raises
     ------
     InputError
-        Where there is none.
+        No layout fits.
     """
     for shape in SHAPES:
-        layout = shared_out(n, units, shape)
-        # The pieces that are held in registers come there by way of shared memory, too.
+        layout = divide(n, units, shape)
+        # Pieces that are kept in registers pass through shared memory as well.
         needed = (GATES * layout.units + layout.rows) * layout.pitch * itemsize + SPARE
         if layout.programs <= multiprocessors and needed <= memory:
             return layout
     raise InputError(
         f"{n} rows of {units} units in {8 * itemsize} bits do not fit on a GPU of {multiprocessors} multiprocessors "
-        "at once: this is a layer for cuDNN."
+        "at once."
     )
 
 
 def _power_of_two(size: int) -> int:
-    """The least that is not less than a size."""
+    """Return the least power of two that is not less than a size."""
     return 1 << (size - 1).bit_length()

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU: many steps at a time, by a kernel that stays on it, or by torch's operations in a graph."""
+"""Engine for one NVIDIA GPU: many steps at a time, by a persistent kernel or by torch's operations in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from charrnn.model import CharRNN
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
 BACKENDS = ("auto", "torch", "resident")
-TRIAL = 16  # symbols that the kernel has to score as torch does before it is trusted on a GPU
-NEAR = 0.05  # of a score and a nat more, in the mean: many times what rounding to bf16 does
+SMOKE_TEST = 16  # symbols that the kernel must score as torch does before it is used
+TOLERANCE = 0.05  # mean relative difference of 1 + |score|, many times that of rounding to bf16
 
 
 class CudaEngine(Engine):
-    """Runs a network on a GPU; see `charrnn.engines.Engine` for what it does.
+    """Engine that runs a network on a GPU; see `charrnn.engines.Engine`.
 
-    Symbols, state and choice stay on the GPU: it is given a block of uniform numbers and gives a block of symbols. A
-    stream's symbols can hang on how many streams run beside it, at borders between two, because products of different
-    shapes add up in different orders.
+    Symbols, state and choice stay on the GPU, which receives a block of uniform numbers and returns a block of symbols.
+    A stream's symbols can depend on the number of streams, at borders between two symbols, because products of
+    different shapes add up in different orders.
 
     Parameters
     ----------
     precision
-        Of weights and products, bf16 or fp32 (auto: bf16); cells and the choice are exact as in the eager engine.
+        bf16 or fp32, of weights and products (auto: bf16); cells are fp32, and symbols are chosen in double precision.
     backend
         resident (`charrnn.engines.cuda_resident`, for lstm), torch (`charrnn.engines.cuda_plain`, any cell), or auto:
-        resident where it runs and scores a few symbols as torch does; where it does not, a sentence says so.
+        resident if it runs and scores a few symbols as torch does; otherwise a message says why not.
     device, warm_up, capture
-        Where it runs, and how work is recorded there; for tests.
+        Where it runs, and how work is captured there; for tests.
 
     Raises
     ------
@@ -85,42 +85,46 @@ class CudaEngine(Engine):
         return Plain(self._model, self._dtype, self._last, self._temperature, **recording)
 
     def _resident(self, backend: str) -> Any:
-        """The kernel with this network, or None where auto has to do without."""
+        """Return the kernel with this network, or None if auto cannot use it."""
         try:
-            return self._made_resident(tried=backend == "auto")
+            return self._made_resident(smoke_test=backend == "auto")
         except InputError as error:
             if backend != "auto":
                 raise
-            say(f"{error} Sampling by torch's own operations, which is several times slower.")
+            say(f"{error} Sampling with torch's operations, which is several times slower.")
             return None
 
-    def _made_resident(self, tried: bool) -> Any:
+    def _made_resident(self, smoke_test: bool) -> Any:
         try:
             from charrnn.engines import cuda_resident
         except ImportError:
             raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
-        except Exception as error:  # of a Triton that is too old or too new for it
+        except Exception as error:  # a Triton that is too old or too new
             raise InputError(f"the resident kernel does not run with this Triton ({_first_line(error)}).") from error
         config = self._model.config
         if not cuda_resident.suits(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
-            raise InputError(f"the resident kernel runs no such network as one of {size}.")
-        if not tried:
+            raise InputError(f"the resident kernel does not support a network of {size}.")
+        if not smoke_test:
             return cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
         try:
             resident = cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
-            away = self._apart(resident)
-        except Exception as error:  # of a compiler, a driver or a GPU that nobody has tried it with
+            difference = self._difference(resident)
+        except Exception as error:  # any error of a compiler or a driver
             raise InputError(f"the resident kernel does not run here ({_first_line(error)}).") from error
-        if not away <= NEAR:
-            raise InputError(f"the resident kernel is {away:.2g} off torch's scores here.")
+        if not difference <= TOLERANCE:
+            raise InputError(f"the resident kernel's scores differ from torch's by {difference:.2g}.")
         return resident
 
-    def _apart(self, resident: Any) -> float:
-        """How far the kernel's scores of some symbols are from torch's, in the mean; the streams are new ones after."""
-        symbols = torch.arange(TRIAL * self.streams, device=self._last.device).view(TRIAL, -1) * 37 % self.vocab_size
+    def _difference(self, resident: Any) -> float:
+        """Return the mean relative difference of the kernel's scores from torch's; reset the streams."""
+        symbols = (
+            torch.arange(SMOKE_TEST * self.streams, device=self._last.device).view(SMOKE_TEST, -1)
+            * 37
+            % self.vocab_size
+        )
         scores = []
-        for runner in (Plain(self._model, self._dtype, self._last, self._temperature, _at_once, _as_it_is), resident):
+        for runner in (Plain(self._model, self._dtype, self._last, self._temperature, _once, _as_it_is), resident):
             self._last.copy_(symbols[0])
             scores.append(runner.run("read", symbols[1:]))
             runner.check()
@@ -213,8 +217,8 @@ def _clear(state: Any, last: Tensor) -> None:
     last.fill_(NOTHING)
 
 
-def _at_once(work: Work) -> None:
-    """A few steps are not worth a recording."""
+def _once(work: Work) -> None:
+    """Do nothing: a few steps are not worth a capture."""
 
 
 def _as_it_is(work: Work) -> Work:

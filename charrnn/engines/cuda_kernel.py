@@ -1,12 +1,13 @@
-"""The resident kernel: an LSTM network and the choice of symbols, for many steps of many streams in one launch.
+"""Resident kernel: an LSTM network and the choice of symbols, for many steps of many streams in one launch.
 
-Its programs stay on the GPU and share the work of each phase: a layer is a phase, the logits are one, and for more than
-one stream the choice is. Between two phases they meet (`charrnn.cuda.grid_barrier`), so L + 1 or L + 2 times a step. A
-program owns some units of each layer whole, gates, cell and output, and nothing but h passes between programs.
+Its programs stay on the GPU and divide the work of each phase: a layer is a phase, the logits are one, and for more
+than one stream the choice is one. A barrier (`charrnn.cuda.grid_barrier`) separates two phases, so there are L + 1 or
+L + 2 per step. A program owns some units of each layer, with gates, cell and output, and programs exchange only h.
 
-What limits it: a step reads all weights, out of the GPU's L2 cache, where the 19 MB of 3 x 680 in bf16 lie; and a
-barrier takes its time. So what a phase needs of nobody is done before it waits: the product of a layer with its own
-last output, half of the work; and for one stream also reading the weights of the other half.
+What limits it: a step reads all weights from the GPU's L2 cache, which holds the 19 MB of 3 x 680 in bf16; and each
+barrier takes a microsecond or more. So the work of a phase that is independent of the other programs is done before
+the barrier: the product of a layer with its own last output, half of the work; and for one stream also reading the
+weights of the other half.
 
 n streams, L layers, H units, V symbols. Rows of weights and of h are PITCH long, zeros beyond H. A unit's four gates
 lie one after another: i, f, g, o.
@@ -46,7 +47,7 @@ def resident(  # type: ignore[no-untyped-def]
     ids,  # (steps, n) int64
     scores,  # (steps, n) float64, of what is read
     barriers,  # (L + 2, LINE) int32, zeros
-    failed,  # one, int32: 1 if a barrier was waited for in vain
+    failed,  # one, int32: 1 if a barrier timed out
     steps,
     n,
     spins,
@@ -72,7 +73,7 @@ def resident(  # type: ignore[no-untyped-def]
     choosers = tl.minimum(programs, n)
     spoken, chosen = barriers + LAYERS * LINE, barriers + (LAYERS + 1) * LINE
     symbol = tl.load(last)
-    spins = tl.where(tl.load(failed) == 0, spins, 0)  # once in vain, never again
+    spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     for t in range(steps):
         old, new = h + (t % 2) * LAYERS * n * PITCH, h + ((t + 1) % 2) * LAYERS * n * PITCH
         for layer in range(LAYERS):

@@ -1,4 +1,4 @@
-"""Steps of any network in plain torch, many of them recorded as one CUDA graph."""
+"""Steps of any network in plain torch, many of them in one CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 64  # of a graph
 
 
 class Plain:
-    """A network by torch's own operations, with the state of its streams.
+    """A network in torch's operations, with the state of its streams.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class Plain:
     dtype
         Of weights and products: bf16 or fp32.
     last, temperature
-        (n,) the last symbols, which it writes to, and (), where it finds the temperature.
+        (n,) the last symbols, which change, and () the temperature.
     warm_up, capture
-        How work is done before it is recorded, and how it is recorded.
+        How work is run before it is captured, and how it is captured.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Plain:
 
     @torch.no_grad()
     def run(self, kind: str, feed: Tensor) -> Tensor:
-        """A step for each row of the feed (T, n), as `charrnn.engines.cuda_resident.Resident.run` says: by graphs of
-        many steps as long as there are so many."""
+        """Run a step for each row of the feed (T, n), as `charrnn.engines.cuda_resident.Resident.run` does: by graphs
+        of `STEPS` steps, and the rest one by one."""
         place, found = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
         results = torch.empty(feed.shape, dtype=found.dtype, device=feed.device)
         done = 0
@@ -65,10 +65,10 @@ class Plain:
         return results
 
     def check(self) -> None:
-        """Nothing here can go wrong unseen."""
+        """Do nothing: torch raises its errors."""
 
     def _replay(self, kind: str, count: int) -> Work:
-        """What does so many steps; it is recorded when it is first asked for."""
+        """Return a function that does so many steps; it is captured at first use."""
         if (kind, count) not in self._replays:
 
             def work() -> None:
@@ -77,7 +77,7 @@ class Plain:
 
             changing = [*(tensor for layer in self.state for tensor in layer), self._last]
             kept = [tensor.clone() for tensor in changing]
-            self._warm_up(work)  # which spoils what the streams are
+            self._warm_up(work)  # which changes the streams
             for tensor, value in zip(changing, kept, strict=True):
                 tensor.copy_(value)
             self._replays[kind, count] = self._capture(work)

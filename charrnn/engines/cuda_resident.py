@@ -1,4 +1,4 @@
-"""LSTM networks packed for the resident kernel (`charrnn.engines.cuda_kernel`), and its launches."""
+"""Resident kernel (`charrnn.engines.cuda_kernel`): packing of LSTM networks, and launches."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from charrnn.cuda.lstm_layout import up
 from charrnn.engines import cuda_kernel
 from charrnn.model import CharRNN, State
 
-MOST_SYMBOLS = 4096  # a program chooses among all at once
-MOST_WEIGHTS = 2**31  # places in an array are 32-bit numbers
+MOST_SYMBOLS = 4096  # a program chooses among all of them at once
+MOST_WEIGHTS = 2**31  # indices are 32-bit numbers
 MOST_ROWS = 64  # streams of an item
-MOST_UNITS = 2048  # whose weights a program of one stream can hold before it waits
-PITCH = 64  # rows of matrices are a multiple of this long, which is also a step of a product's loop
-AHEAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers of each of its threads
-WARP, VECTOR = 32, 16  # threads, and the bytes that a thread reads at a time
-WARPS, REGISTERS = 4, 255  # of a program, and of a thread at most
-PER_MULTIPROCESSOR = 2  # programs that have room beside each other: 128 threads of 255 registers each
-SHARED = 228 << 10  # bytes of memory that a Hopper multiprocessor's programs share
-RESERVED = 4 << 10  # of a program's part, which is not for the loop of its products
-MOST_STAGES = 6  # by how many of its steps that loop reads ahead, if the memory is there
+MOST_UNITS = 2048  # whose weights a program of one stream can load before it waits
+PITCH = 64  # rows of matrices are padded to a multiple of it, which is also a step of a product's loop
+AHEAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers per thread
+WARP, VECTOR = 32, 16  # threads of a warp, and bytes that a thread reads at a time
+WARPS, REGISTERS = 4, 255  # warps of a program, and registers of a thread at most
+PER_MULTIPROCESSOR = 2  # programs that fit at the same time: 128 threads of 255 registers each
+SHARED = 228 << 10  # bytes of shared memory of a Hopper multiprocessor
+RESERVED = 4 << 10  # bytes of a program's part that the loop of products cannot use
+MOST_STAGES = 6  # steps that the loop prefetches at most
 STEPS = 2048  # of a launch, so that the barriers' numbers stay small
 
 
 class Plan(NamedTuple):
-    """How the work of a phase is cut into items; see the kernel."""
+    """How the work of a phase is divided into items; see the kernel."""
 
     rows: int  # streams of an item
     own: int  # units of an item of a layer
     said: int  # logits of an item of these
-    inputs: int  # that a product takes at a time
+    inputs: int  # of a step of a product's loop
     programs: int
-    stages: int  # by which a product's loop reads ahead
+    stages: int  # that a product's loop prefetches
 
 
 class Packed(NamedTuple):
@@ -58,7 +58,7 @@ class Packed(NamedTuple):
 
 
 def suits(model: CharRNN) -> bool:
-    """Whether the kernel runs such a network."""
+    """Return whether the kernel supports a network."""
     config = model.config
     weights = 4 * config.layers * config.rnn_size * up(config.rnn_size, PITCH)
     small = config.vocab_size <= MOST_SYMBOLS and config.rnn_size <= MOST_UNITS and weights < MOST_WEIGHTS
@@ -67,7 +67,7 @@ def suits(model: CharRNN) -> bool:
 
 @torch.no_grad()
 def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
-    """The weights, of which products are in a type."""
+    """Return the weights in the type of the products."""
     config, first = model.config, model.layers[0]
     base = model.embedding.weight @ first.weight_ih_l0.T + first.bias_ih_l0
     ws, biases = [torch.zeros_like(first.weight_hh_l0)], [torch.zeros_like(first.bias_ih_l0)]
@@ -90,14 +90,14 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
 
 
 def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARED) -> Plan:
-    """How to cut the work.
+    """Return how to divide the work.
 
     Parameters
     ----------
     size
         Bytes of a weight.
     programs
-        The most that are on the GPU at the same time.
+        Programs that fit on the GPU at the same time.
     shared
         Bytes that `PER_MULTIPROCESSOR` of them share.
     """
@@ -115,7 +115,7 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
 
 
 class Resident:
-    """A network on the kernel, with the state of its streams.
+    """A network in the kernel, with the state of its streams.
 
     Parameters
     ----------
@@ -124,9 +124,9 @@ class Resident:
     dtype
         Of weights, products and of h between steps: bf16 or fp32.
     last, temperature
-        (n,) the last symbols, which it writes to, and (), where it finds the temperature.
+        (n,) the last symbols, which change, and () the temperature.
     programs
-        The most that are on the GPU at the same time; None: what it has room for.
+        Programs at the same time at most; None: as many as fit.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class Resident:
 
     @property
     def state(self) -> State:
-        """Of the streams: what is written there is gone on from."""
+        """State of the streams, which may be written to."""
         return tuple(zip(self._h, self._c, strict=True))
 
     def run(self, kind: str, feed: Tensor) -> Tensor:
-        """A step for each row of the feed (T, n).
+        """Run a step for each row of the feed (T, n).
 
         Parameters
         ----------
@@ -172,9 +172,9 @@ class Resident:
         return scores if kind == "read" else ids
 
     def check(self) -> None:
-        """Raise an InputError where programs have ever waited for each other in vain: nothing is right since."""
+        """Raise InputError if a barrier has ever timed out: results since then are wrong."""
         if self._failed.item():
-            raise InputError("the GPU's multiprocessors waited for each other in vain: sample with --engine auto.")
+            raise InputError("a barrier of the GPU's kernel timed out: sample with --engine auto.")
 
     def _steps(self, kind: str, feed: Tensor, ids: Tensor, scores: Tensor) -> None:
         self._launch(
@@ -189,7 +189,7 @@ class Resident:
 
 
 def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
-    """What the kernel is compiled for, but for the kind of choice."""
+    """Return the constants of the kernel, except for the kind of choice."""
     config: Any = model.config
     return {
         "LAYERS": config.layers,
@@ -206,18 +206,18 @@ def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
 
 
 def launch_options(plan: Plan) -> dict[str, Any]:
-    """How the kernel is compiled and launched."""
+    """Return Triton's options for the kernel."""
     return {
         "num_warps": WARPS,
         "num_stages": plan.stages,
         "maxnreg": REGISTERS,
-        "launch_cooperative_grid": True,  # refused, if not all programs are there at the same time
+        "launch_cooperative_grid": True,  # rejected if the programs do not fit at the same time
     }
 
 
 def room(device: torch.device) -> tuple[int, int]:
-    """How many programs are on a device at the same time, and bytes that those of a multiprocessor share: on the CPU,
-    where they are interpreted, there is one."""
+    """Return how many programs fit on a device at the same time, and the shared memory of a multiprocessor in bytes. In
+    the interpreter on a CPU it is one program."""
     if device.type != "cuda":
         return 1, SHARED
     card = torch.cuda.get_device_properties(device)
@@ -225,7 +225,7 @@ def room(device: torch.device) -> tuple[int, int]:
 
 
 def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of what reads the layer below number ``above``, with its normalisation."""
+    """Return weight and bias of the layer number ``above`` with the normalisation of the layer below folded in."""
     if not model.config.layer_norm:
         return weight, bias
     norm: Any = model.norms[above - 1]
@@ -233,12 +233,12 @@ def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[T
 
 
 def _by_unit(gates: Tensor) -> Tensor:
-    """Rows (4H, ·), gate after gate, as unit after unit."""
+    """Return rows (4H, ·), ordered by gate, in the order of units."""
     return gates.view(4, -1, gates.shape[1]).transpose(0, 1).reshape(gates.shape).contiguous()
 
 
 def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix whose rows end in zeros, so that they are read sixteen bytes at a time."""
+    """Return a matrix with rows padded by zeros, so that they are read sixteen bytes at a time."""
     more = up(weight.shape[-1], PITCH) - weight.shape[-1]
     return functional.pad(weight.to(dtype), (0, more)).contiguous()
 
