@@ -13,11 +13,11 @@ from charrnn.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.config import ModelConfig
 from charrnn.vocab import Vocab
 
+MOST_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
 
 # How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
 MOST_LOGITS = 1 << 22  # 16 MiB in fp32
-MOST_ONE_HOT = 1024  # symbols
 MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 
 State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
@@ -102,17 +102,11 @@ class CharRNN(Layers):
         return self.run(self._embedded(ids), state)
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (N, T, D) of ids (N, T).
-
-        On a GPU a product with one-hot rows: its gradient is a product, too, which takes half as long as torch's
-        kernel for the gradient of an embedding.
-        """
+        """Return the embeddings (N, T, D) of ids (N, T)."""
         weight = self.embedding.weight
-        if not (self.training and ids.is_cuda and len(weight) <= MOST_ONE_HOT):
-            return functional.embedding(ids, weight)
-        symbols = torch.arange(len(weight), device=ids.device)
-        with torch.autocast("cuda", enabled=False):
-            return (ids[..., None] == symbols).to(weight.dtype) @ weight
+        if self.training and ids.is_cuda and ids.numel() * len(weight) <= MOST_ONE_HOT:
+            return one_hot_embedding(ids, weight)
+        return functional.embedding(ids, weight)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Mean cross-entropy in nats a symbol of the symbols y (N, T) that follow x (N, T), and the state after."""
@@ -132,6 +126,17 @@ class CharRNN(Layers):
             logits, output_state = self.output.step(x, *state[depth:], linear)
             return logits, (*new_state, output_state)
         return linear(x, self.output.weight, self.output.bias), tuple(new_state)
+
+
+def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Return the embeddings (N, T, D) of ids (N, T) as a product of one-hot rows and a weight (V, D).
+
+    Its gradient is a product, too, which is faster on a GPU than torch's kernel for the gradient of an embedding
+    (docs/experiments/gpu.md).
+    """
+    symbols = torch.arange(len(weight), device=ids.device)
+    with torch.autocast(ids.device.type, enabled=False):
+        return (ids[..., None] == symbols).to(weight.dtype) @ weight
 
 
 def detach(state: State) -> State:

@@ -81,7 +81,7 @@ def test_a_step_in_which_the_kernel_fails_changes_no_weight(kernel):
 
 def chosen(asked, monkeypatch, *, device="cuda", cell="lstm", precision="bf16", processes=1, kept="torch"):
     """Return the choice for a network on the CPU that stands for one on a device."""
-    monkeypatch.setattr("charrnn.cuda.backends._loss_and_norm", partial(on_cpu, device))
+    monkeypatch.setattr("charrnn.cuda.backends._loss_and_gradient", partial(on_cpu, device))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = build(dataclasses.replace(CONFIG, cell=cell, dropout=0.5), 0)
     before = [p.clone() for p in model.parameters()]
@@ -94,10 +94,10 @@ def chosen(asked, monkeypatch, *, device="cuda", cell="lstm", precision="bf16", 
 
 
 def on_cpu(device, backend, model, batch, settings):
-    return LOSS_AND_NORM(backend, model, batch, dataclasses.replace(settings, device="cpu"))
+    return LOSS_AND_GRADIENT(backend, model, batch, dataclasses.replace(settings, device="cpu"))
 
 
-from charrnn.cuda.backends import _loss_and_norm as LOSS_AND_NORM  # noqa: E402
+from charrnn.cuda.backends import _loss_and_gradient as LOSS_AND_GRADIENT  # noqa: E402
 
 
 def test_auto_is_the_kernel_where_it_computes_what_torch_does(kernel, monkeypatch, capsys):
@@ -116,13 +116,13 @@ def test_auto_is_torch_and_silent_for_what_the_kernel_does_not_support(kernel, m
     assert capsys.readouterr().err == ""
 
 
-def test_auto_is_torch_and_silent_for_a_size_that_the_gpu_has_no_room_for(kernel, monkeypatch, capsys):
+def test_a_size_that_does_not_fit_on_the_gpu_is_reported_and_torch_is_used(kernel, monkeypatch, capsys):
     def full(n, units, device):
         raise InputError("no room")
 
     kernel().check_size = full
     assert chosen("auto", monkeypatch) == "torch"
-    assert capsys.readouterr().err == ""
+    assert "no room" in capsys.readouterr().err
 
 
 def raises(lstm, x, h, c):
@@ -134,7 +134,34 @@ def wrong(lstm, x, h, c):
     return y * 2, h, c
 
 
-@pytest.mark.parametrize(("function", "reason"), [(raises, "no such instruction"), (wrong, "its loss is")])
+def forgets_its_state(lstm, x, h, c):
+    return exact(lstm, x, h * 0, c * 0)
+
+
+class Flipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+def learns_the_opposite(lstm, x, h, c):
+    y, h, c = exact(lstm, x, h, c)
+    return Flipped.apply(y), h, c
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (raises, "no such instruction"),
+        (wrong, "its loss is"),
+        (forgets_its_state, "its loss is"),
+        (learns_the_opposite, "its gradient differs"),
+    ],
+)
 @pytest.mark.parametrize("asked", ["auto", None])
 def test_a_kernel_that_does_not_work_is_reported_and_torch_is_used(
     kernel, monkeypatch, capsys, function, reason, asked
@@ -164,10 +191,12 @@ def test_a_kernel_that_was_asked_for_and_is_not_possible_is_refused(kernel, monk
         chosen("kernel", monkeypatch, **case)
 
 
-def test_without_triton_the_kernel_is_refused(monkeypatch):
+def test_without_triton_the_kernel_is_refused_and_auto_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "charrnn.cuda.lstm", None)
     with pytest.raises(InputError, match=r"^--gpu-layers kernel is not possible here"):
         chosen("kernel", monkeypatch)
+    assert chosen("auto", monkeypatch) == "torch"
+    assert "cannot be used here" in capsys.readouterr().err
 
 
 def test_a_gpu_that_the_kernel_broke_ends_the_run(kernel, monkeypatch):

@@ -51,3 +51,10 @@ def test_a_check_that_raises_is_a_row_and_the_others_go_on(monkeypatch, capsys, 
     assert [line.split()[0] for line in lines] == ["FAILED", "FAILED", "passed"]
     rows = json.loads((tmp_path / "found.json").read_text())
     assert rows[0]["error"] == "RuntimeError: CUDA error: out of luck"
+
+
+@pytest.mark.parametrize(("flags", "word"), [(["--only", "zzz"], "zzz"), (["--json", "/nowhere/x.json"], "/nowhere")])
+def test_a_wrong_argument_is_one_sentence(capsys, flags, word):
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--rehearse", *flags])
+    assert word in capsys.readouterr().err.splitlines()[-1]

@@ -10,7 +10,7 @@ import torch
 
 from charrnn.cells import CELLS
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN, build, detach
+from charrnn.model import CharRNN, build, detach, one_hot_embedding
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
@@ -262,3 +262,13 @@ def test_a_smooth_start_hangs_on_the_seed_alone(tiny_config):
     one, two, three = (build(tiny_config, seed, smooth=True).embedding.weight for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
+
+
+def test_an_embedding_as_a_product_of_one_hot_rows_is_the_embedding():
+    ids = torch.tensor([[0, 2, 2], [6, 1, 0]])
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found, wanted = one_hot_embedding(ids, weight), torch.nn.functional.embedding(ids, weight)
+    assert torch.equal(found, wanted)
+    upstream = torch.arange(30.0).view(2, 3, 5)
+    (one,), (other,) = (torch.autograd.grad(y, weight, upstream) for y in (found, wanted))
+    assert torch.equal(one, other)

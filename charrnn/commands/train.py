@@ -210,6 +210,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         if any(value is not None for value in lengths.values()):
             config["training"].update(lengths)
             say("the length is new, so the schedule is planned anew.", args.quiet)
+        device_before = config["training"].get("device")
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
         settings = Settings.from_json(config["training"])
@@ -236,7 +237,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         raise InputError(
             f"{run.corpus_file} holds {len(corpus.ids):,} symbols, and the run began with {config['symbols']:,}."
         )
-    trainer = _trainer(model, corpus, settings, config, run, narrator, world)
+    backend = "auto" if settings.device == "cuda" != device_before else None  # a run that moves to a GPU chooses one
+    trainer = _trainer(model, corpus, settings, config, run, narrator, world, backend)
     if world.leads:
         run.write_config(config)
     say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)

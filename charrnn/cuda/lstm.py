@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _failures: dict[torch.device, Tensor] = {}
 
+FP32_RESULTS = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]  # of products in 16 bits; since torch 2.8
 ALIGNED = 8  # numbers: cuBLAS is fast if rows of a matrix are a multiple of 16 bytes apart
 
 
@@ -147,7 +148,7 @@ def _aligned(matrix: Tensor, inside: torch.dtype) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Return the product of two matrices in fp32."""
-    if a.is_cuda and a.dtype != torch.float32:
+    if a.is_cuda and a.dtype != torch.float32 and FP32_RESULTS:
         return torch.mm(a, b, out_dtype=torch.float32)
     return (a @ b).float()
 

@@ -13,7 +13,7 @@ FEW_ROWS = 16  # at most, for which the time of a product is that of reading U f
 HELD = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 of a thread
 SHARED_MEMORY = 227 * 1024  # bytes that a program can have on Hopper
 SPARE = 6 * 1024  # bytes of it for conversions between layouts of threads
-# Units and rows of a program; the fastest comes first, as measured on an H200 (docs/benchmarks.md).
+# Units and rows of a program. The first that fits is the fastest one that fits (docs/experiments/gpu.md, for an H200).
 SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))
 
 

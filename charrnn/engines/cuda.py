@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bytecodec.arguments import check_choice
 from bytecodec.console import say
 from bytecodec.errors import InputError
 from charrnn.cuda import graphs
@@ -62,6 +63,7 @@ class CudaEngine(Engine):
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("torch finds no NVIDIA GPU here, which --engine cuda runs on: use --engine auto.")
+        check_choice("backend", backend, BACKENDS)
         if precision not in PRECISIONS:
             raise InputError(f"the cuda engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
         super().__init__(model.config, streams)

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -71,7 +72,8 @@ class Setup:
 
     def wait(self) -> None:
         """Wait until the device has finished."""
-        torch.cuda.synchronize() if self.on_gpu else None
+        if self.on_gpu:
+            torch.cuda.synchronize()
 
     @property
     def recording(self) -> dict[str, Any]:
@@ -126,9 +128,6 @@ def machine(setup: Setup) -> Figures:
         return {"device": "rehearsal on a CPU: the figures mean nothing", **found}
     card = torch.cuda.get_device_properties(0)
     return {"device": card.name, "multiprocessors": card.multi_processor_count, "GB": card.total_memory / 1e9, **found}
-
-
-# -- training ------------------------------------------------
 
 
 def stepper(
@@ -247,9 +246,6 @@ def speed(setup: Setup, iterate: Callable[[], None], rows: int) -> Figures:
     return {"ms": 1e3 * seconds, "symbols/s": rows * setup.steps / seconds, **memory}
 
 
-# -- sampling ------------------------------------------------
-
-
 def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any = None) -> CudaEngine:
     """Return an engine of 3x680; ``eager`` is plain torch without a graph."""
     model = model or build(setup.networks["3x680"], seed=0).eval()
@@ -295,9 +291,6 @@ def first_symbols(sampler: str, setup: Setup) -> Figures:
         engine(setup, sampler, "bf16", 1, model).run(u, 1.0)
         seconds.append(time.perf_counter() - start)
     return {"seconds, first": seconds[0], "seconds, later": statistics.median(seconds[1:])}
-
-
-# -- the commands ------------------------------------------------
 
 
 def commands(setup: Setup) -> Figures:
@@ -384,6 +377,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="run only the checks whose names contain TEXT")
     parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if not any(args.only in name for name in checks()):
+        parser.error(f"no check has {args.only!r} in its name.")
+    try:
+        Path(args.json or os.devnull).touch()
+    except OSError as error:
+        parser.error(f"cannot write {args.json}: {error.strerror}.")
     if not args.rehearse and not torch.cuda.is_available():
         parser.exit(1, f"check: {NO_GPU}\n")
     rows = []
