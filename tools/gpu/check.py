@@ -323,7 +323,7 @@ def commands(setup: Setup) -> Figures:
 def command(line: str) -> None:
     """Run one of the commands, whose messages appear on standard error."""
     name, *flags = line.split()
-    subprocess.run([sys.executable, "-m", f"charrnn.commands.{name}", *flags], cwd=ROOT, stdout=sys.stderr, check=True)
+    subprocess.run([sys.executable, "-m", f"charrnn.commands.{name}", *flags], cwd=ROOT, stdout=2, check=True)
 
 
 # -- measuring and running ------------------------------------------------
