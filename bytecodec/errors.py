@@ -20,6 +20,11 @@ class InputError(ValueError):
         super().__init__(printable(message, MOST_MESSAGE))
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message without its full stop; the name of its class if it is empty."""
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+
+
 class NoTableError(InputError):
     """A text that BinToUTF8 wrote with a table of characters was given without that table."""
 

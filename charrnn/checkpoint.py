@@ -13,7 +13,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from bytecodec.arguments import check_path
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 from charrnn import stored
 from charrnn.config import ModelConfig
 from charrnn.model import CharRNN, State
@@ -142,7 +142,7 @@ def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
     try:
         return checkpoint.model.to(torch.device(device))
     except (RuntimeError, AssertionError, TypeError) as error:  # the type depends on how torch was built
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise InputError(f"the network cannot be put on the device {device!r}: {reason}.") from None
 
 

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import FAILED, INTERRUPTED, TERMINATED, Terminated
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from charrnn.model import State
 
 TIMEOUT = timedelta(minutes=10)  # for a process that trains to meet the others, who then take it for hung
-PATIENCE = timedelta(
-    days=30
-)  # for the leader to prepare a corpus or to sample; that it died is noticed at once all the same
+LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its death is noticed at once
 BUCKET = 1 << 24  # numbers (64 MB) that are averaged at a time
 RUN_KEY = "charrnn/run"  # of this job's run, in the store that outlives torchrun's restarts
 
@@ -187,7 +185,7 @@ class _Group(World):
                 world_size=size,
                 timeout=TIMEOUT,
             )
-            self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+            self._long_group = distributed.new_group(backend="gloo", timeout=LONG_TIMEOUT)
 
     def leave(self) -> None:
         """Part with the others, when all is done.
@@ -196,7 +194,7 @@ class _Group(World):
         the process now and then, after all has been done and said.
         """
         self._distributed.destroy_process_group()
-        self._patient = self._attempt = self._store = None
+        self._long_group = self._attempt = self._store = None
 
     def is_first_to_fail(self) -> bool:
         """Whether no other process has failed before; from now on, one has."""
@@ -272,7 +270,7 @@ class _Group(World):
     def wait(self) -> None:
         """Wait for all others, however long it takes them."""
         with _together():
-            self._distributed.barrier(self._patient)
+            self._distributed.barrier(self._long_group)
 
     def announce(self, run: str) -> None:
         """The leader's part: tell the others, and itself after a restart, which run this is; it is open by now."""
@@ -323,7 +321,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         if "imed out" in first or "timeout" in first.lower():
             what = f"another process of this training did not answer for {TIMEOUT.seconds // 60} minutes"
         elif any(word in first for word in ("losed", "reset", "refused", "roken pipe", "onnection", "ocket")):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bytecodec.console import say
+from bytecodec.errors import first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.model import Layers, State
@@ -161,7 +162,7 @@ class GraphedStep(Step):
         try:
             return self._capture(self._in_place)
         except RuntimeError as error:  # a driver or a version of torch that cannot capture one of the kernels
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             say(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without one, more slowly.")
             return self._in_place
 

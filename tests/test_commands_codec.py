@@ -19,7 +19,7 @@ from bytecodec import WavWriter, __version__, commands, console, decode, encode,
 
 COMMANDS = ["wav2utf8", "utf82wav", "bin2utf8", "utf82bin"]
 ALL_BYTES = bytes(range(256))
-PATIENCE = 60  # seconds that a process on a busy machine may take to start, or to end
+PROCESS_TIMEOUT = 60  # seconds that a process on a busy machine may take to start, or to end
 
 
 @pytest.fixture(autouse=True)
@@ -343,13 +343,13 @@ def signalled(program: str, number: signal.Signals, pause: float = 0) -> int:
         assert process.stdin is not None
         process.stdin.write(encode(more_than_buffers_hold).encode())
         process.stdin.flush()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PROCESS_TIMEOUT
         while Path("b.wav").stat().st_size < 44 + len(more_than_buffers_hold) - 70_000:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(pause)
         process.send_signal(number)
-        code = process.wait(PATIENCE)
+        code = process.wait(PROCESS_TIMEOUT)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
     written = samples_in("b.wav")

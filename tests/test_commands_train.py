@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import bytecodec
+from bytecodec.errors import InputError
 from charrnn import cells, yardstick
 from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
@@ -429,6 +430,24 @@ def test_without_a_gpu_the_layers_are_torchs_and_others_are_refused_in_a_sentenc
         "leave it out, or use torch.\n"
     )
     assert not Path("s").exists()
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", "auto"), ("cuda", None)])
+def test_a_run_that_moves_to_a_gpu_chooses_its_backend_again(here, monkeypatch, device, asked):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r", "-q"]) == 0
+    config = json.loads(Path("r/config.json").read_text())
+    config["training"]["device"] = device
+    Path("r/config.json").write_text(json.dumps(config))
+    chosen = []
+
+    def trainer(*args):
+        chosen.append(args[7])
+        raise InputError("as far as a machine without a GPU goes")
+
+    monkeypatch.setattr("charrnn.runtime.choose_device", lambda name: "cuda")
+    monkeypatch.setattr("charrnn.commands.train._trainer", trainer)
+    assert charrnn_train(["--resume", "r", "--device", "cuda", "--max-iterations", "4", "-q"]) == 1
+    assert chosen == [asked]
 
 
 def test_what_was_chosen_for_a_gpu_is_in_the_config_and_stays_there(here, monkeypatch):

@@ -20,7 +20,7 @@ pytest.importorskip("websockets")
 from listening import PLAY, Served, has_samplers, wait_for
 
 from charrnn.runlog import Run
-from charrnn.show import listen, live, patience
+from charrnn.show import connection_limits, listen, live
 
 ROOT = Path(__file__).parents[1]
 UPLOAD = "POST /api/start?run=0 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
@@ -42,9 +42,9 @@ def served(trained_run):
 @pytest.fixture
 def hasty(monkeypatch):
     """Waits that a test can sit out."""
-    monkeypatch.setattr(patience, "HEAD_SECONDS", 0.4)
-    monkeypatch.setattr(patience, "REST_SECONDS", 0.8)
-    monkeypatch.setattr(patience, "SOUND_SECONDS", 0.4)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.4)
+    monkeypatch.setattr(connection_limits, "REST_SECONDS", 0.8)
+    monkeypatch.setattr(connection_limits, "SOUND_SECONDS", 0.4)
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def test_who_takes_nothing_and_floods_is_cut(served, hasty, capfd, begins, data)
 
 def test_messages_that_were_held_up_for_a_while_may_come_all_at_once(served):
     with served.socket_to() as one:
-        for take in range(patience.BURST - 10):
+        for take in range(connection_limits.BURST - 10):
             one.send(json.dumps({"type": "heard", "take": take, "samples": 0}))
         one.send(json.dumps(PLAY | {"checkpoint": 10**9}))
         assert first_word(one) == "ended"
@@ -147,7 +147,7 @@ def test_the_version_of_uvicorn_whose_protocols_are_extended_has_an_upper_bound(
     (bound,) = [Requirement(line).specifier for line in lines if line.startswith("uvicorn")]
     assert any(one.operator == "<" for one in bound)
     assert metadata.version("uvicorn") in bound
-    for subclass in (patience.PatientHTTP, patience.PatientWebSocket):
+    for subclass in (connection_limits.LimitedHTTP, connection_limits.LimitedWebSocket):
         (base,) = subclass.__bases__
         assert base.__module__.startswith("uvicorn.")
         extended = {name for name in vars(subclass) if not name.startswith("_")}
@@ -156,7 +156,7 @@ def test_the_version_of_uvicorn_whose_protocols_are_extended_has_an_upper_bound(
 
 def test_connections_beyond_the_most_are_told(served, monkeypatch):
     wait_for(lambda: not served.server.server_state.connections)
-    monkeypatch.setattr(patience, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connection_limits, "MOST_CONNECTIONS", 1)
     with connection(served) as _, connection(served) as second:
         said = second.recv(1000)
     assert said.startswith(b"HTTP/1.1 503 ")
@@ -164,7 +164,7 @@ def test_connections_beyond_the_most_are_told(served, monkeypatch):
 
 
 def test_a_silent_listener_keeps_no_seat_and_no_more_play_than_there_are_seats(served, monkeypatch):
-    monkeypatch.setattr(live, "PATIENCE", 1.0)
+    monkeypatch.setattr(live, "LISTENER_TIMEOUT", 1.0)
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(served.socket_to()) for _ in range(6)]
         for one in sockets:

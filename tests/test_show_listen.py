@@ -113,7 +113,7 @@ def test_a_listener_who_goes_leaves_no_sampler_behind(served):
 
 
 def test_who_hears_nothing_for_long_is_told_and_sampled_for_no_more(served, monkeypatch):
-    monkeypatch.setattr(live, "PATIENCE", 0.5)
+    monkeypatch.setattr(live, "LISTENER_TIMEOUT", 0.5)
     with served.socket_to() as connection:
         connection.send(json.dumps(PLAY))
         assert read_until(connection, "ended")["why"].startswith("Nothing was heard for")

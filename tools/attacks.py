@@ -13,9 +13,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from charrnn.show.connection_limits import HEAD_SECONDS, REST_SECONDS, SOUND_SECONDS
 from charrnn.show.listen import MOST_MESSAGE, MOST_UPLOAD
 from charrnn.show.live import IDLE
-from charrnn.show.patience import HEAD_SECONDS, REST_SECONDS, SOUND_SECONDS
 
 SLACK = 4.0  # seconds, on a machine that has much to do
 PLAY = {"type": "play", "take": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 0, "start": None}

@@ -34,7 +34,7 @@ from attacks import ATTACKS, PLAY, SLACK, SLOW, Page
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from charrnn.show.live import HEAD, PATIENCE
+from charrnn.show.live import HEAD, LISTENER_TIMEOUT
 
 ROOT = Path(__file__).parents[1]
 FLAGS = (
@@ -262,7 +262,7 @@ def judge(crowd: Crowd, run: Path, alone: Ear, warm_up: float) -> Iterator[tuple
         f"{words}, {max(size for _, size in crowd.memory) / 1e6:.0f} at most",
         abs(after / before - 1) <= FLAT,
     )
-    time.sleep(PATIENCE + 2)
+    time.sleep(LISTENER_TIMEOUT + 2)
     begin, files = server.work(), server.files() - crowd.files
     time.sleep(STILL)
     work = server.work() - begin

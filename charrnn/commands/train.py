@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import bytecodec
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 from charrnn import parallel, runlog, runtime
 from charrnn.commands.flags import given, needs
 from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
@@ -231,7 +231,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     except (*UNUSABLE, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).partition("\n")[0]  # of torch's, the rest says where in torch it was
+        reason = first_line(error)
         raise InputError(f"{run.config_file} is not as charrnn-train wrote it ({reason}).") from None
     if len(corpus.ids) != config["symbols"]:
         raise InputError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bytecodec.console import say
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 from charrnn.cells import LSTM
 from charrnn.model import Layers
 from charrnn.recipe import Settings
@@ -90,7 +90,7 @@ def smoke_test(model: Layers, batch: Batch, settings: Settings) -> str:
         its_loss, its_gradient = _loss_and_gradient("kernel", model, batch, settings)
     except Exception as error:  # any error of a compiler or a driver
         _check_gpu(error)
-        return _first_line(error)
+        return first_line(error)
     difference = float((its_gradient - gradient).norm() / gradient.norm())
     if abs(its_loss - loss) <= TOLERANCE * max(1.0, loss) and difference <= TOLERANCE:
         return ""
@@ -139,13 +139,9 @@ def _check_gpu(error: Exception) -> None:
         torch.cuda.synchronize()
     except RuntimeError:
         raise InputError(
-            f"the GPU stopped working when its kernel for LSTM layers was tried ({_first_line(error)}): "
+            f"the GPU stopped working when its kernel for LSTM layers was tried ({first_line(error)}): "
             "start again with --gpu-layers torch."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def _kernel() -> Any:

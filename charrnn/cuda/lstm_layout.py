@@ -61,7 +61,7 @@ def divide(n: int, units: int, shape: tuple[int, int]) -> Layout:
 
 def single_program(n: int, units: int) -> Layout:
     """Return the layout of a single program, for Triton's interpreter."""
-    return divide(n, units, (_power_of_two(up(units, MULTIPLE)), _power_of_two(n)))
+    return divide(n, units, (power_of_two(up(units, MULTIPLE)), power_of_two(n)))
 
 
 def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: int = SHARED_MEMORY) -> Layout:
@@ -91,6 +91,6 @@ def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: 
     )
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """Return the least power of two that is not less than a size."""
     return 1 << (size - 1).bit_length()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bytecodec.arguments import check_choice
 from bytecodec.console import say
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
@@ -102,7 +102,7 @@ class CudaEngine(Engine):
         except ImportError:
             raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
         except Exception as error:  # a Triton that is too old or too new
-            raise InputError(f"the resident kernel does not run with this Triton ({_first_line(error)}).") from error
+            raise InputError(f"the resident kernel does not run with this Triton ({first_line(error)}).") from error
         config = self._model.config
         if not cuda_resident.suits(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
@@ -113,7 +113,7 @@ class CudaEngine(Engine):
             resident = cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
             difference = self._difference(resident)
         except Exception as error:  # any error of a compiler or a driver
-            raise InputError(f"the resident kernel does not run here ({_first_line(error)}).") from error
+            raise InputError(f"the resident kernel does not run here ({first_line(error)}).") from error
         if not difference <= TOLERANCE:
             raise InputError(f"the resident kernel's scores differ from torch's by {difference:.2g}.")
         return resident
@@ -206,10 +206,6 @@ class CudaEngine(Engine):
     def _there(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
         """An array on the device."""
         return torch.from_numpy(np.array(array, dtype=dtype)).to(self._options["device"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 def _clear(state: Any, last: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bytecodec.errors import InputError
 from charrnn.cuda.grid_barrier import SPIN_LIMIT
-from charrnn.cuda.lstm_layout import up
+from charrnn.cuda.lstm_layout import power_of_two, up
 from charrnn.engines import cuda_kernel
 from charrnn.model import CharRNN, State
 
@@ -103,10 +103,10 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
     """
     pitch = up(units, PITCH)
     if streams == 1:
-        own = AHEAD // (4 * _power_of_two(pitch) * size)
+        own = AHEAD // (4 * power_of_two(pitch) * size)
         rows, own, said, inputs = 1, max(1, min(4, own)), 4, WARP * VECTOR // size
     else:
-        inputs, rows, said = PITCH, min(MOST_ROWS, max(16, _power_of_two(streams))), 16
+        inputs, rows, said = PITCH, min(MOST_ROWS, max(16, power_of_two(streams))), 16
         own = 4 if rows < 64 else 8
     items = -(-units // own) * -(-streams // rows)
     stage = (rows + max(4 * own, said)) * inputs * size  # bytes
@@ -241,7 +241,3 @@ def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a matrix with rows padded by zeros, so that they are read sixteen bytes at a time."""
     more = up(weight.shape[-1], PITCH) - weight.shape[-1]
     return functional.pad(weight.to(dtype), (0, more)).contiguous()
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()

@@ -26,10 +26,10 @@ from starlette.websockets import WebSocket
 from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.errors import InputError
 from charrnn.runlog import Run, is_frames
+from charrnn.show.connection_limits import MOST_CONNECTIONS, LimitedHTTP, LimitedWebSocket
 from charrnn.show.growing import GrowingCurves
 from charrnn.show.guard import LOOPBACK, Guard
 from charrnn.show.live import Listener, Seats, Take
-from charrnn.show.patience import MOST_CONNECTIONS, PatientHTTP, PatientWebSocket
 from charrnn.show.runs import inputs_of, network_of, unlike
 from charrnn.show.untrusted import last_bytes
 
@@ -256,8 +256,8 @@ def server(app: Starlette) -> uvicorn.Server:
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     config = uvicorn.Config(
         app,
-        http=PatientHTTP,
-        ws=PatientWebSocket,
+        http=LimitedHTTP,
+        ws=LimitedWebSocket,
         ws_max_size=MOST_MESSAGE,
         ws_per_message_deflate=False,  # PCM hardly gets smaller
         timeout_graceful_shutdown=3,

@@ -26,7 +26,7 @@ AHEAD = 0.3  # seconds that are sent before they are heard: what a new temperatu
 PIECE = 0.03  # seconds that sampling a piece is to take
 LASTS = 0.05  # seconds that it lasts at most: so much less than AHEAD may be waiting, and pieces cost time
 SMALLEST, LARGEST = 16, 4096  # symbols of a piece
-PATIENCE = 10.0  # seconds without a sign from a listener who should be hearing something
+LISTENER_TIMEOUT = 10.0  # seconds without an acknowledgement of sound by a listener
 IDLE = 60.0  # seconds in which who listens to nothing has to say something
 BREATH = 0.005  # seconds between messages that are obeyed: a flood of them is not to silence others
 STATUS_EVERY = 0.5  # seconds
@@ -172,8 +172,8 @@ class Sampler(threading.Thread):
                 self._changed.wait(timeout=1)
                 if self._heard > heard:
                     heard, since = self._heard, time.monotonic()
-                if time.monotonic() - since > PATIENCE:
-                    raise InputError(f"Nothing was heard for {PATIENCE:.0f} seconds, so sampling has stopped.")
+                if time.monotonic() - since > LISTENER_TIMEOUT:
+                    raise InputError(f"Nothing was heard for {LISTENER_TIMEOUT:.0f} seconds, so sampling has stopped.")
             return not self._stopped
 
 
@@ -296,7 +296,7 @@ class Listener:
             sending.close()
             raise ConnectionError from None
         try:
-            done.result(PATIENCE)
+            done.result(LISTENER_TIMEOUT)
         except (FutureTimeoutError, CancelledError):
             done.cancel()
             asyncio.run_coroutine_threadsafe(self._socket.close(1008), self._loop)

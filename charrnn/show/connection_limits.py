@@ -16,42 +16,42 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-HEAD_SECONDS = 10.0  # for the head of a request
-REST_SECONDS = 60.0  # for its body, and until its answer has been taken
-SOUND_SECONDS = 10.0  # until something that was sent over a WebSocket has been taken
+HEAD_SECONDS = 10.0  # for a client to send the head of a request
+REST_SECONDS = 60.0  # for its body, and to read the answer
+SOUND_SECONDS = 10.0  # to read what was sent over a WebSocket
 MOST_CONNECTIONS = 200  # twice the most listeners
-MOST_WAITING = 1 << 16  # bytes sent over a WebSocket, and not taken
-MOST_MESSAGES = 16  # that wait to be obeyed while more are read
-PACE, BURST = 100, 200  # messages a second, and at once; the page sends 25, and while its slider moves some 60 more
-MOST_PARTS = 64  # of a message, which may be empty; and pings between messages
-MOST_READ = 4096  # bytes of frames at once: others come in between
+MOST_WAITING = 1 << 16  # bytes sent over a WebSocket and not read
+MOST_MESSAGES = 16  # in the queue while more are read
+MESSAGE_RATE, BURST = 100, 200  # per second, and at once; the page sends 25, and some 60 more while its slider moves
+MOST_PARTS = 64  # parts of a message, which may be empty; also pings between messages
+MOST_READ = 4096  # bytes of frames at a time, so that other clients are served in between
 
 
 class Deadline:
-    """When a connection is cut, without waiting until it has taken what was sent."""
+    """Time after which a connection is aborted, whether or not the client has read what was sent."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, transport: Any, seconds: float) -> None:
-        """From now; in place of an earlier one."""
+        """Start the deadline, in place of an earlier one."""
         self.lift()
         self._timer = asyncio.get_running_loop().call_later(seconds, transport.abort)
 
     def lift(self) -> None:
-        """There is none."""
+        """Cancel the deadline."""
         if self._timer:
             self._timer.cancel()
 
 
-class PatientHTTP(H11Protocol):
-    """A connection of few enough, each of whose requests has to be over in time, however it trickles."""
+class LimitedHTTP(H11Protocol):
+    """HTTP connection that limits the number of connections, and the time of each request however slowly it arrives."""
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a head."""
+        """Start the deadline of the first request."""
         super().connection_made(transport)
         self._deadline, self._waits_for_head = Deadline(), False
-        transport.set_write_buffer_limits(0)  # so that it is known whether all has been taken
+        transport.set_write_buffer_limits(0)  # so that writing resumes only when everything was sent
         if len(self.connections) > MOST_CONNECTIONS:
             words = f"There are {MOST_CONNECTIONS} connections already: try again later.\n"
             head = f"HTTP/1.1 503 \r\ncontent-type: text/plain\r\ncontent-length: {len(words)}\r\nconnection: close"
@@ -60,8 +60,8 @@ class PatientHTTP(H11Protocol):
         self._watch()
 
     def _watch(self) -> None:
-        """Set the deadline where a request begins, and where its head has come."""
-        if self.transport.get_protocol() is not self:  # it has become a WebSocket
+        """Set the deadline when a request begins, and when its head is complete."""
+        if self.transport.get_protocol() is not self:  # it was upgraded to a WebSocket
             self._deadline.lift()
             return
         waits_for_head = self.conn.their_state is h11.IDLE and not self.flow.write_paused
@@ -70,58 +70,58 @@ class PatientHTTP(H11Protocol):
             self._deadline.set(self.transport, HEAD_SECONDS if waits_for_head else REST_SECONDS)
 
     def data_received(self, data: bytes) -> None:
-        """Read some of a request."""
+        """Read a part of a request."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request."""
+        """Continue with the next request."""
         super().on_response_complete()
         self._watch()
 
     def resume_writing(self) -> None:
-        """All has been taken."""
+        """Handle that everything was sent."""
         super().resume_writing()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Cancel the deadline."""
         self._deadline.lift()
         super().connection_lost(exc)
 
 
-class PatientWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket whose client has to take what it is sent, and cannot make messages or answers pile up."""
+class LimitedWebSocket(WebSocketsSansIOProtocol):
+    """WebSocket that limits the time in which a client must read, and the messages and answers that are queued."""
 
     def connection_made(self, transport: Any) -> None:
-        """Shake hands."""
+        """Start the handshake."""
         self._deadline, self._pings = Deadline(), 0
-        self._too_soon, self._looked = 0.0, 0.0  # messages that came before their time, when that was last known
+        self._excess, self._counted_at = 0.0, 0.0  # messages above the rate, and the time of that count
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)
         transport.max_size = MOST_READ  # asyncio's own would be 256 KiB
 
     def pause_writing(self) -> None:
-        """Something has not been taken at once."""
+        """Start the deadline for the client to read."""
         super().pause_writing()
         self._deadline.set(self.transport, SOUND_SECONDS)
 
     def resume_writing(self) -> None:
-        """All has been taken."""
+        """Handle that everything was sent."""
         super().resume_writing()
         self._deadline.lift()
 
     def data_received(self, data: bytes) -> None:
-        """Read some frames."""
+        """Read frames."""
         super().data_received(data)
-        if not self.handshake_initiated:  # it had more or longer headers than websockets takes, whose answer is waiting
+        if not self.handshake_initiated:  # too many or too long headers; the rejection is ready
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
         if self.transport.get_write_buffer_size() > MOST_WAITING or len(self.frames) > MOST_PARTS:
             self.transport.abort()
 
     def handle_ping(self) -> None:
-        """Answer, but no flood."""
+        """Answer a ping; abort after too many."""
         self._pings += 1
         if self._pings > MOST_PARTS:
             self.transport.abort()
@@ -129,14 +129,14 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
             super().handle_ping()
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a message on, and read on while few wait. Who sends too many, however slowly they are read, is cut.
+        """Pass a message to the application, and go on reading while few are queued; abort if there are too many.
 
-        Uvicorn stops reading at each one; with many listeners the system calls of that cost more than the sound.
+        Uvicorn stops reading at each message; with many listeners those system calls cost more than the sound.
         """
         now = self.loop.time()
-        self._too_soon = max(0.0, self._too_soon - PACE * (now - self._looked)) + 1
-        self._pings, self._looked = 0, now
-        if self._too_soon > BURST:
+        self._excess = max(0.0, self._excess - MESSAGE_RATE * (now - self._counted_at)) + 1
+        self._pings, self._counted_at = 0, now
+        if self._excess > BURST:
             self.transport.abort()
             return
         was_paused, are_few = self.read_paused, self.queue.qsize() < MOST_MESSAGES
@@ -146,6 +146,6 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = was_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Cancel the deadline."""
         self._deadline.lift()
         super().connection_lost(exc)
