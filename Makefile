@@ -31,7 +31,7 @@ test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 sanitize: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q -m slow tests/test_cpu_kernel.py -k sanitizers
+	$(BIN)/python -m pytest -q -m slow tests/engines/test_cpu_kernel.py -k sanitizers
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
@@ -39,7 +39,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 
 bench: $(VENV)/core.done
-	$(BIN)/python tools/bench.py
+	$(BIN)/python tools/bench/bench.py
 
 # In an environment of its own, so that what audits is not among what is audited.
 audit: $(VENV)/dev.done
@@ -58,7 +58,7 @@ clean: demo-clean
 # torch first: what depends on it would otherwise be free to choose another build of it.
 TORCH ?= torch
 
-KERNEL := $(wildcard charrnn/engines/cpu_kernel*.[ch])
+KERNEL := $(wildcard charrnn/engines/cpu/*.[ch])
 
 $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

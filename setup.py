@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = "charrnn/engines"
+SOURCES = "charrnn/engines/cpu"
 
 
 class PlainLibrary(build_ext):
@@ -23,9 +23,9 @@ class PlainLibrary(build_ext):
 setup(
     ext_modules=[
         Extension(
-            "charrnn.engines.cpu_kernel",
-            [f"{SOURCES}/cpu_kernel.c"],
-            depends=[f"{SOURCES}/cpu_kernel_body.h"],
+            "charrnn.engines.cpu.kernel",
+            [f"{SOURCES}/kernel.c"],
+            depends=[f"{SOURCES}/kernel_body.h"],
             extra_compile_args=[
                 "-O3",
                 "-std=gnu11",

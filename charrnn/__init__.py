@@ -11,12 +11,12 @@ from typing import Any
 from bytecodec import __version__
 
 _HOME = {
-    "load": ("charrnn.checkpoint", "load_model"),
+    "load": ("charrnn.storage.checkpoint", "load_model"),
     "engine": ("charrnn.engines", "engine"),
-    "measure_seams": ("charrnn.stitch", "measure_seams"),
-    "CharRNN": ("charrnn.model", "CharRNN"),
-    "ModelConfig": ("charrnn.config", "ModelConfig"),
-    "Vocab": ("charrnn.vocab", "Vocab"),
+    "measure_seams": ("charrnn.sampling.stitch", "measure_seams"),
+    "CharRNN": ("charrnn.models.char_rnn", "CharRNN"),
+    "ModelConfig": ("charrnn.models.config", "ModelConfig"),
+    "Vocab": ("charrnn.data.vocab", "Vocab"),
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -128,7 +128,7 @@ def chromium():
 @pytest.fixture(scope="session")
 def trained(trained_run):
     """The checkpoint of `trained_run`."""
-    from charrnn.checkpoint import load
+    from charrnn.storage.checkpoint import load
 
     return load(trained_run)
 
@@ -136,7 +136,7 @@ def trained(trained_run):
 @pytest.fixture
 def tiny_config():
     """7 symbols, embeddings of 5, 2 layers of 6 units."""
-    from charrnn.config import ModelConfig
+    from charrnn.models.config import ModelConfig
 
     return ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
 
@@ -146,7 +146,7 @@ def tiny_model(tiny_config):
     """An untrained network of `tiny_config`, whose choices hang on its state as much as a trained one's."""
     import torch
 
-    from charrnn.model import build
+    from charrnn.models.char_rnn import build
 
     model = build(tiny_config, seed=0)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def tiny_model(tiny_config):
 @pytest.fixture
 def tiny_checkpoint(tiny_model):
     """`tiny_model` with the vocabulary a to g, not on disk."""
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.vocab import Vocab
+    from charrnn.data.vocab import Vocab
+    from charrnn.storage.checkpoint import Checkpoint
 
     return Checkpoint(tiny_model.eval(), Vocab("abcdefg"), step=12, epoch=1.5, train_loss=1.25, val_loss=1.5)

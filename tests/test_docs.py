@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from charrnn import runlog
+from charrnn.storage import run_dir
+from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
@@ -83,9 +84,9 @@ def test_make_targets_that_the_pages_name_exist():
 
 def test_formats_md_has_the_columns_of_the_logs_and_the_files_of_a_run():
     text = read("docs/formats.md")
-    assert ",".join(runlog.LOG_COLUMNS) in "".join(text.split())
-    assert ",".join(runlog.VAL_COLUMNS) in "".join(text.split())
-    run = runlog.Run(Path("r"))
+    assert ",".join(LOG_COLUMNS) in "".join(text.split())
+    assert ",".join(VAL_COLUMNS) in "".join(text.split())
+    run = run_dir.Run(Path("r"))
     for path in (run.config_file, run.log_file, run.val_file, run.best_file, run.resume_file, run.corpus_file):
         assert f"`{path.name}`" in text
 

@@ -31,8 +31,8 @@ for name in sys.argv[split + 1:]:
 """
 
 TRITON = (  # in which these are written
-    "charrnn.engines.cuda_kernel",
-    "charrnn.engines.cuda_resident",
+    "charrnn.engines.cuda.kernel",
+    "charrnn.engines.cuda.resident",
     "charrnn.cuda.grid_barrier",
     "charrnn.cuda.lstm",
     "charrnn.cuda.lstm_kernels",
@@ -70,16 +70,28 @@ def codec():
 @pytest.fixture(scope="module")
 def light():
     """Modules that have to start at once."""
-    names = ["charrnn", "charrnn.runlog", "charrnn.vocab", "charrnn.data", "charrnn.runtime", "charrnn.recipe"]
-    names += [
-        "charrnn.config",
-        "charrnn.yardstick",
-        "charrnn.torch7",
-        "charrnn.frames_data",
-        "charrnn.likeness",
-        "charrnn.listener",
+    names = [
+        "charrnn",
+        "charrnn.storage.run_dir",
+        "charrnn.data.vocab",
+        "charrnn.data.corpus",
+        "charrnn.runtime",
+        "charrnn.training.recipe",
     ]
-    names += ["charrnn.onnx", "charrnn.engines.onnx", "charrnn.play", "charrnn.retention"]
+    names += [
+        "charrnn.models.config",
+        "charrnn.data.baselines",
+        "charrnn.storage.torch7",
+        "charrnn.frames.data",
+        "charrnn.frames.audio_metrics",
+        "charrnn.training.listener",
+    ]
+    names += [
+        "charrnn.storage.onnx_export",
+        "charrnn.engines.onnx",
+        "charrnn.sampling.playback",
+        "charrnn.storage.retention",
+    ]
     return loaded_by(
         [
             *names,
@@ -96,7 +108,7 @@ def pictures():
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")
     pytest.importorskip("uvicorn")
-    return loaded_by([name for name in modules_of("charrnn") if name.startswith("charrnn.show")])
+    return loaded_by([name for name in modules_of("charrnn") if name.startswith("charrnn.viz")])
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +136,8 @@ def test_what_reads_runs_and_what_parses_flags_loads_no_torch(light):
 def test_what_there_is_to_look_at_is_made_without_torch(pictures):
     for name, modules in pictures.items():
         assert not roots(modules) & {"torch", "scipy", "safetensors"}, name
-        assert {m for m in modules if m.startswith("charrnn.")} <= {"charrnn.runlog", *pictures}, name
-    assert not roots(pictures["charrnn.show.curves"]) & {"matplotlib"}
+        assert {m for m in modules if m.startswith("charrnn.")} <= {"charrnn.storage.run_dir", *pictures}, name
+    assert not roots(pictures["charrnn.viz.curves"]) & {"matplotlib"}
 
 
 def test_sampling_with_the_compiled_engine_loads_no_torch(trained_run, tmp_path):
@@ -145,37 +157,39 @@ def test_importing_charrnn_loads_almost_nothing(light):
 
 def test_training_and_sampling_do_not_import_each_other(network):
     sampling = {
-        "charrnn.generate",
-        "charrnn.stitch",
+        "charrnn.sampling.generate",
+        "charrnn.sampling.stitch",
         "charrnn.engines",
         "charrnn.engines.eager",
-        "charrnn.engines.cuda",
+        "charrnn.engines.cuda.engine",
     }
     for name in sampling:
-        assert not network[name] & {"charrnn.train", "charrnn.evaluate", "charrnn.data"}, name
-    for name in ("charrnn.train", "charrnn.evaluate", "charrnn.data"):
+        assert not network[name] & {"charrnn.training.trainer", "charrnn.training.evaluate", "charrnn.data.corpus"}, (
+            name
+        )
+    for name in ("charrnn.training.trainer", "charrnn.training.evaluate", "charrnn.data.corpus"):
         assert not network[name] & sampling, name
 
 
 @pytest.mark.parametrize(
     ("upstream", "downstream"),
     [
-        ("charrnn.cells", "charrnn.model"),
-        ("charrnn.model", "charrnn.engines"),
-        ("charrnn.engines.eager", "charrnn.generate"),
-        ("charrnn.generate", "charrnn.stitch"),
-        ("charrnn.vocab", "charrnn.data"),
-        ("charrnn.data", "charrnn.train"),
-        ("charrnn.checkpoint", "charrnn.train"),
-        ("charrnn.runlog", "charrnn.checkpoint"),
-        ("charrnn.model", "charrnn.checkpoint"),
-        ("charrnn.torch7", "charrnn.torch_rnn"),
-        ("charrnn.model", "charrnn.frames"),
-        ("charrnn.frames", "charrnn.frames_noise"),
-        ("charrnn.frames", "charrnn.frames_generate"),
-        ("charrnn.generate", "charrnn.frames_generate"),
-        ("charrnn.data", "charrnn.frames_data"),
-        ("charrnn.checkpoint", "charrnn.torch_rnn"),
+        ("charrnn.models.cells", "charrnn.models.char_rnn"),
+        ("charrnn.models.char_rnn", "charrnn.engines"),
+        ("charrnn.engines.eager", "charrnn.sampling.generate"),
+        ("charrnn.sampling.generate", "charrnn.sampling.stitch"),
+        ("charrnn.data.vocab", "charrnn.data.corpus"),
+        ("charrnn.data.corpus", "charrnn.training.trainer"),
+        ("charrnn.storage.checkpoint", "charrnn.training.trainer"),
+        ("charrnn.storage.run_dir", "charrnn.storage.checkpoint"),
+        ("charrnn.models.char_rnn", "charrnn.storage.checkpoint"),
+        ("charrnn.storage.torch7", "charrnn.storage.torch_rnn"),
+        ("charrnn.models.char_rnn", "charrnn.frames.model"),
+        ("charrnn.frames.model", "charrnn.frames.noise"),
+        ("charrnn.frames.model", "charrnn.frames.generate"),
+        ("charrnn.sampling.generate", "charrnn.frames.generate"),
+        ("charrnn.data.corpus", "charrnn.frames.data"),
+        ("charrnn.storage.checkpoint", "charrnn.storage.torch_rnn"),
     ],
 )
 def test_nothing_downstream_is_imported_upstream(network, upstream, downstream):

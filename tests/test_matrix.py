@@ -14,13 +14,15 @@ import soundfile
 import torch_rnn_model as torch_rnn
 
 from bytecodec import InputError, encode
-from charrnn import frames, frames_noise
-from charrnn.checkpoint import load
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
-from charrnn.runlog import Run, read_rows
+from charrnn.frames import model as frame_model
+from charrnn.frames import noise as frame_noise
+from charrnn.storage.checkpoint import load
+from charrnn.storage.csv_log import read_rows
+from charrnn.storage.run_dir import Run
 
 RATE = 8000
 NETWORK = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --threads 1 --precision fp32 -q".split()
@@ -82,8 +84,8 @@ def folder(tmp_path_factory):
     sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(frames_noise, "LEAST_ROUND", 20)
-        patch.setattr(frames_noise, "FREE_PASSES", 8)
+        patch.setattr(frame_noise, "LEAST_ROUND", 20)
+        patch.setattr(frame_noise, "FREE_PASSES", 8)
         soundfile.write("sound.wav", sound.astype(np.int16), RATE, subtype="PCM_16")
         Path("poem.txt").write_text("O rose, thou art sick! " * 40)
         for name, kind in KINDS.items():
@@ -226,7 +228,7 @@ def test_a_frame_predictor_scores_every_part_of_its_data_and_of_a_file_alike(par
     window = 40
     assert found[0] == found[1]
     assert found[0]["samples"] == {"train": 6400 - window, "val": 800, "test": 800, "all": 8000 - window}[part]
-    model = frames.load("gaussian").model
+    model = frame_model.load("gaussian").model
     assert found[0]["bits"] == model.bits(found[0]["loss"]) == pytest.approx((found[0]["loss"] / np.log(2)) + 15)
 
 
@@ -251,7 +253,7 @@ def test_a_run_is_converted_to_onnx_or_refused(name, capsys):
 def test_the_losses_of_a_run_are_plotted(name, unit):
     pytest.importorskip("matplotlib")
     from charrnn.commands.plot import charrnn_plot
-    from charrnn.show.curves import csv_series
+    from charrnn.viz.curves import csv_series
 
     kind, suffix = KINDS[name], {"bits": "bits", "nats": "loss"}[unit]
     label = kind.unit if unit == "bits" else kind.loss
@@ -308,7 +310,7 @@ def test_a_run_is_reported(name):
     ):
         assert found == pytest.approx(wanted, rel=1e-6)
     assert curve["flac"] == run.config()["yardsticks"].get("flac")
-    model = frames.load(name).model if kind.is_frames else load(name).model
+    model = frame_model.load(name).model if kind.is_frames else load(name).model
     body = page.replace("\n", " ")
     assert f"<td>{model.number_of_parameters():,}</td>" in body
     assert "None" not in re.sub(r"<script.*?</script>", "", body)
@@ -317,7 +319,7 @@ def test_a_run_is_reported(name):
 
 @every_kind
 def test_the_original_in_the_report_is_the_training_data(name):
-    from charrnn.show.runs import Story
+    from charrnn.viz.run_summary import Story
 
     original = Story(Run(Path(name))).original(0.05)
     if KINDS[name].is_text:
@@ -335,7 +337,7 @@ def test_the_film_of_a_run_shows_its_own_figures_or_is_refused(name, monkeypatch
     if not shutil.which("ffmpeg"):
         pytest.skip("there is no ffmpeg on the PATH")
     from charrnn.commands.video import charrnn_video
-    from charrnn.show import film, video
+    from charrnn.viz import film, video
 
     kind, written, drawn = KINDS[name], [], []
     if not kind.has_samples:
@@ -421,7 +423,7 @@ def test_training_does_not_start_from_a_network_of_another_kind(flags, old, caps
 
 
 def test_a_log_without_its_bits_is_not_converted_for_a_frame_predictor():
-    from charrnn.show.curves import csv_series
+    from charrnn.viz.curves import csv_series
 
     Path("mine").mkdir()
     shutil.copy("mse/config.json", "mine")

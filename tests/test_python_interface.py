@@ -9,13 +9,16 @@ import torch
 import bytecodec
 import charrnn
 from bytecodec.errors import InputError
-from charrnn import checkpoint, frames, likeness, yardstick
+from charrnn.data import baselines
+from charrnn.data.vocab import Vocab
 from charrnn.engines.eager import EagerEngine
-from charrnn.evaluate import evaluate
-from charrnn.frames_generate import Take
-from charrnn.generate import generate, prime
-from charrnn.stitch import stitch
-from charrnn.vocab import Vocab
+from charrnn.frames import audio_metrics
+from charrnn.frames import model as frame_model
+from charrnn.frames.generate import Take
+from charrnn.sampling.generate import generate, prime
+from charrnn.sampling.stitch import stitch
+from charrnn.storage import checkpoint
+from charrnn.training.evaluate import evaluate
 
 NOT_PATHS = (None, 5, b"run", ["run"])
 NOT_SEEDS = (-1, 2**64, 1.0, "1", None, True)
@@ -30,8 +33,8 @@ def engine(tiny_model):
 
 @pytest.fixture
 def predictor():
-    return frames.build(
-        frames.FrameConfig(8, 1, taps=2, spacing=10), 0, (100 * np.sin(np.arange(500))).astype(np.int16)
+    return frame_model.build(
+        frame_model.FrameConfig(8, 1, taps=2, spacing=10), 0, (100 * np.sin(np.arange(500))).astype(np.int16)
     )
 
 
@@ -103,7 +106,7 @@ def test_writing_recordings_refuses_wrong_arguments():
 
 
 def test_loading_and_saving_checkpoints_refuse_wrong_arguments(tmp_path, tiny_checkpoint):
-    for load in (charrnn.load, checkpoint.load, frames.load):
+    for load in (charrnn.load, checkpoint.load, frame_model.load):
         for path in (*NOT_PATHS, "", tmp_path / "none", tmp_path):
             refused(load, path)
     checkpoint.save(tmp_path / "tiny", tiny_checkpoint)
@@ -176,10 +179,10 @@ def test_evaluation_refuses_wrong_arguments(tiny_model):
 def test_baselines_refuse_wrong_arguments():
     vocab = Vocab.of_alphabet("braille")
     not_ids = (None, 5, [], [[1]], [0.5], [-1], [256], "ab")
-    each_refused(yardstick.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)})
-    each_refused(yardstick.bzip2_bits, {"ids": NOISE, "vocab": vocab}, {"ids": not_ids})
+    each_refused(baselines.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)})
+    each_refused(baselines.bzip2_bits, {"ids": NOISE, "vocab": vocab}, {"ids": not_ids})
     wrong = {"ids": not_ids, "train": (None, 5, [0.5], [-1], [256]), "symbols": (0, -1, 1.5, None, 100)}
-    each_refused(yardstick.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
+    each_refused(baselines.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
 
 
 def test_audio_metrics_refuse_wrong_arguments():
@@ -187,5 +190,5 @@ def test_audio_metrics_refuse_wrong_arguments():
     not_sounds = (None, 5, [], [[0.5] * 4000], [np.nan] * 4000, "ab", sound[:100])
     not_rates = (0, -1, 1.5, "1", None)
     wrong = {"x": not_sounds, "y": not_sounds, "rate": not_rates}
-    each_refused(likeness.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
-    each_refused(likeness.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})
+    each_refused(audio_metrics.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
+    each_refused(audio_metrics.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from charrnn import checkpoint, frames, frames_generate
-from charrnn.cells import CELLS
-from charrnn.config import ModelConfig
+from charrnn.data.vocab import Vocab
 from charrnn.engines import engine
-from charrnn.model import build
-from charrnn.vocab import Vocab
+from charrnn.frames import generate as frame_generate
+from charrnn.frames import model as frame_model
+from charrnn.models.cells import CELLS
+from charrnn.models.char_rnn import build
+from charrnn.models.config import ModelConfig
+from charrnn.storage import checkpoint
 
 
 def main() -> None:
@@ -35,9 +37,9 @@ def main() -> None:
         checkpoint.save(folder / f"{cell}.safetensors", made)
         expected[cell] = engine(made, "eager").score(ids)[0].tolist()
     samples = np.rint(8000 * np.sin(np.arange(400) / 5)).astype(np.int16)
-    predictor = frames.build(frames.FrameConfig(4, 1, taps=3, spacing=8, loss="gaussian"), 1, samples).eval()
-    checkpoint.save(folder / "frames.safetensors", frames.FrameCheckpoint(predictor, 12, 1.5, 16000, 0.1, 0.2))
-    expected["frames"] = frames_generate.Take(predictor).read(8).tolist()
+    predictor = frame_model.build(frame_model.FrameConfig(4, 1, taps=3, spacing=8, loss="gaussian"), 1, samples).eval()
+    checkpoint.save(folder / "frames.safetensors", frame_model.FrameCheckpoint(predictor, 12, 1.5, 16000, 0.1, 0.2))
+    expected["frames"] = frame_generate.Take(predictor).read(8).tolist()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
 
 

@@ -23,8 +23,8 @@ from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.video import charrnn_video
-from charrnn.runlog import Run
-from charrnn.show import listen
+from charrnn.server import app as listen_app
+from charrnn.storage.run_dir import Run
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "pictures"
@@ -111,8 +111,8 @@ def report(browser: Browser, runs: list[Path], folder: Path) -> None:
 
 def live(browser: Browser, runs: list[Path], folder: Path) -> None:
     """The listening page while it plays the last run, wide in light and narrow in dark."""
-    with listen.bind("127.0.0.1", 0) as socket:
-        server = listen.server(listen.application([Run(run) for run in reversed(runs)]))
+    with listen_app.bind("127.0.0.1", 0) as socket:
+        server = listen_app.server(listen_app.application([Run(run) for run in reversed(runs)]))
         thread = threading.Thread(target=server.run, args=([socket],))
         thread.start()
         for name, size in (("listen", WIDE), ("listen-narrow", NARROW)):

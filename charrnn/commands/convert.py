@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from bytecodec.console import Parser, command, print_path, refuse_same_file, say, wrong_command_line
 from bytecodec.errors import InputError
-from charrnn import runlog, runtime
+from charrnn import runtime
 from charrnn.commands.flags import given, path, whole
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
-    from charrnn.checkpoint import Checkpoint
+    from charrnn.storage.checkpoint import Checkpoint
 
 EXAMPLES = """
 charrnn-convert cv/checkpoint_100000.t7 voice.safetensors
@@ -87,8 +88,8 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
 
 def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
     """Write what torch-rnn trained as a checkpoint."""
-    from charrnn import torch_rnn
-    from charrnn.checkpoint import save
+    from charrnn.storage import torch_rnn
+    from charrnn.storage.checkpoint import save
 
     checkpoint = torch_rnn.load(args.input, args.vocab, args.rate, args.mulaw)
     if checkpoint.rate is None and named & {"rate", "mulaw"}:
@@ -99,18 +100,18 @@ def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
 
 def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
     """Write the step of a checkpoint's network."""
-    from charrnn import onnx
-    from charrnn.stored import kind_of
+    from charrnn.storage import onnx_export
+    from charrnn.storage.checkpoint_format import kind_of
 
-    file = runlog.checkpoint_path(args.input, args.checkpoint)
+    file = run_dir.checkpoint_path(args.input, args.checkpoint)
     if kind_of(file) == "frames":
         raise InputError(f"{file} is a frame predictor, and only networks of symbols can be converted to .onnx.")
-    onnx.needed("onnx")
-    from charrnn.checkpoint import load
+    onnx_export.needed("onnx")
     from charrnn.engines import arrays
+    from charrnn.storage.checkpoint import load
 
     checkpoint = load(file)
-    onnx.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.facts())
+    onnx_export.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.facts())
     return checkpoint
 
 

@@ -17,15 +17,17 @@ from bytecodec.console import Parser, command, print_path, progress, wrong_comma
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
 from bytecodec.safe_text import printable
-from charrnn import runlog, runtime
+from charrnn import runtime
 from charrnn.commands.flags import add_channel, encoding, given, options_of, path, whole
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.data import Corpus, Reach
-    from charrnn.frames import FrameCheckpoint
+    from charrnn.data.batches import Reach
+    from charrnn.data.corpus import Corpus
+    from charrnn.frames.model import FrameCheckpoint
+    from charrnn.storage.checkpoint import Checkpoint
 
 FRACTION = 0.1  # of a file for validation and for test, where there is no run that says otherwise
 PARTS = ("test", "val", "train", "all")
@@ -112,7 +114,7 @@ class Task:
     bits
         Function that converts a loss to bits.
     baselines
-        ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of `yardstick.NAMES`; the
+        ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of `baselines.NAMES`; the
         progress bar counts symbols.
     """
 
@@ -141,9 +143,9 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     if unused and not args.file:
         wrong_command_line(p, f"--{unused[0].replace('_', '-')} says how to read a FILE: name one.")
     runtime.before_torch()
-    from charrnn.stored import kind_of
+    from charrnn.storage.checkpoint_format import kind_of
 
-    file = runlog.checkpoint_path(args.network, args.checkpoint)
+    file = run_dir.checkpoint_path(args.network, args.checkpoint)
     run = _run_of(file)
     part = args.part or ("all" if args.file else "test")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -158,12 +160,12 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _symbol_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
+def _symbol_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Path) -> Task:
     """Return the evaluation of a network of symbols."""
-    from charrnn import yardstick
-    from charrnn.checkpoint import load
-    from charrnn.data import NEXT_SYMBOL
-    from charrnn.evaluate import in_bits
+    from charrnn.data import baselines
+    from charrnn.data.batches import NEXT_SYMBOL
+    from charrnn.storage.checkpoint import load
+    from charrnn.training.evaluate import in_bits
 
     checkpoint = load(file)
     name, corpus, fractions = (
@@ -171,19 +173,19 @@ def _symbol_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Pa
     )
     parts = {**corpus.split(*fractions), "all": corpus.ids}
 
-    def baselines(part: str, bar: Any) -> dict[str, float]:
+    def of_others(part: str, bar: Any) -> dict[str, float]:
         ids, train = parts[part], parts["train"] if part in ("val", "test") else None
-        bar.reset(yardstick.steps(ids, train))
+        bar.reset(baselines.steps(ids, train))
         is_mulaw = checkpoint.encoding == "mulaw"
-        return yardstick.yardsticks(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
+        return baselines.yardsticks(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
 
     units = ("nats a symbol", "bits a symbol")
-    return Task(checkpoint, name, parts, NEXT_SYMBOL, "symbols", *units, in_bits, baselines)
+    return Task(checkpoint, name, parts, NEXT_SYMBOL, "symbols", *units, in_bits, of_others)
 
 
 def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
     """Return all results by name."""
-    from charrnn.evaluate import evaluate
+    from charrnn.training.evaluate import evaluate
 
     device = runtime.choose_device(args.device)
     precision = runtime.choose_precision(args.precision, device)
@@ -220,7 +222,7 @@ def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
 
 def _table(results: dict[str, Any], task: Task) -> str:
     """The results for a reader; bits are aligned, as they are there to be compared."""
-    from charrnn import yardstick
+    from charrnn.data import baselines
 
     bits = results["bits"]
     network, data = (printable(results[name], keep_bytes=True) for name in ("checkpoint", "data"))
@@ -230,7 +232,7 @@ def _table(results: dict[str, Any], task: Task) -> str:
         ("loss", f"{results['loss']:#.5g} {task.loss_unit} ({results['precision']})"),
         (task.bits_unit, f"{bits:.4f}"),
     ]
-    for key, name in yardstick.NAMES.items():
+    for key, name in baselines.NAMES.items():
         if key in results:
             lines.append((f"  {name}", f"{results[key]:.4f}{_fewer(bits, results[key])}"))
     width = max(WIDTH, len(task.bits_unit) + 2)
@@ -244,15 +246,15 @@ def _fewer(bits: float, others: float) -> str:
     return f"  the network takes {abs(percent):.1f} % {'fewer' if percent >= 0 else 'more'}"
 
 
-def _run_of(checkpoint: Path) -> runlog.Run | None:
+def _run_of(checkpoint: Path) -> run_dir.Run | None:
     """The run that a checkpoint file lies in, if it lies in one."""
     if checkpoint.parent.name != "checkpoints":  # "." is one, too, where somebody works in that folder
         checkpoint = Path(os.path.abspath(checkpoint))
-    run = runlog.Run(checkpoint.parent.parent)
+    run = run_dir.Run(checkpoint.parent.parent)
     return run if checkpoint.parent == run.checkpoints_folder and run.config_file.is_file() else None
 
 
-def own_run(args: Namespace, run: runlog.Run | None) -> runlog.Run:
+def own_run(args: Namespace, run: run_dir.Run | None) -> run_dir.Run:
     """Return the run whose data are to be scored; raise InputError if there is none, or its data are gone."""
     if run is None:
         raise InputError(f"{args.network} lies in no run, so what it was trained on is not known: name a FILE.")
@@ -267,15 +269,15 @@ def named(inputs: Sequence[str]) -> str:
 
 
 def _run_data(
-    args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None
+    args: Namespace, checkpoint: Checkpoint, run: run_dir.Run | None
 ) -> tuple[str, Corpus, tuple[float, float]]:
     """Return the data of the network's run."""
-    from charrnn import data
+    from charrnn.data import corpus as corpora
 
     run = own_run(args, run)
     config = run.config()
     try:
-        corpus = data.open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
+        corpus = corpora.open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
         if config["vocab"] != checkpoint.vocab.to_json():
             raise ValueError("its vocabulary is not the checkpoint's")
         if len(corpus.ids) != config["symbols"]:
@@ -286,13 +288,13 @@ def _run_data(
 
 
 def _file_data(
-    args: Namespace, checkpoint: Checkpoint, run: runlog.Run | None, folder: Path
+    args: Namespace, checkpoint: Checkpoint, run: run_dir.Run | None, folder: Path
 ) -> tuple[str, Corpus, tuple[float, float]]:
     """Another file, read as a recording at the network's rate and in its encoding, or as a text of its characters."""
-    from charrnn import data
+    from charrnn.data import corpus as corpora
 
     table = bytecodec.read_table(args.table) if args.table else None
-    corpus = data.prepare(
+    corpus = corpora.prepare(
         [args.file],
         folder / "corpus.bin",
         options_of(checkpoint, args),
@@ -305,7 +307,7 @@ def _file_data(
     return STANDARD_INPUT if args.file == "-" else args.file, corpus, file_fractions(run)
 
 
-def file_fractions(run: runlog.Run | None) -> tuple[float, float]:
+def file_fractions(run: run_dir.Run | None) -> tuple[float, float]:
     """Return the fractions of a FILE for validation and test: those of the checkpoint's run."""
     if run is None:
         return FRACTION, FRACTION
@@ -323,7 +325,7 @@ def fractions(config: Mapping[str, Any]) -> tuple[float, float]:
     return val, test
 
 
-def not_as_written(run: runlog.Run, error: Exception) -> InputError:
+def not_as_written(run: run_dir.Run, error: Exception) -> InputError:
     """What to say of a config.json that somebody has changed."""
     if isinstance(error, InputError):
         return error

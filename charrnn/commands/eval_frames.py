@@ -8,25 +8,28 @@ from typing import Any
 
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
-from charrnn import frames, frames_data, runlog, yardstick
 from charrnn.commands.eval import Task, file_fractions, fractions, named, not_as_written, own_run
 from charrnn.commands.flags import options_of
-from charrnn.frames import FrameCheckpoint
-from charrnn.frames_data import Recordings
-from charrnn.runlog import is_frames
-from charrnn.show.curves import FRAME_BITS, FRAME_LOSSES
+from charrnn.data import baselines
+from charrnn.frames import data as frame_data
+from charrnn.frames import model as frame_model
+from charrnn.frames.data import Recordings
+from charrnn.frames.model import FrameCheckpoint
+from charrnn.storage import run_dir
+from charrnn.storage.run_dir import is_frames
+from charrnn.viz.curves import FRAME_BITS, FRAME_LOSSES
 
 
-def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path) -> Task:
+def frame_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Path) -> Task:
     """Return the evaluation of a frame predictor on its run's data, or on a recording at its rate."""
-    checkpoint = frames.load(file)
+    checkpoint = frame_model.load(file)
     model, far = checkpoint.model, checkpoint.model.config.reach.far
     if args.file:
         if args.table or args.encoding != "utf-8":
             flag = "--table" if args.table else "--encoding"
             raise InputError(f"{file} is a frame predictor, which is evaluated on recordings: {flag} is for texts.")
         name = STANDARD_INPUT if args.file == "-" else args.file
-        recordings = frames_data.prepare(
+        recordings = frame_data.prepare(
             [args.file], folder / "corpus.bin", options_of(checkpoint, args), args.quiet, args.skip_unreadable
         )
         val_frac, test_frac = file_fractions(run)
@@ -34,17 +37,17 @@ def frame_task(args: Namespace, file: Path, run: runlog.Run | None, folder: Path
         name, recordings, (val_frac, test_frac) = _run_data(args, checkpoint, run)
     parts = {**recordings.split(val_frac, test_frac, far), "all": recordings.ids}
 
-    def baselines(part: str, bar: Any) -> dict[str, float]:
+    def of_others(part: str, bar: Any) -> dict[str, float]:
         samples = parts[part][far:]
-        bar.reset(min(len(samples), yardstick.MOST_SYMBOLS))
-        return yardstick.frame_yardsticks(samples, checkpoint.rate, bar.update)
+        bar.reset(min(len(samples), baselines.MOST_SYMBOLS))
+        return baselines.frame_yardsticks(samples, checkpoint.rate, bar.update)
 
     units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
-    return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, baselines)
+    return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, of_others)
 
 
 def _run_data(
-    args: Namespace, checkpoint: FrameCheckpoint, run: runlog.Run | None
+    args: Namespace, checkpoint: FrameCheckpoint, run: run_dir.Run | None
 ) -> tuple[str, Recordings, tuple[float, float]]:
     """Return the data of the network's run."""
     run = own_run(args, run)
@@ -52,7 +55,7 @@ def _run_data(
     try:
         if not is_frames(config) or config["rate"] != checkpoint.rate:
             raise ValueError("the checkpoint is of another run")
-        recordings = frames_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
+        recordings = frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
         if len(recordings.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} samples, and there are {len(recordings.ids)}")
         return named(recordings.names), recordings, fractions(config)

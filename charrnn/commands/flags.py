@@ -12,7 +12,7 @@ from typing import Any
 
 from bytecodec.channels import parse_channel
 from bytecodec.errors import InputError
-from charrnn.recordings import SoundOptions
+from charrnn.data.recordings import SoundOptions
 
 LONGEST_SHOWN = 40  # characters of a wrong value in a message
 

@@ -8,7 +8,7 @@ from typing import Any
 from bytecodec.console import Parser, wrong_command_line
 from charrnn.commands.flags import whole
 
-LOSSES = ("mse", "gaussian")  # charrnn.frames has them too, but loads torch
+LOSSES = ("mse", "gaussian")  # charrnn.frames.model has them too, but loads torch
 FLAGS = ("preset", "frame_taps", "loss")
 DEFAULTS: dict[str, Any] = {  # other than those of a character network
     "rate": 16000,

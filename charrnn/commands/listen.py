@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from bytecodec.console import Parser, command, say, wrong_command_line
-from charrnn import runlog, runtime
+from charrnn import runtime
 from charrnn.commands.flags import needs, path, whole
+from charrnn.storage import run_dir
 
 SHORTEST_TOKEN = 8
 EXAMPLES = """
@@ -63,14 +64,14 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     ):
         wrong_command_line(p, "--token takes 8 or more of the letters, digits and - . _ ~")
     threads = runtime.default_threads() if args.threads is None else args.threads
-    runs = [runlog.find_run(name) for name in args.run] or runlog.all_runs(say)
+    runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(say)
     runtime.before_torch()
     with needs("listen"):
-        from charrnn.show import listen
-        from charrnn.show.guard import LOOPBACK
+        from charrnn.server import app as listen_app
+        from charrnn.server.access_control import LOOPBACK
     names = {*LOOPBACK, args.host.lower(), *([socket.gethostname().lower()] if is_open else [])}
-    with listen.bind(args.host, args.port) as listening:
-        app = listen.application(
+    with listen_app.bind(args.host, args.port) as listening:
+        app = listen_app.application(
             runs,
             listeners=args.listeners,
             threads=threads,
@@ -80,7 +81,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         )
         say(f"{_address(args.host, listening, args.token)} plays {_named(runs)}; Ctrl-C ends it.", args.quiet)
         try:
-            listen.server(app).run([listening])
+            listen_app.server(app).run([listening])
         except KeyboardInterrupt:
             return 0
     return 0
@@ -107,7 +108,7 @@ def _address(host: str, listening: socket.socket, token: str | None) -> str:
     return f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
 
 
-def _named(runs: Sequence[runlog.Run]) -> str:
+def _named(runs: Sequence[run_dir.Run]) -> str:
     return runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
 
 

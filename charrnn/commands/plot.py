@@ -22,15 +22,15 @@ from bytecodec.console import (
 )
 from bytecodec.console import wrong_command_line as wrong
 from bytecodec.errors import InputError
-from charrnn import runlog
 from charrnn.commands.flags import needs, path, whole
-from charrnn.inputs import Input, opened
+from charrnn.data.inputs import Input, opened
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from charrnn.show.curves import Series
-    from charrnn.show.plots import Look
+    from charrnn.viz.curves import Series
+    from charrnn.viz.plots import Look
 
 MOST_PIXELS = 16383
 FORMATS = ("png", "svg", "pdf")
@@ -123,7 +123,7 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     if kind not in FORMATS:
         wrong(p, f"{output}: a picture's name ends in {', '.join(f'.{name}' for name in FORMATS)}.")
     with needs("plots"):
-        from charrnn.show import plots
+        from charrnn.viz import plots
     for color in args.colors:
         if not plots.is_color(color):
             wrong(p, f"--colors: {color!r} is no colour. There are names such as teal, and #rrggbb.")
@@ -145,7 +145,7 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
 
 def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
     """The picture of recordings, or else of curves."""
-    from charrnn.show import plots, sound
+    from charrnn.viz import plots, sound
 
     sounds = [name in files and files[name].is_sound for name in args.file]
     if any(sounds) and not all(sounds):
@@ -171,7 +171,7 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
 
 
 def _look(args: Namespace) -> Look:
-    from charrnn.show.plots import Look
+    from charrnn.viz.plots import Look
 
     flags = ("width", "height", "log_x", "log_y", "average", "theme", "title")
     return Look(**{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0)
@@ -179,7 +179,7 @@ def _look(args: Namespace) -> Look:
 
 def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
     """All curves, and what the axes say."""
-    from charrnn.show.curves import IN_BITS, LOSSES, MEAN_SQUARE, csv_series
+    from charrnn.viz.curves import IN_BITS, LOSSES, MEAN_SQUARE, csv_series
 
     found: list[Series] = []
     x_names: set[str] = set()
@@ -229,7 +229,7 @@ def _log_file(name: str) -> Path:
     """Return the log of a run."""
     file = Path(name)
     try:
-        return runlog.find_run(name).log_file
+        return run_dir.find_run(name).log_file
     except InputError:
         if not file.suffix:
             raise
@@ -257,7 +257,7 @@ def _check_drawable(one: Series, args: Namespace) -> None:
 
 def _short_names(files: Sequence[Path]) -> list[str]:
     """What tells the files apart: a run's folder, else the file's name, else the whole path."""
-    from charrnn.show.runs import unlike
+    from charrnn.viz.run_summary import unlike
 
     return unlike([file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files], files)
 

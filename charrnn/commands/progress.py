@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bytecodec.console import duration, progress, say
-from charrnn import yardstick
-from charrnn.listener import Listener
-from charrnn.runlog import is_frames
-from charrnn.train import Trainer
+from charrnn.data import baselines
+from charrnn.storage.run_dir import is_frames
+from charrnn.training.listener import Listener
+from charrnn.training.trainer import Trainer
 
 ESTIMATE_AFTER = 5.0  # seconds of training after which the time that is left can be told
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal for a bar
@@ -33,7 +33,7 @@ class Narrator(Listener):
         self._loss = 0.0
         config = trainer.run.config()
         self._counted, self._bits = ("samples", "16-bit sample") if is_frames(config) else ("symbols", "symbol")
-        beside = yardstick.in_brief(config.get("yardsticks", {}))  # a run of before has none
+        beside = baselines.in_brief(config.get("yardsticks", {}))  # a run of before has none
         self._beside = f"; {beside}" if beside else ""
         minutes = trainer.settings.max_minutes
         self._by_clock = trainer.iterations is None and minutes is not None

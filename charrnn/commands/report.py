@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bytecodec.console import Parser, command, open_output, print_path, progress, say
-from charrnn import runlog
 from charrnn.commands.flags import needs, path
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
-    from charrnn.show.runs import Story
+    from charrnn.viz.run_summary import Story
 
 LARGE = 30_000_000  # bytes from which on a page is slow to send and to open
 EXAMPLES = """
@@ -52,9 +52,9 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-report; returns the exit code."""
     args = parser().parse_args(argv)
     with needs("report"):
-        from charrnn.show import report, runs
+        from charrnn.viz import report, run_summary
     stories = read_stories(args.run, args.quiet)
-    samples = [runs.chosen(s, args.checkpoints) if s.samples or args.checkpoints else [] for s in stories]
+    samples = [run_summary.chosen(s, args.checkpoints) if s.samples or args.checkpoints else [] for s in stories]
     for story in stories:
         if not story.samples:
             why = "--sample-seconds writes what each checkpoint sounds like" if story.is_sound else "it is of text"
@@ -72,9 +72,9 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
 
 def read_stories(names: Sequence[str], quiet: bool) -> list[Story]:
     """The runs of these names, with their logs."""
-    from charrnn.show.runs import Story
+    from charrnn.viz.run_summary import Story
 
-    found = [runlog.find_run(name) for name in names]
+    found = [run_dir.find_run(name) for name in names]
     size = sum(run.log_file.stat().st_size for run in found if run.log_file.is_file())
     with progress(size, "B", quiet, unit_scale=True, desc="reading") as bar:
         return [Story(run, lambda words: say(words, quiet), bar.update) for run in found]

@@ -25,20 +25,22 @@ from bytecodec.console import (
 )
 from bytecodec.errors import InputError
 from bytecodec.formats import SOUND_SUFFIXES
-from charrnn import play, runlog, runtime
+from charrnn import runtime
 from charrnn.commands.flags import add_channel, encoding, given, number, numbers, path, whole
 from charrnn.commands.sample_choices import check_choices, print_choices
 from charrnn.commands.sample_start import check_unknown, start_symbols
 from charrnn.engines import ENGINES
-from charrnn.engines.cpu_packed import INTEGERS
+from charrnn.engines.cpu.pack import INTEGERS
+from charrnn.sampling import playback
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from charrnn.engines import Engine
-    from charrnn.frames import FrameCheckpoint
-    from charrnn.stored import Stored, Streams
+    from charrnn.frames.model import FrameCheckpoint
+    from charrnn.storage.checkpoint_format import Stored, Streams
 
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
@@ -224,7 +226,7 @@ class Job:
 
     def rewind(self) -> None:
         """Put the engine where a take begins."""
-        from charrnn.generate import prime
+        from charrnn.sampling.generate import prime
 
         self.done = 0
         self.engine.reset()
@@ -250,12 +252,12 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     _check(p, args)
     check_unknown(p, args)
     if args.play:
-        play.library()  # before what takes long
+        playback.library()  # before what takes long
     runtime.before_torch()
     if not args.network:
-        args.network = str(runlog.newest_run().path)
+        args.network = str(run_dir.newest_run().path)
         say(f"sampling from {args.network}.", args.quiet)
-    from charrnn.stored import Streams, save_streams
+    from charrnn.storage.checkpoint_format import Streams, save_streams
 
     if args.state_out:
         _check_place(args.state_out)
@@ -282,20 +284,20 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
 
 def _is_of_frames(args: Namespace) -> bool:
     """Whether the network is a frame predictor; what is wrong with its name is said when it is read."""
-    from charrnn.stored import kind_of
+    from charrnn.storage.checkpoint_format import kind_of
 
     try:
-        network = args.network or runlog.newest_run().path
-        return kind_of(runlog.checkpoint_path(network, args.checkpoint)) == "frames"
+        network = args.network or run_dir.newest_run().path
+        return kind_of(run_dir.checkpoint_path(network, args.checkpoint)) == "frames"
     except InputError:
         return False
 
 
 def _job(args: Namespace) -> Job:
     from charrnn.engines import engine
-    from charrnn.stored import load, load_streams
+    from charrnn.storage.checkpoint_format import load, load_streams
 
-    checkpoint = load(runlog.checkpoint_path(args.network, args.checkpoint))
+    checkpoint = load(run_dir.checkpoint_path(args.network, args.checkpoint))
     plan = _plan(args, checkpoint)
     carried = load_streams(args.state_in, checkpoint.config) if args.state_in else None
     streams = args.streams or 1
@@ -407,7 +409,7 @@ def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
 
 def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[list[str]]:
     """For each temperature, the files of its streams."""
-    from charrnn.outputs import take_path
+    from charrnn.sampling.writers import take_path
 
     if temperatures * streams == 1:
         return [[output]]
@@ -418,8 +420,8 @@ def _outputs(output: str, temperatures: int, streams: int, sound: bool) -> list[
 
 def _take(job: Job, temperature: float, paths: list[str], interruption: Interruption) -> None:
     """Sample all streams into their files."""
-    from charrnn.outputs import Segments, open_take, open_takes
-    from charrnn.stitch import stitch
+    from charrnn.sampling.stitch import stitch
+    from charrnn.sampling.writers import Segments, open_take, open_takes
 
     args, plan = job.args, job.plan
     segment, began, full = 0, time.monotonic(), None
@@ -427,7 +429,7 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
     with contextlib.ExitStack() as stack:
         player = None
         if args.play and (rate := job.checkpoint.rate):
-            player = stack.enter_context(play.open_player(rate, job.checkpoint.encoding == "mulaw", args.quiet))
+            player = stack.enter_context(playback.open_player(rate, job.checkpoint.encoding == "mulaw", args.quiet))
         takes = stack.enter_context(open_takes(paths, plan.sound, job.checkpoint))  # kept though a player fails
         keep = None
         if args.segments_dir:
@@ -457,7 +459,10 @@ def _take(job: Job, temperature: float, paths: list[str], interruption: Interrup
                     take.write(symbols)
                 if player:
                     player.write(ids[0])
-            except (bytecodec.WavFullError, play.PlayError) as error:  # leave the block well, so that the file is kept
+            except (
+                bytecodec.WavFullError,
+                playback.PlayError,
+            ) as error:  # leave the block well, so that the file is kept
                 full = error
                 break
             if keep:

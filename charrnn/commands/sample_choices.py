@@ -13,7 +13,7 @@ from charrnn.engines import NOTHING
 
 if TYPE_CHECKING:
     from charrnn.commands.sample import Job
-    from charrnn.stored import Stored
+    from charrnn.storage.checkpoint_format import Stored
 
 # The flags of the network, its start and the computation; all others concern sampled symbols.
 GOES_WITH = {

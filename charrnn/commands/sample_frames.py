@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import bytecodec
 from bytecodec.console import INTERRUPTED, Interruption, Parser, progress, say, wrong_command_line
 from bytecodec.errors import InputError
-from charrnn import runlog, runtime
+from charrnn import runtime
 from charrnn.commands import sample
 from charrnn.commands.flags import options_of
+from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
-    from charrnn.frames import FrameCheckpoint
-    from charrnn.frames_generate import Take
+    from charrnn.frames.generate import Take
+    from charrnn.frames.model import FrameCheckpoint
 
 ALONE = 500_000  # weights up to which a step is over before a second thread has begun
 
@@ -27,12 +28,12 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
     _check(p, args)
     runtime.before_torch()
     if not args.network:
-        args.network = str(runlog.newest_run().path)
+        args.network = str(run_dir.newest_run().path)
         say(f"sampling from {args.network}.", args.quiet)
-    from charrnn import frames
-    from charrnn.frames_generate import save_takes
+    from charrnn.frames import model as frame_model
+    from charrnn.frames.generate import save_takes
 
-    checkpoint = frames.load(runlog.checkpoint_path(args.network, args.checkpoint))
+    checkpoint = frame_model.load(run_dir.checkpoint_path(args.network, args.checkpoint))
     if checkpoint.model.config.loss == "mse" and "temperature" in named:
         raise InputError(f"{checkpoint.path} was trained with --loss mse and draws nothing: leave --temperature out.")
     if args.state_out:
@@ -65,8 +66,8 @@ def _default_threads(checkpoint: FrameCheckpoint) -> int:
 
 def _choose_engine(args: Namespace, checkpoint: FrameCheckpoint) -> None:
     """Have the network's layers run where --engine says."""
-    from charrnn.engines.cpu_layer import compile_layers
-    from charrnn.engines.cpu_library import UnavailableError
+    from charrnn.engines.cpu.layer import compile_layers
+    from charrnn.engines.cpu.library import UnavailableError
 
     if args.engine == "eager":
         return
@@ -103,9 +104,9 @@ def _check(p: Parser, args: Namespace) -> None:
 
 def _takes(args: Namespace, checkpoint: FrameCheckpoint) -> list[Take]:
     """Where each stream begins."""
-    from charrnn.frames import as_numbers
-    from charrnn.frames_data import last_samples
-    from charrnn.frames_generate import Take, load_takes
+    from charrnn.frames.data import last_samples
+    from charrnn.frames.generate import Take, load_takes
+    from charrnn.frames.model import as_numbers
 
     model, streams = checkpoint.model, args.streams or 1
     if args.state_in:
@@ -135,7 +136,7 @@ def _write(
     interruption: Interruption,
 ) -> None:
     """Sample all takes into their files, a pass of each in turn."""
-    from charrnn.outputs import Segments, open_samples
+    from charrnn.sampling.writers import Segments, open_samples
 
     began, done, full = time.monotonic(), 0, None
     total = None if plan.total is None else plan.total * len(paths)

@@ -14,7 +14,7 @@ from bytecodec.errors import InputError
 from charrnn.commands.flags import options_of
 
 if TYPE_CHECKING:
-    from charrnn.stored import Stored
+    from charrnn.storage.checkpoint_format import Stored
 
 START_SYMBOLS = 2000  # number of symbols that are read of a --start-file by a network of text
 
@@ -32,7 +32,7 @@ def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any
         raise InputError(f"--unknown skip is for networks of text, and {checkpoint.path} was trained on sound.")
     parts: list[NDArray[np.integer[Any]]] = []
     if args.start_file:
-        from charrnn.data import last_symbols
+        from charrnn.data.corpus import last_symbols
 
         options = options_of(checkpoint, args)
         table = bytecodec.read_table(args.table) if args.table else None
@@ -50,6 +50,6 @@ def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any
 def _text_symbols(text: str, checkpoint: Stored, skip: bool, quiet: bool) -> NDArray[np.integer[Any]]:
     if not skip:
         return checkpoint.vocab.encode(text)
-    from charrnn.data import known_ids
+    from charrnn.data.corpus import known_ids
 
     return np.concatenate(list(known_ids(iter([text]), "--start-text", checkpoint.vocab, quiet)))

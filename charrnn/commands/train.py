@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING, Any
 import bytecodec
 from bytecodec.console import DONE, Interruption, command, print_path, progress, say
 from bytecodec.errors import InputError, first_line
-from charrnn import parallel, runlog, runtime
+from charrnn import runtime
 from charrnn.commands.flags import given, needs
 from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser, sound_options
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
-from charrnn.recipe import LAYER_NORM, RECIPES, Settings
+from charrnn.storage import run_dir
+from charrnn.training import distributed
+from charrnn.training.recipe import LAYER_NORM, RECIPES, Settings
 
 if TYPE_CHECKING:
-    from charrnn.checkpoint import Checkpoint
     from charrnn.commands.progress import Narrator
-    from charrnn.data import Corpus
-    from charrnn.model import CharRNN
-    from charrnn.parallel import World
-    from charrnn.samples import CheckpointSampler
-    from charrnn.train import Trainer
+    from charrnn.data.corpus import Corpus
+    from charrnn.models.char_rnn import CharRNN
+    from charrnn.storage.checkpoint import Checkpoint
+    from charrnn.training.distributed import World
+    from charrnn.training.samples import CheckpointSampler
+    from charrnn.training.trainer import Trainer
 
 
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; returns the exit code."""
     p = parser()
-    with parallel.muted():
+    with distributed.muted():
         args = p.parse_args(argv)
         named = given(p, argv)
         check(p, args, named)
@@ -43,14 +45,14 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
     from charrnn.commands.progress import Narrator
 
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(parallel.join())
+        world = stack.enter_context(distributed.join())
         args.quiet |= not world.leads
         narrator = Narrator(args.quiet, args.print_every)
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
         if world.leads and uses_tensorboard(trainer.run.config()):
-            from charrnn.tensorboard import TensorBoard
+            from charrnn.training.tensorboard import TensorBoard
 
             board = TensorBoard(trainer)
             stack.callback(board.end)
@@ -82,7 +84,7 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
     if args.tensorboard:
         _require_tensorboard()
     inputs = args.input or [_default_input()]
-    run = runlog.Run(runlog.new_run(args.run_dir, inputs[0]))
+    run = run_dir.Run(run_dir.new_run(args.run_dir, inputs[0]))
     device = runtime.choose_device(args.device)
     threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
     asked = {name: getattr(args, name, None) for name in Settings.__dataclass_fields__ if name != "gpu_layers"}
@@ -125,13 +127,13 @@ def _new(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator
 
 
 def _make_symbols(
-    args: Namespace, named: set[str], inputs: Sequence[str], run: runlog.Run, settings: Settings
+    args: Namespace, named: set[str], inputs: Sequence[str], run: run_dir.Run, settings: Settings
 ) -> tuple[CharRNN, Corpus, dict[str, Any]]:
     """Network, data, and what config.json says of them, for a new run of a character network."""
-    from charrnn import data
-    from charrnn.checkpoint import load
-    from charrnn.config import ModelConfig
-    from charrnn.model import build
+    from charrnn.data import corpus as corpora
+    from charrnn.models.char_rnn import build
+    from charrnn.models.config import ModelConfig
+    from charrnn.storage.checkpoint import load
 
     old = load(args.init_from) if args.init_from else None
     if old and old.rate:  # what its bytes mean, unless the command line says otherwise
@@ -140,7 +142,7 @@ def _make_symbols(
     options = sound_options(args, args.rate)
     table = bytecodec.read_table(args.table) if args.table else None
     known = old.vocab if old else None
-    corpus = data.prepare(
+    corpus = corpora.prepare(
         inputs, run.corpus_file, options, known, args.quiet, table, args.encoding, args.skip_unreadable
     )
     is_sound = corpus.vocab.alphabet is not None
@@ -169,29 +171,29 @@ def _make_symbols(
 
 def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet: bool) -> dict[str, float]:
     """What others take for the validation part, to be held against its loss; {} where there is no such part."""
-    from charrnn import yardstick
+    from charrnn.data import baselines
 
     val, train = trainer.parts["val"], trainer.parts["train"]
     if is_frames(config):
         samples = val[trainer.reach.far :]  # the targets
-        return yardstick.frame_yardsticks(samples, config["rate"]) if len(samples) else {}
+        return baselines.frame_yardsticks(samples, config["rate"]) if len(samples) else {}
     if len(val) < 2:
         return {}
-    with progress(yardstick.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
+    with progress(baselines.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
-        return yardstick.yardsticks(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
+        return baselines.yardsticks(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
-    from charrnn import data
-    from charrnn.checkpoint import sketch
-    from charrnn.config import ModelConfig
-    from charrnn.model import CharRNN
-    from charrnn.stored import UNUSABLE
-    from charrnn.vocab import Vocab
+    from charrnn.data import corpus as corpora
+    from charrnn.data.vocab import Vocab
+    from charrnn.models.char_rnn import CharRNN
+    from charrnn.models.config import ModelConfig
+    from charrnn.storage.checkpoint import sketch
+    from charrnn.storage.checkpoint_format import UNUSABLE
 
-    run = runlog.find_run(args.resume)
+    run = run_dir.find_run(args.resume)
     run.check_links()
     if world.leads:
         stack.enter_context(run.locked())
@@ -218,7 +220,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             shape = ModelConfig(**config["model"])
             sketch(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
             model = CharRNN(shape)
-            corpus = data.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+            corpus = corpora.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         else:
             from charrnn.commands import train_frames
 
@@ -248,7 +250,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
 
 def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> CheckpointSampler | None:
     """What makes the sound of each checkpoint, where that was asked for."""
-    from charrnn.samples import CheckpointSampler, FrameSampler
+    from charrnn.training.samples import CheckpointSampler, FrameSampler
 
     config = trainer.run.config()
     samples = config.get("samples", NO_SAMPLES)
@@ -276,13 +278,13 @@ def _trainer(
     corpus: Any,
     settings: Settings,
     config: dict[str, Any],
-    run: runlog.Run,
+    run: run_dir.Run,
     narrator: Narrator,
     world: World,
     gpu_layers: str | None = None,
 ) -> Trainer:
     """A trainer of a new run, or, without ``gpu_layers``, of one that goes on. The config gets its settings."""
-    from charrnn.train import Trainer
+    from charrnn.training.trainer import Trainer
 
     if is_frames(config):
         from charrnn.commands import train_frames
@@ -314,7 +316,7 @@ def _with_layers(
     import torch
 
     from charrnn.cuda.backends import choose, set_backend
-    from charrnn.data import ContiguousBatches
+    from charrnn.data.batches import ContiguousBatches
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         shape = (settings.batch_size, settings.seq_length)
@@ -330,8 +332,8 @@ def _with_layers(
 
 def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict[str, Any]:
     """What a character network brings to its `Trainer`."""
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.data import NEXT_SYMBOL
+    from charrnn.data.batches import NEXT_SYMBOL
+    from charrnn.storage.checkpoint import Checkpoint
 
     def package(step: int, epoch: float, train_loss: float | None) -> Checkpoint:
         made = Checkpoint(model, corpus.vocab, step=step, epoch=epoch, train_loss=train_loss)
@@ -346,10 +348,10 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
 
 
 @contextlib.contextmanager
-def _removed_unless_finished(run: runlog.Run, stack: contextlib.ExitStack) -> Iterator[None]:
+def _removed_unless_finished(run: run_dir.Run, stack: contextlib.ExitStack) -> Iterator[None]:
     """Make a folder for a run, lock it, and take all of it away again if the run does not come to be."""
     existed = run.path.exists()
-    runlog.make_folder(run.path)
+    run_dir.make_folder(run.path)
     try:
         stack.enter_context(run.locked())
     except BaseException:  # what is in it is another's

@@ -6,8 +6,8 @@ from typing import Any
 
 from bytecodec.arguments import HIGHEST_RATE
 from charrnn import runtime
-from charrnn.recordings import check_sound
-from charrnn.runlog import is_frames as is_frames
+from charrnn.data.recordings import check_sound
+from charrnn.storage.run_dir import is_frames as is_frames
 
 NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 

@@ -9,10 +9,10 @@ from bytecodec.console import Parser, wrong_command_line
 from charrnn import runtime
 from charrnn.commands import frames_flags
 from charrnn.commands.flags import encoding, number, number_or, numbers, path, whole
-from charrnn.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
-from charrnn.recordings import NORMALIZE_OVER, SoundOptions
+from charrnn.data.recordings import NORMALIZE_OVER, SoundOptions
+from charrnn.training.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
 
-CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.cells has them too, but loads torch
+CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # charrnn.models.cells has them too, but loads torch
 WITHOUT_FORGET_GATES = ("gru", "rnn")
 MODEL_FLAGS = ("cell", "rnn_size", "proj_size", "layers", "wordvec_size", "forget_bias", "dropout")
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from bytecodec.errors import InputError
-from charrnn import frames, frames_data
-from charrnn.checkpoint import sketch
 from charrnn.commands.train_flags import sound_options
-from charrnn.frames import FrameCheckpoint, FrameConfig, FrameRNN
-from charrnn.frames_data import Recordings
-from charrnn.frames_noise import shape_noise
-from charrnn.runlog import Run
+from charrnn.frames import data as frame_data
+from charrnn.frames import model as frame_model
+from charrnn.frames.data import Recordings
+from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN
+from charrnn.frames.noise import shape_noise
+from charrnn.storage.checkpoint import sketch
+from charrnn.storage.run_dir import Run
 
 FIELDS = {  # of a FrameConfig, by the names of the flags
     **{name: name for name in ("cell", "rnn_size", "proj_size", "layers", "forget_bias", "dropout", "loss")},
@@ -26,10 +27,10 @@ def make(
     args: Namespace, named: set[str], inputs: Sequence[str], run: Run
 ) -> tuple[FrameRNN, Recordings, dict[str, Any]]:
     """Network, data, and what config.json says of them, for a new run."""
-    old = frames.load(args.init_from) if args.init_from else None
+    old = frame_model.load(args.init_from) if args.init_from else None
     rate = old.rate if old and "rate" not in named else args.rate
     options = sound_options(args, rate)
-    recordings = frames_data.prepare(inputs, run.corpus_file, options, args.quiet, args.skip_unreadable)
+    recordings = frame_data.prepare(inputs, run.corpus_file, options, args.quiet, args.skip_unreadable)
     if old:
         model = old.model
         _check_same_network(args, named, model.config)
@@ -38,9 +39,9 @@ def make(
         samples = recordings.split(args.val_frac, args.test_frac, config.reach.far)["train"]
         if len(samples) <= config.reach.far:
             raise InputError(too_short(recordings, len(samples), config))
-        model = frames.build(config, args.seed, samples)
+        model = frame_model.build(config, args.seed, samples)
     sound = recordings.sound.to_json() if recordings.sound else None
-    facts = {"kind": frames.KIND, "rate": rate, "encoding": None, "sound": sound}
+    facts = {"kind": frame_model.KIND, "rate": rate, "encoding": None, "sound": sound}
     return model, recordings, facts | {"model": model.config.to_json()}
 
 
@@ -57,11 +58,11 @@ def reopen(run: Run, config: dict[str, Any]) -> tuple[FrameRNN, Recordings]:
     shape = FrameConfig(**config["model"])
     sketch(run.resume_file, shape.layers, lambda: FrameRNN(shape), "model.")
     model = FrameRNN(shape)
-    return model, frames_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
+    return model, frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
 
 
 def task(model: FrameRNN, recordings: Recordings, config: dict[str, Any]) -> dict[str, Any]:
-    """What a frame predictor brings to its `charrnn.train.Trainer`."""
+    """What a frame predictor brings to its `charrnn.training.trainer.Trainer`."""
     parts = recordings.split(config["val_frac"], config["test_frac"], model.config.reach.far)
 
     def package(step: int, epoch: float, train_loss: float | None) -> FrameCheckpoint:

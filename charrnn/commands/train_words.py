@@ -8,12 +8,12 @@ from bytecodec.console import duration, say
 from charrnn.commands.train_config import is_frames
 
 if TYPE_CHECKING:
-    from charrnn.train import Trainer
+    from charrnn.training.trainer import Trainer
 
 
 def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     """Print the network, the data, the length of training and the run's folder."""
-    from charrnn import yardstick
+    from charrnn.data import baselines
 
     settings, model = trainer.settings, trainer.model.config
     if is_frames(config):
@@ -43,7 +43,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
         f"run       {trainer.run.path}",
     ]
     if bits:
-        lines.insert(2, f"yardstick the validation part takes {yardstick.sentence(bits)}")
+        lines.insert(2, f"yardstick the validation part takes {baselines.sentence(bits)}")
     for line in lines:
         say(line, quiet)
     if not len(trainer.parts["val"]) > trainer.reach.far:

@@ -50,10 +50,10 @@ def charrnn_video(argv: Sequence[str] | None = None) -> int:
     if not args.output.lower().endswith(".mp4"):
         wrong_command_line(p, f"{args.output}: the film's name ends in .mp4.")
     with needs("plots"):
-        from charrnn.show import film, runs, video
+        from charrnn.viz import film, run_summary, video
     video.ffmpeg()
     stories = read_stories(args.run, args.quiet)
-    samples = [runs.chosen(story, args.checkpoints) for story in stories]
+    samples = [run_summary.chosen(story, args.checkpoints) for story in stories]
     layout = film.Layout(*args.size)
     with open_output(args.output) as file, progress(0, " frames", args.quiet) as bar:
         video.make(stories, samples, file, layout, args.fps, args.title, bar.reset, bar.update)

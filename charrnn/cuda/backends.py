@@ -19,11 +19,11 @@ from torch import Tensor
 
 from bytecodec.console import say
 from bytecodec.errors import InputError, first_line
-from charrnn.cells import LSTM
-from charrnn.model import Layers
-from charrnn.recipe import Settings
+from charrnn.models.cells import LSTM
+from charrnn.models.char_rnn import Layers
 from charrnn.runtime import autocast
-from charrnn.step import kernel_failed, loss_scale
+from charrnn.training.recipe import Settings
+from charrnn.training.step import kernel_failed, loss_scale
 
 AUTO = "auto"
 TOLERANCE = 0.05  # relative difference of losses and of gradients, several times that of rounding to bf16

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.data import ContiguousBatches
-from charrnn.vocab import Ids
+from charrnn.data.batches import ContiguousBatches
+from charrnn.data.vocab import Ids
 
 BLOCK = 1 << 26  # symbols that are copied at a time
 SHARE = 0.5  # of the free memory, at most

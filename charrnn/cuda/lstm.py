@@ -21,7 +21,7 @@ from charrnn.cuda.lstm_kernels import LINE, backward_kernel, forward_kernel
 from charrnn.cuda.lstm_layout import GATES, SHARED_MEMORY, Layout, layout_for, single_program
 
 if TYPE_CHECKING:
-    from charrnn.cells import LSTM
+    from charrnn.models.cells import LSTM
 
 _failures: dict[torch.device, Tensor] = {}
 
@@ -115,7 +115,7 @@ class _KernelLSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Backpropagation through time: see `charrnn.projected`, whose layers have R besides."""
+        """Backpropagation through time: see `charrnn.models.projected_lstm`, whose layers have R besides."""
         rows, w, u, outputs, gates, cells = ctx.saved_tensors
         steps, n, _, units = gates.shape
         y_grad, h_grad, c_grad = grads

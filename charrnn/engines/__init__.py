@@ -21,9 +21,9 @@ from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.runtime import MOST_THREADS
 
 if TYPE_CHECKING:
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.model import CharRNN
-    from charrnn.stored import Stored
+    from charrnn.models.char_rnn import CharRNN
+    from charrnn.storage.checkpoint import Checkpoint
+    from charrnn.storage.checkpoint_format import Stored
 
 ENGINES = ("auto", "cpu", "onnx", "cuda", "eager")
 FEW = 4  # streams, up to which onnxruntime, which takes them one by one, is as fast as the eager engine
@@ -47,7 +47,8 @@ def engine(
     Parameters
     ----------
     checkpoint
-        A path, a run directory (its newest), or a loaded `charrnn.checkpoint.Checkpoint` or `charrnn.stored.Stored`.
+        A path, a run directory (its newest), or a loaded `charrnn.storage.checkpoint.Checkpoint` or
+        `charrnn.storage.checkpoint_format.Stored`.
     kind
         cpu (compiled), onnx (onnxruntime), cuda (an NVIDIA GPU), eager (the reference in torch), or auto: the fastest
         that there is for the network on the CPU. Where that is not the compiled one, it says so on stderr.
@@ -68,9 +69,9 @@ def engine(
     check_whole("threads", threads, 0, MOST_THREADS)
     loaded = _loaded(checkpoint)
     if kind in ("auto", "cpu"):
-        from charrnn.engines.cpu import CpuEngine
-        from charrnn.engines.cpu_library import UnavailableError
-        from charrnn.engines.cpu_packed import INTEGERS
+        from charrnn.engines.cpu.engine import CpuEngine
+        from charrnn.engines.cpu.library import UnavailableError
+        from charrnn.engines.cpu.pack import INTEGERS
 
         try:
             return CpuEngine(_weights(loaded), loaded.config, streams, precision, threads)
@@ -87,7 +88,7 @@ def engine(
 
     set_threads(threads)
     if kind == "cuda":
-        from charrnn.engines.cuda import CudaEngine
+        from charrnn.engines.cuda.engine import CudaEngine
 
         return CudaEngine(loaded.model, streams, precision)
     from charrnn.engines.eager import EagerEngine
@@ -97,11 +98,11 @@ def engine(
 
 def _loaded(checkpoint: Any) -> Checkpoint | Stored:
     """Return a checkpoint of a network of symbols, which is read if it is a path."""
-    from charrnn import stored
+    from charrnn.storage import checkpoint_format
 
     if isinstance(checkpoint, str | os.PathLike):
-        return stored.load(Path(checkpoint))
-    if not isinstance(checkpoint, stored.Trained):
+        return checkpoint_format.load(Path(checkpoint))
+    if not isinstance(checkpoint, checkpoint_format.Trained):
         kind = type(checkpoint).__name__
         raise InputError(f"checkpoint is a {kind}; it must be a path or a checkpoint of a network of symbols.")
     return cast("Checkpoint | Stored", checkpoint)
@@ -109,16 +110,16 @@ def _loaded(checkpoint: Any) -> Checkpoint | Stored:
 
 def _weights(loaded: Checkpoint | Stored) -> Mapping[str, NDArray[np.float32]]:
     """Return the network's weights by name, without torch if they were read without it."""
-    from charrnn.stored import Stored
+    from charrnn.storage.checkpoint_format import Stored
 
     return loaded.weights if isinstance(loaded, Stored) else arrays(loaded.model)
 
 
 def _second_best(streams: int, precision: str) -> str:
     """The engine to take where the compiled one is not there."""
-    from charrnn import onnx
+    from charrnn.storage import onnx_export
 
-    return "onnx" if precision == "auto" and streams <= FEW and onnx.installed() else "eager"
+    return "onnx" if precision == "auto" and streams <= FEW and onnx_export.installed() else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_array, check_integers, check_number, check_whole
 from bytecodec.errors import InputError
-from charrnn.config import ModelConfig, state_sizes
+from charrnn.models.config import ModelConfig, state_sizes
 
 NOTHING = -1  # last symbol of a stream without one; its first symbol is drawn uniformly
 ROWS = 256  # symbols that are scored together in kernels that only score given symbols

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState
-from charrnn.model import CharRNN
+from charrnn.models.char_rnn import CharRNN
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SCORE_STEPS = 512

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn import onnx
 from charrnn.engines.base import NOTHING, Engine, EngineState, Ids
+from charrnn.storage import onnx_export
 
 Floats = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ class OnnxEngine(Engine):
     tensors
         The network's weights by the names of a checkpoint, float32.
     config
-        A `charrnn.model.ModelConfig` of any cell.
+        A `charrnn.models.char_rnn.ModelConfig` of any cell.
     precision
         Of the weights, a name in `PRECISIONS`; auto: int8.
     threads
@@ -53,7 +53,7 @@ class OnnxEngine(Engine):
         super().__init__(config, streams)
         self._session = _session(tensors, config, precision, threads)
         names = [output.name for output in self._session.get_outputs()]
-        self._handed_on = [name.removeprefix(onnx.NEW) for name in names[1:]]  # after the logits
+        self._handed_on = [name.removeprefix(onnx_export.NEW) for name in names[1:]]  # after the logits
         self.reset()
 
     def reset(self) -> None:
@@ -93,7 +93,10 @@ class OnnxEngine(Engine):
     def get_state(self) -> tuple[EngineState, Ids]:
         """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(
-            tuple(np.concatenate([feed[onnx.STATE.format(i, j)] for feed in self._streams]) for j in range(len(sizes)))
+            tuple(
+                np.concatenate([feed[onnx_export.STATE.format(i, j)] for feed in self._streams])
+                for j in range(len(sizes))
+            )
             for i, sizes in enumerate(self._state_sizes)
         )
         return state, self._last.copy()
@@ -107,7 +110,9 @@ class OnnxEngine(Engine):
 
     def _feeds(self, state: EngineState) -> list[dict[str, NDArray[Any]]]:
         """Of each stream, the state's arrays (1, ·) by the model's names."""
-        arrays = {onnx.STATE.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
+        arrays = {
+            onnx_export.STATE.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)
+        }
         n = len(next(iter(arrays.values())))
         return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
 
@@ -139,11 +144,11 @@ def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
 
 def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads: int) -> Any:
     """onnxruntime, ready to run the step."""
-    onnx.needed("onnx", "onnxruntime")
+    onnx_export.needed("onnx", "onnxruntime")
     import onnxruntime
     from onnx import helper
 
-    model = onnx.step_model(tensors, config)
+    model = onnx_export.step_model(tensors, config)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
@@ -160,6 +165,6 @@ def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads
                 data,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                nodes_to_exclude=[onnx.FED_BACK + onnx.PRODUCT],  # whose rounding would go round with it
+                nodes_to_exclude=[onnx_export.FED_BACK + onnx_export.PRODUCT],  # whose rounding would go round with it
             )
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -32,15 +32,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from charrnn.config import ModelConfig
 from charrnn.cuda.backends import set_backend
-from charrnn.engines.cuda import CudaEngine
+from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
-from charrnn.generate import uniforms
-from charrnn.model import build
-from charrnn.recipe import GPU_LAYERS, RECIPES, Settings
-from charrnn.runlog import Run, read_rows
-from charrnn.step import GraphedStep, Step, make_optimizer
+from charrnn.models.char_rnn import build
+from charrnn.models.config import ModelConfig
+from charrnn.sampling.generate import uniforms
+from charrnn.storage.csv_log import read_rows
+from charrnn.storage.run_dir import Run
+from charrnn.training.recipe import GPU_LAYERS, RECIPES, Settings
+from charrnn.training.step import GraphedStep, Step, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 VOICE = ROOT / "data" / "voice.wav"

@@ -1,0 +1,1 @@
+"""Recordings and texts as symbols: vocabulary, corpus on disk, batches, and what other coders need for them."""

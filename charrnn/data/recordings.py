@@ -1,0 +1,140 @@
+"""Conversion of recordings to the symbols or samples of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+import bytecodec
+from bytecodec.console import progress, say
+from bytecodec.wav import measure_peak, normalizing_gain
+from charrnn.data.inputs import Input, Unreadable
+
+NORMALIZE_OVER = ("files", "set")
+MOST_GAIN = 200.0  # in dB, the limit of `bytecodec.read_blocks`
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """Options for the conversion of recordings; the fields have the meaning of charrnn-train's flags.
+
+    Attributes
+    ----------
+    channel
+        The channel to read, counted from 1, or None for the mean of all.
+    set_gain_db
+        Gain in dB of each recording with ``normalize_over="set"``; None until it has been measured.
+    mono_as_is
+        Whether to read a recording that has only one channel, whatever ``channel`` is.
+    """
+
+    rate: int = 11025
+    normalize: bool = False
+    gain_db: float = 0.0
+    mulaw: bool = False
+    channel: int | None = None
+    remove_dc: bool = False
+    normalize_over: str = "files"
+    set_gain_db: float | None = None
+    mono_as_is: bool = False
+
+    @property
+    def encoding(self) -> str:
+        """Encoding of a byte, "linear" or "mulaw"."""
+        return "mulaw" if self.mulaw else "linear"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options to store in config.json and checkpoints, without the rate and the encoding."""
+        return {name: value for name, value in asdict(self).items() if name not in ("rate", "mulaw", "mono_as_is")}
+
+    @classmethod
+    def of_network(cls, rate: int | None, encoding: str | None, kept: dict[str, Any] | None) -> SoundOptions:
+        """Return how to read another recording for a network, from the stored options of its training.
+
+        A recording of one channel is read whatever the channel. Raise ValueError if ``kept`` is not as from `to_json`.
+        """
+        kept = check_sound(kept) or {}
+        return cls(rate=rate or cls.rate, mulaw=encoding == "mulaw", mono_as_is=True, **kept)
+
+
+def check_sound(kept: Any) -> dict[str, Any] | None:
+    """Return ``kept`` if it is a result of `SoundOptions.to_json` or a part of one, else raise ValueError."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_GAIN
+
+    valid: dict[str, Callable[[Any], bool]] = {
+        "channel": lambda value: value is None or (type(value) is int and value >= 1),
+        "remove_dc": lambda value: isinstance(value, bool),
+        "normalize": lambda value: isinstance(value, bool),
+        "normalize_over": lambda value: value in NORMALIZE_OVER,
+        "gain_db": is_number,
+        "set_gain_db": lambda value: value is None or is_number(value),
+    }
+    if kept is None:
+        return None
+    if not isinstance(kept, dict) or not kept.keys() <= valid.keys():
+        raise ValueError(f"sound is {kept!r}")
+    for name, value in kept.items():
+        if not valid[name](value):
+            raise ValueError(f"{name} of sound is {value!r}")
+    return kept
+
+
+def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> Iterator[NDArray[Any]]:
+    """Yield the bytes or 16-bit samples of a recording, with a progress bar."""
+    with progress(file.size, "B", quiet, unit_scale=True, desc=file.name) as bar, file.open() as source:
+        yield from bytecodec.read_blocks(
+            source,
+            options.rate,
+            channel=options.channel,
+            mono_as_is=options.mono_as_is,
+            remove_dc=options.remove_dc,
+            normalize=options.normalize,
+            set_gain_db=options.set_gain_db,
+            gain_db=options.gain_db,
+            mulaw=options.mulaw,
+            bits=bits,
+            tell=lambda sentence: say(sentence, quiet),
+            progress=lambda done, of: _show(bar, done, of),
+        )
+
+
+def with_gain_of_set(
+    options: SoundOptions, files: list[Input], unreadable: Unreadable, quiet: bool
+) -> tuple[SoundOptions, list[Input]]:
+    """Measure, if necessary, the gain that normalizes the recordings among the files as a set.
+
+    Return the options with this gain, and the files without those that turned out to be unreadable.
+    """
+    if not options.normalize or options.normalize_over != "set" or options.set_gain_db is not None:
+        return options, files
+    peak, kept = 0.0, []
+    for file in files:
+        if not file.is_sound:
+            kept.append(file)
+            continue
+        with (
+            unreadable.noting(file.name),
+            progress(file.size, "B", quiet, unit_scale=True, desc=f"peak of {file.name}") as bar,
+            file.open() as source,
+        ):
+            peak_of_one = measure_peak(
+                source,
+                options.rate,
+                channel=options.channel,
+                remove_dc=options.remove_dc,
+                progress=lambda done, of, bar=bar: _show(bar, done, of),  # type: ignore[misc]
+            )
+            peak = max(peak, peak_of_one)
+            kept.append(file)
+    return replace(options, set_gain_db=min(20 * math.log10(normalizing_gain(peak)), MOST_GAIN)), kept
+
+
+def _show(bar: Any, done: int, of: int | None) -> None:
+    """Move a progress bar of bytes to the position of frame ``done``, if the number of frames is known."""
+    bar.update(bar.total * done / of - bar.n if of else 0)

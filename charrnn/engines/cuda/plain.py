@@ -1,0 +1,103 @@
+"""Steps of any network in plain torch, many of them in one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from charrnn.cuda import graphs
+from charrnn.cuda.graphs import Work
+from charrnn.engines.eager import draw
+from charrnn.models.char_rnn import CharRNN
+
+STEPS = 64  # of a graph
+
+
+class Plain:
+    """A network in torch's operations, with the state of its streams.
+
+    Parameters
+    ----------
+    model
+        On its device.
+    dtype
+        Of weights and products: bf16 or fp32.
+    last, temperature
+        (n,) the last symbols, which change, and () the temperature.
+    warm_up, capture
+        How work is run before it is captured, and how it is captured.
+    """
+
+    def __init__(
+        self,
+        model: CharRNN,
+        dtype: torch.dtype,
+        last: Tensor,
+        temperature: Tensor,
+        warm_up: Callable[[Work], None] = graphs.warm_up_on_side_stream,
+        capture: Callable[[Work], Work] = graphs.capture,
+    ) -> None:
+        self._model, self._last, self._temperature = model, last, temperature
+        self._warm_up, self._capture = warm_up, capture
+        self._weights: dict[Tensor, Tensor] = {p: p.detach().to(dtype) for p in model.parameters()}
+        self._replays: dict[tuple[str, int], Work] = {}
+        self.state = model.initial_state(len(last))
+        self._numbers = torch.zeros(STEPS, len(last), dtype=torch.float64, device=last.device)
+        self._symbols, self._ids = (torch.zeros_like(self._numbers, dtype=torch.int64) for _ in range(2))
+        self._scores = torch.zeros_like(self._numbers)
+
+    @torch.no_grad()
+    def run(self, kind: str, feed: Tensor) -> Tensor:
+        """Run a step for each row of the feed (T, n), as `charrnn.engines.cuda.resident.Resident.run` does: by graphs
+        of `STEPS` steps, and the rest one by one."""
+        place, found = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
+        results = torch.empty(feed.shape, dtype=found.dtype, device=feed.device)
+        done = 0
+        while done < len(feed):
+            count = STEPS if len(feed) - done >= STEPS else 1
+            place[:count].copy_(feed[done : done + count])
+            self._replay(kind, count)()
+            results[done : done + count].copy_(found[:count])
+            done += count
+        return results
+
+    def check(self) -> None:
+        """Do nothing: torch raises its errors."""
+
+    def _replay(self, kind: str, count: int) -> Work:
+        """Return a function that does so many steps; it is captured at first use."""
+        if (kind, count) not in self._replays:
+
+            def work() -> None:
+                for t in range(count):
+                    self._step(kind, t)
+
+            changing = [*(tensor for layer in self.state for tensor in layer), self._last]
+            kept = [tensor.clone() for tensor in changing]
+            self._warm_up(work)  # which changes the streams
+            for tensor, value in zip(changing, kept, strict=True):
+                tensor.copy_(value)
+            self._replays[kind, count] = self._capture(work)
+        return self._replays[kind, count]
+
+    def _step(self, kind: str, t: int) -> None:
+        logits, state = self._model.step(self._last, self.state, self._linear)
+        for layer, new in zip(self.state, state, strict=True):
+            for tensor, value in zip(layer, new, strict=True):
+                tensor.copy_(value)
+        if kind == "read":
+            symbols = self._symbols[t]
+            log_p = functional.log_softmax(logits.double(), dim=1)
+            self._scores[t].copy_(log_p.gather(1, symbols[:, None])[:, 0])
+        else:
+            likeliest = kind == "likeliest"
+            symbols = logits.argmax(dim=1) if likeliest else draw(logits, self._numbers[t], self._temperature)
+            self._ids[t].copy_(symbols)
+        self._last.copy_(symbols)
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        own = self._weights[weight]
+        return functional.linear(x.to(own.dtype), own, None if bias is None else self._weights[bias]).float()

@@ -1,0 +1,1 @@
+"""The frame predictor: model, data, generation and measurements."""

@@ -1,0 +1,114 @@
+"""Recordings as 16-bit samples on disk, for the frame predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.console import sync
+from bytecodec.errors import InputError
+from charrnn.data.corpus import borders, write_readable
+from charrnn.data.inputs import Unreadable, nothing_readable, opened, opened_all
+from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set
+
+SAMPLE = np.dtype("<i2")
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """All samples of a run, on disk, mapped into memory as they are needed.
+
+    Attributes
+    ----------
+    ids
+        (n,) int16.
+    names
+        The files that they come from, in order.
+    skipped
+        Files that could not be read and were left out.
+    sound
+        Options with which they were read; None if unknown.
+    """
+
+    ids: NDArray[np.int16]
+    names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    sound: SoundOptions | None = None
+
+    def split(self, val_frac: float, test_frac: float, far: int) -> dict[str, NDArray[np.int16]]:
+        """Return the parts of `charrnn.data.corpus.Corpus.split`.
+
+        val and test begin ``far`` samples early, with the samples that their first targets are predicted from.
+        """
+        train, val = borders(len(self.ids), val_frac, test_frac)
+        return {
+            "train": self.ids[:train],
+            "val": self.ids[max(0, train - far) : val],
+            "test": self.ids[max(0, val - far) :],
+        }
+
+
+def prepare(
+    inputs: Sequence[str], target: Path, options: SoundOptions, quiet: bool = False, skip_unreadable: bool = False
+) -> Recordings:
+    """Lay recordings end to end as int16 in the file ``target``.
+
+    A folder stands for the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
+    error before any is read, or are left out with ``skip_unreadable``.
+
+    Raises
+    ------
+    InputError
+        A file is no recording, or is damaged.
+    """
+    unreadable = Unreadable(skip_unreadable, quiet)
+    with opened_all(inputs, unreadable, quiet, texts=False) as found:
+        files = []
+        for file in found:
+            with unreadable.noting(file.name):
+                if not file.is_sound:
+                    raise InputError(f"{file.name} is no recording, and --frames learns sound: name recordings.")
+                files.append(file)
+        options, files = with_gain_of_set(options, files, unreadable, quiet)
+        with target.open("wb") as out:
+            names = [
+                file.name
+                for file in files
+                if write_readable(read_sound(file, options, 16, quiet), out, file, SAMPLE, unreadable)
+            ]
+            sync(out)
+    unreadable.report()
+    if not names:
+        raise nothing_readable(unreadable)
+    return replace(open_recordings(target, tuple(names), tuple(unreadable.names)), sound=options)
+
+
+def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Recordings:
+    """Map a file that `prepare` wrote."""
+    return Recordings(np.memmap(path, dtype=SAMPLE, mode="r"), names, skipped)
+
+
+def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
+    """Return the last ``count`` samples of a recording, or of standard input, ``-``, in constant memory.
+
+    Raises
+    ------
+    InputError
+        It is no recording, or is shorter.
+    """
+    kept = np.empty(0, dtype=np.int16)
+    with opened(str(name)) as file:
+        if not file.is_sound:
+            raise InputError(f"{file.name} is no recording, and a frame predictor starts from sound: name a recording.")
+        for block in read_sound(file, options, 16, quiet=True):
+            kept = np.concatenate([kept, block])[-count:]
+        if len(kept) < count:
+            raise InputError(
+                f"{file.name} is too short to start from: it has {len(kept):,} samples at {options.rate} Hz, "
+                f"and a window has {count:,}."
+            )
+    return kept

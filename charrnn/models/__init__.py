@@ -1,0 +1,1 @@
+"""Networks in torch, and the configuration that describes them."""

@@ -1,0 +1,175 @@
+"""LSTM layers with a projection, trained on a CPU: what has to wait for the step before, and all else at once.
+
+torch has no fused kernel for them on a CPU: it runs a dozen small operations a step, each of which keeps what its
+gradient needs, and adds up the gradients of all weights in every step. Here a step is eight operations in place, its
+way back six, and the gradient of a weight is one product over all steps, after the last. Between steps rows need
+nothing of each other, so each thread takes some of them through all steps: threads that share every small operation
+would wait for each other more than they work.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+
+def projected_lstm(x: Tensor, state: Tensors, weights: Tensors) -> tuple[Tensor, Tensors]:
+    """Outputs r (N, T, P) of a layer for x (N, T, D), and its state (r (N, P), c (N, H)) after them.
+
+    Parameters
+    ----------
+    weights
+        W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`. Under autocast the products are in
+        its precision, and what adds up over the steps, the gates and c, in that of the state.
+    """
+    inside = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    with torch.autocast("cpu", enabled=False):
+        y, *state_after = _ProjectedLSTM.apply(x, *state, *weights, inside)  # type: ignore[no-untyped-call]
+    return y, tuple(state_after)
+
+
+class _ProjectedLSTM(torch.autograd.Function):
+    """Sequences lie in the order of time inside, (T, N, ...), so that a step is one piece of memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        r: Tensor,
+        c: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias: Tensor,
+        weight_hr: Tensor,
+        inside: torch.dtype,
+    ) -> Tensors:
+        (n, steps, _), units = x.shape, c.shape[1]
+        x, weight_ih, weight_hh, weight_hr = (
+            tensor.to(inside) for tensor in (x.transpose(0, 1), weight_ih, weight_hh, weight_hr)
+        )
+        gates = (x.flatten(0, 1) @ weight_ih.t()).to(bias.dtype).add_(bias).view(steps, n, 4 * units)
+        cells, outputs = c.new_empty(steps + 1, n, units), x.new_empty(steps + 1, n, len(weight_hr))
+        hidden, squashed = c.new_empty(steps, n, units), c.new_empty(steps, n, units)  # h and tanh(c)
+        cells[0], outputs[0] = c, r
+        _by_rows(functools.partial(_forward, weight_hh, weight_hr), gates, cells, outputs, hidden, squashed)
+        ctx.save_for_backward(x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, squashed)
+        return outputs[1:].transpose(0, 1), outputs[-1].to(r.dtype), cells[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Backpropagation through time. With a' for dL/da and s_t for what the gates take:
+
+        h_t' = R^T r_t',  c_t' = c_(t+1)' f_(t+1) + h_t' o (1 - tanh(c_t)^2),  r_(t-1)' = y_(t-1)' + U^T s_t'
+        s_t' = (c_t' g i (1 - i),  c_t' c_(t-1) f (1 - f),  c_t' i (1 - g^2),  h_t' tanh(c_t) o (1 - o))
+        """
+        x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, squashed = ctx.saved_tensors
+        y_grad, r_grad, c_grad = gradients
+        inside, n = weight_ih.dtype, gates.shape[1]
+        i, f, g, o = gates.chunk(4, dim=2)
+        s_grads = torch.empty_like(gates)  # at first only what c' and h' are multiplied with
+        from_i, from_f, from_g, from_o = s_grads.chunk(4, dim=2)
+        torch.mul(g, i * (1 - i), out=from_i)
+        torch.mul(cells[:-1], f * (1 - f), out=from_f)
+        torch.mul(i, 1 - g * g, out=from_g)
+        torch.mul(squashed, o * (1 - o), out=from_o)
+        c_from_h = o * (1 - squashed * squashed)
+        r_grads = y_grad.transpose(0, 1).to(gates.dtype, copy=True).contiguous()
+        r_grads[-1] += r_grad
+        c_grad = c_grad.clone()
+        _by_rows(functools.partial(_backward, weight_hh, weight_hr), f, c_from_h, s_grads, r_grads, c_grad[None])
+        s_all, r_all = s_grads.flatten(0, 1).to(inside), r_grads.flatten(0, 1).to(inside)
+        return (
+            (s_all @ weight_ih).view(x.shape).transpose(0, 1) if ctx.needs_input_grad[0] else None,
+            (s_all[:n] @ weight_hh).to(gates.dtype),
+            c_grad,
+            (s_all.t() @ x.flatten(0, 1)).to(gates.dtype),
+            (s_all.t() @ outputs[:-1].flatten(0, 1)).to(gates.dtype),
+            s_grads.sum((0, 1)),
+            (r_all.t() @ hidden.flatten(0, 1).to(inside)).to(gates.dtype),
+            None,
+        )
+
+
+@torch.no_grad()
+def _forward(
+    weight_hh: Tensor,
+    weight_hr: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    outputs: Tensor,
+    hidden: Tensor,
+    squashed: Tensor,
+) -> None:
+    """Take some rows through all steps; gates (T, N, 4H) hold W x_t + b, the first of cells and outputs the state."""
+    units = hidden.shape[2]
+    by_step = (gates, *gates.chunk(4, dim=2), gates[..., : 2 * units], cells[:-1], cells[1:], squashed, hidden)
+    for t, (all_four, i, f, g, o, i_and_f, c_before, c, tanh_c, h) in enumerate(zip(*by_step, strict=True)):
+        _add_product(all_four, outputs[t], weight_hh.t())
+        i_and_f.sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        torch.mul(f, c_before, out=c)
+        c.addcmul_(i, g)
+        torch.tanh(c, out=tanh_c)
+        torch.mul(o, tanh_c, out=h)
+        torch.mm(h.to(outputs.dtype), weight_hr.t(), out=outputs[t + 1])
+
+
+@torch.no_grad()
+def _backward(
+    weight_hh: Tensor, weight_hr: Tensor, f: Tensor, c_from_h: Tensor, s_grads: Tensor, r_grads: Tensor, c_grads: Tensor
+) -> None:
+    """Take gradients of some rows back through all steps: those of what the gates take, of r, and of c (1, N, H)."""
+    units, c_grad = f.shape[2], c_grads[0]
+    from_c, from_h = s_grads[..., : 3 * units].view(*f.shape[:2], 3, units), s_grads[..., 3 * units :]
+    for t in reversed(range(len(f))):
+        h_grad = r_grads[t].to(weight_hr.dtype) @ weight_hr
+        c_grad.addcmul_(h_grad, c_from_h[t])
+        from_c[t].mul_(c_grad[:, None])
+        from_h[t].mul_(h_grad)
+        c_grad.mul_(f[t])
+        if t:
+            _add_product(r_grads[t - 1], s_grads[t], weight_hh)
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b in place; the product may be in another precision, which is b's."""
+    if to.dtype == b.dtype:
+        to.addmm_(a, b)
+    else:
+        to.add_(a.to(b.dtype) @ b)
+
+
+def _by_rows(work: Callable[..., None], *tensors: Tensor) -> None:
+    """Do work that changes tensors (·, N, ...) in place: as many rows of all of them for each of torch's threads."""
+    threads = torch.get_num_threads()
+    parts = [tensor.chunk(threads, dim=1) for tensor in tensors]
+    if len(parts[0]) == 1:
+        work(*tensors)
+    else:
+        for _ in _pool(threads).map(work, *parts):
+            pass
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads each of which computes alone."""
+    pool, all_there = ThreadPoolExecutor(threads, "rows"), threading.Barrier(threads)
+    for one in [pool.submit(_compute_alone, all_there) for _ in range(threads)]:
+        one.result()
+    torch.set_num_threads(threads)  # of threads that begin later, which take what was set last
+    return pool
+
+
+def _compute_alone(all_there: threading.Barrier) -> None:
+    torch.get_num_threads()  # what a thread asks for before its first look counts for others alone
+    torch.set_num_threads(1)
+    all_there.wait()

@@ -1,0 +1,1 @@
+"""Files: the run directory, checkpoints, and other programs' formats."""

@@ -1,0 +1,376 @@
+"""The run directory: its files, names and logs. Imports no torch, so that whatever reads runs starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from bytecodec.arguments import check_path
+from bytecodec.console import is_special_file, open_output, shortened, sync_folder
+from bytecodec.errors import InputError
+from bytecodec.safe_text import printable
+
+RUNS = Path("runs")
+MOST_JSON = 1 << 26  # bytes of config.json, which may hold a large vocabulary and the names of many files
+MOST_SHOWN = 250  # characters of a path in a message
+MOST_STEM = 100  # bytes of an input's name in a run's default name
+LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
+    r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
+)
+ENTRIES = (
+    *("config.json", "log.csv", "val.csv", "best.json", "resume.safetensors", "corpus.bin", "lock"),
+    *("checkpoints", "samples", "tensorboard"),
+)
+
+
+class Run:
+    """A run directory.
+
+    ========================  ==============================================================
+    config.json               what was decided when it was started
+    log.csv, val.csv          a row an iteration, a row a validation; losses in nats a symbol
+    checkpoints/00001000.…    the network at an iteration; best.json names the best
+    resume.safetensors        all that going on needs; the newest only
+    corpus.bin                the ids that it trains on
+    samples/00001000_t1.00.…  what a checkpoint sounds like, at a temperature
+    tensorboard/              event files for TensorBoard, where --tensorboard asked for them
+    ========================  ==============================================================
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def inside(self, path: str | Path) -> Path:
+        """Return the path of a file or folder in the run, which need not exist.
+
+        A run may come from another person. A link in it, or a name in one of its files, could otherwise expose or
+        overwrite a file outside it. The folder of the run itself may be a link.
+
+        Raises
+        ------
+        InputError
+            The path, with all links resolved, is outside the run's folder.
+        """
+        found = self.path / path
+        folder = os.path.realpath(self.path)
+        try:
+            is_inside = Path(os.path.realpath(found)).is_relative_to(folder)
+        except ValueError:  # a name with a null byte in it
+            is_inside = False
+        if not is_inside:
+            raise InputError(
+                f"{printable(path, MOST_SHOWN)} of the run {printable(os.path.basename(folder), MOST_SHOWN)} leads out "
+                "of the run, so it is not followed: replace it by a copy."
+            )
+        return found
+
+    def check_links(self) -> None:
+        """Raise InputError if a file or folder leads out of the run, before any of them is written."""
+        for name in ENTRIES:
+            self.inside(name)
+
+    @property
+    def config_file(self) -> Path:
+        """The settings of the run, fixed when it starts."""
+        return self.inside("config.json")
+
+    @property
+    def log_file(self) -> Path:
+        """The training log, one row per iteration."""
+        return self.inside("log.csv")
+
+    @property
+    def val_file(self) -> Path:
+        """The validation log, one row per validation."""
+        return self.inside("val.csv")
+
+    @property
+    def best_file(self) -> Path:
+        """The step and file of the best checkpoint."""
+        return self.inside("best.json")
+
+    @property
+    def resume_file(self) -> Path:
+        """The state from which training resumes."""
+        return self.inside("resume.safetensors")
+
+    @property
+    def corpus_file(self) -> Path:
+        """The ids of the training data, validation and test parts included."""
+        return self.inside("corpus.bin")
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock that the training process holds."""
+        return self.inside("lock")
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.inside("checkpoints")
+
+    @property
+    def samples_folder(self) -> Path:
+        """The folder of the samples of the checkpoints."""
+        return self.inside("samples")
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """The event files for TensorBoard."""
+        return self.inside("tensorboard")
+
+    def checkpoint_file(self, step: int) -> Path:
+        """Where the checkpoint of an iteration is."""
+        return self.inside(f"checkpoints/{step:08d}.safetensors")
+
+    def sample_file(self, step: int, temperature: float) -> Path:
+        """Where the sound of an iteration's checkpoint at a temperature is."""
+        return self.inside(f"samples/{step:08d}_t{temperature:.2f}.wav")
+
+    def checkpoints(self) -> list[Path]:
+        """Return the paths of the checkpoints, oldest first; pass one through `inside` before opening it."""
+        files = self.checkpoints_folder.glob("[0-9]*.safetensors")
+        return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds; an InputError where it is not a run's."""
+        try:
+            config = read_json(self.config_file)
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is not a run: there is no config.json in it.") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{self.config_file} is not a run's settings.")
+        return config
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        write_json(self.config_file, config)
+
+    def best(self) -> dict[str, Any] | None:
+        """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
+        try:
+            best = read_json(self.best_file)
+        except (OSError, InputError):
+            return None
+        named = isinstance(best, dict) and type(best.get("iteration")) is int
+        return best if named and isinstance(best.get("checkpoint"), str) else None
+
+    def is_half_made(self) -> bool:
+        """Whether the folder holds nothing but what a trainer leaves that was killed before the run was made."""
+        logs = [file.read_bytes() for file in (self.log_file, self.val_file) if file.is_file()]
+        own = {self.lock_file, self.corpus_file, self.log_file, self.val_file, self.resume_file}
+        others = [path for path in self.path.iterdir() if path not in own and not _is_leftover(path)]
+        return self.lock_file.is_file() and not others and all(log.count(b"\n") <= 1 for log in logs)
+
+    def clear(self) -> None:
+        """Empty a folder that `is_half_made`; the lock has to be held, and stays."""
+        for path in self.path.iterdir():
+            if path != self.lock_file:
+                path.unlink()
+
+    def sweep(self) -> None:
+        """Take away what a killed trainer was writing when it was killed; the lock has to be held."""
+        for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder, self.samples_folder)):
+            for path in folder.iterdir():
+                if _is_leftover(path):
+                    path.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one that writes here. The system lets go of the lock when the process ends, however it ends.
+
+        Raises
+        ------
+        InputError
+            Another process trains in this directory.
+        """
+        with self.lock_file.open("w") as file:
+            try:
+                _lock(file)
+            except (BlockingIOError, PermissionError):  # held; any other error is about the file system
+                raise InputError(
+                    f"another process is training in {self.path}: wait for it, or stop it first."
+                ) from None
+            yield
+
+
+def is_frames(config: Mapping[str, Any]) -> bool:
+    """Return whether a run's config.json is that of a frame predictor."""
+    return config.get("kind") == "frames"
+
+
+def _is_number_of(file: Path) -> bool:
+    return file.stem.isascii() and file.stem.isdecimal() and file.is_file()
+
+
+def _is_leftover(path: Path) -> bool:
+    return bool(LEFTOVER.fullmatch(path.name)) and path.is_file()
+
+
+def _lock(file: IO[str]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_json(path: Path) -> Any:
+    """Return the contents of a JSON file of a run.
+
+    Raises
+    ------
+    InputError
+        The file is not valid JSON, or is larger than any run writes.
+    OSError
+        The file cannot be opened.
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which is more than any run writes.")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    r"""Write JSON to a file that appears whole or not at all.
+
+    A file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates: ``backslashreplace``
+    writes these as \udcff, which is how JSON escapes them.
+    """
+    with open_output(str(path)) as file:
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, and have them on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(str(path.parent))
+
+
+def new_run(folder: str | None, first_input: str) -> Path:
+    """The folder for a new run, by default runs/STEM-001, counting up; it is not made yet.
+
+    Raises
+    ------
+    InputError
+        The folder already holds a run or other files. Files of a trainer that was killed before the run was complete
+        do not count.
+    """
+    if folder is None:
+        plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
+        stem = shortened(plain, MOST_STEM) or "run"
+        if first_input == "-" or is_special_file(first_input):
+            stem = "stdin" if first_input == "-" else "pipe"
+        number = 1
+        while (RUNS / f"{stem}-{number:03d}").exists():
+            number += 1
+        return RUNS / f"{stem}-{number:03d}"
+    path = Path(folder)
+    if (path / "config.json").exists():
+        raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_half_made())):
+        raise InputError(f"{path} is there already and is no empty folder: name another --run-dir.")
+    return path
+
+
+def find_run(name: str) -> Run:
+    """The run called NAME: a path if there is one, else runs/NAME. An InputError where there is none."""
+    for path in (Path(name), RUNS / name):
+        if (path / "config.json").is_file():
+            return Run(path)
+    raise InputError(f"there is no run {name}, nor runs/{name}.")
+
+
+def newest_run() -> Run:
+    """The run under ./runs that was written to last.
+
+    Raises
+    ------
+    InputError
+        There is none; the message says how to make one.
+    """
+    return all_runs()[0]
+
+
+def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
+    """Return the runs under ./runs, the last one written first and the others by name.
+
+    Parameters
+    ----------
+    warn
+        Called with a message for each folder that is left out because its config.json or log.csv leads out of it.
+
+    Raises
+    ------
+    InputError
+        There is none; the message says how to make one.
+    """
+    times: dict[Run, float] = {}
+    for file in sorted(RUNS.glob("*/config.json")):
+        run = Run(file.parent)
+        try:
+            files = [one for one in (run.config_file, run.log_file) if one.is_file()]
+            if files and files[0] == file:
+                times[run] = max(one.stat().st_mtime for one in files)
+        except InputError as error:
+            warn(f"{run.path} is left out: {error}")
+    if not times:
+        raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
+    newest = max(times, key=times.__getitem__)
+    return [newest, *(run for run in times if run is not newest)]
+
+
+def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
+    """The checkpoint file that a path or a run's name stands for.
+
+    Parameters
+    ----------
+    name
+        A checkpoint file, a run directory, or the name of a run under ./runs.
+    which
+        Of a run: newest, best (by validation loss), or the number of an iteration.
+
+    Raises
+    ------
+    InputError
+        There is no such thing.
+    """
+    path = Path(check_path("the checkpoint", name))
+    if path.is_file():
+        return path
+    if str(name) == "-":
+        raise InputError("- is standard input, but networks are read from files only: name a checkpoint or a run.")
+    if path.suffix == ".safetensors":
+        raise InputError(f"there is no checkpoint {path}. Check the path, or name its run.")
+    run = find_run(str(name))
+    files = run.checkpoints()
+    if not files:
+        raise InputError(f"the run {run.path} has no checkpoint yet: let it train until its first one.")
+    if which == "newest":
+        return run.inside(files[-1].relative_to(run.path))
+    if which == "best":
+        best = run.best()
+        if best is None:
+            raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
+        file = run.inside(str(best["checkpoint"]))
+        if not file.is_file():
+            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which is not there.")
+        return file
+    if which.isdecimal() and len(which) < 20 and (file := run.checkpoint_file(int(which))).exists():
+        return file
+    steps = ", ".join(str(int(file.stem)) for file in files)
+    raise InputError(f"the run {run.path} has no checkpoint {printable(which, 40)}. It has newest, best, {steps}.")

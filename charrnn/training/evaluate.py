@@ -1,0 +1,108 @@
+"""The loss of a network on a part, the same whatever the shape of the batches that it was trained with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bytecodec.arguments import check_choice, check_integers
+from bytecodec.errors import InputError
+from charrnn.data.batches import NEXT_SYMBOL, ContiguousBatches, Reach
+from charrnn.data.vocab import Ids
+from charrnn.models.char_rnn import Layers, State
+from charrnn.runtime import PRECISIONS, autocast
+from charrnn.training.distributed import ALONE, World
+
+BITS = 1 / math.log(2)  # in a nat
+ROWS = 50
+STEPS = 256
+
+
+def in_bits(nats: float) -> float:
+    """Bits for nats."""
+    return nats * BITS
+
+
+def evaluate(
+    model: Layers,
+    ids: Ids,
+    precision: str = "fp32",
+    device: str = "cpu",
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    world: World = ALONE,
+    reach: Reach = NEXT_SYMBOL,
+) -> float:
+    """Mean loss in nats of every symbol of ids (n,), n >= 2, but the first (of another ``reach``: the first ``far``).
+
+    The part is read as 50 rows (fewer where it has fewer symbols) from the zero state, whatever the shape of
+    the batches in training, so that figures of different runs can be compared. What does not fill the rows
+    goes on from the state of the last one. The processes of a ``world`` each score rows of their own; all are told how
+    far they are at the same places, and get the same mean.
+
+    Rows and steps are scored in pieces whose size depends on the network alone (`Layers.most_symbols`), so the
+    result is reproducible, and another size of pieces would change it by rounding only.
+
+    Raises
+    ------
+    InputError
+        The model is not a network of charrnn, or the ids are too few, of another shape or type, or not its symbols.
+    """
+    if not isinstance(model, Layers):
+        raise InputError(f"model is a {type(model).__name__}; it must be a network of charrnn.")
+    if len(check_integers("ids", ids, 1)) <= reach.far:
+        raise InputError(f"{len(ids)} ids are too few to evaluate: more than {reach.far} are needed.")
+    check_choice("precision", precision, PRECISIONS)
+    training = model.training
+    model.eval()
+    try:
+        return _mean_loss(model, ids, precision, device, tell, world, reach)
+    except IndexError as error:  # raised by torch in the embedding and the loss
+        raise InputError("ids has symbols that the network does not have.") from error
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _mean_loss(
+    model: Layers,
+    ids: Ids,
+    precision: str,
+    device: str,
+    tell: Callable[[int, int], None],
+    world: World,
+    reach: Reach,
+) -> float:
+    total, count = 0.0, len(ids) - reach.far
+    rows = min(ROWS, count)
+    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, reach)  # the last of many has the last row
+    most = model.most_symbols()
+    # Networks with a long window receive many symbols for each step.
+    steps = max(1, min(max(STEPS, reach.near // 32), most // rows))
+    groups = [
+        slice(first, first + most) for first in range(0, batches.rows, most)
+    ]  # one group unless the vocabulary is very large
+    states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
+
+    def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
+        with autocast(precision, device):
+            loss, state = model.loss(x.to(device), y.to(device), state)
+        return float(loss) * y.numel(), state
+
+    for position in range(0, batches.row_length, steps):
+        if batches.rows:
+            x, y = map(torch.from_numpy, batches.at(position, steps))
+            for k, group in enumerate(groups):
+                nats, states[k] = score(x[group], y[group], states[k])
+                total += nats
+        tell(rows * min(position + steps, batches.row_length), count)
+    x, y = map(torch.from_numpy, batches.rest())
+    if y.numel() and world.rank == world.size - 1:
+        state = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in states[-1])
+        for start in range(0, y.shape[1], most):
+            end = min(start + most, y.shape[1])
+            nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
+            total += nats
+    return world.sum(total) / count

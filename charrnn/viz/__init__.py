@@ -1,0 +1,1 @@
+"""Pictures, reports and films of runs; imports no torch."""

@@ -1,0 +1,360 @@
+"""Pictures: losses of any number of runs, waveform and spectrogram of recordings; PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from bytecodec.safe_text import printable
+from charrnn.viz import curves
+from charrnn.viz.curves import Floats, Series
+from charrnn.viz.sound import RANGE, SoundPicture
+
+DPI = 100
+SPECTRA = "magma"
+STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+NEAR = 3  # largest ratio of the ends of a logarithmic axis with equally spaced ticks
+FONT = "DejaVuSans.ttf"  # included in matplotlib, so that pictures are the same everywhere
+LETTER = 12  # approximate largest width of a character in pixels
+LEAST_LETTERS = 40  # characters of a text that are shown in any picture, however small
+SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a picture; those of the curves are told apart by colour-blind people, too."""
+
+    paper: str
+    ink: str
+    faint: str
+    grid: str
+    colors: tuple[str, ...]
+
+
+THEMES = {
+    "light": Theme(
+        "#ffffff",
+        "#1c2130",
+        "#5b6375",
+        "#e2e5ec",
+        ("#1f5fd0", "#c8500a", "#0b8060", "#8a3ec8", "#b0245f", "#0b7285", "#7a6a00", "#5b6375"),
+    ),
+    "dark": Theme(
+        "#12141c",
+        "#eceef5",
+        "#a3aabb",
+        "#2b2f3c",
+        ("#74a5ff", "#ff9d57", "#48cfa0", "#c99bff", "#ff86b3", "#54cfe3", "#dcc84a", "#a3aabb"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture is made.
+
+    Attributes
+    ----------
+    width, height
+        In pixels (SVG and PDF: hundredths of an inch).
+    colors
+        Of the curves, from the first on; () for the theme's.
+    average
+        mean, median or none: the line over the spread.
+    window
+        Rows that the average looks at; 0 for a hundredth of them.
+    """
+
+    width: int = 1600
+    height: int = 900
+    log_x: bool = False
+    log_y: bool = False
+    colors: tuple[str, ...] = ()
+    average: str = "mean"
+    window: int = 0
+    theme: str = "light"
+    title: str = ""
+
+
+def is_color(text: str) -> bool:
+    """Whether it is the name of a colour."""
+    return bool(is_color_like(text))
+
+
+def draw_curves(series: Sequence[Series], look: Look, x_label: str, y_label: str) -> Figure:
+    """Training and validation losses: the spread as a band, the average as a line, validations as points.
+
+    Parameters
+    ----------
+    series
+        At least one, and each training curve with at least one point that the axes can show.
+    """
+    theme = THEMES[look.theme]
+    with matplotlib.rc_context(_style(theme)):
+        figure = _figure(look)
+        axes = figure.add_subplot()
+        _scales(axes, series, look)
+        colors = look.colors or theme.colors
+        for number, one in enumerate(series):
+            _draw_series(axes, one, look, colors[number % len(colors)])
+        _draw_flac(axes, series, theme)
+        _finish(axes, look, x_label, y_label)
+        _legend(axes, series, [colors[n % len(colors)] for n in range(len(series))], look, theme)
+    return figure
+
+
+def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figure:
+    """For each recording its waveform above its spectrogram, with a line where a segment begins."""
+    theme = THEMES[look.theme]
+    colors = look.colors or theme.colors
+    with matplotlib.rc_context(_style(theme)):
+        figure = _figure(look)
+        rows = figure.add_gridspec(len(sounds), 1, hspace=0.08)
+        for number, (name, sound) in enumerate(sounds):
+            cells = rows[number].subgridspec(2, 1, height_ratios=(1, 1.6), hspace=0.02)
+            wave = figure.add_subplot(cells[0])
+            spectrum = figure.add_subplot(cells[1], sharex=wave)
+            _draw_wave(wave, sound, colors[number % len(colors)])
+            _draw_spectrogram(spectrum, sound)
+            title = look.title if look.title and not number else name
+            wave.set_title(_fitting(title, look.width), loc="left")
+            for mark in sound.marks[1:] if sound.marks[:1] == (0.0,) else sound.marks:
+                wave.axvline(mark, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+                spectrum.axvline(mark, color="white", linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+        if any(sound.marks for _, sound in sounds):
+            figure.text(0.995, 0.995, "dashed: where a segment begins", ha="right", va="top", color=theme.faint)
+    return figure
+
+
+def save(figure: Figure, file: BinaryIO, kind: str) -> None:
+    """Write a figure as png, svg or pdf, the same bytes for the same figure."""
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
+    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if kind == "png" else {}
+    with matplotlib.rc_context({"svg.hashsalt": "charrnn", "svg.fonttype": "none"}):
+        figure.savefig(file, format=kind, metadata=metadata, **more)
+
+
+def drawable(text: str) -> str:
+    r"""Return text with an escape, such as ``\u4f60``, for each character that the font lacks.
+
+    With a box for all such characters, different names would look the same.
+    """
+    text = printable(text)
+    glyphs = _glyphs()
+    return text if text.isascii() else "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
+
+
+def _fitting(text: str, pixels: int) -> str:
+    return printable(drawable(text), max(LEAST_LETTERS, pixels // LETTER))
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT)).get_charmap())
+
+
+def _figure(look: Look) -> Figure:
+    figure = Figure(figsize=(look.width / DPI, look.height / DPI), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(theme: Theme) -> Any:  # matplotlib's own type names all that there are
+    return {
+        "font.size": 11,
+        "font.family": "DejaVu Sans",  # the family of FONT
+        "text.parse_math": False,  # a name with two $ is not a formula
+        "figure.facecolor": theme.paper,
+        "savefig.facecolor": theme.paper,
+        "axes.facecolor": theme.paper,
+        "axes.edgecolor": theme.faint,
+        "axes.labelcolor": theme.ink,
+        "axes.titlecolor": theme.ink,
+        "axes.titlesize": 13,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": theme.grid,
+        "text.color": theme.ink,
+        "xtick.color": theme.faint,
+        "ytick.color": theme.faint,
+        "legend.frameon": False,
+    }
+
+
+def _scales(axes: Axes, series: Sequence[Series], look: Look) -> None:
+    """Fix the axis along x before anything is drawn: the columns of pixels hang on it."""
+    every = [points.x for one in series for points in (one.train, one.val) if points]
+    shown = [x[x > 0] if look.log_x else x for x in every]
+    low, high = (float(f([f(x) for x in shown if len(x)])) for f in (min, max))
+    if low == high:
+        low, high = (low / 2, high * 2) if look.log_x else (low - 0.5, high + 0.5)
+    if look.log_x:
+        axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    if look.log_y:
+        axes.set_yscale("log")
+
+
+def _edges(axes: Axes, columns: int) -> Floats:
+    low, high = axes.get_xlim()
+    edges = np.geomspace(low, high, columns + 1) if axes.get_xscale() == "log" else np.linspace(low, high, columns + 1)
+    edges[0], edges[-1] = low, high  # which the functions above only come near
+    return edges
+
+
+def _draw_series(axes: Axes, one: Series, look: Look, color: str) -> None:
+    edges = _edges(axes, look.width)
+    middle, low, high = curves.spread(one.train, edges)
+    rows = len(one.train)
+    if rows > 2 * len(middle):
+        _draw_band(axes, middle, low, high, color)
+    elif look.average != "none":
+        axes.plot(one.train.x, one.train.y, color=color, alpha=0.35, linewidth=0.7)
+    if look.average == "none" and rows <= 2 * len(middle):
+        axes.plot(one.train.x, one.train.y, color=color, linewidth=1.2)
+    elif look.average != "none":
+        at = curves.thinned(one.train, edges, curves.MOST_POINTS if look.average == "median" else None)
+        window = look.window or max(1, rows // 100)
+        axes.plot(
+            one.train.x[at], curves.rolling(one.train, at, window, look.average), color=color, linewidth=1.8, zorder=3
+        )
+    if one.val:
+        line: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (5, 2))}
+        few = len(one.val) <= look.width / 12
+        dots: dict[str, Any] = (
+            {"marker": "o", "markersize": 5.5, "markeredgecolor": THEMES[look.theme].paper} if few else {}
+        )
+        axes.plot(one.val.x, one.val.y, color=color, zorder=4, **line, **dots)
+
+
+def _draw_band(axes: Axes, middle: Floats, low: Floats, high: Floats, color: str) -> None:
+    """From least to greatest, without smoothing: the peaks are as thin as a pixel, and smoothed they would fade."""
+    axes.fill_between(middle, low, high, color=color, alpha=0.3, linewidth=0, antialiased=False, zorder=2)
+
+
+def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
+    """Draw the bits of FLAC, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
+    if len({one.unit for one in series}) > 1:
+        return
+    drawn: list[float] = []
+    for level in (one.flac for one in series):
+        if level is None or any(abs(level - other) < SAME_FLAC for other in drawn):
+            continue
+        drawn.append(level)
+        axes.axhline(level, color=theme.ink, linewidth=1.1, linestyle=":", zorder=1.5)
+        axes.annotate(
+            f"FLAC {level:.2f}",
+            (1, level),
+            (-4, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=theme.ink,
+        )
+
+
+def _finish(axes: Axes, look: Look, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(_fitting(x_label, look.width))
+    axes.set_ylabel(_fitting(y_label, look.height))
+    axes.grid(True, linewidth=0.8)
+    axes.tick_params(length=3, labelright=look.width > 4 * look.height)
+    if look.title:
+        axes.set_title(_fitting(look.title, look.width), loc="left")
+    plain = FuncFormatter(_plain)
+    axes.xaxis.set_major_formatter(plain)
+    if not look.log_x:
+        axes.xaxis.set_major_locator(MaxNLocator(max(4, look.width // 140), steps=STEPS))
+    axes.margins(y=0.04)
+    axes.yaxis.set_major_formatter(plain)
+    if look.log_y:
+        low, high = axes.get_ylim()
+        near = high / low < 30
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if near else (1,), numticks=20))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if not look.log_y or high < NEAR * low:
+        axes.yaxis.set_major_locator(MaxNLocator(max(3, look.height // 90), steps=STEPS))
+
+
+def _plain(value: float, _place: object = None) -> str:
+    """A number as people write it, without an exponent where it is of a usual size."""
+    if value == int(value) and abs(value) < 1e12:
+        return f"{int(value):,}"
+    return f"{value:,.6g}"
+
+
+def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: Look, theme: Theme) -> None:
+    """The runs by colour, then what line and band mean, in grey where there are several runs."""
+    several = len(series) > 1
+    names = [_fitting(one.name, look.width // 2) for one in series]
+    handles: list[tuple[Any, str]] = []
+    if several:
+        handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]
+    color = theme.faint if several else colors[0]
+    name = "" if several else f"{names[0]}: "
+    has_val = any(one.val for one in series)
+    what = "training" if has_val else ""
+    if look.average != "none":
+        words = f"{what}, {look.average}" if what else look.average
+        handles.append((Line2D([], [], color=color, linewidth=1.8), f"{name}{words}"))
+    handles.append((Patch(facecolor=color, alpha=0.3), f"{what}, spread" if what else "spread"))
+    if has_val:
+        style: dict[str, Any] = {
+            "linestyle": (0, (5, 2)),
+            "marker": "o",
+            "markersize": 5.5,
+            "markeredgecolor": theme.paper,
+        }
+        handles.append((Line2D([], [], color=color, **style), "validation"))
+    blanks = " " * len(handles)  # matplotlib omits labels that begin with _
+    columns = 1 if len(handles) < 9 else 2
+    legend = axes.legend([h for h, _ in handles], blanks, loc="upper right", labelcolor=theme.ink, ncols=columns)
+    for text, (_, label) in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(label)
+
+
+def _draw_wave(axes: Axes, sound: SoundPicture, color: str) -> None:
+    time = np.linspace(0, sound.seconds, len(sound.low))
+    axes.fill_between(time, sound.low, sound.high, color=color, linewidth=0.6)
+    peak = max(0.05, float(np.abs(sound.low).max()), float(np.abs(sound.high).max()))
+    axes.set_ylim(-1.05 * peak, 1.05 * peak)
+    axes.set_xlim(0, sound.seconds)
+    axes.set_ylabel("amplitude")
+    axes.tick_params(labelbottom=False)
+    axes.grid(True, linewidth=0.8)
+
+
+def _draw_spectrogram(axes: Axes, sound: SoundPicture) -> None:
+    top = float(sound.decibels.max())
+    axes.imshow(
+        sound.decibels,
+        cmap=SPECTRA,
+        vmin=max(top - RANGE, -115.0),
+        vmax=max(top, -110.0),
+        origin="lower",
+        aspect="auto",
+        extent=(0, sound.seconds, 0, sound.rate / 2000),
+        interpolation="nearest" if sound.decibels.shape[1] > 600 else "bilinear",
+    )
+    axes.set_ylabel("kHz")
+    axes.set_xlabel("seconds")
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))

@@ -1,0 +1,258 @@
+"""charrnn-listen, and its page in a browser."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+from listening import PLAY, Served, has_samplers, sampled, wait_for
+from websockets.sync.client import connect
+
+from charrnn.commands.listen import charrnn_listen
+from charrnn.server import app as listen_app
+from charrnn.storage.run_dir import Run
+
+ROOT = Path(__file__).parents[2]
+KERNEL = ROOT / "charrnn/engines/cpu_kernel.library"
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory, trained_run):
+    """A copy of `trained_run`, to be grown and damaged."""
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    shutil.copytree(trained_run, folder)
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def served(trained_run, other_run):
+    with Served([Run(trained_run), other_run], listeners=2) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ("nowhere", 1, "there is no run nowhere, nor runs/nowhere."),
+        ("", 1, "there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one."),
+        (
+            "--host 0.0.0.0",
+            2,
+            "--host 0.0.0.0 lets other machines in: give a --token that they need. See charrnn-listen --help.",
+        ),
+        (
+            "--token short",
+            2,
+            "--token takes 8 or more of the letters, digits and - . _ ~. See charrnn-listen --help.",
+        ),
+        ("mine --host no.such.host.invalid --token 12345678", 1, "there is no host no.such.host.invalid: "),
+    ],
+)
+def test_what_cannot_be_served_is_one_sentence(arguments, code, sentence, tmp_path, monkeypatch, capsys, trained_run):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, "mine")
+    try:
+        done = charrnn_listen(arguments.split())
+    except SystemExit as error:
+        done = error.code
+    assert done == code
+    assert capsys.readouterr().err.startswith(f"charrnn-listen: {sentence}")
+
+
+def test_a_port_that_is_taken_is_said(trained_run, capsys):
+    with listen_app.bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert charrnn_listen([str(trained_run), "--port", port]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"charrnn-listen: cannot listen on port {port} of 127.0.0.1 (Address already in use): ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_the_command_says_its_address_and_ends_when_asked(trained_run, number, code):
+    command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        words = process.stderr.readline()
+        address, _, rest = words.partition(" ")
+        assert rest == "plays tone; Ctrl-C ends it.\n"
+        with urllib.request.urlopen(address) as answer:
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what a process has loaded")
+@pytest.mark.skipif(not KERNEL.exists(), reason="the compiled engine was not built")
+def test_the_command_plays_without_loading_torch(trained_run):
+    command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            host = process.stderr.readline().split("/")[2]
+            with connect(f"ws://{host}/api/live") as socket:
+                socket.send(json.dumps(PLAY))
+                assert '"playing"' in socket.recv(20)
+                assert len(socket.recv(20)) > 16
+            assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        finally:
+            process.terminate()
+
+
+# In a browser.
+
+
+@pytest.fixture
+def open_page(chromium, served):
+    """``open_page(width=1280, color_scheme="light", script="")``: the page, which must ask nothing of another host and
+    complain of nothing by the end of the test."""
+    opened, heard = [], []
+
+    def open_one(width=1280, color_scheme="light", script=""):
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
+        opened.append(page)
+        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: heard.append(request.url) if is_foreign(request.url) else None)
+        page.add_init_script(script)
+        page.goto(f"http://{served.host}/")
+        page.wait_for_selector("#play:not([disabled])")
+        return page
+
+    def is_foreign(url):
+        return not url.startswith(("data:", "blob:", f"http://{served.host}/", f"ws://{served.host}/"))
+
+    yield open_one
+    for page in opened:
+        page.close()
+    assert heard == []
+    wait_for(lambda: not has_samplers())
+
+
+def played(page):
+    words = page.locator("#played").inner_text()
+    return float(words.removesuffix(" s")) if words.endswith(" s") else 0.0
+
+
+def play_for(page, seconds):
+    page.locator("#play").click()
+    wait_for(lambda: played(page) > seconds, seconds + 30)
+
+
+def test_it_plays_the_temperature_is_heard_and_it_stops(open_page):
+    page = open_page()
+    play_for(page, 0.5)
+    assert page.locator("#message").inner_text() == "Playing tone, iteration 400."
+    page.locator("#temperature").fill("0.6")
+    wait_for(lambda: page.locator("#heard").inner_text() == "0.60")
+    dots = "(one) => new Set(one.getContext('2d').getImageData(one.width - 40, 0, 40, one.height).data).size"
+    wait_for(lambda: page.locator("#spectrum").evaluate(dots) > 20)
+    assert page.locator("#wave").evaluate(dots) > 2
+    page.locator("#play").click()
+    assert page.locator("#play").get_attribute("aria-pressed") == "false"
+    wait_for(lambda: not has_samplers())
+
+
+def test_the_sound_that_is_kept_is_the_sound_that_was_drawn(open_page, trained, tmp_path):
+    page = open_page()
+    page.locator("#seed").fill("7")
+    play_for(page, 1.0)
+    page.locator("#play").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Keep the last 30 seconds").click()
+    assert download.value.suggested_filename == "tone-live.wav"
+    download.value.save_as(tmp_path / "a.wav")
+    with wave.open(str(tmp_path / "a.wav")) as file:
+        assert (file.getframerate(), file.getsampwidth(), file.getnchannels()) == (11025, 2, 1)
+        kept = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    assert len(kept) > 11025
+    np.testing.assert_array_equal(kept, sampled(trained, 7, len(kept)))
+
+
+def test_a_browser_that_has_no_such_rate_resamples(open_page):
+    page = open_page(
+        script="""window.AudioContext = class extends AudioContext {
+            constructor(options) {
+                if (options.sampleRate) throw new DOMException("no such rate", "NotSupportedError");
+                super({ ...options, sampleRate: 48000 });
+            }
+        };"""
+    )
+    play_for(page, 1.0)
+    first, began = played(page), time.monotonic()
+    time.sleep(1.5)
+    assert 0.5 < (played(page) - first) / (time.monotonic() - began) < 1.5
+
+
+def test_a_recording_that_is_dropped_is_started_from(open_page, tone_file, tmp_path):
+    page = open_page()
+    drop = """([base, name]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(base), (c) => c.charCodeAt(0))], name));
+        document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+    }"""
+    page.evaluate(drop, [base64.b64encode(tone_file.read_bytes()).decode(), "my tone.wav"])
+    words = page.locator("#drop-words")
+    wait_for(lambda: words.inner_text() == "The network reads the last 2.0 seconds of my tone.wav first.")
+    play_for(page, 0.3)
+    page.locator("#play").click()
+    page.get_by_role("button", name="Start from silence again").click()
+    assert words.inner_text().startswith("Drop one here")
+
+
+def test_it_is_played_by_keyboard_and_every_control_is_reached(open_page):
+    page = open_page()
+    reached = set()
+    for _ in range(14):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"play", "temperature", "volume", "run", "checkpoint", "seed", "another", "file"} <= reached
+    page.locator("#temperature").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#temperature-value").inner_text() == "0.99"
+    page.keyboard.press("Space")
+    wait_for(lambda: played(page) > 0.2)
+    page.keyboard.press("Space")
+    assert page.locator("#play").inner_text() == "Play"
+    page.locator("#run").select_option(label="other")
+    assert page.locator("h1").inner_text() == "other"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
+def test_labels_and_contrast_are_as_they_should_be_and_nothing_hangs_over(open_page, width, scheme):
+    axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / "axe.min.js"
+    page = open_page(width, scheme)
+    page.wait_for_selector("#curve .mean", state="attached")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+def test_twenty_seconds_play_without_a_gap(chromium, trained_run):
+    """By the command in a process of its own. On a machine that is busy with other things, it may fail."""
+    command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0", "--threads", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        page = chromium.new_page()
+        page.goto(process.stderr.readline().partition(" ")[0])
+        page.locator("#play:not([disabled])").click()
+        page.wait_for_function("() => parseFloat(document.querySelector('#played').textContent) > 20", polling=500)
+        gaps = page.locator("#gaps").inner_text()
+        page.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert gaps == "0"

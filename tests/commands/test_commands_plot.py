@@ -1,0 +1,220 @@
+"""charrnn-plot as its users meet it."""
+
+import builtins
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+from PIL import Image
+
+from bytecodec import WavWriter
+from charrnn.commands.plot import charrnn_plot
+
+LOSSES = "iteration,loss\n" + "".join(f"{n},{3 / n + n % 2}\n" for n in range(1, 2001))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text(LOSSES)
+
+
+SMALL = ["--width", "400", "--height", "250"]
+
+
+def pixels(name):
+    with Image.open(name) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def has_color(name, color, tolerance=8):
+    wanted = [int(color[n : n + 2], 16) for n in (1, 3, 5)]
+    return bool((np.abs(pixels(name) - wanted).max(axis=2) <= tolerance).any())
+
+
+def test_the_picture_lies_beside_the_file_and_has_its_size(capfdbinary):
+    assert charrnn_plot(["a.csv", "--width", "700", "--height", "400"]) == 0
+    assert capfdbinary.readouterr() == (b"a.png\n", b"")
+    assert pixels("a.png").shape == (400, 700, 3)
+    assert os.listdir() in (["a.csv", "a.png"], ["a.png", "a.csv"])
+
+
+def test_the_widest_picture_is_16383_pixels(capsys):
+    assert charrnn_plot(["a.csv", "--width", "16383", "--height", "150"]) == 0
+    with Image.open("a.png") as image:
+        assert image.size == (16383, 150)
+    with pytest.raises(SystemExit):
+        charrnn_plot(["a.csv", "--width", "16384"])
+    assert "16384 is too large: it must be from 200 to 16383" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_the_ending_says_the_format_and_the_same_input_gives_the_same_file(kind, begin):
+    assert charrnn_plot(["a.csv", "-o", f"b.{kind}", "--log-x", "--log-y", *SMALL]) == 0
+    assert charrnn_plot(["a.csv", "-o", f"c.{kind}", "--log-x", "--log-y", *SMALL]) == 0
+    written = Path(f"b.{kind}").read_bytes()
+    assert written.startswith(begin)
+    assert written == Path(f"c.{kind}").read_bytes()
+
+
+def test_the_average_lies_within_the_band_and_both_are_seen():
+    """Odd rows are at 1 and even ones at 0: the band spans both, the mean runs in the middle."""
+    Path("b.csv").write_text("step,y\n" + "".join(f"{n},{n % 2}\n" for n in range(20000)))
+    assert charrnn_plot(["b.csv", "--colors", "#ff0000", "--width", "600", "--height", "400"]) == 0
+    column = pixels("b.png")[:, 300]
+    red = np.flatnonzero(np.abs(column - [255, 0, 0]).max(axis=1) < 60)
+    pink = np.flatnonzero((column[:, 0] > 240) & (column[:, 1] > 140) & (column[:, 1] < 215))
+    assert 1 <= len(red) <= 4
+    assert len(pink) > 300
+    assert abs(red.mean() - (pink.min() + pink.max()) / 2) < 4
+
+
+@pytest.mark.parametrize("average", ["mean", "median", "none"])
+@pytest.mark.parametrize("scale", [[], ["--log-x"], ["--log-y"], ["--log-x", "--log-y"]])
+def test_every_average_is_drawn_on_every_scale(average, scale):
+    name = f"{average}.png"
+    assert charrnn_plot(["a.csv", "-o", name, "--average", average, "--width", "300", "--height", "200", *scale]) == 0
+    assert has_color(name, "#1f5fd0", 60) or average == "none"
+
+
+def test_runs_are_drawn_together_each_in_its_color_with_validations_and_flac(trained_run):
+    shutil.copytree(trained_run, "runs/other")
+    colors = ["#ff0000", "#00aa00"]
+    assert charrnn_plot([str(trained_run), "other", "-o", "b.svg", "--unit", "bits", "--colors", ",".join(colors)]) == 0
+    svg = Path("b.svg").read_text()
+    for words in (">tone<", ">other<", ">validation<", ">FLAC ", ">loss, bits a symbol<", ">iteration<", *colors):
+        assert words in svg, words
+    assert charrnn_plot(["runs/other/log.csv", "-o", "c.svg", "--x", "elapsed_seconds", "--theme", "dark"]) == 0
+    svg = Path("c.svg").read_text()
+    assert ">seconds trained<" in svg
+    assert ">loss, nats a symbol<" in svg
+    assert ">other: training, mean<" in svg
+
+
+def test_a_run_without_an_output_name_is_drawn_beside_it(trained_run):
+    shutil.copytree(trained_run, "runs/other")
+    assert charrnn_plot(["runs/other", "--width", "300", "--height", "200"]) == 0
+    assert Path("runs/other.png").exists()
+    shutil.copytree(trained_run, "runs/v.2")
+    assert charrnn_plot(["v.2", "--width", "300", "--height", "200"]) == 0
+    assert Path("v.2.png").exists()
+
+
+def test_columns_are_chosen_by_name():
+    Path("b.csv").write_text("a,b,c\n1,2,3\n2,3,4\n")
+    assert charrnn_plot(["b.csv", "--x", "b", "--y", "a,c", "-o", "b.svg", "--title", "A <title>"]) == 0
+    svg = Path("b.svg").read_text()
+    for words in (">b, a<", ">b, c<", ">a, c<", ">b<", "A &lt;title&gt;"):
+        assert words in svg, words
+
+
+def test_left_out_rows_are_said(capsys):
+    Path("a.csv").write_text(LOSSES + "half,")
+    assert charrnn_plot(["a.csv", *SMALL]) == 0
+    said = "a.csv: the last row has no line end, so it may be half-written, and is left out.\n"
+    assert capsys.readouterr().err == said
+    assert charrnn_plot(["a.csv", "--quiet", *SMALL]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_one_row_is_a_picture_too():
+    Path("b.csv").write_text("x,y\n5,2\n")
+    assert charrnn_plot(["b.csv", *SMALL]) == 0
+    assert charrnn_plot(["b.csv", "--log-x", "--log-y", *SMALL]) == 0
+
+
+def test_a_recording_is_drawn_with_its_seams(tone):
+    with Path("a.wav").open("wb") as file, WavWriter(file) as wav:
+        for part in (tone[:11025], tone[11025:]):
+            wav.cue()
+            wav.write(part)
+    assert charrnn_plot(["a.wav", "-o", "a.svg", *SMALL]) == 0
+    svg = Path("a.svg").read_text()
+    for words in (">a.wav<", ">kHz<", ">seconds<", ">dashed: where a segment begins<"):
+        assert words in svg, words
+    assert svg.count("stroke-dasharray") == 2  # one seam, in waveform and spectrogram; the beginning is none
+    assert charrnn_plot(["a.wav", "a.wav", "--width", "500"]) == 0
+    assert pixels("a.png").shape == (900, 500, 3)
+
+
+def test_silence_is_drawn(write_wav):
+    write_wav("a.wav", [128] * 1000)
+    assert charrnn_plot(["a.wav", *SMALL]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("missing.csv -o x.png", "there is no missing.csv. Check the path."),
+        ("missing.wav", "there is no missing.wav. Check the path."),
+        ("missing", "there is no run missing, nor runs/missing."),
+        ("empty.csv", "empty.csv is empty: it has 0 bytes."),
+        ("a.csv --y nothing", "a.csv has no column 'nothing'. It has iteration, loss."),
+        ("a.csv --y iteration --unit bits", "--unit bits is for losses in nats, and iteration is none."),
+        ("a.csv tone.wav", "tone.wav is a recording and a.csv is none: they go into two pictures."),
+        ("low.csv --log-y", "low has no number above 0 to show with --log-y: leave the flag out."),
+        ("low.csv --log-x", "low has no number above 0 to show with --log-x: leave the flag out."),
+        ("nan.csv", "nan has no row with both numbers."),
+        ("a.csv -o no/a.png", "cannot write no/a.png: there is no folder no. Make it first."),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence_and_leaves_no_file(arguments, sentence, capsys, write_wav):
+    Path("empty.csv").touch()
+    Path("low.csv").write_text("x,y\n-1,-2\n-3,-4\n")
+    Path("nan.csv").write_text("x,y\n1,\n,2\n")
+    write_wav("tone.wav", [128] * 9)
+    before = sorted(os.listdir())
+    assert charrnn_plot(arguments.split()) == 1
+    assert capsys.readouterr() == ("", f"charrnn-plot: {sentence}\n")
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "FILE"),
+        (["a.csv", "-o", "a.jpg"], "a.jpg: a picture's name ends in .png, .svg, .pdf."),
+        (["a.csv", "--colors", "red,nocolor"], "'nocolor' is no colour"),
+        (["a.csv", "--y", "a,,b"], "'a,,b' has an empty name in it"),
+        (["a.csv", "--window", "0"], "0 is too small"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        charrnn_plot(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "charrnn.viz" or name.startswith("matplotlib"):
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.figure")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert charrnn_plot(["a.csv"]) == 1
+    assert capsys.readouterr().err == (
+        "charrnn-plot: matplotlib is not installed, which this takes: pip install 'charrnn-sound[plots]' brings it.\n"
+    )
+
+
+def test_ctrl_c_leaves_no_half_picture(monkeypatch, capsys):
+    from charrnn.viz import plots
+
+    def interrupt(_figure, file, _kind):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "save", interrupt)
+    assert charrnn_plot(["a.csv"]) == 130
+    assert capsys.readouterr().err == "charrnn-plot: interrupted.\n"
+    assert os.listdir() == ["a.csv"]

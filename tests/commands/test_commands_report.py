@@ -1,0 +1,273 @@
+"""charrnn-report, and the page that it makes, as a file and in a browser."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("plotly")
+pytest.importorskip("jinja2")
+import soundfile
+from PIL import Image
+
+from charrnn.commands.report import charrnn_report
+from charrnn.viz import report
+
+AXE = "axe.min.js"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, sounding_run):
+    """The page of one run, and that of two side by side."""
+    folder = tmp_path_factory.mktemp("pages")
+    shutil.copytree(sounding_run, folder / "other <b>")
+    (folder / "other <b>" / "samples" / "00000200_t0.80.wav").unlink()
+    assert charrnn_report([str(sounding_run), "-o", str(folder / "one.html")]) == 0
+    two = [str(sounding_run), str(folder / "other <b>"), "-o", str(folder / "two.html")]
+    assert charrnn_report(two) == 0
+    return folder
+
+
+def body(path):
+    """The page without what its scripts hold."""
+    return re.sub(r"(<script[^>]*>).*?</script>", r"\1</script>", path.read_text(encoding="utf-8"), flags=re.S)
+
+
+def data_in(path):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text())[1])
+
+
+def test_the_page_has_a_player_for_every_sound_and_for_the_original(pages, sounding_run):
+    page = body(pages / "one.html")
+    assert page.count("<audio") == 5
+    for words in ("Iteration 200, temperature 0.8", "Iteration 400, temperature 1", "The original: tone.wav"):
+        assert words in page
+    assert "LSTM, 2 layers of 48" in page
+    assert body(pages / "two.html").count("<audio") == 8
+
+
+def test_nothing_is_loaded_from_elsewhere(pages):
+    for path in pages.glob("*.html"):
+        page = body(path)
+        assert set(re.findall(r'(?:src|href)="([a-z]*:?)', page)) <= {"data:", ""}
+        assert "default-src 'none'" in page
+
+
+def test_sound_comes_out_as_it_went_in(pages, sounding_run):
+    page = body(pages / "one.html")
+    coded = re.findall(
+        r'aria-label="[^"]*Iteration 200, temperature 0.8[^"]*" src="data:audio/flac;base64,([^"]*)"', page
+    )
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(coded[0])), dtype="int16")
+    original, _ = soundfile.read(sounding_run / "samples" / "00000200_t0.80.wav", dtype="int16")
+    assert rate == 11025
+    np.testing.assert_array_equal(samples, original)
+
+
+def test_a_spectrogram_is_brighter_where_the_tone_is(pages):
+    page = body(pages / "one.html")
+    coded = re.findall(r'src="data:image/webp;base64,([^"]*)"', page)
+    assert len(coded) == 5
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(coded[-1]))).convert("L")).astype(float)
+    assert image.shape == (report.BINS, report.WIDTH)
+    assert image[-12:].mean() > 1.3 * image[:50].mean()
+
+
+def test_names_and_settings_are_escaped(pages):
+    page = body(pages / "two.html")
+    assert "other &lt;b&gt;" in page
+    assert "<b>" not in page
+
+
+def test_curves_have_every_iteration_where_there_are_few(pages, sounding_run):
+    (curve,) = data_in(pages / "one.html")["curves"]
+    assert curve["iteration"] == list(range(1, 401))
+    assert curve["val"]["iteration"] == [200, 400]
+    assert curve["low"] == curve["high"]
+
+
+def test_long_curves_are_thinned_and_keep_their_extremes(sounding_run):
+    shutil.copytree(sounding_run, "long")
+    rows = np.random.default_rng(0).normal(2, 0.1, 50_000)
+    rows[12_345], rows[3] = 9, 0.5
+    header = "iteration,epoch,train_loss,elapsed_seconds\n"
+    Path("long/log.csv").write_text(header + "".join(f"{n},{n / 99},{y:.6g},{n / 7}\n" for n, y in enumerate(rows, 1)))
+    assert charrnn_report(["long", "-q"]) == 0
+    (curve,) = data_in(Path("report.html"))["curves"]
+    assert 2000 < len(curve["iteration"]) < 2 * report.POINTS
+    assert max(curve["high"]) == pytest.approx(9 / np.log(2), rel=1e-4)
+    assert min(curve["low"]) == pytest.approx(0.5 / np.log(2), rel=1e-4)
+    assert len(set(map(len, (curve[name] for name in ("iteration", "time", "low", "high", "mean"))))) == 1
+
+
+def test_much_sound_is_taken_as_vorbis(sounding_run, monkeypatch):
+    monkeypatch.setattr(report, "MOST_FLAC", 1000)
+    assert charrnn_report([str(sounding_run), "--checkpoints", "best"]) == 0
+    page = body(Path("report.html"))
+    assert page.count("data:audio/ogg;base64,") == page.count("<audio") == 3
+
+
+def test_a_run_without_sounds_has_curves_and_says_how_to_hear_it(trained_run, capfdbinary):
+    shutil.copytree(trained_run, "mine")
+    assert charrnn_report(["mine"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out == b"report.html\n"
+    assert err == b"the run mine has nothing to hear: --sample-seconds writes what each checkpoint sounds like.\n"
+    page = body(Path("report.html"))
+    assert page.count("<audio") == 1  # the original
+    assert "charrnn-train --sample-seconds 5" in page
+
+
+def test_the_page_is_the_same_every_time_and_goes_to_a_pipe(sounding_run, capfdbinary):
+    assert charrnn_report([str(sounding_run)]) == 0
+    capfdbinary.readouterr()
+    assert charrnn_report([str(sounding_run), "-o", "-"]) == 0
+    assert capfdbinary.readouterr().out == Path("report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("nowhere", "there is no run nowhere, nor runs/nowhere."),
+        ("mine --checkpoints 7", "the run mine has no sound of checkpoint 7. It has 200, 400."),
+        ("mine -o no/a.html", "cannot write no/a.html: there is no folder no. Make it first."),
+        ("cut", "cut/samples/00000200_t0.80.wav holds no sound: no whole sample is found in it."),
+        ("empty", "empty/log.csv is empty: it has 0 bytes."),
+    ],
+)
+def test_what_cannot_be_shown_is_one_sentence_and_leaves_no_file(arguments, sentence, sounding_run, capsys, write_wav):
+    for name in ("mine", "cut", "empty"):
+        shutil.copytree(sounding_run, name)
+    write_wav("cut/samples/00000200_t0.80.wav", b"")
+    Path("empty/log.csv").write_text("")
+    before = sorted(os.listdir())
+    assert charrnn_report(arguments.split()) == 1
+    assert capsys.readouterr() == ("", f"charrnn-report: {sentence}\n")
+    assert sorted(os.listdir()) == before
+
+
+# In a browser.
+
+
+@pytest.fixture
+def open_page(chromium, pages):
+    """``open_page(name, width=1280, color_scheme="light")``: the page, which must ask for nothing and complain of
+    nothing by the end of the test."""
+    opened, heard = [], []
+
+    def open_one(name, width=1280, color_scheme="light"):
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
+        opened.append(page)
+        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: heard.append(request.url) if is_foreign(request.url) else None)
+        page.goto((pages / name).as_uri())
+        page.wait_for_selector("#plot .main-svg")
+        return page
+
+    def is_foreign(url):
+        return not url.startswith(("data:", "blob:", pages.as_uri()))
+
+    yield open_one
+    for page in opened:
+        page.close()
+    assert heard == []
+
+
+def test_a_sound_plays_and_a_second_one_stops_the_first(open_page):
+    page = open_page("one.html")
+    played = page.evaluate("""async () => {
+        const [first, second] = document.querySelectorAll("audio");
+        const volume = first.volume;
+        await first.play();
+        await new Promise((done) => first.addEventListener("timeupdate", done, { once: true }));
+        const length = second.currentTime === 0 && first.duration;
+        await second.play();
+        await new Promise((done) => setTimeout(done, 300));
+        return { volume, length, first: first.paused, second: second.paused, at: second.currentTime };
+    }""")
+    assert played["volume"] == pytest.approx(0.35)
+    assert played["length"] == pytest.approx(0.4)
+    assert played["first"]
+    assert not played["second"]
+    assert played["at"] > 0
+    assert page.locator(".sound.playing").count() == 1
+    assert "Iteration 200, temperature 0.8" in page.locator("#now").inner_text()
+
+
+def test_all_play_in_order_and_the_volume_is_that_of_the_slider(open_page):
+    page = open_page("one.html")
+    page.locator("#volume").fill("0.1")
+    assert set(page.evaluate("[...document.querySelectorAll('audio')].map((one) => one.volume)")) == {0.1}
+    page.evaluate("for (const one of document.querySelectorAll('audio')) one.playbackRate = 8")
+    page.get_by_role("button", name="Play all in order").click()
+    last = "() => document.querySelector('#now').textContent.includes('Iteration 400, temperature 1,')"
+    page.wait_for_function(last, timeout=20000)
+    page.get_by_role("button", name="Play all in order").wait_for(timeout=20000)
+
+
+def test_curves_zoom_and_change_their_axes_by_keyboard(open_page):
+    page = open_page("two.html")
+    axis = "document.querySelector('#plot')._fullLayout.xaxis"
+    assert page.evaluate(f"{axis}.type") == "linear"
+    page.locator("input[name=xscale][value=linear]").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(f"{axis}.type") == "log"
+    page.keyboard.press("ArrowLeft")
+    wide = page.evaluate(f"{axis}.range")
+    page.locator("button[data-zoom='0.5']").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{axis}.range[1] < {wide[1]}")
+    narrow = page.evaluate(f"{axis}.range")
+    assert narrow[1] - narrow[0] == pytest.approx((wide[1] - wide[0]) / 2)
+    first = "document.querySelector('#plot').data.find((one) => one.name).y[0]"
+    bits = page.evaluate(first)
+    page.locator("input[name=unit][value=nats]").focus()
+    page.keyboard.press("Space")
+    assert page.evaluate(first) == pytest.approx(bits * np.log(2))
+    page.locator("input[name=x][value=time]").check(force=True)
+    assert "trained" in page.locator("#plot").inner_text()
+
+
+def test_pointing_at_the_curves_says_their_values(open_page):
+    page = open_page("two.html")
+    box = page.locator("#plot").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#plot .hoverlayer .legend", state="attached")
+    assert "training" in page.locator("#plot .hoverlayer").text_content()
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [("two.html", 1280, "light"), ("two.html", 1280, "dark"), ("two.html", 360, "light"), ("one.html", 360, "dark")],
+)
+def test_labels_and_contrast_are_as_they_should_be_and_nothing_hangs_over(open_page, name, width, scheme):
+    axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / AXE
+    page = open_page(name, width, scheme)
+    page.locator("summary").click()
+    page.evaluate("for (const one of document.querySelectorAll('.sound')) one.style.contentVisibility = 'visible'")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_every_control_is_reached_by_keyboard(open_page):
+    page = open_page("one.html")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("(document.activeElement.id || document.activeElement.tagName).toLowerCase()"))
+    assert {"audio", "summary", "input", "button", "volume", "all"} <= reached

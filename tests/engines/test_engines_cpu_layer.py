@@ -1,0 +1,100 @@
+"""Layers that run sequences in the compiled kernel are those of charrnn.models.cells."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn.engines.cpu import library as cpu_library
+from charrnn.engines.cpu import pack as cpu_packed
+from charrnn.engines.cpu.library import UnavailableError
+from charrnn.frames.generate import Take
+from charrnn.frames.model import FrameConfig, FrameRNN
+from charrnn.models.cells import GRU, LSTM, LSTMP, RNN
+
+try:
+    VARIANTS = list(cpu_library.variants())
+except UnavailableError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+from charrnn.engines.cpu.layer import NAMES, CompiledLayer, compile_layers
+
+MAKE = {
+    "lstm": LSTM,
+    "lstmp": lambda d, h: LSTMP(d, h, proj_size=max(1, h // 2)),
+    "gru": GRU,
+    "rnn": RNN,
+}
+
+
+def layer_and_inputs(name, n=2, steps=9, inputs=5, units=21):
+    torch.manual_seed(0)
+    layer = MAKE[name](inputs, units)
+    for parameter in layer.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, units**-0.5)
+    state = tuple(torch.randn_like(part) for part in layer.initial_state(n))
+    return layer, torch.randn(n, steps, inputs), state
+
+
+def run(layer, x, state):
+    with torch.no_grad():
+        y, after = layer(x, state)
+    return y, *after
+
+
+def test_every_cell_with_layers_of_its_own_can_be_compiled():
+    assert set(MAKE) == set(NAMES.values()) == set(cpu_packed.CELLS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", MAKE)
+def test_a_compiled_layer_computes_what_torchs_does(monkeypatch, name, variant):
+    monkeypatch.setenv(cpu_library.VARIANT, variant)
+    layer, x, state = layer_and_inputs(name)
+    torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(list(MAKE)),
+    n=st.integers(1, 5),
+    steps=st.integers(1, 12),
+    inputs=st.integers(1, 40),
+    units=st.integers(2, 70),
+)
+def test_whatever_its_sizes_and_however_many_streams(name, n, steps, inputs, units):
+    layer, x, state = layer_and_inputs(name, n, steps, inputs, units)
+    torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_threads_change_no_bit_and_the_state_that_is_given_stays_as_it_is(name):
+    layer, x, state = layer_and_inputs(name, units=150)
+    before = [part.clone() for part in state]
+    alone, together = (run(CompiledLayer(layer, threads), x, state) for threads in (1, 3))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_split_run_with_the_state_carried_is_the_whole_run(name):
+    layer, x, state = layer_and_inputs(name)
+    layer = CompiledLayer(layer)
+    whole, *after = run(layer, x, state)
+    first, *middle = run(layer, x[:, :4], state)
+    rest, *end = run(layer, x[:, 4:], tuple(middle))
+    torch.testing.assert_close((torch.cat([first, rest], dim=1), *end), (whole, *after), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstmp", "lstmor"])
+def test_a_frame_predictor_makes_the_same_sound_compiled(cell):
+    torch.manual_seed(0)
+    model = FrameRNN(FrameConfig(rnn_size=20, layers=2, cell=cell, taps=4, spacing=10)).eval()
+    model.window.normal_(0, 0.1)
+    take = Take(model)
+    sound = [take.read(10) for _ in range(20)]
+    compile_layers(model)
+    again = Take(model)
+    torch.testing.assert_close(
+        torch.tensor([again.read(10).tolist() for _ in range(20)]), torch.tensor([piece.tolist() for piece in sound])
+    )

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import nn
+
+from charrnn.models.cells import LSTMP, unrolled
+from charrnn.models.projected_lstm import projected_lstm
+
+N, T, D, H, P = 3, 5, 4, 6, 2  # rows, steps, inputs, units, outputs
+
+
+def layer_and_inputs(dtype=torch.float64, steps=T):
+    torch.manual_seed(0)
+    layer = LSTMP(D, H, P).to(dtype)
+    layer.bias_ih_l0.data.normal_()
+    x, r, c = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((N, steps, D), (N, P), (N, H)))
+    return layer, x, (r, c)
+
+
+def weights(layer):
+    return layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.weight_hr_l0
+
+
+def gradients(run, layer, x, state):
+    """Of a loss in which every output and both final states count."""
+    y, (r, c) = run(x, state)
+    loss = (y * torch.arange(y.numel()).view(y.shape).sin()).sum() + r.cos().sum() + (c * c).sum()
+    return torch.autograd.grad(loss, [*weights(layer), x, *state])
+
+
+@pytest.mark.parametrize("steps", [1, 2, T])
+def test_the_gradients_are_the_numerical_ones(steps):
+    layer, x, state = layer_and_inputs(steps=steps)
+
+    def run(x, r, c, *some):
+        y, after = projected_lstm(x, (r, c), some)
+        return y, *after
+
+    assert torch.autograd.gradcheck(run, (x, *state, *weights(layer)))
+
+
+def test_outputs_states_and_gradients_are_those_of_one_step_after_another():
+    layer, x, state = layer_and_inputs()
+    y, after = projected_lstm(x, state, weights(layer))
+    expected, expected_after = unrolled(layer, x, state)
+    torch.testing.assert_close((y, *after), (expected, *expected_after))
+    found = gradients(lambda x, s: projected_lstm(x, s, weights(layer)), layer, x, state)
+    torch.testing.assert_close(found, gradients(lambda x, s: unrolled(layer, x, s), layer, x, state))
+
+
+def test_training_and_sampling_compute_the_same_layer():
+    layer, x, state = layer_and_inputs(torch.float32)
+    trained, trained_after = layer(x, state)
+    assert trained.requires_grad
+    with torch.no_grad():
+        sampled, sampled_after = layer(x, state)
+    torch.testing.assert_close((trained, *trained_after), (sampled, *sampled_after))
+
+
+def test_under_autocast_products_are_in_bf16_and_sums_over_the_steps_are_not():
+    layer, x, state = layer_and_inputs(torch.float32, 200)
+    exact, exact_after = layer(x, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, after = layer(x, state)
+    assert y.dtype == torch.bfloat16
+    assert [s.dtype for s in after] == [torch.float32] * 2
+    torch.testing.assert_close((y.float(), *after), (exact, *exact_after), atol=0.03, rtol=0.03)
+    (y.float() - exact).square().sum().backward()
+    assert all(w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in weights(layer))
+
+
+def test_what_wants_no_gradient_is_given_none():
+    layer, x, state = layer_and_inputs()
+    y, _ = layer(x.detach(), tuple(s.detach() for s in state))
+    y.sum().backward()
+    assert x.grad is None
+    assert all(w.grad is not None for w in weights(layer))
+
+
+def test_torchs_own_layer_trains_to_the_same_weights():
+    layer, x, _ = layer_and_inputs()
+    other = nn.LSTM(D, H, batch_first=True, proj_size=P).double()
+    other.load_state_dict(layer.state_dict())
+    other.bias_hh_l0.requires_grad_(False)
+    for one in (layer, other):
+        learning = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(5):
+            y = one(x.detach(), layer.initial_state(N))[0] if one is layer else one(x.detach())[0]
+            learning.zero_grad()
+            (y - 1).square().sum().backward()
+            learning.step()
+    torch.testing.assert_close(list(layer.parameters()), list(other.parameters()))
+
+
+def test_its_threads_compute_alone_and_leave_the_number_of_torchs_own_as_it_is(monkeypatch):
+    layer, x, state = layer_and_inputs()
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("charrnn.models.projected_lstm._forward", lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        layer(x, state)
+        assert seen == [1, 1]
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        layer(x, state)
+        assert seen == [1, 1, 1]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_it_is_the_same_for_any_number_of_threads(threads):
+    layer, x, state = layer_and_inputs()
+    before = torch.get_num_threads()
+    found = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        found.append(gradients(layer, layer, x, state))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*found)

@@ -1,0 +1,60 @@
+"""tools/gpu/check.py, rehearsed on the CPU: the same code on tiny networks."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CHECK = Path(__file__).parents[2] / "tools" / "gpu" / "check.py"
+specification = importlib.util.spec_from_file_location("gpu_check", CHECK)
+check = importlib.util.module_from_spec(specification)
+sys.modules["gpu_check"] = check
+specification.loader.exec_module(check)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_is_one_sentence(capsys):
+    with pytest.raises(SystemExit, match="1"):
+        check.main([])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"check: {check.NO_GPU}\n"
+
+
+@pytest.mark.parametrize("only", ["gradients", "graph", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)])
+def test_rehearsed_on_the_cpu_every_check_passes_and_every_figure_is_positive(only, capsys, tmp_path):
+    if not only:
+        pytest.importorskip("triton", reason="the resident kernel is written in Triton")
+    assert check.main(["--rehearse", "--only", only, "--json", str(tmp_path / "found.json")]) == 0
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert [row["check"] for row in rows] == [name for name in check.checks() if only in name]
+    table = capsys.readouterr().out
+    for row in rows:
+        figures = row["figures"]
+        assert f"{row['check']}: {next(name for name in figures if name != 'ok')}" in table
+        assert figures.get("ok", True), row
+        if row["check"].startswith(("train:", "sample:", "first")):
+            assert all(value > 0 for value in figures.values()), row
+
+
+def test_a_check_that_raises_is_a_row_and_the_others_go_on(monkeypatch, capsys, tmp_path):
+    def breaks(setup):
+        raise RuntimeError("CUDA error: out of luck\nand more")
+
+    plan = {"broken": breaks, "wrong": lambda setup: {"ok": False, "loss": 1.0}, "fine": lambda setup: {"ok": True}}
+    monkeypatch.setattr(check, "checks", lambda: plan)
+    assert check.main(["--rehearse", "--json", str(tmp_path / "found.json")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["FAILED", "FAILED", "passed"]
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert rows[0]["error"] == "RuntimeError: CUDA error: out of luck"
+
+
+@pytest.mark.parametrize(("flags", "word"), [(["--only", "zzz"], "zzz"), (["--json", "/nowhere/x.json"], "/nowhere")])
+def test_a_wrong_argument_is_one_sentence(capsys, flags, word):
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--rehearse", *flags])
+    assert word in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,158 @@
+"""Columns of CSV files, and what of long curves a picture can show."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bytecodec import InputError
+from charrnn.storage.run_dir import Run
+from charrnn.viz import curves
+from charrnn.viz.curves import Curve, column_names, csv_series, read_columns, rolling, run_series, spread
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    """``csv_file(text)`` writes a CSV and returns its path."""
+
+    def write(text):
+        path = tmp_path / "a.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "said"),
+    [
+        ("x,y\n1,2\n3,4\n", [[1, 2], [3, 4]], []),
+        ("x,y\r\n1,2\r\n3,4\r\n", [[1, 2], [3, 4]], []),
+        (b"\xef\xbb\xbfx,y\n1,2\n", [[1, 2]], []),
+        ("x;y\n1;2\n", [[1, 2]], []),
+        ("x\ty\n1\t2e-3\n", [[1, 0.002]], []),
+        ("x,y\n1,\n3,4\n", [[1, math.nan], [3, 4]], []),
+        ("x,y\n1,nan\n3,inf\n", [[1, math.nan], [3, math.inf]], []),
+        ('x,y,"a, b"\n1,2,"c, d"\n', [[1, 2]], []),
+        ("x,y\n1,2\n\n3,4\n", [[1, 2], [3, 4]], []),
+        ("x,y\n1,2\n3\n5,6\n", [[1, 2], [5, 6]], ["{}: a row is not 2 numbers and left out; see line 3."]),
+        ("x,y\n1,2,9\nw,4\n5,6\n", [[5, 6]], ["{}: 2 rows are not 2 numbers and left out; see line 2."]),
+        (
+            "x,y\n1,2\n3,4",
+            [[1, 2]],
+            ["{}: the last row has no line end, so it may be half-written, and is left out."],
+        ),
+        (b"x,y\n1,2\n\0\0\0\n3,4\n", [[1, 2], [3, 4]], ["{}: a row is not 2 numbers and left out; see line 3."]),
+    ],
+)
+def test_columns_are_read_and_what_is_no_row_is_left_out_and_said(csv_file, text, rows, said):
+    path, heard = csv_file(text), []
+    np.testing.assert_array_equal(read_columns(path, ("x", "y"), heard.append), np.array(rows, float))
+    assert heard == [words.format(path) for words in said]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "{} is empty: it has 0 bytes."),
+        ("\n1,2\n", "{} is empty: it has no header."),
+        ("x,y\n", "{} has a header and no row of numbers yet."),
+        ("x,y\na,b\n", "{} has a header and no row of numbers."),
+        ("1,2\n3,4\n", "{} has no header: its first line is '1,2'. Put the columns' names above it."),
+        ("x,z\n1,2\n", "{} has no column 'y'. It has x, z."),
+        (b"\xff\xfe\x00\x01\n", "{} is neither a CSV file nor a recording that can be read."),
+    ],
+)
+def test_what_holds_no_columns_is_one_sentence(csv_file, text, sentence):
+    path = csv_file(text)
+    with pytest.raises(InputError) as refused:
+        read_columns(path, ("x", "y"), lambda _: None)
+    assert str(refused.value) == sentence.format(path)
+
+
+def test_blocks_of_any_size_give_the_same_and_lines_keep_their_numbers(csv_file, monkeypatch):
+    lines = [f"{n},{n / 7:.9g}" for n in range(300)]
+    lines[200] = "oops"
+    path = csv_file("x,y\n" + "\n".join(lines) + "\n")
+    whole = read_columns(path, ("y",), lambda _: None)
+    for size in (1, 7, 1000):
+        monkeypatch.setattr(curves, "BLOCK", size)
+        heard, counted = [], []
+        np.testing.assert_array_equal(read_columns(path, ("y",), heard.append, counted.append), whole)
+        assert heard == [f"{path}: a row is not 2 numbers and left out; see line 202."]
+        assert sum(counted) == path.stat().st_size - len("x,y\n")
+
+
+def test_a_curve_is_sorted_and_has_no_gaps():
+    made = curves.curve(np.array([3.0, 1, 2, np.nan, 5]), np.array([30.0, 10, np.nan, 4, np.inf]))
+    assert (made.x.tolist(), made.y.tolist()) == ([1, 3], [10, 30])
+
+
+def test_the_spread_is_the_least_and_greatest_in_each_column_that_has_any():
+    points = Curve(np.array([0.0, 1, 2, 7, 8]), np.array([5.0, 1, 4, 9, 2]))
+    middle, low, high = spread(points, np.array([0.0, 2, 4, 6, 8]))
+    assert (middle.tolist(), low.tolist(), high.tolist()) == ([1, 3, 7], [1, 4, 2], [5, 4, 9])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200), st.integers(1, 50))
+def test_no_point_lies_outside_the_spread(ys, columns):
+    points = Curve(np.arange(len(ys), dtype=float), np.array(ys))
+    middle, low, high = spread(points, np.linspace(0, max(1, len(ys) - 1), columns + 1))
+    assert (low.min(), high.max()) == (min(ys), max(ys))
+    assert len(middle) <= min(columns, len(ys))
+    assert (low <= high).all()
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), st.integers(1, 80), st.sampled_from(["mean", "median"]))
+def test_rolling_is_what_numpy_says_of_each_window(ys, window, kind):
+    points = Curve(np.arange(len(ys), dtype=float), np.array(ys))
+    rows = np.arange(len(ys))
+    expected = []
+    for row in rows:
+        half = min(row, window // 2)
+        expected.append(getattr(np, kind)(ys[row - half : row + half + 1]))
+    np.testing.assert_allclose(rolling(points, rows, window, kind), expected, atol=1e-9)
+
+
+def test_a_line_is_drawn_through_a_point_a_column_and_both_ends():
+    points = Curve(np.arange(1000.0), np.zeros(1000))
+    rows = curves.thinned(points, np.linspace(0, 999, 11))
+    assert rows[0] == 0
+    assert rows[-1] == 999
+    assert len(rows) == 12
+    assert len(curves.thinned(points, np.linspace(0, 999, 901), most=50)) == 50
+
+
+def test_a_run_has_its_validations_and_flac(trained_run):
+    made = run_series(Run(trained_run), "tone")
+    flac = json.loads((trained_run / "config.json").read_text())["yardsticks"]["flac"]
+    assert (len(made.train), made.val.x.tolist()) == (400, [200, 400])
+    assert made.flac == pytest.approx(flac * math.log(2))
+    in_bits = run_series(Run(trained_run), "tone", unit="bits")
+    assert in_bits.flac == pytest.approx(flac)
+    assert in_bits.train.y[7] == pytest.approx(made.train.y[7] / math.log(2))
+    assert run_series(Run(trained_run), "tone", "elapsed_seconds").val.x[0] > 0
+
+
+def test_a_run_before_its_first_validation_or_without_a_config_is_drawn_as_far_as_it_goes(trained_run, tmp_path):
+    shutil.copy(trained_run / "log.csv", tmp_path)
+    assert run_series(Run(tmp_path), "").val is None
+    (tmp_path / "val.csv").write_text("iteration,epoch,val_loss,val_bits,elapsed_seconds\n")
+    (tmp_path / "config.json").write_text("[")
+    made = run_series(Run(tmp_path), "")
+    assert (len(made.train), made.val, made.flac) == (400, None, None)
+
+
+def test_of_any_other_csv_the_columns_that_are_named_are_taken_or_those_that_make_sense(csv_file):
+    path = csv_file("step,accuracy,loss\n1,2,3\n2,3,4\n")
+    assert column_names(path) == ["step", "accuracy", "loss"]
+    (one,), x, ys = csv_series(path, "a")
+    assert (one.name, x, ys, one.train.y.tolist()) == ("a", "step", ["loss"], [3, 4])
+    series, x, ys = csv_series(path, "a", "loss", ["step", "accuracy"])
+    assert ([s.name for s in series], x, ys) == (["a, step", "a, accuracy"], "loss", ["step", "accuracy"])
+    (one,), x, ys = csv_series(csv_file("a,b\n1,2\n"), "a")
+    assert (x, ys) == ("a", ["b"])
