@@ -15,7 +15,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
 
-.PHONY: demo demo-clean test test-slow sanitize lint bench audit screenshots dist clean
+.PHONY: demo demo-clean test test-integration test-slow sanitize lint bench audit screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -27,11 +27,14 @@ demo-clean:
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q
 
+test-integration: $(VENV)/dev.done
+	$(BIN)/python -m pytest -q -m "integration and not slow"
+
 test-slow: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(BIN)/python -m pytest -q -m ""
 
 sanitize: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q -m slow tests/engines/test_cpu_kernel.py -k sanitizers
+	$(BIN)/python -m pytest -q -m "" tests/engines/test_cpu_kernel.py -k sanitizers
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

@@ -97,7 +97,7 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
             for block in blocks:
                 target.write(encoder.feed(block))
     for sentence in sentences:
-        console.say(sentence, args.quiet)
+        console.log(sentence, args.quiet)
 
 
 @console.command
@@ -138,7 +138,7 @@ charrnn-sample --seconds 0 | utf82wav | aplay""",
             raise InputError(f"{_name(args.input)} holds no sound: it is an empty text.")
     _say_skipped(decoder, args)
     if isinstance(ended_by, KeyboardInterrupt):
-        console.say(f"stopped after {writer.samples / args.rate:.1f} s of sound.", args.quiet)
+        console.log(f"stopped after {writer.samples / args.rate:.1f} s of sound.", args.quiet)
     elif isinstance(ended_by, WavFullError):
         raise InputError(f"{ended_by} Cut the text into several, or write bare samples with utf82bin.")
     elif ended_by is not None:
@@ -291,7 +291,7 @@ def _write(target: BinaryIO, data: bytes) -> None:
 
 def _say_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
     if decoder.skipped:
-        console.say(f"{_name(args.input)}: skipped {decoder.skipped:,} foreign characters.", args.quiet)
+        console.log(f"{_name(args.input)}: skipped {decoder.skipped:,} foreign characters.", args.quiet)
 
 
 def _name(path: str) -> str:

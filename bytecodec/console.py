@@ -151,7 +151,7 @@ def explain(error: OSError) -> str:
     return f"{where}{error.strerror or error}.{advice}"
 
 
-def say(message: str, quiet: bool = False) -> None:
+def log(message: str, quiet: bool = False) -> None:
     """Print a message on stderr as one line.
 
     Names in it cannot add lines or control the terminal; see `printable`.
@@ -205,7 +205,7 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         if sys.stdin is None:
             raise InputError("standard input is closed: name a file, or send one through a pipe.")
         if sys.stdin.isatty():
-            say("reading from the terminal: end with Ctrl-D, or see --help for files and pipes.")
+            log("reading from the terminal: end with Ctrl-D, or see --help for files and pipes.")
         yield sys.stdin.buffer
         return
     with open(path, "rb") as file:
@@ -377,4 +377,4 @@ def _silence_stdout() -> None:
 
 
 def _print_error(name: str, message: str) -> None:
-    say(f"{name.replace('_', '-')}: {message}")
+    log(f"{name.replace('_', '-')}: {message}")

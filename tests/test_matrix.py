@@ -319,9 +319,9 @@ def test_a_run_is_reported(name):
 
 @every_kind
 def test_the_original_in_the_report_is_the_training_data(name):
-    from charrnn.viz.run_summary import Story
+    from charrnn.viz.run_summary import RunSummary
 
-    original = Story(Run(Path(name))).original(0.05)
+    original = RunSummary(Run(Path(name))).original(0.05)
     if KINDS[name].is_text:
         assert original is None
         return

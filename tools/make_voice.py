@@ -137,7 +137,7 @@ def perform() -> Floats:
     place = RATE // 8
     while True:
         words = [_choose(bits, WORDS[kind]) for kind in _choose(bits, PHRASES).split()]
-        phrase = say(words, bits, rising=_choose(bits, (False, False, True)))
+        phrase = log(words, bits, rising=_choose(bits, (False, False, True)))
         if place + len(phrase) > len(speech):
             return speech * (PEAK / float(np.abs(speech).max()))
         speech[place : place + len(phrase)] = phrase
@@ -153,7 +153,7 @@ def quantise(sound: Floats) -> bytes:
     return (np.rint(sound) + SILENCE).astype(np.uint8).tobytes()
 
 
-def say(words: Sequence[str], bits: np.random.PCG64, rising: bool = False) -> Floats:
+def log(words: Sequence[str], bits: np.random.PCG64, rising: bool = False) -> Floats:
     """A phrase of words in X-SAMPA at RATE, and its ringing out. Multiply by any level you like."""
     sounds, stressed = _pronounce(words)
     stress = np.array(stressed)

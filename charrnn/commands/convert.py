@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, print_path, refuse_same_file, say, wrong_command_line
+from bytecodec.console import Parser, command, log, print_path, refuse_same_file, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runtime
 from charrnn.commands.flags import given, path, whole
@@ -118,7 +118,7 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
 def _say_what_it_is(checkpoint: Checkpoint, args: Namespace) -> None:
     config = checkpoint.model.config
     sound = f" at {checkpoint.rate} Hz, {checkpoint.encoding}" if checkpoint.rate else ""
-    say(
+    log(
         f"{config.cell}, {config.layers} layer{'s' * (config.layers > 1)} of {config.rnn_size}, embeddings of "
         f"{config.wordvec_size}, after {checkpoint.step:,} iterations; {checkpoint.vocab.describe()}{sound}.",
         args.quiet,

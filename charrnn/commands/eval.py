@@ -24,7 +24,7 @@ from charrnn.storage import run_dir
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from charrnn.data.batches import Reach
+    from charrnn.data.batches import ContextWindow
     from charrnn.data.corpus import Corpus
     from charrnn.frames.model import FrameCheckpoint
     from charrnn.storage.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ class Task:
     checkpoint: Checkpoint | FrameCheckpoint
     data: str
     parts: Mapping[str, NDArray[Any]]
-    reach: Reach
+    context: ContextWindow
     counted: str
     loss_unit: str
     bits_unit: str
@@ -130,7 +130,7 @@ class Task:
 
     def count(self, part: str) -> int:
         """Return the number of symbols in a part; of a frame predictor, the number of samples to predict."""
-        early = self.reach.far if self.counted == "samples" else 0
+        early = self.context.max_lag if self.counted == "samples" else 0
         return max(0, len(self.parts[part]) - early)
 
 
@@ -177,7 +177,7 @@ def _symbol_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: P
         ids, train = parts[part], parts["train"] if part in ("val", "test") else None
         bar.reset(baselines.steps(ids, train))
         is_mulaw = checkpoint.encoding == "mulaw"
-        return baselines.yardsticks(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
+        return baselines.measure_baselines(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
 
     units = ("nats a symbol", "bits a symbol")
     return Task(checkpoint, name, parts, NEXT_SYMBOL, "symbols", *units, in_bits, of_others)
@@ -190,21 +190,21 @@ def _results(args: Namespace, task: Task, part: str) -> dict[str, Any]:
     device = runtime.choose_device(args.device)
     precision = runtime.choose_precision(args.precision, device)
     runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
-    ids, far = task.parts[part], task.reach.far
-    if len(ids) <= far:
+    ids, max_lag = task.parts[part], task.context.max_lag
+    if len(ids) <= max_lag:
         what = task.data if part == "all" else f"the {part} part of {task.data}"
         raise InputError(
-            f"{what} has {len(ids):,} {task.counted}, and a loss needs at least {far + 1:,}: "
+            f"{what} has {len(ids):,} {task.counted}, and a loss needs at least {max_lag + 1:,}: "
             "choose another --part or FILE."
         )
     unit = f" {task.counted}"
-    with progress(len(ids) - far, unit, args.quiet, unit_scale=True) as bar:
+    with progress(len(ids) - max_lag, unit, args.quiet, unit_scale=True) as bar:
 
         def tell(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
         model = task.checkpoint.model.to(device)
-        loss = evaluate(model, ids, precision, device, tell, reach=task.reach)
+        loss = evaluate(model, ids, precision, device, tell, context=task.context)
     with progress(0, unit, args.quiet, unit_scale=True, desc="yardsticks") as bar:
         others = task.baselines(part, bar)
     return {

@@ -23,7 +23,7 @@ from charrnn.viz.curves import FRAME_BITS, FRAME_LOSSES
 def frame_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Path) -> Task:
     """Return the evaluation of a frame predictor on its run's data, or on a recording at its rate."""
     checkpoint = frame_model.load(file)
-    model, far = checkpoint.model, checkpoint.model.config.reach.far
+    model, max_lag = checkpoint.model, checkpoint.model.config.context.max_lag
     if args.file:
         if args.table or args.encoding != "utf-8":
             flag = "--table" if args.table else "--encoding"
@@ -35,15 +35,15 @@ def frame_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Pat
         val_frac, test_frac = file_fractions(run)
     else:
         name, recordings, (val_frac, test_frac) = _run_data(args, checkpoint, run)
-    parts = {**recordings.split(val_frac, test_frac, far), "all": recordings.ids}
+    parts = {**recordings.split(val_frac, test_frac, max_lag), "all": recordings.ids}
 
     def of_others(part: str, bar: Any) -> dict[str, float]:
-        samples = parts[part][far:]
+        samples = parts[part][max_lag:]
         bar.reset(min(len(samples), baselines.MOST_SYMBOLS))
-        return baselines.frame_yardsticks(samples, checkpoint.rate, bar.update)
+        return baselines.measure_frame_baselines(samples, checkpoint.rate, bar.update)
 
     units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
-    return Task(checkpoint, name, parts, model.config.reach, "samples", *units, model.bits, of_others)
+    return Task(checkpoint, name, parts, model.config.context, "samples", *units, model.bits, of_others)
 
 
 def _run_data(

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from bytecodec.console import Parser, command, say, wrong_command_line
+from bytecodec.console import Parser, command, log, wrong_command_line
 from charrnn import runtime
 from charrnn.commands.flags import needs, path, whole
 from charrnn.storage import run_dir
@@ -64,7 +64,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     ):
         wrong_command_line(p, "--token takes 8 or more of the letters, digits and - . _ ~")
     threads = runtime.default_threads() if args.threads is None else args.threads
-    runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(say)
+    runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(log)
     runtime.before_torch()
     with needs("listen"):
         from charrnn.server import app as listen_app
@@ -79,7 +79,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             addresses=is_open,
             token=args.token or "",
         )
-        say(f"{_address(args.host, listening, args.token)} plays {_named(runs)}; Ctrl-C ends it.", args.quiet)
+        log(f"{_address(args.host, listening, args.token)} plays {_named(runs)}; Ctrl-C ends it.", args.quiet)
         try:
             listen_app.server(app).run([listening])
         except KeyboardInterrupt:

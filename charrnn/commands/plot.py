@@ -14,11 +14,11 @@ from bytecodec.console import (
     Parser,
     command,
     is_special_file,
+    log,
     open_output,
     print_path,
     progress,
     refuse_same_file,
-    say,
 )
 from bytecodec.console import wrong_command_line as wrong
 from bytecodec.errors import InputError
@@ -158,7 +158,7 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
         with progress(look.width * len(args.file), " columns", args.quiet) as bar:
             for name in args.file:
                 picture = sound.picture_of(
-                    files[name].path, look.width, bar.update, lambda words: say(_with_names(words, files), args.quiet)
+                    files[name].path, look.width, bar.update, lambda words: log(_with_names(words, files), args.quiet)
                 )
                 pictures.append((Path(files[name].name).name, picture))
         return plots.draw_sounds(pictures, look)
@@ -166,7 +166,7 @@ def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
     for one in series:
         _check_drawable(one, args)
         if args.log_y and (hidden := sum(int((points.y <= 0).sum()) for points in (one.train, one.val) if points)):
-            say(f"{one.name}: --log-y leaves out {hidden:,} values that are not above 0.", args.quiet)
+            log(f"{one.name}: --log-y leaves out {hidden:,} values that are not above 0.", args.quiet)
     return plots.draw_curves(series, look, x_label, y_label)
 
 
@@ -193,7 +193,7 @@ def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str
                 name,
                 args.x or "",
                 args.y,
-                lambda words: say(_with_names(words, files), args.quiet),
+                lambda words: log(_with_names(words, files), args.quiet),
                 bar.update,
                 args.unit,
             )
@@ -250,16 +250,16 @@ def _check_drawable(one: Series, args: Namespace) -> None:
     x, y = one.train.x, one.train.y
     if not len(x):
         raise InputError(f"{one.name} has no row with both numbers.")
-    for log, values, flag in ((args.log_x, x, "--log-x"), (args.log_y, y, "--log-y")):
-        if log and not (values > 0).any():
+    for scaled, values, flag in ((args.log_x, x, "--log-x"), (args.log_y, y, "--log-y")):
+        if scaled and not (values > 0).any():
             raise InputError(f"{one.name} has no number above 0 to show with {flag}: leave the flag out.")
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
     """What tells the files apart: a run's folder, else the file's name, else the whole path."""
-    from charrnn.viz.run_summary import unlike
+    from charrnn.viz.run_summary import distinguish
 
-    return unlike([file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files], files)
+    return distinguish([file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files], files)
 
 
 def _names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bytecodec.console import duration, progress, say
+from bytecodec.console import duration, log, progress
 from charrnn.data import baselines
 from charrnn.storage.run_dir import is_frames
 from charrnn.training.listener import Listener
@@ -95,6 +95,6 @@ class Narrator(Listener):
 
     def _line(self, text: str) -> None:
         if self._bar.disable:
-            say(text, self.quiet)
+            log(text, self.quiet)
         else:
             self._bar.write(text, file=self._bar.fp)

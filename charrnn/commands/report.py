@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, open_output, print_path, progress, say
+from bytecodec.console import Parser, command, log, open_output, print_path, progress
 from charrnn.commands.flags import needs, path
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
-    from charrnn.viz.run_summary import Story
+    from charrnn.viz.run_summary import RunSummary
 
 LARGE = 30_000_000  # bytes from which on a page is slow to send and to open
 EXAMPLES = """
@@ -58,26 +58,26 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     for story in stories:
         if not story.samples:
             why = "--sample-seconds writes what each checkpoint sounds like" if story.is_sound else "it is of text"
-            say(f"the run {story.run.path} has nothing to hear: {why}.", args.quiet)
+            log(f"the run {story.run.path} has nothing to hear: {why}.", args.quiet)
     with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
         page = report.make(stories, samples, bar.update).encode("utf-8", "replace")
     with open_output(args.output, binary=False) as file:
         file.write(page)
     if len(page) > LARGE:
-        say(f"the page has {len(page) / 1e6:.0f} MB: --checkpoints takes fewer sounds into it.", args.quiet)
+        log(f"the page has {len(page) / 1e6:.0f} MB: --checkpoints takes fewer sounds into it.", args.quiet)
     if args.output != "-":
         print_path(args.output)
     return 0
 
 
-def read_stories(names: Sequence[str], quiet: bool) -> list[Story]:
+def read_stories(names: Sequence[str], quiet: bool) -> list[RunSummary]:
     """The runs of these names, with their logs."""
-    from charrnn.viz.run_summary import Story
+    from charrnn.viz.run_summary import RunSummary
 
     found = [run_dir.find_run(name) for name in names]
     size = sum(run.log_file.stat().st_size for run in found if run.log_file.is_file())
     with progress(size, "B", quiet, unit_scale=True, desc="reading") as bar:
-        return [Story(run, lambda words: say(words, quiet), bar.update) for run in found]
+        return [RunSummary(run, lambda words: log(words, quiet), bar.update) for run in found]
 
 
 if __name__ == "__main__":

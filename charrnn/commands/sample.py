@@ -19,8 +19,8 @@ from bytecodec.console import (
     Parser,
     command,
     is_special_file,
+    log,
     progress,
-    say,
     wrong_command_line,
 )
 from bytecodec.errors import InputError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from charrnn.engines import Engine
     from charrnn.frames.model import FrameCheckpoint
-    from charrnn.storage.checkpoint_format import Stored, Streams
+    from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams
 
 DEFAULT_SECONDS = 10
 DEFAULT_SYMBOLS = 2000
@@ -216,7 +216,7 @@ class Job:
 
     args: Namespace
     plan: Plan
-    checkpoint: Stored
+    checkpoint: StoredCheckpoint
     engine: Engine
     start: NDArray[np.integer[Any]]  # symbols to read before the first one is drawn
     carried: Streams | None  # what --state-in holds
@@ -256,7 +256,7 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     runtime.before_torch()
     if not args.network:
         args.network = str(run_dir.newest_run().path)
-        say(f"sampling from {args.network}.", args.quiet)
+        log(f"sampling from {args.network}.", args.quiet)
     from charrnn.storage.checkpoint_format import Streams, save_streams
 
     if args.state_out:
@@ -376,7 +376,7 @@ def _check_place(path: str) -> None:
         raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Make it first.")
 
 
-def _plan(args: Namespace, checkpoint: Stored | FrameCheckpoint) -> Plan:
+def _plan(args: Namespace, checkpoint: StoredCheckpoint | FrameCheckpoint) -> Plan:
     rate = checkpoint.rate
     suffix = Path(args.output).suffix.lower()
     several = len(args.temperature) > 1 or (args.streams or 1) > 1
@@ -485,7 +485,7 @@ def _say_how_fast(
         text += f", {speed / rate:.2f} times real time"
     if paths[0] not in ("-", os.devnull):
         text += f": {paths[0]}" + (f" to {Path(paths[-1]).name}" if streams > 1 else "")
-    say(text)
+    log(text)
 
 
 if __name__ == "__main__":

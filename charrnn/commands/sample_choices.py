@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytecodec import decode_mulaw
-from bytecodec.console import Parser, open_output, say, wrong_command_line
+from bytecodec.console import Parser, log, open_output, wrong_command_line
 from charrnn.engines import NOTHING
 
 if TYPE_CHECKING:
     from charrnn.commands.sample import Job
-    from charrnn.storage.checkpoint_format import Stored
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 # The flags of the network, its start and the computation; all others concern sampled symbols.
 GOES_WITH = {
@@ -36,7 +36,7 @@ def print_choices(job: Job) -> None:
     """Print the most likely next symbols, one per line: the probability, the symbol and its meaning."""
     job.rewind()
     if (job.engine.get_state()[1] == NOTHING).any():
-        say(
+        log(
             "nothing has been read, so all symbols have the same probability: give a --start-text or --start-file.",
             job.args.quiet,
         )
@@ -47,7 +47,7 @@ def print_choices(job: Job) -> None:
             file.write(f"{probabilities[symbol]:<11.6g} {_described(job.checkpoint, symbol)}\n".encode())
 
 
-def _described(checkpoint: Stored, symbol: int) -> str:
+def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:
     """Return a byte with its sample of full scale 1 and character, or a character with its code point."""
     character = checkpoint.vocab.decode(np.array([symbol]))
     if checkpoint.vocab.alphabet is None:

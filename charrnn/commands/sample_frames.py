@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bytecodec
-from bytecodec.console import INTERRUPTED, Interruption, Parser, progress, say, wrong_command_line
+from bytecodec.console import INTERRUPTED, Interruption, Parser, log, progress, wrong_command_line
 from bytecodec.errors import InputError
 from charrnn import runtime
 from charrnn.commands import sample
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from charrnn.frames.generate import Take
     from charrnn.frames.model import FrameCheckpoint
 
-ALONE = 500_000  # weights up to which a step is over before a second thread has begun
+SMALL_NETWORK = 500_000  # weights up to which a step is over before a second thread has begun
 
 
 def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
@@ -29,7 +29,7 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
     runtime.before_torch()
     if not args.network:
         args.network = str(run_dir.newest_run().path)
-        say(f"sampling from {args.network}.", args.quiet)
+        log(f"sampling from {args.network}.", args.quiet)
     from charrnn.frames import model as frame_model
     from charrnn.frames.generate import save_takes
 
@@ -60,7 +60,7 @@ def sample_frames(p: Parser, args: Namespace, named: set[str]) -> int:
 
 
 def _default_threads(checkpoint: FrameCheckpoint) -> int:
-    small = sum(weights.numel() for weights in checkpoint.model.parameters()) < ALONE
+    small = sum(weights.numel() for weights in checkpoint.model.parameters()) < SMALL_NETWORK
     return runtime.default_threads() or (1 if small else 0)
 
 
@@ -76,7 +76,7 @@ def _choose_engine(args: Namespace, checkpoint: FrameCheckpoint) -> None:
     except UnavailableError as error:
         if args.engine == "cpu":
             raise
-        say(f"{error} Sampling with torch, which is slower.", args.quiet)
+        log(f"{error} Sampling with torch, which is slower.", args.quiet)
 
 
 def _check(p: Parser, args: Namespace) -> None:
@@ -119,7 +119,7 @@ def _takes(args: Namespace, checkpoint: FrameCheckpoint) -> list[Take]:
         window = None
         if args.start_file:
             options = options_of(checkpoint, args)
-            window = as_numbers(last_samples(args.start_file, options, model.config.reach.far))
+            window = as_numbers(last_samples(args.start_file, options, model.config.context.max_lag))
         takes = [Take(model, window, number=k) for k in range(streams)]
     for take in takes:
         take.join = args.join
@@ -171,6 +171,6 @@ def _write(
     if full:
         raise full
     if limited := sum(take.limited for take in takes) - before:
-        say(f"{limited:,} of {done * len(takes):,} samples were beyond full scale, and are limited to it.", args.quiet)
+        log(f"{limited:,} of {done * len(takes):,} samples were beyond full scale, and are limited to it.", args.quiet)
     if not args.quiet:
         sample._say_how_fast(done, len(paths), time.monotonic() - began, checkpoint.rate, paths, "samples")

@@ -14,7 +14,7 @@ from bytecodec.errors import InputError
 from charrnn.commands.flags import options_of
 
 if TYPE_CHECKING:
-    from charrnn.storage.checkpoint_format import Stored
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 START_SYMBOLS = 2000  # number of symbols that are read of a --start-file by a network of text
 
@@ -25,7 +25,7 @@ def check_unknown(p: Parser, args: Namespace) -> None:
         wrong_command_line(p, "--unknown skip needs --start-text or --start-file.")
 
 
-def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any]]:
+def start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
     """Return the ids (n,) to read: the end of the --start-file, then the --start-text."""
     skip = args.unknown == "skip"
     if skip and checkpoint.vocab.alphabet is not None:
@@ -47,7 +47,7 @@ def start_symbols(args: Namespace, checkpoint: Stored) -> NDArray[np.integer[Any
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _text_symbols(text: str, checkpoint: Stored, skip: bool, quiet: bool) -> NDArray[np.integer[Any]]:
+def _text_symbols(text: str, checkpoint: StoredCheckpoint, skip: bool, quiet: bool) -> NDArray[np.integer[Any]]:
     if not skip:
         return checkpoint.vocab.encode(text)
     from charrnn.data.corpus import known_ids

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bytecodec
-from bytecodec.console import DONE, Interruption, command, print_path, progress, say
+from bytecodec.console import DONE, Interruption, command, log, print_path, progress
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
 from charrnn.commands.flags import given, needs
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; returns the exit code."""
     p = parser()
-    with distributed.muted():
+    with distributed.main_process_only():
         args = p.parse_args(argv)
         named = given(p, argv)
         check(p, args, named)
@@ -46,12 +46,12 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
 
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(distributed.join())
-        args.quiet |= not world.leads
+        args.quiet |= not world.is_main
         narrator = Narrator(args.quiet, args.print_every)
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
-        if world.leads and uses_tensorboard(trainer.run.config()):
+        if world.is_main and uses_tensorboard(trainer.run.config()):
             from charrnn.training.tensorboard import TensorBoard
 
             board = TensorBoard(trainer)
@@ -60,9 +60,9 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         interruption = stack.enter_context(Interruption())
         trainer.sample = _sampler(trainer, interruption, args.quiet)
         trainer.train(stopped=lambda: bool(interruption))
-        exit_code = int(world.most(interruption.exit_code))
+        exit_code = int(world.all_reduce_max(interruption.exit_code))
     say_how_it_ended(trainer, exit_code != DONE, args.quiet)
-    if world.leads:
+    if world.is_main:
         print_path(trainer.run.path)
     return exit_code
 
@@ -70,12 +70,12 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
 def _begin(args: Namespace, named: set[str], stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """The run as the command line says. Of several processes the one that leads makes or finds it, and the others open
     it when it is ready; so they do after a restart by torchrun, whose command line is that of the beginning."""
-    begun = world.run_before_restart() if world.leads else world.hear()
-    if not world.leads or (begun and not args.resume):
+    begun = world.run_before_restart() if world.is_main else world.receive()
+    if not world.is_main or (begun and not args.resume):
         args = Namespace(**{**vars(args), **dict.fromkeys(LENGTH_FLAGS), "resume": begun, "device": "auto"})
     trainer = _resumed(args, stack, narrator, world) if args.resume else _new(args, named, stack, narrator, world)
-    if world.leads:
-        world.announce(str(trainer.run.path.resolve()))
+    if world.is_main:
+        world.publish(str(trainer.run.path.resolve()))
     return trainer
 
 
@@ -175,13 +175,13 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
 
     val, train = trainer.parts["val"], trainer.parts["train"]
     if is_frames(config):
-        samples = val[trainer.reach.far :]  # the targets
-        return baselines.frame_yardsticks(samples, config["rate"]) if len(samples) else {}
+        samples = val[trainer.context.max_lag :]  # the targets
+        return baselines.measure_frame_baselines(samples, config["rate"]) if len(samples) else {}
     if len(val) < 2:
         return {}
     with progress(baselines.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
-        return baselines.yardsticks(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
+        return baselines.measure_baselines(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
@@ -190,12 +190,12 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     from charrnn.data.vocab import Vocab
     from charrnn.models.char_rnn import CharRNN
     from charrnn.models.config import ModelConfig
-    from charrnn.storage.checkpoint import sketch
+    from charrnn.storage.checkpoint import meta_model
     from charrnn.storage.checkpoint_format import UNUSABLE
 
     run = run_dir.find_run(args.resume)
     run.check_links()
-    if world.leads:
+    if world.is_main:
         stack.enter_context(run.locked())
         run.sweep()
     config = run.config()
@@ -203,7 +203,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         raise InputError(
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
-    if world.leads and uses_tensorboard(config):
+    if world.is_main and uses_tensorboard(config):
         _require_tensorboard()
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     model: Any
@@ -211,14 +211,14 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     try:
         if any(value is not None for value in lengths.values()):
             config["training"].update(lengths)
-            say("the length is new, so the schedule is planned anew.", args.quiet)
+            log("the length is new, so the schedule is planned anew.", args.quiet)
         device_before = config["training"].get("device")
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
         settings = Settings.from_json(config["training"])
         if not is_frames(config):
             shape = ModelConfig(**config["model"])
-            sketch(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
+            meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
             model = CharRNN(shape)
             corpus = corpora.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         else:
@@ -241,9 +241,9 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         )
     backend = "auto" if settings.device == "cuda" != device_before else None  # a run that moves to a GPU chooses one
     trainer = _trainer(model, corpus, settings, config, run, narrator, world, backend)
-    if world.leads:
+    if world.is_main:
         run.write_config(config)
-    say(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
+    log(f"{run.path} goes on at iteration {trainer.place.iteration:,}.", args.quiet)
     say_the_plan(trainer, config, args.quiet)
     return trainer
 
@@ -293,7 +293,7 @@ def _trainer(
     else:
         brings = _symbol_task(model, corpus, config)
     parts = brings["parts"]
-    needed = settings.batch_size * settings.seq_length + brings["reach"].far
+    needed = settings.batch_size * settings.seq_length + brings["context"].max_lag
     if len(parts["train"]) < needed:
         raise InputError(
             f"{', '.join(corpus.names)}: {len(parts['train']):,} symbols to train on are too few for one batch of "
@@ -305,7 +305,7 @@ def _trainer(
     settings = _with_layers(gpu_layers, model, brings, settings, world, narrator.quiet)
     config["training"] = settings.to_json()
     return Trainer(
-        model, settings=settings, run=run, listeners=[narrator] if world.leads else [], world=world, **brings
+        model, settings=settings, run=run, listeners=[narrator] if world.is_main else [], world=world, **brings
     )
 
 
@@ -320,7 +320,7 @@ def _with_layers(
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         shape = (settings.batch_size, settings.seq_length)
-        batches = ContiguousBatches(brings["parts"]["train"], *shape, world.rank, world.size, brings["reach"])
+        batches = ContiguousBatches(brings["parts"]["train"], *shape, world.rank, world.size, brings["context"])
         x, y = (torch.as_tensor(part, device=settings.device) for part in batches.at(0, settings.seq_length))
         return x, y
 
@@ -343,7 +343,7 @@ def _symbol_task(model: CharRNN, corpus: Corpus, config: dict[str, Any]) -> dict
     return {
         "parts": corpus.split(config["val_frac"], config["test_frac"]),
         "package": package,
-        "reach": NEXT_SYMBOL,
+        "context": NEXT_SYMBOL,
     }
 
 
@@ -375,7 +375,7 @@ def _default_input() -> str:
     for folder in (Path(), Path(__file__).parents[2]):
         voice = folder / "data" / "voice.wav"
         if voice.is_file():
-            say(f"NO INPUT WAS GIVEN: training on the demo recording, {voice}.")
+            log(f"NO INPUT WAS GIVEN: training on the demo recording, {voice}.")
             return str(voice)
     raise InputError("give an INPUT: a recording, a text, or a folder of them, such as `charrnn-train voice.wav`.")
 

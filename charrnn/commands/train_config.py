@@ -40,8 +40,8 @@ def check_config(config: dict[str, Any]) -> None:
             raise ValueError(f"samples is {samples!r}")
     if not isinstance(config.get("tensorboard", False), bool):
         raise ValueError(f"tensorboard is {config['tensorboard']!r}")
-    yardsticks = config.get("yardsticks", {})  # a run of before there were any goes on without
-    if not isinstance(yardsticks, dict) or not all(isinstance(bits, int | float) for bits in yardsticks.values()):
-        raise ValueError(f"yardsticks is {yardsticks!r}")
+    baselines = config.get("yardsticks", {})  # a run of before there were any goes on without
+    if not isinstance(baselines, dict) or not all(isinstance(bits, int | float) for bits in baselines.values()):
+        raise ValueError(f"yardsticks is {baselines!r}")
     if not all(isinstance(name, str) for name in config["inputs"]):
         raise ValueError(f"inputs is {config['inputs']!r}")

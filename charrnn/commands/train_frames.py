@@ -13,7 +13,7 @@ from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN
 from charrnn.frames.noise import shape_noise
-from charrnn.storage.checkpoint import sketch
+from charrnn.storage.checkpoint import meta_model
 from charrnn.storage.run_dir import Run
 
 FIELDS = {  # of a FrameConfig, by the names of the flags
@@ -36,8 +36,8 @@ def make(
         _check_same_network(args, named, model.config)
     else:
         config = FrameConfig(**{field: getattr(args, flag) for flag, field in FIELDS.items()})
-        samples = recordings.split(args.val_frac, args.test_frac, config.reach.far)["train"]
-        if len(samples) <= config.reach.far:
+        samples = recordings.split(args.val_frac, args.test_frac, config.context.max_lag)["train"]
+        if len(samples) <= config.context.max_lag:
             raise InputError(too_short(recordings, len(samples), config))
         model = frame_model.build(config, args.seed, samples)
     sound = recordings.sound.to_json() if recordings.sound else None
@@ -56,26 +56,26 @@ def too_short(recordings: Recordings, samples: int, config: FrameConfig) -> str:
 def reopen(run: Run, config: dict[str, Any]) -> tuple[FrameRNN, Recordings]:
     """Network and data of a run that goes on."""
     shape = FrameConfig(**config["model"])
-    sketch(run.resume_file, shape.layers, lambda: FrameRNN(shape), "model.")
+    meta_model(run.resume_file, shape.layers, lambda: FrameRNN(shape), "model.")
     model = FrameRNN(shape)
     return model, frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
 
 
 def task(model: FrameRNN, recordings: Recordings, config: dict[str, Any]) -> dict[str, Any]:
     """What a frame predictor brings to its `charrnn.training.trainer.Trainer`."""
-    parts = recordings.split(config["val_frac"], config["test_frac"], model.config.reach.far)
+    parts = recordings.split(config["val_frac"], config["test_frac"], model.config.context.max_lag)
 
     def package(step: int, epoch: float, train_loss: float | None) -> FrameCheckpoint:
         shape_noise(model, parts["train"])
         return FrameCheckpoint(model, step, epoch, config["rate"], train_loss, sound=config.get("sound"))
 
-    return {"parts": parts, "package": package, "reach": model.config.reach, "bits": model.bits}
+    return {"parts": parts, "package": package, "context": model.config.context, "bits": model.bits}
 
 
 def describe(config: FrameConfig, rate: int) -> str:
     """What the plan says of a network beside its layers."""
     return (
-        f"{config.taps} taps {config.spacing:,} samples apart (a window of {config.reach.far / rate:g} s), "
+        f"{config.taps} taps {config.spacing:,} samples apart (a window of {config.context.max_lag / rate:g} s), "
         f"loss {config.loss}"
     )
 

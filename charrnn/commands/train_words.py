@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import duration, say
+from bytecodec.console import duration, log
 from charrnn.commands.train_config import is_frames
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     if is_frames(config):
         from charrnn.commands.train_frames import describe
 
-        what, unit, kinds, early = describe(model, config["rate"]), "samples", "", trainer.reach.far
+        what, unit, kinds, early = describe(model, config["rate"]), "samples", "", trainer.context.max_lag
     else:
         what, unit, kinds = f"embeddings of {model.wordvec_size}", "symbols", f", {model.vocab_size} different ones"
         early = 0
@@ -45,27 +45,27 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     if bits:
         lines.insert(2, f"yardstick the validation part takes {baselines.sentence(bits)}")
     for line in lines:
-        say(line, quiet)
-    if not len(trainer.parts["val"]) > trainer.reach.far:
-        say("there is no validation part: the losses of val.csv are left out.", quiet)
+        log(line, quiet)
+    if not len(trainer.parts["val"]) > trainer.context.max_lag:
+        log("there is no validation part: the losses of val.csv are left out.", quiet)
 
 
 def say_how_it_ended(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
     """Print why training ended, and what to do next."""
     path, place = trainer.run.path, trainer.place
     if trainer.stopped_early:
-        say(
+        log(
             f"ended early after iteration {place.iteration:,}: {trainer.stale} validations brought no new best. "
             f"Sample from the best with: charrnn-sample {path} --checkpoint best",
             quiet,
         )
     elif interrupted:
-        say(
+        log(
             f"stopped after iteration {place.iteration:,}; all is saved. Go on with: charrnn-train --resume {path}",
             quiet,
         )
     else:
-        say(f"done after iteration {place.iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
+        log(f"done after iteration {place.iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
 
 
 def _count(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
@@ -60,11 +60,11 @@ def choose(
         return "torch"
     reason = limit or smoke_test(model, batch(), settings)
     if not reason:
-        say("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
+        log("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
         return "kernel"
     if asked == "kernel":
         raise InputError(f"--gpu-layers kernel is not possible here ({reason}): leave it out, or use torch.")
-    say(f"the kernel for LSTM layers cannot be used here ({reason}): training uses torch's layers.")
+    log(f"the kernel for LSTM layers cannot be used here ({reason}): training uses torch's layers.")
     return "torch"
 
 

@@ -32,16 +32,16 @@ class DeviceBatches:
         for start in range(0, len(ids), BLOCK):
             block = ids[start : start + BLOCK].astype(_kept_as(ids))
             table[start : start + BLOCK] = torch.from_numpy(block)
-        self._length, self._reach = batches.row_length, batches.reach
-        shape = (rows, self._length + self._reach.far)
+        self._length, self._reach = batches.row_length, batches.context
+        shape = (rows, self._length + self._reach.max_lag)
         self._rows = table.as_strided(shape, (self._length, 1))[batches.own]
         self._dtype = dtype if dtype == torch.int16 else torch.int64
 
     def at(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
         """Return what `ContiguousBatches.at` returns, on the device."""
         start = position % self._length
-        piece = self._rows[:, start : start + self._reach.far + steps]
-        x, y = piece[:, : piece.shape[1] - self._reach.near], piece[:, self._reach.far :]
+        piece = self._rows[:, start : start + self._reach.max_lag + steps]
+        x, y = piece[:, : piece.shape[1] - self._reach.min_lag], piece[:, self._reach.max_lag :]
         return x.to(self._dtype), y.to(self._dtype)
 
 

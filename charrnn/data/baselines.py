@@ -30,7 +30,7 @@ def _silent(symbols: int) -> None:
     """Nobody wants to know."""
 
 
-def yardsticks(
+def measure_baselines(
     ids: Ids, train: Ids | None, vocab: Vocab, rate: int | None, mulaw: bool = False, tell: Tell = _silent
 ) -> dict[str, float]:
     """Bits a symbol that others take for a part, by the keys of `NAMES`; FLAC's where the ids are the bytes of a sound.
@@ -58,7 +58,7 @@ def yardsticks(
     return {**coded, "order0": order0_bits(train, ids, len(vocab), tell)}
 
 
-def frame_yardsticks(samples: NDArray[Any], rate: int, tell: Tell = _silent) -> dict[str, float]:
+def measure_frame_baselines(samples: NDArray[Any], rate: int, tell: Tell = _silent) -> dict[str, float]:
     """Return FLAC's bits per sample of int16 samples (n,), n >= 1, by its key in `NAMES`."""
     return {"flac": _flac_bits(samples, rate, lambda block: block, "PCM_16", tell)}
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import say, sync
+from bytecodec.console import log, sync
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.table import lacks_table
 from charrnn.data.inputs import Input, Unreadable, nothing_readable, opened, opened_all
@@ -145,7 +145,7 @@ def _characters_of(
         raise _nothing_in(tuple(file.name for file in kept))
     for file in kept:
         if file not in filled:
-            say(f"{file.name} is empty, so it is left out.", quiet)
+            log(f"{file.name} is empty, so it is left out.", quiet)
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
@@ -169,10 +169,10 @@ def _vocabulary(
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
     for file, found in characters.items():
         if found.alphabet:
-            say(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
+            log(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
     for file in plain:
         if characters[file].has_windows_line_ends:
-            say(
+            log(
                 f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol of its own.",
                 quiet,
             )
@@ -292,7 +292,7 @@ def _blocks(
         for values in decoded(file, encoding, decoder):
             yield np.frombuffer(values, np.uint8)
         if decoder.line_ends:
-            say(
+            log(
                 f"{file.name} is a text of sound: {decoder.line_ends:,} line ends and byte order marks are skipped.",
                 quiet,
             )
@@ -324,7 +324,7 @@ def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Ite
     if characters and not known:
         raise InputError(f"no character of {name} is in the vocabulary: the network was trained on {vocab.describe()}.")
     if characters > known:
-        say(
+        log(
             f"{name}: skipped {characters - known:,} of {characters:,} characters, which are not in the vocabulary.",
             quiet,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bytecodec import formats
-from bytecodec.console import copy_input, explain, is_special_file, open_input, say
+from bytecodec.console import copy_input, explain, is_special_file, log, open_input
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
 
@@ -66,7 +66,7 @@ class Unreadable:
         if name in self.names:  # already found when its peak was measured
             return
         self.names.append(name)
-        say(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
+        log(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
 
     @contextlib.contextmanager
     def noting(self, name: str) -> Iterator[None]:
@@ -80,7 +80,7 @@ class Unreadable:
         """Report the files that were left out."""
         if self.names:
             count = f"{len(self.names)} file{'s' * (len(self.names) > 1)}"
-            say(f"{count} could not be read and {'is' if count == '1 file' else 'are'} left out: "
+            log(f"{count} could not be read and {'is' if count == '1 file' else 'are'} left out: "
                 f"{', '.join(self.names)}.", self.quiet)  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> l
     if not chosen and not unreadable.names:
         wanted = "no recording and no .txt" if texts else "no recording"
         raise InputError(f"there is {wanted} in the folder {folder}{left_out}.")
-    say(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", quiet)
+    log(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", quiet)
     return [Input(path, str(path), kind.sound) for path, kind in chosen]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import progress, say
+from bytecodec.console import log, progress
 from bytecodec.wav import measure_peak, normalizing_gain
 from charrnn.data.inputs import Input, Unreadable
 
@@ -99,7 +99,7 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
             gain_db=options.gain_db,
             mulaw=options.mulaw,
             bits=bits,
-            tell=lambda sentence: say(sentence, quiet),
+            tell=lambda sentence: log(sentence, quiet),
             progress=lambda done, of: _show(bar, done, of),
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.arguments import check_choice, check_whole
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.runtime import MOST_THREADS
@@ -23,7 +23,7 @@ from charrnn.runtime import MOST_THREADS
 if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
     from charrnn.storage.checkpoint import Checkpoint
-    from charrnn.storage.checkpoint_format import Stored
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 ENGINES = ("auto", "cpu", "onnx", "cuda", "eager")
 FEW = 4  # streams, up to which onnxruntime, which takes them one by one, is as fast as the eager engine
@@ -36,7 +36,7 @@ __all__ = ["ENGINES", "FEW", "NOTHING", "Engine", "EngineState", "arrays", "engi
 
 
 def engine(
-    checkpoint: str | Path | Checkpoint | Stored,
+    checkpoint: str | Path | Checkpoint | StoredCheckpoint,
     kind: str = "auto",
     streams: int = 1,
     precision: str = "auto",
@@ -48,7 +48,7 @@ def engine(
     ----------
     checkpoint
         A path, a run directory (its newest), or a loaded `charrnn.storage.checkpoint.Checkpoint` or
-        `charrnn.storage.checkpoint_format.Stored`.
+        `charrnn.storage.checkpoint_format.StoredCheckpoint`.
     kind
         cpu (compiled), onnx (onnxruntime), cuda (an NVIDIA GPU), eager (the reference in torch), or auto: the fastest
         that there is for the network on the CPU. Where that is not the compiled one, it says so on stderr.
@@ -79,7 +79,7 @@ def engine(
             if kind == "cpu" or precision in INTEGERS:
                 raise
             kind = _second_best(streams, precision)
-            say(f"{error} Sampling with {SLOWER[kind]}.")
+            log(f"{error} Sampling with {SLOWER[kind]}.")
     if kind == "onnx":
         from charrnn.engines.onnx import OnnxEngine
 
@@ -96,23 +96,23 @@ def engine(
     return EagerEngine(loaded.model, streams, precision)
 
 
-def _loaded(checkpoint: Any) -> Checkpoint | Stored:
+def _loaded(checkpoint: Any) -> Checkpoint | StoredCheckpoint:
     """Return a checkpoint of a network of symbols, which is read if it is a path."""
     from charrnn.storage import checkpoint_format
 
     if isinstance(checkpoint, str | os.PathLike):
         return checkpoint_format.load(Path(checkpoint))
-    if not isinstance(checkpoint, checkpoint_format.Trained):
+    if not isinstance(checkpoint, checkpoint_format.CheckpointMeta):
         kind = type(checkpoint).__name__
         raise InputError(f"checkpoint is a {kind}; it must be a path or a checkpoint of a network of symbols.")
-    return cast("Checkpoint | Stored", checkpoint)
+    return cast("Checkpoint | StoredCheckpoint", checkpoint)
 
 
-def _weights(loaded: Checkpoint | Stored) -> Mapping[str, NDArray[np.float32]]:
+def _weights(loaded: Checkpoint | StoredCheckpoint) -> Mapping[str, NDArray[np.float32]]:
     """Return the network's weights by name, without torch if they were read without it."""
-    from charrnn.storage.checkpoint_format import Stored
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
-    return loaded.weights if isinstance(loaded, Stored) else arrays(loaded.model)
+    return loaded.weights if isinstance(loaded, StoredCheckpoint) else arrays(loaded.model)
 
 
 def _second_best(streams: int, precision: str) -> str:

@@ -83,7 +83,7 @@ class Take:
     ) -> None:
         if not isinstance(model, FrameRNN):
             raise InputError(f"model is a {type(model).__name__}; it must be the network of a frame predictor.")
-        window = model.window if window is None else _checked_window(window, model.config.reach.far)
+        window = model.window if window is None else _checked_window(window, model.config.context.max_lag)
         check_whole("seed", seed, 0, MOST_KEY)
         check_whole("number", number, 0, MOST_KEY)
         check_number("temperature", temperature, 0)
@@ -165,7 +165,11 @@ def load_takes(path: str | Path, model: FrameRNN) -> list[Take]:
     try:
         window, driven = tensors["window"], tensors["driven"].numpy()
         count = len(window)
-        if window.shape != (count, model.config.reach.far) or driven.shape != (count, NOISE_TAPS - 1) or not count:
+        if (
+            window.shape != (count, model.config.context.max_lag)
+            or driven.shape != (count, NOISE_TAPS - 1)
+            or not count
+        ):
             raise ValueError("its windows are those of another network")
         state = files.state_from_tensors(tensors, model.initial_state(count))
         for name in ("seed", "position"):

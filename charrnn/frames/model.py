@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.data.batches import Reach
+from charrnn.data.batches import ContextWindow
 from charrnn.models.char_rnn import Layers, State
 from charrnn.models.config import check_layers, check_whole
 from charrnn.storage import checkpoint as files
@@ -65,9 +65,9 @@ class FrameConfig:
             raise ValueError(f"loss is {self.loss!r}, and has to be one of {', '.join(LOSSES)}")
 
     @property
-    def reach(self) -> Reach:
+    def context(self) -> ContextWindow:
         """Which samples belong to a target."""
-        return Reach(self.taps * self.spacing, self.spacing)
+        return ContextWindow(self.taps * self.spacing, self.spacing)
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -193,7 +193,7 @@ class FrameCheckpoint:
 
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
-        known = {name: getattr(self, name, None) for name in checkpoint_format.FACTS}
+        known = {name: getattr(self, name, None) for name in checkpoint_format.METADATA_TYPES}
         return {"model": self.model.config.to_json(), **known}
 
 
@@ -206,14 +206,14 @@ def load(path: str | Path) -> FrameCheckpoint:
         The file is missing, cut off, or no checkpoint of this kind.
     """
     path = run_dir.checkpoint_path(path)
-    facts = checkpoint_format.read_facts(path, KIND)
+    facts = checkpoint_format.read_metadata(path, KIND)
     try:
         config = FrameConfig(**facts["model"])
         known = checkpoint_format.known(facts)
         del known["encoding"]
         if known["rate"] is None:
             raise ValueError("it has no rate")
-        model = files.sketch(path, config.layers, lambda: FrameRNN(config))
+        model = files.meta_model(path, config.layers, lambda: FrameRNN(config))
         files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
         return FrameCheckpoint(model.eval(), path=str(path), **known)
     except checkpoint_format.UNUSABLE as error:

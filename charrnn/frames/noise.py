@@ -51,9 +51,9 @@ def shape_noise(model: FrameRNN, samples: NDArray[np.int16]) -> None:
 @torch.no_grad()
 def measure(model: FrameRNN, samples: NDArray[np.int16]) -> tuple[Array, Array]:
     """Deviations of samples (n,) from their predictions, and the deviations that were predicted, (rows, m) each."""
-    spacing, reach = model.config.spacing, model.config.reach
-    rows = max(1, min(ROWS, ROW_SAMPLES // spacing, (len(samples) - reach.far) // (4 * spacing)))
-    batches = ContiguousBatches(samples, rows, spacing, reach=reach)
+    spacing, context = model.config.spacing, model.config.context
+    rows = max(1, min(ROWS, ROW_SAMPLES // spacing, (len(samples) - context.max_lag) // (4 * spacing)))
+    batches = ContiguousBatches(samples, rows, spacing, context=context)
     passes = min(max(2, SAMPLES // (rows * spacing)), batches.row_length // spacing)
     state = model.initial_state(rows)
     deviations, scales = [], []
@@ -71,13 +71,13 @@ def close_loop(model: FrameRNN, samples: NDArray[np.int16], power: Array) -> Non
     """Correct ``noise``, which has this power spectrum, until the network's own sound has that of samples (n,)."""
     from scipy.signal import oaconvolve  # takes long to import
 
-    spacing, far = model.config.spacing, model.config.reach.far
-    passes = -(-max(far, LEAST_ROUND) // spacing)
+    spacing, max_lag = model.config.spacing, model.config.context.max_lag
+    passes = -(-max(max_lag, LEAST_ROUND) // spacing)
     rounds = min(FREE_ROUNDS, FREE_STEPS // (passes * spacing), FREE_PASSES // passes)
     if rounds < 4:
         return
-    starts = np.linspace(0, len(samples) - far, FREE_ROWS).astype(int)
-    window = torch.from_numpy(np.stack([samples[at : at + far] for at in starts])).to(model.unit) / FULL_SCALE
+    starts = np.linspace(0, len(samples) - max_lag, FREE_ROWS).astype(int)
+    window = torch.from_numpy(np.stack([samples[at : at + max_lag] for at in starts])).to(model.unit) / FULL_SCALE
     wanted = spectrum(samples[None].astype(np.float64) / FULL_SCALE)
     driven, state = np.zeros((FREE_ROWS, NOISE_TAPS - 1)), model.initial_state(FREE_ROWS)
     normal = np.random.Generator(np.random.Philox(0)).standard_normal

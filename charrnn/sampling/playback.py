@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec import decode_mulaw
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import InputError
 
 BUFFER = 0.25  # seconds between a sample and its sound, for which the sampling may fall behind
@@ -120,7 +120,7 @@ def open_player(rate: int, mulaw: bool = False, quiet: bool = False) -> Iterator
     finally:
         player.close()
     if player.gaps:
-        say(
+        log(
             f"the sound had {player.gaps:,} gap{'s' * (player.gaps > 1)}: the sampling is slower than it plays.",
             quiet,
         )

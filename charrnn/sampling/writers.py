@@ -15,7 +15,7 @@ from bytecodec.console import is_special_file, open_output
 
 if TYPE_CHECKING:
     from charrnn.storage.checkpoint import Checkpoint
-    from charrnn.storage.checkpoint_format import Stored
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 
 class Output(Protocol):
@@ -29,7 +29,7 @@ class Output(Protocol):
 
 
 @contextlib.contextmanager
-def open_text(path: str, checkpoint: Checkpoint | Stored) -> Iterator[Output]:
+def open_text(path: str, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[Output]:
     """UTF-8 text, to a file or, for ``-``, to standard output as it comes."""
     with open_output(path, binary=False) as file:
         live = path == "-" or is_special_file(path)
@@ -47,7 +47,7 @@ def open_text(path: str, checkpoint: Checkpoint | Stored) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def open_sound(path: str, checkpoint: Checkpoint | Stored) -> Iterator[Output]:
+def open_sound(path: str, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[Output]:
     """An 8-bit WAV with a cue point at each mark; ids are its bytes."""
     if checkpoint.rate is None:
         raise ValueError("a network of text makes no sound")
@@ -86,13 +86,15 @@ def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
 
 
 @contextlib.contextmanager
-def open_takes(paths: list[str], sound: bool, checkpoint: Checkpoint | Stored) -> Iterator[list[Output]]:
+def open_takes(paths: list[str], sound: bool, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[list[Output]]:
     """An output for each path."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(open_take(path, sound, checkpoint)) for path in paths]
 
 
-def open_take(path: str, sound: bool, checkpoint: Checkpoint | Stored) -> contextlib.AbstractContextManager[Output]:
+def open_take(
+    path: str, sound: bool, checkpoint: Checkpoint | StoredCheckpoint
+) -> contextlib.AbstractContextManager[Output]:
     """The output of one take, to be entered."""
     return (open_sound if sound else open_text)(path, checkpoint)
 

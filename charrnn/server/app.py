@@ -29,9 +29,9 @@ from charrnn.server.access_control import LOOPBACK, Guard
 from charrnn.server.connection_limits import MOST_CONNECTIONS, LimitedHTTP, LimitedWebSocket
 from charrnn.server.decode_sandbox import last_bytes
 from charrnn.server.live_curves import GrowingCurves
-from charrnn.server.session import Listener, Seats, Take
+from charrnn.server.session import Listener, SessionLimiter, Take
 from charrnn.storage.run_dir import Run, is_frames
-from charrnn.viz.run_summary import inputs_of, network_of, unlike
+from charrnn.viz.run_summary import distinguish, inputs_of, network_of
 
 MOST_UPLOAD = 50_000_000  # bytes
 UPLOAD_RATE = 5_000_000  # bytes a second, at which it troubles nobody who listens
@@ -50,7 +50,7 @@ FILES = {
 }
 
 
-class House:
+class AppState:
     """The runs that can be listened to, by number, and who listens.
 
     Runs are named by their place in the list and checkpoints by their iteration: no message holds a path.
@@ -58,8 +58,8 @@ class House:
 
     def __init__(self, runs: Sequence[Run], listeners: int, threads: int) -> None:
         self.runs, self.threads = list(runs), threads
-        self.names = unlike([run.path.resolve().name for run in runs], [run.path for run in runs])
-        self.seats = Seats(listeners)
+        self.names = distinguish([run.path.resolve().name for run in runs], [run.path for run in runs])
+        self.seats = SessionLimiter(listeners)
         self.uploading, self.decoding = asyncio.Semaphore(MOST_UPLOADS), asyncio.Semaphore(1)
         self._curves = [GrowingCurves(run) for run in runs]
         self._looking = threading.Lock()
@@ -173,7 +173,7 @@ def application(
     names, addresses, token
         See `charrnn.server.access_control.Guard`.
     """
-    house = House(runs, listeners, threads)
+    house = AppState(runs, listeners, threads)
 
     async def file(request: Request) -> Response:
         name, kind = FILES[request.url.path]

@@ -67,10 +67,10 @@ class Sampler(threading.Thread):
         For the engine; 0: a core each.
     """
 
-    def __init__(self, take: Take, say: Callable[[dict[str, Any] | bytes], None], threads: int = 0) -> None:
+    def __init__(self, take: Take, log: Callable[[dict[str, Any] | bytes], None], threads: int = 0) -> None:
         super().__init__(name="sampler", daemon=True)
         self.take = take
-        self._say, self._threads = say, threads
+        self._say, self._threads = log, threads
         self._temperature = take.temperature
         self._sent = self._heard = self._enough = 0  # enough: heard, for the next piece to be sent
         self._seconds = 0.0  # per symbol, lately
@@ -81,7 +81,7 @@ class Sampler(threading.Thread):
         """Of what is sampled from now on."""
         self._temperature = value
 
-    def hear(self, samples: int) -> None:
+    def receive(self, samples: int) -> None:
         """Note how many samples of the take have been heard; more than were sent count for those that were."""
         with self._changed:
             self._heard = max(self._heard, min(samples, self._sent))
@@ -184,7 +184,7 @@ def samples_of(encoding: str) -> NDArray[np.int16]:
     return np.asarray(decode_mulaw(codes) if encoding == "mulaw" else linear, dtype="<i2")
 
 
-class Seats:
+class SessionLimiter:
     """How many may be sampled for at once."""
 
     def __init__(self, count: int) -> None:
@@ -215,7 +215,7 @@ class Listener:
     """
 
     def __init__(
-        self, socket: WebSocket, seats: Seats, find: Callable[[dict[str, Any]], Take], threads: int = 0
+        self, socket: WebSocket, seats: SessionLimiter, find: Callable[[dict[str, Any]], Take], threads: int = 0
     ) -> None:
         self._socket, self._seats, self._find, self._threads = socket, seats, find, threads
         self._loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ class Listener:
         elif sampler and kind == "temperature":
             sampler.change_temperature(message["value"])
         elif sampler and kind == "heard" and message["take"] == sampler.take.number:
-            sampler.hear(message["samples"])
+            sampler.receive(message["samples"])
 
     async def _play(self, message: dict[str, Any]) -> None:
         await self._stop()

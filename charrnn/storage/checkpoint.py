@@ -39,7 +39,7 @@ class Keepable(Protocol):
 
 
 @dataclass
-class Checkpoint(checkpoint_format.Trained):
+class Checkpoint(checkpoint_format.CheckpointMeta):
     """A trained network and what is known of it.
 
     Attributes
@@ -61,7 +61,7 @@ class Checkpoint(checkpoint_format.Trained):
 
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
-        known = {name: getattr(self, name) for name in checkpoint_format.FACTS}
+        known = {name: getattr(self, name) for name in checkpoint_format.METADATA_TYPES}
         return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **known}
 
 
@@ -96,16 +96,16 @@ def load(path: str | Path) -> Checkpoint:
     return of_stored(checkpoint_format.load(path))
 
 
-def of_stored(network: checkpoint_format.Stored) -> Checkpoint:
+def of_stored(network: checkpoint_format.StoredCheckpoint) -> Checkpoint:
     """The same network in torch."""
     with torch.device("meta"):  # its weights are those of the file
         model = CharRNN(network.config)
     set_model_tensors(model, {name: torch.from_numpy(array) for name, array in network.weights.items()}, assign=True)
-    known = {name: getattr(network, name) for name in checkpoint_format.FACTS}
+    known = {name: getattr(network, name) for name in checkpoint_format.METADATA_TYPES}
     return Checkpoint(model.eval(), network.vocab, path=network.path, **known)
 
 
-def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
+def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
     """A network that takes no memory yet, once it is known to be that of a file.
 
     Parameters
@@ -120,7 +120,7 @@ def sketch(path: str | Path, layers: int, make: Callable[[], Network], prefix: s
     ValueError
         The file's tensors are not those of the network.
     """
-    every = checkpoint_format.read_heads(path)
+    every = checkpoint_format.read_tensor_info(path)
     found = {name.removeprefix(prefix): head for name, head in every.items() if name.startswith(prefix)}
     checkpoint_format.check_depth(layers, found)
     with torch.device("meta"):

@@ -41,7 +41,7 @@ MOST_SHOWN = 60  # characters of a value in a message
 MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
 Head = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
-FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
+METADATA_TYPES: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
     "step": (int,),
     "epoch": (int, float),
     "rate": (int, NoneType),
@@ -53,7 +53,7 @@ FACTS: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of w
 
 
 @dataclass(kw_only=True)
-class Trained:
+class CheckpointMeta:
     """What is known of a trained network beside its weights.
 
     Attributes
@@ -83,7 +83,7 @@ class Trained:
 
 
 @dataclass
-class Stored(Trained):
+class StoredCheckpoint(CheckpointMeta):
     """A checkpoint as numbers."""
 
     config: ModelConfig
@@ -98,7 +98,7 @@ class Stored(Trained):
         return of_stored(self).model
 
 
-def load(path: str | Path) -> Stored:
+def load(path: str | Path) -> StoredCheckpoint:
     """Read a checkpoint, or a run directory's newest one.
 
     Raises
@@ -107,16 +107,16 @@ def load(path: str | Path) -> Stored:
         The file is missing, cut off, or no checkpoint of this program's.
     """
     path = run_dir.checkpoint_path(path)
-    facts = read_facts(path, KIND)
+    facts = read_metadata(path, KIND)
     try:
         vocab = Vocab.from_json(facts["vocab"])
         config = ModelConfig(**facts["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        found, heads = known(facts), read_heads(path)
+        found, heads = known(facts), read_tensor_info(path)
         check_depth(config.layers, heads)
         check_heads(heads, shapes(config))  # before anything of their size is read
-        return Stored(config, read_arrays(path, KIND)[1], vocab, path=str(path), **found)
+        return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **found)
     except UNUSABLE as error:
         raise unusable(path, error) from None
 
@@ -169,12 +169,12 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
 
 def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same in arrays or tensors of a framework, by safetensors' name for it."""
-    facts = read_facts(path, kind)
+    facts = read_metadata(path, kind)
     with _opened(path, framework) as file:
         return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_facts(path: str | Path, kind: str) -> dict[str, Any]:
+def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
     """The facts of a file of the given kind, without its tensors; an InputError for any other file."""
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name a file.")
@@ -194,7 +194,7 @@ def kind_of(path: str | Path) -> str:
         return ""
 
 
-def read_heads(path: str | Path) -> dict[str, Head]:
+def read_tensor_info(path: str | Path) -> dict[str, Head]:
     """Shape and type of each of a file's tensors, which are not read."""
     with _opened(path) as file:
         heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -257,9 +257,9 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
 
 def known(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The `FACTS` that there are; a ValueError where one is nothing of its kind."""
-    found = {name: facts[name] for name in FACTS if name in facts}
+    found = {name: facts[name] for name in METADATA_TYPES if name in facts}
     for name, value in found.items():
-        if not isinstance(value, FACTS[name]) or isinstance(value, bool):
+        if not isinstance(value, METADATA_TYPES[name]) or isinstance(value, bool):
             raise ValueError(f"its {name} is {_short(value)}")
     if found.get("rate") is not None and not 1 <= found["rate"] <= HIGHEST_RATE:
         raise ValueError(f"its rate is {_short(found['rate'])}")

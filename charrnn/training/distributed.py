@@ -40,7 +40,7 @@ class World:
     size = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
@@ -49,9 +49,9 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
-        return self.most(flag) > 0
+        return self.all_reduce_max(flag) > 0
 
-    def most(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The largest of all processes' numbers."""
         return number
 
@@ -59,11 +59,11 @@ class World:
         """The sum of all processes' numbers."""
         return number
 
-    def leaders(self, number: float) -> float:
+    def broadcast(self, number: float) -> float:
         """The leader's number."""
         return number
 
-    def alike(self, tensors: Iterable[Tensor], number: int) -> bool:
+    def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
         """Whether all have these tensors and this number, as they may not where a shared folder shows old files."""
         return True
 
@@ -74,10 +74,10 @@ class World:
     def wait(self) -> None:
         """Wait for all others, however long it takes them."""
 
-    def announce(self, run: str) -> None:
+    def publish(self, run: str) -> None:
         """The leader's part: tell the others, and itself after a restart, which run this is; it is open by now."""
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         """The others' part: wait, however long it takes, for the leader to say which run it is."""
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class World:
         return None
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 class PeerError(InputError):
@@ -98,15 +98,15 @@ def is_one_of_many() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that talks, as far as can be known before they have met."""
     return not is_one_of_many() or os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
-def muted() -> Iterator[None]:
+def main_process_only() -> Iterator[None]:
     """Print nothing in any process but the one that leads, while all say the same."""
-    if leads():
+    if is_main():
         yield
         return
     with (
@@ -129,7 +129,7 @@ def join() -> Iterator[World]:
         The environment is not as torchrun makes it, or the others cannot be reached.
     """
     if not is_one_of_many():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     world = _Group(*_who_and_where())
     try:
@@ -138,7 +138,7 @@ def join() -> Iterator[World]:
         code = _exit_code(error)
         if not world.is_first_to_fail() and code is not None:
             raise SystemExit(code) from None
-        if type(error) is InputError and not world.leads:
+        if type(error) is InputError and not world.is_main:
             raise InputError(f"{error} (Process {world.rank} of {world.size}, on {socket.gethostname()}.)") from None
         raise
     world.leave()
@@ -221,7 +221,7 @@ class _Group(World):
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def most(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The largest of all processes' numbers."""
         return self._reduced(number, self._distributed.ReduceOp.MAX)
 
@@ -235,18 +235,18 @@ class _Group(World):
             self._distributed.all_reduce(box, operation)
         return float(box)
 
-    def leaders(self, number: float) -> float:
+    def broadcast(self, number: float) -> float:
         """The leader's number."""
         box = self._torch.tensor(number, dtype=self._torch.float64)
         with _together():
             self._distributed.broadcast(box, 0)
         return float(box)
 
-    def alike(self, tensors: Iterable[Tensor], number: int) -> bool:
+    def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
         """Whether all have these tensors and this number, as they may not where a shared folder shows old files."""
         for tensor in tensors:
             number = zlib.crc32(tensor.detach().cpu().numpy().tobytes(), number)
-        return not self.any(self.leaders(number) != number)
+        return not self.any(self.broadcast(number) != number)
 
     def gather(self, state: State) -> State:
         """The state of the rows of all processes, in the order of their ranks; only the leader gets it whole."""
@@ -272,13 +272,13 @@ class _Group(World):
         with _together():
             self._distributed.barrier(self._long_group)
 
-    def announce(self, run: str) -> None:
+    def publish(self, run: str) -> None:
         """The leader's part: tell the others, and itself after a restart, which run this is; it is open by now."""
         with _together():
             self._store.set(RUN_KEY, os.fsencode(run))
         self.wait()
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         """The others' part: wait, however long it takes, for the leader to say which run it is."""
         self.wait()
         with _together():

@@ -11,7 +11,7 @@ from torch import nn
 WARM_UP = 10  # the average forgets its first weights about this much sooner than its decay would
 
 
-class Average:
+class EMA:
     """The exponential moving average of a network's weights.
 
     After iteration t (counted from 1), average <- d average + (1 - d) weights with d = min(decay, t / (t + 9)), so

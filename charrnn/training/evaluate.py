@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_integers
 from bytecodec.errors import InputError
-from charrnn.data.batches import NEXT_SYMBOL, ContiguousBatches, Reach
+from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers, State
 from charrnn.runtime import PRECISIONS, autocast
-from charrnn.training.distributed import ALONE, World
+from charrnn.training.distributed import SINGLE_PROCESS, World
 
 BITS = 1 / math.log(2)  # in a nat
 ROWS = 50
@@ -32,8 +32,8 @@ def evaluate(
     precision: str = "fp32",
     device: str = "cpu",
     tell: Callable[[int, int], None] = lambda done, total: None,
-    world: World = ALONE,
-    reach: Reach = NEXT_SYMBOL,
+    world: World = SINGLE_PROCESS,
+    context: ContextWindow = NEXT_SYMBOL,
 ) -> float:
     """Mean loss in nats of every symbol of ids (n,), n >= 2, but the first (of another ``reach``: the first ``far``).
 
@@ -52,13 +52,13 @@ def evaluate(
     """
     if not isinstance(model, Layers):
         raise InputError(f"model is a {type(model).__name__}; it must be a network of charrnn.")
-    if len(check_integers("ids", ids, 1)) <= reach.far:
-        raise InputError(f"{len(ids)} ids are too few to evaluate: more than {reach.far} are needed.")
+    if len(check_integers("ids", ids, 1)) <= context.max_lag:
+        raise InputError(f"{len(ids)} ids are too few to evaluate: more than {context.max_lag} are needed.")
     check_choice("precision", precision, PRECISIONS)
     training = model.training
     model.eval()
     try:
-        return _mean_loss(model, ids, precision, device, tell, world, reach)
+        return _mean_loss(model, ids, precision, device, tell, world, context)
     except IndexError as error:  # raised by torch in the embedding and the loss
         raise InputError("ids has symbols that the network does not have.") from error
     finally:
@@ -73,14 +73,14 @@ def _mean_loss(
     device: str,
     tell: Callable[[int, int], None],
     world: World,
-    reach: Reach,
+    context: ContextWindow,
 ) -> float:
-    total, count = 0.0, len(ids) - reach.far
+    total, count = 0.0, len(ids) - context.max_lag
     rows = min(ROWS, count)
-    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, reach)  # the last of many has the last row
+    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, context)  # the last of many has the last row
     most = model.most_symbols()
     # Networks with a long window receive many symbols for each step.
-    steps = max(1, min(max(STEPS, reach.near // 32), most // rows))
+    steps = max(1, min(max(STEPS, context.min_lag // 32), most // rows))
     groups = [
         slice(first, first + most) for first in range(0, batches.rows, most)
     ]  # one group unless the vocabulary is very large

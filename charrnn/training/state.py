@@ -12,7 +12,7 @@ from torch import Tensor
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
 from charrnn.storage import checkpoint as files
-from charrnn.training.ema import Average
+from charrnn.training.ema import EMA
 
 KIND = "resume"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what Adam keeps of a parameter
@@ -31,7 +31,7 @@ class Place:
 
 
 def save(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: Average | None, place: Place, state: State
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: EMA | None, place: Place, state: State
 ) -> None:
     """Write the file, whole or not at all.
 
@@ -52,7 +52,7 @@ def save(
 
 
 def load(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: Average | None, rows: int, own: slice
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: EMA | None, rows: int, own: slice
 ) -> Place:
     """Put what a file holds into network, optimiser and average; returns the place.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
@@ -163,7 +163,7 @@ class GraphedStep(Step):
             return self._capture(self._in_place)
         except RuntimeError as error:  # a driver or a version of torch that cannot capture one of the kernels
             reason = first_line(error)
-            say(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without one, more slowly.")
+            log(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without one, more slowly.")
             return self._in_place
 
     def _in_place(self) -> None:

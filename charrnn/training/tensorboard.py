@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import InputError
 from bytecodec.safe_text import is_utf8
 from charrnn.training.listener import Listener
@@ -69,9 +69,9 @@ class TensorBoard(Listener):
         """Write the sounds of a checkpoint."""
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
             try:
-                sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), say)
+                sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), log)
             except InputError as error:  # a file that was put there by hand
-                say(f"{error} It is left out of the event files.")
+                log(f"{error} It is left out of the event files.")
                 continue
             if len(sound) > 1:  # SummaryWriter fails with a single sample
                 self._writer.add_audio(f"sound/{path.stem.partition('_')[2]}", sound, iteration, rate)

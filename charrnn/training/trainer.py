@@ -18,7 +18,7 @@ from torch import Tensor
 from bytecodec.errors import InputError
 from charrnn.cuda import graphs
 from charrnn.cuda.device_batches import DeviceBatches, fits
-from charrnn.data.batches import NEXT_SYMBOL, ContiguousBatches, Reach
+from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers
 from charrnn.storage import checkpoint as files
@@ -26,8 +26,8 @@ from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
 from charrnn.storage.retention import count_stale, forget_old, mark_best
 from charrnn.storage.run_dir import Run
 from charrnn.training import state as train_state
-from charrnn.training.distributed import ALONE, World
-from charrnn.training.ema import Average
+from charrnn.training.distributed import SINGLE_PROCESS, World
+from charrnn.training.ema import EMA
 from charrnn.training.evaluate import evaluate, in_bits
 from charrnn.training.listener import Listener
 from charrnn.training.recipe import Settings, learning_rate
@@ -72,7 +72,7 @@ class Trainer:
         Called with the iteration of a complete checkpoint, to write its missing samples.
     world
         The processes that train together, each on rows of its own; the one that leads writes and has listeners.
-    reach
+    context
         Which symbols its batches hold beside each target.
     bits
         What a loss comes to in bits a symbol.
@@ -87,27 +87,27 @@ class Trainer:
         package: Callable[[int, float, float | None], files.Keepable],
         listeners: Sequence[Listener] = (),
         sample: Callable[[int], None] | None = None,
-        world: World = ALONE,
-        reach: Reach = NEXT_SYMBOL,
+        world: World = SINGLE_PROCESS,
+        context: ContextWindow = NEXT_SYMBOL,
         bits: Callable[[float], float] = in_bits,
     ) -> None:
         self.model, self.parts, self.settings, self.run = model, parts, settings, run
         self.package, self.listeners, self.sample, self.world = package, list(listeners), sample, world
-        self.reach, self.bits = reach, bits
+        self.context, self.bits = context, bits
         n, steps = settings.batch_size, settings.seq_length
-        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, reach)
+        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, context)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(model, settings)
         self.step, self.source = self._make_step(), self._source()
         self.ahead = world.size == 1 and settings.device != "cpu"
         self.unread: list[Unread] = []
-        self.average = Average(self.parameters, settings.average) if settings.average else None
+        self.average = EMA(self.parameters, settings.average) if settings.average else None
         self.place = Place(model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self.place = train_state.load(run.resume_file, model, self.optimizer, self.average, n, self.batches.own)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.place.iteration if run.checkpoint_file(self.place.iteration).exists() else 0
-        if world.leads:
+        if world.is_main:
             self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
             self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.iteration)
             if self.val_log.last:  # the row is written after the resume file
@@ -162,10 +162,10 @@ class Trainer:
         """
         self.model.train()
         try:
-            if not self.world.alike(self.parameters.values(), self.place.iteration):
+            if not self.world.all_equal(self.parameters.values(), self.place.iteration):
                 raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
-            self.place.checkpointed = int(self.world.leaders(self.place.checkpointed))
-            self.saved = int(self.world.leaders(self.saved))
+            self.place.checkpointed = int(self.world.broadcast(self.place.checkpointed))
+            self.saved = int(self.world.broadcast(self.saved))
             if self.place.iteration and self.place.checkpointed == self.place.iteration:
                 self._tidy_up()  # an interruption may have prevented it
                 if self.saved == self.place.iteration:
@@ -175,7 +175,7 @@ class Trainer:
             if self.saved != self.place.iteration:  # stopped between checkpoints: save one without validation
                 self._save()
         finally:
-            if self.world.leads:
+            if self.world.is_main:
                 self.log.close()
                 self.val_log.close()
 
@@ -228,7 +228,7 @@ class Trainer:
         outcomes = torch.stack([unread.outcome for unread in self.unread]).tolist()  # waits for the device
         now, count = time.monotonic(), len(self.unread)
         took = (now - self.since) / count
-        self.place.seconds = self.world.leaders(now - began)
+        self.place.seconds = self.world.broadcast(now - began)
         symbols = self.settings.batch_size * self.settings.seq_length
         for left, unread, (nats, norm) in zip(range(count - 1, -1, -1), self.unread, outcomes, strict=True):
             if not (math.isfinite(nats) and math.isfinite(norm)):
@@ -243,12 +243,12 @@ class Trainer:
                 "symbols_per_second": symbols / took,
                 "elapsed_seconds": self.place.seconds - left * took,
             }
-            if self.world.leads:
+            if self.world.is_main:
                 self.log.add(row)
                 for listener in self.listeners:
                     listener.iterated(row)
         self.unread.clear()
-        if self.world.leads and now - self.flushed > FLUSH_SECONDS:
+        if self.world.is_main and now - self.flushed > FLUSH_SECONDS:
             self.log.flush()
             self.flushed = now
 
@@ -278,19 +278,19 @@ class Trainer:
         A run that is interrupted in between resumes from here, and validates first.
         """
         iteration = self.place.iteration
-        validates = len(self.parts["val"]) > self.reach.far
+        validates = len(self.parts["val"]) > self.context.max_lag
         if not validates:
             self.place.checkpointed = iteration
         if self.saved != iteration or not validates:
             self._save()
         row = self._validate(stopped) if validates else None
         self.place.checkpointed = iteration
-        if self.world.leads:
+        if self.world.is_main:
             if row:
                 self._complete(row)
             for listener in self.listeners:
                 listener.checkpointed(iteration, row)
-        self.stale = int(self.world.leaders(count_stale(self.run)))
+        self.stale = int(self.world.broadcast(count_stale(self.run)))
         self._make_sound()
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float]:
@@ -304,7 +304,7 @@ class Trainer:
 
         with self._weights_to_keep():
             settings, ids = self.settings, self.parts["val"]
-            nats = evaluate(self.model, ids, settings.precision, settings.device, tell, self.world, self.reach)
+            nats = evaluate(self.model, ids, settings.precision, settings.device, tell, self.world, self.context)
         return {
             "iteration": self.place.iteration,
             "epoch": self.epoch,
@@ -318,7 +318,7 @@ class Trainer:
 
         A run that is interrupted in between resumes from the old resume file.
         """
-        if self.world.leads:
+        if self.world.is_main:
             self.log.sync()
             for listener in self.listeners:
                 listener.saving(self.place.iteration)
@@ -343,14 +343,14 @@ class Trainer:
 
     def _tidy_up(self) -> None:
         """Update best.json and the kept checkpoints from val.csv."""
-        if self.world.leads:
+        if self.world.is_main:
             mark_best(self.run)
             forget_old(self.run, self.settings.keep)
 
     def _make_sound(self) -> None:
         """Write the missing samples of the last checkpoint, while the other processes wait."""
         if self.sample:
-            if self.world.leads:
+            if self.world.is_main:
                 self.sample(self.place.iteration)
                 for listener in self.listeners:
                     listener.sampled(self.place.iteration)
@@ -366,7 +366,7 @@ class Trainer:
         begun = self.place.iteration > 0
         rows = self.settings.batch_size
         state = self.world.gather(self.place.state) if begun else self.model.initial_state(rows)
-        if self.world.leads:
+        if self.world.is_main:
             train_state.save(self.run.resume_file, self.model, self.optimizer, self.average, self.place, state)
 
 

@@ -23,7 +23,7 @@ from bytecodec.console import duration
 from bytecodec.safe_text import printable
 from charrnn.viz.curves import rolling, spread, thinned
 from charrnn.viz.plots import NEAR, SPECTRA, STEPS, THEMES, drawable
-from charrnn.viz.run_summary import Moment, Story, facts
+from charrnn.viz.run_summary import RunSummary, TrainPoint, facts
 from charrnn.viz.sound import Floats, spectra, window_length
 
 Frame = NDArray[np.uint8]
@@ -144,7 +144,7 @@ def title_card(layout: Layout, title: str, words: Sequence[str]) -> Frame:
     return pen.frame()
 
 
-def run_card(layout: Layout, story: Story, name: str, color: str, place: str) -> Frame:
+def run_card(layout: Layout, story: RunSummary, name: str, color: str, place: str) -> Frame:
     """The settings of a run."""
     pen = Pen(layout)
     pen.draw.rectangle(layout.box(100, 96, 108, 190), fill=color)
@@ -158,7 +158,7 @@ def run_card(layout: Layout, story: Story, name: str, color: str, place: str) ->
     return pen.frame()
 
 
-def end_card(layout: Layout, stories: Sequence[Story], names: Sequence[str], colors: Sequence[str]) -> Frame:
+def end_card(layout: Layout, stories: Sequence[RunSummary], names: Sequence[str], colors: Sequence[str]) -> Frame:
     """The last picture: how far each came."""
     pen = Pen(layout)
     pen.text(640, 130, "How far they came" if len(stories) > 1 else "How far it came", 46, bold=True, anchor="ms")
@@ -179,7 +179,7 @@ def end_card(layout: Layout, stories: Sequence[Story], names: Sequence[str], col
 class LossGraph:
     """The whole loss graph of a run, far wider than its panel, which shows the part around a moment."""
 
-    def __init__(self, layout: Layout, story: Story, color: str, steps: Sequence[int]) -> None:
+    def __init__(self, layout: Layout, story: RunSummary, color: str, steps: Sequence[int]) -> None:
         left, top, right, bottom = layout.loss
         self._box, self._width = layout.loss, right - left
         pixels = min(MOST_PIXELS, max(self._width, round(CLIP_PIXELS * layout.unit * len(steps))))
@@ -203,7 +203,7 @@ class LossGraph:
         frame[top:bottom, left + here : right] = self._dim[:, at + here : at + self._width]
         frame[top:bottom, left + here - 1 : left + here + 1] = rgb(THEME.ink)
 
-    def labels(self, pen: Pen, layout: Layout, story: Story) -> None:
+    def labels(self, pen: Pen, layout: Layout, story: RunSummary) -> None:
         """Draw the fixed labels beside the panel."""
         _, top, _, bottom = self._box
         for tick in ticks(self.low, self.high):
@@ -224,7 +224,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _draw_losses(
-    story: Story, color: str, steps: Sequence[int], size: tuple[int, int], limits: tuple[float, ...], unit: float
+    story: RunSummary, color: str, steps: Sequence[int], size: tuple[int, int], limits: tuple[float, ...], unit: float
 ) -> Frame:
     width, height = size
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=THEME.paper)
@@ -330,7 +330,7 @@ def _spectrogram_strip(samples: Floats, rate: int, edges: NDArray[np.int64], hei
     return strip
 
 
-def captions(layout: Layout, story: Story, name: str, color: str, moment: Moment, temperature: float) -> Pen:
+def captions(layout: Layout, story: RunSummary, name: str, color: str, moment: TrainPoint, temperature: float) -> Pen:
     """What stands still while a clip plays: names above, labels below."""
     pen = Pen(layout)
     pen.draw.rectangle(layout.box(40, 30, 46, 100), fill=color)

@@ -21,7 +21,7 @@ from bytecodec import __version__
 from bytecodec.console import duration
 from charrnn.viz.curves import BITS, Curve, loss_unit, rolling, spread
 from charrnn.viz.plots import SPECTRA, THEMES
-from charrnn.viz.run_summary import Sample, Story, facts, unlike
+from charrnn.viz.run_summary import RunSummary, Sample, distinguish, facts
 from charrnn.viz.sound import Floats, SoundPicture, picture, read_sound
 
 WIDTH = 420  # columns of a sound's pictures
@@ -57,7 +57,7 @@ class Player:
 
 
 def make(
-    stories: Sequence[Story], samples: Sequence[Sequence[Sample]], done: Callable[[int], object] = lambda _: None
+    stories: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], done: Callable[[int], object] = lambda _: None
 ) -> str:
     """The page for runs and, for each, the samples that go in.
 
@@ -71,7 +71,7 @@ def make(
     InputError
         A sample is no recording.
     """
-    names = unlike([story.name for story in stories], [story.run.path for story in stories])
+    names = distinguish([story.name for story in stories], [story.run.path for story in stories])
     coder = _Coder([sample for some in samples for sample in some])
     runs = []
     for number, (story, name, some) in enumerate(zip(stories, names, samples, strict=True)):
@@ -122,7 +122,7 @@ def _page(
     )
 
 
-def _result(story: Story) -> dict[str, str]:
+def _result(story: RunSummary) -> dict[str, str]:
     """The best validation beside FLAC's, in words."""
     best = story.best()
     network = f"{story.network}{f', {story.parameters:,} parameters' if story.parameters else ''}, on {story.inputs}"
@@ -138,7 +138,7 @@ def _result(story: Story) -> dict[str, str]:
     return found
 
 
-def _validations(story: Story) -> list[tuple[str, ...]]:
+def _validations(story: RunSummary) -> list[tuple[str, ...]]:
     """A row for each validation, for those who read tables rather than curves."""
     moments = [story.at(int(step)) for step in story.val.x]
     return [
@@ -147,7 +147,7 @@ def _validations(story: Story) -> list[tuple[str, ...]]:
     ]
 
 
-def _player(story: Story, name: str, sample: Sample, coder: _Coder) -> Player:
+def _player(story: RunSummary, name: str, sample: Sample, coder: _Coder) -> Player:
     samples, rate = read_sound(sample.path)
     moment = story.at(sample.step)
     loss = moment.train_bits if moment.val_bits is None else moment.val_bits
@@ -158,7 +158,7 @@ def _player(story: Story, name: str, sample: Sample, coder: _Coder) -> Player:
     return _sound(f"{name}: {title}", title, words, samples, rate, coder)
 
 
-def _originals(stories: Sequence[Story], coder: _Coder) -> list[Player]:
+def _originals(stories: Sequence[RunSummary], coder: _Coder) -> list[Player]:
     """What the runs were trained on, once each."""
     found: dict[str, Player] = {}
     seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
@@ -232,7 +232,7 @@ def _address(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _curves(story: Story, name: str) -> dict[str, Any]:
+def _curves(story: RunSummary, name: str) -> dict[str, Any]:
     """Return the curves of a run, in bits and as they were trained, with enough points to zoom in."""
     rows, bits = _levels(story.train)
     _, loss = _levels(story.train_loss)

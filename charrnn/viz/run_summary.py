@@ -48,7 +48,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainPoint:
     """Point of training at an iteration, with losses in bits (`Story.unit`), or None if unknown."""
 
     step: int
@@ -58,7 +58,7 @@ class Moment:
     val_bits: float | None
 
 
-class Story:
+class RunSummary:
     """A run with the contents of its files, read once.
 
     Attributes
@@ -159,22 +159,22 @@ class Story:
     @cached_property
     def parameters(self) -> int | None:
         """How many numbers the network learns, from the head of its newest checkpoint; None before the first."""
-        from charrnn.storage.checkpoint_format import read_heads
+        from charrnn.storage.checkpoint_format import read_tensor_info
 
         try:
             newest = self.run.checkpoints()[-1]
-            heads = read_heads(self.run.inside(newest.relative_to(self.run.path)))
+            heads = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
         except (IndexError, OSError, InputError):
             return None
         beside = KEPT_BESIDE if self.is_frames else ()
         return sum(math.prod(shape) for name, (shape, _) in heads.items() if name not in beside)
 
-    def at(self, step: int) -> Moment:
+    def at(self, step: int) -> TrainPoint:
         """Where training was at an iteration."""
         row = min(int(np.searchsorted(self.train.x, step)), len(self.train) - 1)
         near = Curve(self.train.x[: row + 1], self.train.y[: row + 1])
         validated = np.flatnonzero(self.val.x == step)
-        return Moment(
+        return TrainPoint(
             step,
             float(self._epochs[row]),
             float(self.time[row]),
@@ -182,7 +182,7 @@ class Story:
             float(self.val.y[validated[-1]]) if len(validated) else None,
         )
 
-    def best(self) -> Moment | None:
+    def best(self) -> TrainPoint | None:
         """The moment of the lowest validation loss; None before the first validation."""
         return self.at(int(self.val.x[self.val_loss.y.argmin()])) if len(self.val) else None
 
@@ -209,7 +209,7 @@ class Story:
         return np.asarray(samples, np.float32), place / self.rate
 
 
-def facts(story: Story) -> dict[str, str]:
+def facts(story: RunSummary) -> dict[str, str]:
     """What was trained on what, and how far, as words under names."""
     config, model = story.config, story.config.get("model") or {}
     settings = config.get("training") or {}
@@ -239,7 +239,7 @@ def facts(story: Story) -> dict[str, str]:
     return {name: printable(words, MOST_FACT) for name, words in found.items() if words}
 
 
-def chosen(story: Story, which: str | None) -> list[Sample]:
+def chosen(story: RunSummary, which: str | None) -> list[Sample]:
     """The samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
 
     Raises
@@ -266,7 +266,7 @@ def chosen(story: Story, which: str | None) -> list[Sample]:
     return [sample for sample in samples if sample.step in wanted]
 
 
-def _step(story: Story, word: str, steps: set[int]) -> int:
+def _step(story: RunSummary, word: str, steps: set[int]) -> int:
     if word == "newest":
         return max(steps)
     if word == "first":
@@ -277,7 +277,7 @@ def _step(story: Story, word: str, steps: set[int]) -> int:
     return int(word) if word.isdecimal() else -1
 
 
-def unlike(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+def distinguish(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """Return distinct printable names of runs: their own, or with the folder if two are the same."""
     own = [printable(name, MOST_NAME) for name in names]
     return [n if own.count(n) == 1 else printable(p, MOST_FACT) for n, p in zip(own, paths, strict=True)]

@@ -17,7 +17,7 @@ import numpy as np
 from bytecodec.errors import InputError
 from charrnn.viz import film
 from charrnn.viz.film import Frame, Layout
-from charrnn.viz.run_summary import Moment, Sample, Story, unlike
+from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, distinguish
 from charrnn.viz.sound import Floats, read_sound
 
 TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds that the cards stand
@@ -40,7 +40,7 @@ class Clip:
     """
 
     sample: Sample
-    moment: Moment
+    moment: TrainPoint
     first: int
     frames: int
     before: float
@@ -50,7 +50,7 @@ class Clip:
 class Part:
     """A run's part of the film: a card, then clips."""
 
-    story: Story
+    story: RunSummary
     name: str
     color: str
     clips: tuple[Clip, ...]
@@ -63,7 +63,7 @@ class Part:
         return self.clips[-1].first + self.clips[-1].frames
 
 
-def part_of(story: Story, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
+def part_of(story: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
     """Lay a run's sounds end to end; each begins with a frame.
 
     Raises
@@ -92,7 +92,7 @@ def part_of(story: Story, name: str, samples: Sequence[Sample], fps: int, number
 
 
 def make(
-    stories: Sequence[Story],
+    stories: Sequence[RunSummary],
     samples: Sequence[Sequence[Sample]],
     file: BinaryIO,
     layout: Layout,
@@ -116,7 +116,7 @@ def make(
         There is no ffmpeg, or it fails, or a sample is no recording.
     """
     program = ffmpeg()
-    names = unlike([story.name for story in stories], [story.run.path for story in stories])
+    names = distinguish([story.name for story in stories], [story.run.path for story in stories])
     parts = [
         part_of(story, name, some, fps, number)
         for number, (story, name, some) in enumerate(zip(stories, names, samples, strict=True))
@@ -145,7 +145,7 @@ def ffmpeg() -> str:
     return program
 
 
-def _title(stories: Sequence[Story]) -> str:
+def _title(stories: Sequence[RunSummary]) -> str:
     inputs = list(dict.fromkeys(story.inputs for story in stories))
     return f"Learning {inputs[0]}" if len(inputs) == 1 else f"{len(stories)} networks learn"
 

@@ -248,8 +248,8 @@ def test_the_same_file_under_another_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    console.say("one")
-    console.say("two", quiet=True)
+    console.log("one")
+    console.log("two", quiet=True)
     assert capsys.readouterr() == ("", "one\n")
 
 

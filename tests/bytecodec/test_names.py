@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bytecodec.commands import utf82wav, wav2utf8
-from bytecodec.console import Parser, open_output, say
+from bytecodec.console import Parser, log, open_output
 from bytecodec.errors import InputError
 from bytecodec.safe_text import printable
 from charrnn.commands.convert import charrnn_convert
@@ -171,9 +171,9 @@ def test_the_video_shows_names(monkeypatch, capfdbinary):
 
 def test_the_listening_page_lists_names_as_text():
     pytest.importorskip("starlette")
-    from charrnn.server.app import House
+    from charrnn.server.app import AppState
 
-    listed = House([Run(Path(path)) for path in every("runs/{}")], 1, 1).listing()
+    listed = AppState([Run(Path(path)) for path in every("runs/{}")], 1, 1).listing()
     json.dumps(listed, ensure_ascii=False).encode("utf-8")
     assert [run["name"] for run in listed] == [printable(name, 80) for name in NAMES.values()]
     assert all(run["checkpoints"] == [1, 2] for run in listed)
@@ -221,7 +221,7 @@ def test_a_message_is_one_printable_line_of_bounded_length(capsys):
     assert len(str(error)) <= 400
     assert str(error).startswith(r"\x1b[2Jxxx")
     assert str(error).endswith(r"x\nforged: all is well")
-    say("\x1b" * 100_000 + "\n")
+    log("\x1b" * 100_000 + "\n")
     said = capsys.readouterr().err
     assert len(said) < 1100
     assert said.count("\n") == 1

@@ -113,7 +113,7 @@ def frames_of(story, samples, size=(640, 360)):
 
 def test_the_loss_graph_scrolls_to_each_moment_and_faster_past_what_is_short(mine, write_wav, tone):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", tone[:2205])
-    story = run_summary.Story(mine)
+    story = run_summary.RunSummary(mine)
     part = video.part_of(story, "name", story.samples, FPS, 0)
     assert [clip.before for clip in part.clips] == [0, 100, 200, 300]
     assert part.clips[0].frames < part.clips[1].frames  # the same way, in less time
@@ -135,7 +135,7 @@ def test_the_waveform_is_seen_before_it_is_heard(mine, write_wav, tone):
     for path in mine.samples_folder.glob("*_t0.80.wav"):
         path.unlink()
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 128, np.uint8))
-    story = run_summary.Story(mine)
+    story = run_summary.RunSummary(mine)
     part, frames = frames_of(story, story.samples)
     left, top, right, bottom = film.Layout(640, 360).wave
     now = left + round(film.NOW * (right - left))
@@ -148,7 +148,7 @@ def test_a_tone_stands_out_in_the_spectrum_where_it_is(mine, write_wav):
     t = np.arange(11025) / 11025
     for path in mine.samples_folder.glob("*.wav"):
         write_wav(path, (128 + 60 * np.sin(2 * np.pi * 1000 * t)).astype(np.uint8))
-    story = run_summary.Story(mine)
+    story = run_summary.RunSummary(mine)
     _, frames = frames_of(story, story.samples[:1])
     left, top, right, bottom = film.Layout(640, 360).spectrum
     lit = (frames[15][top:bottom, left:right] == film.rgb(film.THEME.colors[0])).all(axis=2).sum(axis=0)
@@ -160,7 +160,7 @@ def test_a_tone_stands_out_in_the_spectrum_where_it_is(mine, write_wav):
 def test_noise_at_full_scale_is_turned_down_and_the_rest_is_left(mine, write_wav):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", np.random.default_rng(0).integers(0, 256, 11025, np.uint8))
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 130, np.uint8))
-    story = run_summary.Story(mine)
+    story = run_summary.RunSummary(mine)
     part = video.part_of(story, "name", story.samples[:2], FPS, 0)
     loud, quiet = part.sound[:11025], part.sound[part.clips[1].first * 11025 // FPS + 1 :]
     assert np.sqrt(np.mean(loud**2)) == pytest.approx(video.LOUDEST, rel=0.01)
@@ -170,7 +170,7 @@ def test_noise_at_full_scale_is_turned_down_and_the_rest_is_left(mine, write_wav
 
 def test_every_card_and_caption_fits_at_any_size(mine):
     mine.write_config({**mine.config(), "inputs": ["a very long name of a recording " * 5 + ".wav"] * 9})
-    story = run_summary.Story(mine)
+    story = run_summary.RunSummary(mine)
     for size in ((1280, 720), (320, 180), (720, 1280)):
         layout = film.Layout(*size)
         pictures = [

@@ -154,10 +154,10 @@ def test_a_large_part_is_measured_by_blocks_at_equal_distances(monkeypatch):
 
 def test_a_large_part_of_one_kind_takes_what_a_small_one_takes(monkeypatch, tone):
     large = np.tile(tone, 40)
-    whole = baselines.yardsticks(large, large, BYTES, 11025)
+    whole = baselines.measure_baselines(large, large, BYTES, 11025)
     monkeypatch.setattr(baselines, "BLOCK", 1 << 14)
     monkeypatch.setattr(baselines, "MOST_SYMBOLS", 16 << 14)
-    assert baselines.yardsticks(large, large, BYTES, 11025) == pytest.approx(whole, rel=0.01)
+    assert baselines.measure_baselines(large, large, BYTES, 11025) == pytest.approx(whole, rel=0.01)
 
 
 @pytest.mark.parametrize("rate", [11025, None])
@@ -165,18 +165,18 @@ def test_a_large_part_of_one_kind_takes_what_a_small_one_takes(monkeypatch, tone
 def test_each_kind_has_its_own_yardsticks_and_tells_of_each_symbol_it_reads(tone, rate, train):
     told = []
     part, learnt = tone[:5000], tone[5000:] if train else None
-    bits = baselines.yardsticks(part, learnt, BYTES, rate, tell=told.append)
+    bits = baselines.measure_baselines(part, learnt, BYTES, rate, tell=told.append)
     assert set(bits) == {"flac" if rate else "bzip2", "order0" if train else "entropy"}
     assert sum(told) == steps(part, learnt)
 
 
 def test_ids_that_are_no_bytes_are_held_against_bzip2_even_where_a_rate_is_known(tone):
     vocab = Vocab("".join(map(chr, range(300, 556))))
-    assert set(baselines.yardsticks(tone, None, vocab, 11025)) == {"bzip2", "entropy"}
+    assert set(baselines.measure_baselines(tone, None, vocab, 11025)) == {"bzip2", "entropy"}
 
 
 def test_mulaw_reaches_flac(tone):
-    assert baselines.yardsticks(tone, None, BYTES, 11025, True)["flac"] == flac_bits(tone, 11025, True)
+    assert baselines.measure_baselines(tone, None, BYTES, 11025, True)["flac"] == flac_bits(tone, 11025, True)
 
 
 def test_the_words_for_it():

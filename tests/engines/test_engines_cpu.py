@@ -282,7 +282,7 @@ def test_scores_take_any_number_of_rows_and_touch_no_stream(models):
 def test_the_number_of_threads_is_the_one_that_was_faster_of_late(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(cpu_engine.time, "monotonic", lambda: clock[0])
-    pace = cpu_engine.Pace(2, 1)
+    pace = cpu_engine.ThreadAutotuner(2, 1)
 
     def block(seconds):
         with pace.measured(10) as threads:

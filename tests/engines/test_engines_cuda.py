@@ -11,7 +11,6 @@ from test_engines import numbers, symbols, worked
 
 import charrnn
 from bytecodec.errors import InputError
-from charrnn import engines
 from charrnn.commands.sample import charrnn_sample
 from charrnn.engines import NOTHING
 from charrnn.engines.cuda import plain as cuda_plain
@@ -198,7 +197,7 @@ def test_auto_takes_the_kernel_where_it_scores_as_torch_does():
 
 def test_without_triton_auto_says_so_and_does_without_the_kernel(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "charrnn.engines.cuda.resident", None)
-    monkeypatch.delattr(engines, "cuda_resident", raising=False)
+    monkeypatch.delattr("charrnn.engines.cuda.resident", raising=False)
     assert engine(lively(CONFIG), backend="auto").backend == "torch"
     assert capsys.readouterr().err == (
         "the resident kernel is written in Triton, which is not installed here. "

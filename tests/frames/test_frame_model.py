@@ -29,7 +29,7 @@ def network(**fields):
 
 def windows(model, samples, rows=1, steps=None):
     spacing = model.config.spacing
-    return ContiguousBatches(samples, rows, steps or spacing, reach=model.config.reach)
+    return ContiguousBatches(samples, rows, steps or spacing, context=model.config.context)
 
 
 # Windows
@@ -62,7 +62,7 @@ def test_every_step_sees_what_lies_t_2t_to_nt_before_its_target(taps, spacing, r
 
 
 def test_the_first_samples_of_a_part_are_predicted_from_the_end_of_the_part_before():
-    parts = Recordings(np.arange(100, dtype=np.int16), ("a",)).split(0.2, 0.1, far=20)
+    parts = Recordings(np.arange(100, dtype=np.int16), ("a",)).split(0.2, 0.1, max_lag=20)
     assert parts["train"].tolist() == list(range(70))
     assert parts["val"].tolist() == list(range(50, 90))
     assert parts["test"].tolist() == list(range(70, 100))
@@ -186,7 +186,7 @@ def test_validation_is_the_mean_loss_of_every_target_whatever_fills_the_rows(los
     left, _ = model.loss(torch.from_numpy(x), torch.from_numpy(rest), last)
     expected = (total.item() * y.size + left.item() * rest.size) / 103
     assert rest.size == 3
-    assert evaluate(model, samples, reach=model.config.reach) == pytest.approx(expected, rel=1e-5)
+    assert evaluate(model, samples, context=model.config.context) == pytest.approx(expected, rel=1e-5)
 
 
 # Checkpoints

@@ -55,7 +55,7 @@ def read_until(connection, kind):
             return json.loads(message)
 
 
-def hear(connection, samples, take=1, before=0):
+def receive(connection, samples, take=1, before=0):
     """The first samples of a take, and the temperature of each piece, as a listener who hears all at once."""
     pieces, temperatures, count = [], [], 0
     while count < samples:
@@ -74,7 +74,7 @@ def test_what_is_heard_is_what_charrnn_sample_draws_with_that_seed(served, train
     with served.socket_to() as connection:
         connection.send(json.dumps(PLAY))
         playing = read_until(connection, "playing")
-        heard, _ = hear(connection, 6000)
+        heard, _ = receive(connection, 6000)
     assert playing == {"type": "playing", "take": 1, "rate": 11025, "step": 400}
     np.testing.assert_array_equal(heard, sampled(trained, 7, len(heard)))
 
@@ -95,14 +95,14 @@ def test_no_more_is_sent_than_a_moment_ahead_of_what_is_heard(served):
 def test_a_new_temperature_comes_with_the_next_piece_and_a_stop_stops(served):
     with served.socket_to() as connection:
         connection.send(json.dumps(PLAY))
-        before = len(hear(connection, 3000)[0])
+        before = len(receive(connection, 3000)[0])
         connection.send(json.dumps({"type": "temperature", "value": 0.25}))
-        _, temperatures = hear(connection, 9000, before=before)
+        _, temperatures = receive(connection, 9000, before=before)
         assert temperatures[-1] == 0.25
         connection.send(json.dumps({"type": "stop"}))
         connection.send(json.dumps(PLAY | {"take": 2, "checkpoint": 200}))
         assert read_until(connection, "playing")["step"] == 200
-        hear(connection, 1000, take=2)
+        receive(connection, 1000, take=2)
 
 
 def test_a_listener_who_goes_leaves_no_sampler_behind(served):
@@ -306,7 +306,7 @@ def test_a_network_starts_from_the_end_of_a_recording(served, trained, tone, ton
     assert (status, kept["seconds"]) == (200, 2.0)
     with served.socket_to() as connection:
         connection.send(json.dumps(PLAY | {"start": kept["id"]}))
-        heard, _ = hear(connection, 2000)
+        heard, _ = receive(connection, 2000)
     np.testing.assert_array_equal(heard, sampled(trained, 7, len(heard), tone[-22050:]))
 
 

@@ -18,11 +18,11 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 @pytest.fixture(scope="module")
 def tool():
     """tools/campaigns/endurance.py as a module."""
-    sys.path.insert(0, str(ROOT / "tools"))
+    sys.path.insert(0, str(ROOT / "tools" / "campaigns"))
     try:
         import endurance
     finally:
-        sys.path.remove(str(ROOT / "tools"))
+        sys.path.remove(str(ROOT / "tools" / "campaigns"))
     return endurance
 
 

@@ -28,7 +28,7 @@ from charrnn.storage.checkpoint import Checkpoint
 from charrnn.storage.csv_log import TIME_COLUMNS, read_rows
 from charrnn.storage.run_dir import Run
 from charrnn.training import distributed
-from charrnn.training.distributed import ALONE
+from charrnn.training.distributed import SINGLE_PROCESS
 from charrnn.training.evaluate import evaluate
 from charrnn.training.recipe import Settings
 from charrnn.training.trainer import Trainer
@@ -48,7 +48,7 @@ def text(n, seed=0):
 PARTS = {"train": text(300), "val": text(123, 1)}  # 123: 50 rows of 2, and 22 symbols that fill no row
 
 
-def trainer(folder, world=ALONE, rows=4, dropout=0.0):
+def trainer(folder, world=SINGLE_PROCESS, rows=4, dropout=0.0):
     """A trainer of a tiny network: a new one, or where the folder's resume file says."""
     folder.mkdir(exist_ok=True, parents=True)
     model = build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
@@ -60,16 +60,16 @@ def trainer(folder, world=ALONE, rows=4, dropout=0.0):
     return Trainer(model, PARTS, settings, Run(folder), package, world=world)
 
 
-def finish(folder, world=ALONE, **kwargs):
+def finish(folder, world=SINGLE_PROCESS, **kwargs):
     trainer(folder, world, **kwargs).train()
-    world.most(0)  # the files are whole before anybody looks at them
+    world.all_reduce_max(0)  # the files are whole before anybody looks at them
 
 
-def stop(folder, world=ALONE, who=0, **kwargs):
+def stop(folder, world=SINGLE_PROCESS, who=0, **kwargs):
     """Train until one process, ``who``, asks for a stop."""
     made = trainer(folder, world, **kwargs)
     made.train(lambda: world.rank == who and made.place.iteration >= STOP)
-    world.most(0)
+    world.all_reduce_max(0)
 
 
 def work(world, folder):
@@ -85,7 +85,12 @@ def work(world, folder):
         "average": [t.tolist() for t in tensors],
         "gathered": [[t.tolist() for t in layer] for layer in gathered],
         "dtype": str(gathered[1][0].dtype),
-        "numbers": [world.most(rank), world.sum(rank + 1), world.leaders(rank + 7), world.any(rank == size - 1)],
+        "numbers": [
+            world.all_reduce_max(rank),
+            world.sum(rank + 1),
+            world.broadcast(rank + 7),
+            world.any(rank == size - 1),
+        ],
         "none": world.any(False),
         "losses": [evaluate(model, text(n), world=world) for n in (2, 3, 40, 51, 123, 5000)],
     }
@@ -293,8 +298,8 @@ def test_without_torchrun_one_is_alone(monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     with distributed.join() as world:
-        assert world is ALONE
-        assert world.leads
+        assert world is SINGLE_PROCESS
+        assert world.is_main
         assert world.gather(()) == ()
         assert world.run_before_restart() is None
 
@@ -315,7 +320,7 @@ def test_only_the_leader_talks(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "10":
         monkeypatch.setenv("RANK", rank)
-        with distributed.muted():
+        with distributed.main_process_only():
             print(rank)
             print(rank, file=sys.stderr)
     assert capsys.readouterr() == ("0\n", "0\n")
@@ -327,13 +332,13 @@ def fail_or_hang(rank, size, port, folder, how):
     sentence = ""
     try:
         with distributed.join() as world:
-            world.most(0)
+            world.all_reduce_max(0)
             if rank == 1:
                 if how == "hangs":
                     time.sleep(8)
                     os._exit(0)
                 raise InputError("this is why.") if how == "fails" else SystemExit(0)
-            world.most(0)
+            world.all_reduce_max(0)
     except InputError as error:
         sentence = str(error)
     finally:

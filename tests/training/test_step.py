@@ -10,7 +10,7 @@ from test_trainer import PARTS, SETTINGS, VARIANTS, finish, result, trainer
 
 from charrnn.cuda import graphs
 from charrnn.cuda.device_batches import DeviceBatches
-from charrnn.data.batches import ContiguousBatches, Reach
+from charrnn.data.batches import ContextWindow, ContiguousBatches
 from charrnn.models.char_rnn import ModelConfig, build
 from charrnn.storage.checkpoint import read_tensors
 from charrnn.training import trainer as training
@@ -165,13 +165,13 @@ def test_only_a_gpu_has_graphs_and_they_can_be_switched_off(monkeypatch, device,
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int16])
-@pytest.mark.parametrize("reach", [Reach(), Reach(12, 4)])
+@pytest.mark.parametrize("context", [ContextWindow(), ContextWindow(12, 4)])
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
-def test_batches_that_lie_on_a_device_are_those_of_the_host(monkeypatch, dtype, reach, rank, world):
+def test_batches_that_lie_on_a_device_are_those_of_the_host(monkeypatch, dtype, context, rank, world):
     monkeypatch.setattr("charrnn.cuda.device_batches.BLOCK", 100)
     least = -500 if dtype == np.int16 else 0
     ids = np.random.default_rng(0).integers(least, 255 if dtype == np.uint8 else 30000, 333).astype(dtype)
-    host = ContiguousBatches(ids, 4, T, rank, world, reach)
+    host = ContiguousBatches(ids, 4, T, rank, world, context)
     there = DeviceBatches(ids, host, 4, "cpu")
     for position in range(0, 3 * host.row_length, T):
         for found, wanted in zip(there.at(position, T), host.at(position, T), strict=True):

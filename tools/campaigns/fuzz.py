@@ -256,7 +256,7 @@ def checkpoints(folder: Path) -> Target:
 
 def torch7(folder: Path) -> Target:
     """What torch-rnn saved, as charrnn-convert takes it."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
     import torch_rnn_model  # type: ignore[import-not-found]  # the tests' writer
 
     from charrnn.storage import torch_rnn
@@ -324,7 +324,7 @@ def configs(folder: Path) -> Target:
         assert code in (0, 1)
         said = errors.getvalue()
         assert said.count("\n") == code, said
-        run_summary.facts(run_summary.Story(run))
+        run_summary.facts(run_summary.RunSummary(run))
         curves.flac_of(run)
 
     return Target([good], read, ".json")

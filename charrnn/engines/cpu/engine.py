@@ -34,7 +34,7 @@ def numbers_of_threads() -> list[int]:
     return [most >> halved for halved in range(most.bit_length())]
 
 
-class Pace:
+class ThreadAutotuner:
     """Which number of threads is the fastest just now.
 
     Several threads meet many times a symbol: where another process takes a core from one of them, all of them wait, and
@@ -87,7 +87,7 @@ class CpuEngine(Engine):
         self._config = config
         self._variant = chosen_variant()
         self._packed = PackedNetwork(tensors, config, precision)
-        self._pace = Pace(*([threads] if threads else numbers_of_threads()))
+        self._pace = ThreadAutotuner(*([threads] if threads else numbers_of_threads()))
         self.reset()
 
     # -- running ------------------------------------------------------------

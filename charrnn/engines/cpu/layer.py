@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.engines.cpu.engine import Pace, numbers_of_threads
+from charrnn.engines.cpu.engine import ThreadAutotuner, numbers_of_threads
 from charrnn.engines.cpu.library import Layer, Matrix, Network, Work, chosen_variant, library
 from charrnn.engines.cpu.pack import CELLS, GATES, TILE, Packer, by_units, grown, padded, padded_units
 from charrnn.models.cells import GRU, LSTM, LSTMP, RNN, CellState
@@ -44,7 +44,7 @@ class CompiledLayer(nn.Module):
         self.layer = layer
         self.output_size = layer.output_size
         self._variant = chosen_variant()
-        self._pace = Pace(*([threads] if threads else numbers_of_threads()))
+        self._pace = ThreadAutotuner(*([threads] if threads else numbers_of_threads()))
         self._packer = Packer()
         cell = NAMES[type(layer)]
         tensors = {name: tensor.detach().numpy() for name, tensor in layer.named_parameters()}

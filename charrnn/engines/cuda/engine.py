@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bytecodec.arguments import check_choice
-from bytecodec.console import say
+from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
@@ -93,7 +93,7 @@ class CudaEngine(Engine):
         except InputError as error:
             if backend != "auto":
                 raise
-            say(f"{error} Sampling with torch's operations, which is several times slower.")
+            log(f"{error} Sampling with torch's operations, which is several times slower.")
             return None
 
     def _made_resident(self, smoke_test: bool) -> Any:

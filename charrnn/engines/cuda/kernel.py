@@ -63,7 +63,7 @@ def resident(  # type: ignore[no-untyped-def]
     SAID: tl.constexpr,  # logits of an item
     INPUTS: tl.constexpr,  # of a step of a product's loop; of one stream: that a warp takes at a time
 ):
-    ALONE: tl.constexpr = ROWS == 1
+    SINGLE_PROCESS: tl.constexpr = ROWS == 1
     GATES: tl.constexpr = 4 * UNITS
     TILES: tl.constexpr = (UNITS + OWN - 1) // OWN
     VOICES: tl.constexpr = (SYMBOLS + SAID - 1) // SAID
@@ -94,7 +94,7 @@ def resident(  # type: ignore[no-untyped-def]
                     if layer > 0:
                         spins = wait(barriers + (layer - 1) * LINE, (t + 1) * programs, spins)
                     elif t > 0:
-                        if ALONE:
+                        if SINGLE_PROCESS:
                             spins = wait(spoken, t * speakers, spins)
                             symbol = _choose(
                                 0, t - 1, me == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS
@@ -110,7 +110,7 @@ def resident(  # type: ignore[no-untyped-def]
                     gates += own_bias[None, :]
                 else:
                     symbols = tl.load(last + rows, mask=rows < n, other=0)
-                    if ALONE:
+                    if SINGLE_PROCESS:
                         symbols = symbols * 0 + symbol
                     gates += tl.load(base + symbols[:, None] * GATES + columns[None, :], mask=here, other=0.0)
                 y, cell = _cell(gates, cell, ROWS, OWN)
@@ -137,13 +137,13 @@ def resident(  # type: ignore[no-untyped-def]
             arrive(spoken)
         elif LAYERS == 1:  # whose outputs the next step begins with, and nothing else has waited for
             spins = wait(barriers, (t + 1) * programs, spins)
-        if not ALONE and me < choosers:
+        if not SINGLE_PROCESS and me < choosers:
             spins = wait(spoken, (t + 1) * speakers, spins)
             for row in range(me, n, programs):
                 said = _choose(row, t, True, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
                 tl.store(last + row, said)
             arrive(chosen)
-    if ALONE:
+    if SINGLE_PROCESS:
         spins = wait(spoken, steps * speakers, spins)
         symbol = _choose(0, steps - 1, me == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
         tl.store(last, symbol, mask=me == 0)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charrnn.data import corpus as corpora
 from charrnn.data.batches import ContiguousBatches
 from charrnn.data.corpus import open_corpus
 from charrnn.data.vocab import Vocab
@@ -88,7 +87,7 @@ def test_a_text_of_a_gigabyte_is_prepared(tmp_path, hollow):
 
 @needs_proc
 def test_only_what_was_read_lately_of_a_corpus_is_in_memory(tmp_path, hollow, monkeypatch):
-    monkeypatch.setattr(corpora, "RELEASE", 1 << 20)
+    monkeypatch.setattr("charrnn.data.batches.RELEASE", 1 << 20)
 
     def mapped():
         return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) // 1024
@@ -104,7 +103,7 @@ def test_only_what_was_read_lately_of_a_corpus_is_in_memory(tmp_path, hollow, mo
 
 
 def test_what_was_given_back_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "RELEASE", 100)
+    monkeypatch.setattr("charrnn.data.batches.RELEASE", 100)
     ids = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
     ids.tofile(tmp_path / "c")
     mapped = ContiguousBatches(open_corpus(tmp_path / "c", Vocab.of_alphabet("braille"), ("c",)).ids, 4, 10)
