@@ -1,25 +1,44 @@
-"""Who imports whom: each module is loaded in a fresh process, and what came with it is looked at."""
+"""Imports: the order of the packages, no cycles, and what must start without heavy libraries."""
 
-import importlib.util
+import ast
 import json
 import os
-import pkgutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Imports each module named on the command line in a child of its own, and prints what that loaded. What is named
-# before "--" is there from the beginning: torch takes long to load, and is the same for all.
+# A module imports only modules of its own line and of the lines above it (docs/explanation/architecture.md).
+ORDER = (
+    ("bytecodec",),
+    ("charrnn.data", "charrnn.runtime", "charrnn.models.config"),
+    ("charrnn.models",),
+    ("charrnn.storage",),
+    ("charrnn.cuda",),
+    ("charrnn.engines", "charrnn.viz"),
+    ("charrnn.sampling",),
+    ("charrnn.training",),
+    ("charrnn.frames", "charrnn.server"),
+    ("charrnn.commands",),
+)
+HEAVY = {"torch", "scipy", "safetensors", "matplotlib", "onnx", "sounddevice"}
+LIGHT = """
+    charrnn charrnn.runtime charrnn.data.vocab charrnn.data.corpus charrnn.data.baselines charrnn.models.config
+    charrnn.storage.run_dir charrnn.storage.csv_log charrnn.storage.torch7 charrnn.storage.retention
+    charrnn.storage.onnx_export charrnn.engines.onnx charrnn.sampling.playback charrnn.training.recipe
+    charrnn.frames.data charrnn.frames.audio_metrics charrnn.commands.train charrnn.commands.sample
+    charrnn.commands.eval charrnn.commands.convert charrnn.commands.plot charrnn.commands.report
+    charrnn.commands.video charrnn.commands.listen
+""".split()
+
+# Imports each module in a child process of its own and prints the names of all modules that are loaded then.
 PROBE = """
 import importlib, json, os, sys
-split = sys.argv.index("--")
-for name in sys.argv[1:split]:
-    importlib.import_module(name)
-for name in sys.argv[split + 1:]:
+for name in sys.argv[1:]:
     read, write = os.pipe()
     if os.fork() == 0:
         importlib.import_module(name)
@@ -30,114 +49,117 @@ for name in sys.argv[split + 1:]:
     os.wait()
 """
 
-TRITON = (  # in which these are written
-    "charrnn.engines.cuda.kernel",
-    "charrnn.engines.cuda.resident",
-    "charrnn.cuda.grid_barrier",
-    "charrnn.cuda.lstm",
-    "charrnn.cuda.lstm_kernels",
-)
-
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-pytestmark = needs_fork
 
 
-def loaded_by(names, there=()):
-    """For each module, the names of all modules that are loaded once it is."""
-    command = [sys.executable, "-c", PROBE, *there, "--", *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def module_files():
+    """All modules of the two packages, with their files."""
+    files = [*(ROOT / "bytecodec").rglob("*.py"), *(ROOT / "charrnn").rglob("*.py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def import_graph():
+    """For each module, the modules that it imports anywhere: at its top, in functions, and for type checking."""
+    files = module_files()
+    graph = {}
+    for name, file in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        # "from package import module" imports the module, not what the package's own file defines.
+        parents = {module.rpartition(".")[0] for module in found & files.keys()}
+        direct = {module for module in found if module in files and not (module in parents and is_empty(files[module]))}
+        graph[name] = direct - {name}
+    return graph
+
+
+def is_empty(file):
+    """Whether a package's __init__.py has nothing but a docstring."""
+    return len(ast.parse(file.read_text("utf-8")).body) <= 1
+
+
+def rank(module):
+    """Index in ORDER of the longest prefix of a module's name."""
+    matches = [
+        (len(prefix), index)
+        for index, line in enumerate(ORDER)
+        for prefix in line
+        if module == prefix or module.startswith(f"{prefix}.")
+    ]
+    return max(matches)[1] if matches else None
+
+
+def loaded_by(names):
+    """For each module, the names of all modules that are loaded once it is imported in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *names], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return {name: set(modules) for name, modules in map(json.loads, done.stdout.splitlines())}
-
-
-def modules_of(package):
-    found = [m.name for m in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")]
-    assert found
-    if not importlib.util.find_spec("triton"):
-        found = [name for name in found if name not in TRITON]
-    return [package, *found]
 
 
 def roots(modules):
     return {name.partition(".")[0] for name in modules}
 
 
-@pytest.fixture(scope="module")
-def codec():
-    return loaded_by(modules_of("bytecodec"))
+def test_every_module_belongs_to_a_package_of_the_order():
+    assert [name for name in module_files() if rank(name) is None] == ["charrnn"]
 
 
-@pytest.fixture(scope="module")
-def light():
-    """Modules that have to start at once."""
-    names = [
-        "charrnn",
-        "charrnn.storage.run_dir",
-        "charrnn.data.vocab",
-        "charrnn.data.corpus",
-        "charrnn.runtime",
-        "charrnn.training.recipe",
+def test_no_module_imports_a_later_package():
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in import_graph().items()
+        for other in others
+        if rank(name) is not None and rank(other) is not None and rank(other) > rank(name)
     ]
-    names += [
-        "charrnn.models.config",
-        "charrnn.data.baselines",
-        "charrnn.storage.torch7",
-        "charrnn.frames.data",
-        "charrnn.frames.audio_metrics",
-        "charrnn.training.listener",
-    ]
-    names += [
-        "charrnn.storage.onnx_export",
-        "charrnn.engines.onnx",
-        "charrnn.sampling.playback",
-        "charrnn.storage.retention",
-    ]
-    return loaded_by(
-        [
-            *names,
-            *(
-                f"charrnn.commands.{name}"
-                for name in ("train", "sample", "eval", "convert", "plot", "report", "video", "listen")
-            ),
-        ]
-    )
+    assert not wrong
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    pytest.importorskip("matplotlib")
-    pytest.importorskip("plotly")
-    pytest.importorskip("uvicorn")
-    return loaded_by([name for name in modules_of("charrnn") if name.startswith("charrnn.viz")])
+def test_there_are_no_import_cycles():
+    graph = import_graph()
+    del graph["charrnn"]  # maps public names to modules, and imports nothing until they are used
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"cycle: {error.args[1]}")
 
 
-@pytest.fixture(scope="module")
-def network():
-    return loaded_by(modules_of("charrnn"), there=["torch", "scipy.stats"])
+def test_sampling_and_training_loops_do_not_import_each_other():
+    graph = import_graph()
+    assert not {m for m in graph["charrnn.training.trainer"] if m.startswith(("charrnn.sampling", "charrnn.engines"))}
+    for name, others in graph.items():
+        if name.startswith(("charrnn.sampling", "charrnn.engines")):
+            assert not {m for m in others if m.startswith("charrnn.training")}, name
 
 
-def test_the_codec_knows_neither_torch_nor_the_network(codec):
-    assert "bytecodec.wav" in codec
-    for name, modules in codec.items():
+@needs_fork
+def test_the_codec_loads_no_torch_and_starts_without_scipy():
+    names = [name for name in module_files() if name.startswith("bytecodec")]
+    for name, modules in loaded_by(names).items():
         assert not roots(modules) & {"torch", "charrnn", "matplotlib", "safetensors"}, name
+        if name in ("bytecodec", "bytecodec.commands", "bytecodec.alphabet", "bytecodec.console"):
+            assert not roots(modules) & {"scipy", "tqdm"}, name
 
 
-def test_the_codec_starts_without_scipy(codec):
-    """Only resampling takes it, and it takes longer to load than most files to convert."""
-    for name in ("bytecodec", "bytecodec.commands", "bytecodec.alphabet", "bytecodec.console"):
-        assert not roots(codec[name]) & {"scipy", "tqdm"}, name
+@needs_fork
+def test_command_lines_and_readers_of_runs_start_without_heavy_libraries():
+    for name, modules in loaded_by(LIGHT).items():
+        assert not roots(modules) & HEAVY, name
 
 
-def test_what_reads_runs_and_what_parses_flags_loads_no_torch(light):
-    for name, modules in light.items():
-        assert not roots(modules) & {"torch", "scipy", "safetensors", "matplotlib", "onnx", "sounddevice"}, name
-
-
-def test_what_there_is_to_look_at_is_made_without_torch(pictures):
-    for name, modules in pictures.items():
+@needs_fork
+def test_pictures_and_the_listening_page_load_no_torch():
+    for library in ("matplotlib", "plotly", "uvicorn"):
+        pytest.importorskip(library)
+    names = [name for name in module_files() if name.startswith(("charrnn.viz", "charrnn.server"))]
+    for name, modules in loaded_by(names).items():
         assert not roots(modules) & {"torch", "scipy", "safetensors"}, name
-        assert {m for m in modules if m.startswith("charrnn.")} <= {"charrnn.storage.run_dir", *pictures}, name
-    assert not roots(pictures["charrnn.viz.curves"]) & {"matplotlib"}
+
+
+def test_importing_charrnn_loads_none_of_its_modules():
+    assert {m for m in loaded_by(["charrnn"])["charrnn"] if m.startswith("charrnn")} == {"charrnn"}
 
 
 def test_sampling_with_the_compiled_engine_loads_no_torch(trained_run, tmp_path):
@@ -151,62 +173,8 @@ def test_sampling_with_the_compiled_engine_loads_no_torch(trained_run, tmp_path)
     assert not roots(done.stdout.split()) & {"torch", "scipy"}
 
 
-def test_importing_charrnn_loads_almost_nothing(light):
-    assert {m for m in light["charrnn"] if m.startswith("charrnn")} == {"charrnn"}
-
-
-def test_training_and_sampling_do_not_import_each_other(network):
-    sampling = {
-        "charrnn.sampling.generate",
-        "charrnn.sampling.stitch",
-        "charrnn.engines",
-        "charrnn.engines.eager",
-        "charrnn.engines.cuda.engine",
-    }
-    for name in sampling:
-        assert not network[name] & {"charrnn.training.trainer", "charrnn.training.evaluate", "charrnn.data.corpus"}, (
-            name
-        )
-    for name in ("charrnn.training.trainer", "charrnn.training.evaluate", "charrnn.data.corpus"):
-        assert not network[name] & sampling, name
-
-
-@pytest.mark.parametrize(
-    ("upstream", "downstream"),
-    [
-        ("charrnn.models.cells", "charrnn.models.char_rnn"),
-        ("charrnn.models.char_rnn", "charrnn.engines"),
-        ("charrnn.engines.eager", "charrnn.sampling.generate"),
-        ("charrnn.sampling.generate", "charrnn.sampling.stitch"),
-        ("charrnn.data.vocab", "charrnn.data.corpus"),
-        ("charrnn.data.corpus", "charrnn.training.trainer"),
-        ("charrnn.storage.checkpoint", "charrnn.training.trainer"),
-        ("charrnn.storage.run_dir", "charrnn.storage.checkpoint"),
-        ("charrnn.models.char_rnn", "charrnn.storage.checkpoint"),
-        ("charrnn.storage.torch7", "charrnn.storage.torch_rnn"),
-        ("charrnn.models.char_rnn", "charrnn.frames.model"),
-        ("charrnn.frames.model", "charrnn.frames.noise"),
-        ("charrnn.frames.model", "charrnn.frames.generate"),
-        ("charrnn.sampling.generate", "charrnn.frames.generate"),
-        ("charrnn.data.corpus", "charrnn.frames.data"),
-        ("charrnn.storage.checkpoint", "charrnn.storage.torch_rnn"),
-    ],
-)
-def test_nothing_downstream_is_imported_upstream(network, upstream, downstream):
-    assert downstream not in network[upstream]
-
-
-def test_nothing_imports_tools_or_the_commands(network, codec):
-    for name, modules in (network | codec).items():
-        assert "tools" not in roots(modules), name
-        if not name.startswith("charrnn.commands"):
-            assert not any(module.startswith("charrnn.commands") for module in modules), name
-        if name != "bytecodec.commands":
-            assert "bytecodec.commands" not in modules, name
-
-
 @pytest.mark.parametrize("command", ["wav2utf8", "utf82wav", "bin2utf8", "utf82bin"])
-def test_the_codecs_help_loads_no_scipy_and_no_torch(command):
+def test_help_of_the_codec_loads_no_scipy_and_no_torch(command):
     program = (
         f"import sys; from bytecodec.commands import {command} as command\n"
         "try: command(['--help'])\n"
@@ -215,13 +183,3 @@ def test_the_codecs_help_loads_no_scipy_and_no_torch(command):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {command}")
     assert not roots(done.stderr.split()) & {"scipy", "torch", "charrnn", "tqdm"}
-
-
-def test_encoding_bytes_loads_no_scipy():
-    program = (
-        "import sys; from bytecodec.commands import bin2utf8; bin2utf8(['-'])\n"
-        "print(*sorted(sys.modules), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], input=b"\x00\x01", capture_output=True, check=True)
-    assert done.stdout.decode() == "⠀⠁"
-    assert not roots(done.stderr.decode().split()) & {"scipy", "torch", "charrnn"}
