@@ -15,7 +15,7 @@ from bytecodec.alphabet import alphabet_of
 from bytecodec.errors import InputError
 
 if TYPE_CHECKING:
-    from bytecodec.parts import View
+    from bytecodec.containers.libsndfile import View
 
 STANDARD_INPUT = "standard input"  # name in messages of the file that "-" stands for
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
@@ -293,7 +293,7 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     """
     import soundfile
 
-    from bytecodec.libsndfile import calling_c, open_sound, reason
+    from bytecodec.containers.libsndfile import calling_c, open_sound, reason
 
     place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     refusal = ""
@@ -312,8 +312,8 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
 
 def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
     """Yield a file as it stands, and then its first recording with a repaired header."""
-    from bytecodec.containers import find_parts
-    from bytecodec.parts import View
+    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.repair import find_parts
 
     yield file
     yield View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))

@@ -41,7 +41,7 @@ def row(path: Path) -> tuple[str, str]:
         rate = 11025
     asked = rate if 1000 <= rate <= 768000 else 11025
     try:
-        samples = np.concatenate(list(bytecodec.read_blocks(path, asked, tell=said.append)))
+        samples = np.concatenate(list(bytecodec.read_blocks(path, asked, on_message=said.append)))
     except InputError as error:
         return f"refused: {short(str(error), path)}", "refuses it too" if not len(of_sox(path)) else "reads it"
     found = [f"it {short(message, path).removesuffix('.')}" for message in said]

@@ -18,9 +18,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from bytecodec import InputError, read_blocks
-from bytecodec.containers import find_parts
-from bytecodec.libsndfile import silent_stderr
-from bytecodec.parts import View
+from bytecodec.containers.libsndfile import View, silent_stderr
+from bytecodec.containers.repair import find_parts
 
 RATE = 11025
 NOISE = np.random.default_rng(1).integers(-20000, 20000, 8001).astype(np.int16)
@@ -81,7 +80,7 @@ def with_length(data: bytes, container: str, length: int, order: str = "FILE") -
 def read(data: bytes, **options: Any) -> tuple[NDArray[np.uint8], str]:
     """Return the bytes of a recording at 11025 Hz, and the messages on it apart from those on its level."""
     said: list[str] = []
-    blocks = np.concatenate(list(read_blocks(io.BytesIO(data), RATE, tell=said.append, **options)))
+    blocks = np.concatenate(list(read_blocks(io.BytesIO(data), RATE, on_message=said.append, **options)))
     return blocks, "\n".join(line for line in said if "full scale" not in line)
 
 
@@ -354,7 +353,7 @@ def test_an_error_of_reading_is_kept_for_the_caller(tmp_path: Path, monkeypatch:
     (tmp_path / "a.wav").write_bytes(recording("WAV", "PCM_16") * 2)
     blocks = read_blocks(tmp_path / "a.wav", RATE)
     next(blocks)
-    monkeypatch.setattr("bytecodec.parts.read_at", fail)
+    monkeypatch.setattr("bytecodec.containers.libsndfile.read_at", fail)
     with pytest.raises(OSError, match="read error"):
         list(blocks)
 

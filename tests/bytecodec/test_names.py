@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from bytecodec.commands import utf82wav, wav2utf8
-from bytecodec.console import Parser, log, open_output
-from bytecodec.errors import InputError
-from bytecodec.safe_text import printable
+from bytecodec.console import Parser, log
+from bytecodec.errors import InputError, printable
+from bytecodec.files import open_output
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample

@@ -37,7 +37,7 @@ def read(path: Any, rate: int = RATE, **options: Any) -> NDArray[Any]:
 
 def heard(path: Path, **options: Any) -> str:
     sentences: list[str] = []
-    read(path, tell=sentences.append, **options)
+    read(path, on_message=sentences.append, **options)
     return "\n".join(sentence.removeprefix(str(path)) for sentence in sentences)
 
 
@@ -154,7 +154,7 @@ def test_pure_dc_without_its_mean_is_silent(tmp_path: Path, rate: int) -> None:
 def test_progress_counts_the_frames_of_all_passes(tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = save(tmp_path / "a.wav", TONE[:500])
-    read(path, remove_dc=True, normalize=True, progress=lambda *counts: seen.append(counts))
+    read(path, remove_dc=True, normalize=True, on_progress=lambda *counts: seen.append(counts))
     assert seen == [(500, 1500), (1000, 1500), (1500, 1500)]
 
 

@@ -34,7 +34,7 @@ def read(source: Any, rate: int = 11025, **options: Any) -> NDArray[np.uint8]:
 
 def heard(source: Any, **options: Any) -> list[str]:
     sentences: list[str] = []
-    read(source, tell=sentences.append, **options)
+    read(source, on_message=sentences.append, **options)
     return sentences
 
 
@@ -324,7 +324,7 @@ def test_a_length_that_was_unknown_to_its_writer_reads_to_the_end(tmp_path: Path
 def test_progress_counts_the_frames_of_both_passes(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", noise(2500))
     seen: list[tuple[int, int | None]] = []
-    read(path, normalize=True, progress=lambda done, of: seen.append((done, of)))
+    read(path, normalize=True, on_progress=lambda done, of: seen.append((done, of)))
     assert seen == [(n, 5000) for n in (1000, 2000, 2500, 3500, 4500, 5000)]
 
 
@@ -376,7 +376,7 @@ def test_a_recording_that_is_cut_short_is_taken_as_far_as_it_goes_and_that_is_sa
         header = path.stat().st_size - 10000
         path.write_bytes(path.read_bytes()[: header + 4000])
         said: list[str] = []
-        assert read(path, 1000, tell=said.append).tolist() == whole[:2000].tolist()
+        assert read(path, 1000, on_message=said.append).tolist() == whole[:2000].tolist()
         assert len(said) == 1
         assert said[0].startswith(f"{path} is cut short")
         assert "10,0" in said[0]

@@ -1,16 +1,20 @@
-"""Rounding of samples to 8 or 16 bits, and messages on their level."""
+"""Sample formats: 8-bit and 16-bit linear PCM, G.711 mu-law, rounding to them, and messages about the level."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.mulaw import encode_mulaw
-
 FULL_SCALE = 127 / 128  # the highest peak that is not clipped
 SILENCE = 1e-12  # largest deviation from the mean of a silent recording
+
+# ITU-T G.711 (11/1988), table 2, at 16 bits instead of its 14: everything times four.
+_BIAS = 33 << 2
+_CLIP = 8158 << 2 | 3  # the highest magnitude whose sum with the bias stays in the eighth segment
 
 _QUIET_BITS = 6  # of 8; a recording that uses at most this many is reported as quiet
 _MULAW_BITS = 13  # bits of linear samples whose step is the smallest of G.711, which is 8 steps of 16 bits
@@ -19,8 +23,30 @@ _OFFSET_SECONDS = 0.1  # a shorter recording may have a mean without a DC offset
 _DITHER_SEED = 0
 
 
+def encode_mulaw(samples: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """Encode 16-bit linear samples of any shape as mu-law bytes; silence is 255."""
+    values: NDArray[np.uint8] = _mulaw_of_sample()[np.asarray(samples, np.int16).view(np.uint16)]
+    return values
+
+
+def decode_mulaw(values: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Decode mu-law bytes of any shape to 16-bit linear samples, -32124 to 32124."""
+    samples: NDArray[np.int16] = _sample_of_mulaw()[values]
+    return samples
+
+
+def bytes_to_int16(values: NDArray[np.uint8], mulaw: bool = False) -> NDArray[np.int16]:
+    """Convert linear or mu-law bytes of any shape to 16-bit samples."""
+    return decode_mulaw(values) if mulaw else (values.astype(np.int16) - np.int16(128)) * np.int16(256)
+
+
+def floats_to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Round samples with full scale 1 to floor(32768 x + 1/2), and clip them to the range of int16."""
+    return _clipped(_scaled_to_16_bits(samples))
+
+
 class Levels:
-    """The mean and the range of samples, and how many of them were clipped.
+    """The mean and the range of samples, and the number of samples that were clipped.
 
     Parameters
     ----------
@@ -40,14 +66,14 @@ class Levels:
         self._total, self._low, self._high = 0.0, np.inf, -np.inf
 
     def add(self, samples: NDArray[np.float32], clipped: int) -> None:
-        """Count the next samples (n,), at least one, of which some were clipped."""
+        """Count the next samples (n,), n >= 1, and the clipped ones among them."""
         self._count += len(samples)
         self._clipped += clipped
         self._total += float(samples.sum(dtype=np.float64))
         self._low, self._high = min(self._low, float(samples.min())), max(self._high, float(samples.max()))
 
-    def sentences(self) -> Iterator[str]:
-        """Yield messages on the recording, to follow its name."""
+    def messages(self) -> Iterator[str]:
+        """Yield messages about the level, to follow the recording's name."""
         offset = self._offset()
         deviation = max(self._high - offset, offset - self._low)
         if self._clipped:
@@ -58,8 +84,8 @@ class Levels:
             return
         if abs(offset) >= _OFFSET and not self._without_dc:
             yield f"has a DC offset of {100 * offset:+.1f} % of full scale: --remove-dc subtracts it."
-        if not self._clipped and (how := self._quiet(deviation)):
-            yield f"{how}." if self._normalized else f"{how}; --normalize brings it to full scale."
+        if not self._clipped and (quiet := self._quiet(deviation)):
+            yield f"{quiet}." if self._normalized else f"{quiet}; --normalize brings it to full scale."
 
     def _quiet(self, deviation: float) -> str:
         bits = _MULAW_BITS if self._mulaw else self._bits
@@ -90,43 +116,40 @@ class Levels:
 
 
 class Quantiser:
-    """Quantiser of samples to bytes: floor(128 x + 1/2) + 128, or G.711 mu-law of floor(32768 x + 1/2)."""
+    """Quantiser of samples with full scale 1, after multiplication by ``scale``.
 
-    def __init__(self, scale: float, dither: bool, mulaw: bool, levels: Levels) -> None:
-        self._scale = scale
-        self._mulaw = mulaw
+    It returns floor(128 x + 1/2) + 128 as uint8, floor(32768 x + 1/2) as int16, or the mu-law bytes of the latter.
+    """
+
+    def __init__(self, scale: float, bits: int, mulaw: bool, dither: bool, levels: Levels) -> None:
+        self._scale = np.float32(scale)
+        self._bits, self._mulaw = bits, mulaw
         self._noise = np.random.default_rng(_DITHER_SEED) if dither else None
         self._levels = levels
 
-    def __call__(self, block: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Round the next samples (n,), at least one."""
-        block = block * np.float32(self._scale)
-        if self._mulaw:
-            rounded = np.floor(block * np.float32(32768) + np.float32(0.5))
-            self._levels.add(block, _outside(rounded, -32768, 32769))
-            return encode_mulaw(rounded.clip(-32768, 32767).astype(np.int16))
+    def __call__(self, block: NDArray[np.float32]) -> NDArray[Any]:
+        """Round the next samples (n,), n >= 1."""
+        block = block * self._scale
+        if self._mulaw or self._bits == 16:
+            rounded = _scaled_to_16_bits(block)
+            self._levels.add(block, _outside(rounded, -32768, 32769))  # full scale, 32768, does not count as clipped
+            return encode_mulaw(_clipped(rounded)) if self._mulaw else _clipped(rounded)
         values = block * np.float32(128) + np.float32(128.5)
         if self._noise is not None:
             values += self._noise.random((len(values), 2), np.float32).sum(axis=1) - 1
-        # From 256 on a value is 255 too, but 32767 of 16 bits ends there and does not count as clipped.
+        # 256 becomes 255, too, but 32767 of 16 bits is rounded to it and does not count as clipped.
         self._levels.add(block, _outside(values, 0, 257))
         return values.clip(0, 255).astype(np.uint8)
 
 
-class Quantiser16:
-    """Quantiser of samples to int16: floor(32768 x + 1/2)."""
+def _scaled_to_16_bits(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    rounded: NDArray[np.float32] = np.floor(samples * np.float32(32768) + np.float32(0.5))
+    return rounded
 
-    def __init__(self, scale: float, levels: Levels) -> None:
-        self._scale = np.float32(scale)
-        self._levels = levels
 
-    def __call__(self, block: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Round the next samples (n,), at least one."""
-        block = block * self._scale
-        values = np.floor(block * np.float32(32768) + np.float32(0.5))
-        self._levels.add(block, _outside(values, -32768, 32769))  # full scale, 32768, does not count as clipped
-        rounded: NDArray[np.int16] = values.clip(-32768, 32767).astype(np.int16)
-        return rounded
+def _clipped(rounded: NDArray[np.float32]) -> NDArray[np.int16]:
+    samples: NDArray[np.int16] = rounded.clip(-32768, 32767).astype("<i2")
+    return samples
 
 
 def _outside(values: NDArray[np.float32], low: int, end: int) -> int:
@@ -134,3 +157,23 @@ def _outside(values: NDArray[np.float32], low: int, end: int) -> int:
     if values.min() >= low and values.max() < end:
         return 0
     return int(np.count_nonzero((values < low) | (values >= end)))
+
+
+@functools.cache
+def _mulaw_of_sample() -> NDArray[np.uint8]:
+    """Return the byte for each 16-bit sample, in the order of its unsigned value: (65536,)."""
+    sample = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.int32)
+    magnitude = np.minimum(np.abs(sample), _CLIP) + _BIAS
+    segment = np.frexp(magnitude)[1] - 8  # the position of the highest bit; with the bias it is at least the eighth
+    step = magnitude >> (segment + 3) & 15
+    sign = np.where(sample < 0, 0x80, 0)
+    table: NDArray[np.uint8] = (0xFF ^ (sign | segment << 4 | step)).astype(np.uint8)  # the standard inverts all bits
+    return table
+
+
+@functools.cache
+def _sample_of_mulaw() -> NDArray[np.int16]:
+    value = 0xFF ^ np.arange(256)
+    segment, step = value >> 4 & 7, value & 15
+    magnitude = ((step << 3) + _BIAS << segment) - _BIAS
+    return np.where(value & 0x80, -magnitude, magnitude).astype(np.int16)

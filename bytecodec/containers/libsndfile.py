@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import io
 import os
 import platform
 import signal
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.parts import View
+from bytecodec.containers.part import Part, read_at
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -122,6 +123,59 @@ class Decoder:
         return count
 
 
+class View(io.RawIOBase):
+    """Read-only file of the bytes of a part: its new header, if it has one, and its bytes of the file.
+
+    libsndfile calls it from C, where an exception would be lost: a reading error is kept in `error`.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._header = part.header
+        self._begin = part.begin - len(part.header)  # offset in the file of position 0
+        self._size = len(part.header) + part.end - part.begin
+        self._position = 0
+        self.error: OSError | None = None
+
+    @property
+    def offset(self) -> int:
+        """Offset in the file of the current position."""
+        return self._begin + self._position
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position, which stays within the part."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = min(max(0, origin + offset), self._size)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as possible, and return the number of bytes."""
+        wanted = min(len(buffer), self._size - self._position)
+        if self._position < len(self._header):
+            data = self._header[self._position : self._position + wanted]
+        else:
+            try:
+                data = read_at(self._file, self._begin + self._position, wanted)
+            except OSError as error:
+                self.error = error
+                return 0
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 def open_sound(file: BinaryIO | View) -> Any:
     """Open a regular file, or a part of one, from its beginning, or raise `soundfile.LibsndfileError`."""
     import soundfile
@@ -158,7 +212,7 @@ def calling_c() -> Iterator[None]:
 def _delayed_signals() -> Iterator[None]:
     """Delay the handlers of signals until the block has ended.
 
-    libsndfile reads a `bytecodec.parts.View` by calling Python, and what a handler raises there would be lost.
+    libsndfile reads a `View` by calling Python, and what a handler raises there would be lost.
     """
     if threading.current_thread() is not threading.main_thread():  # the only one that calls handlers
         yield

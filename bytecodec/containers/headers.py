@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from bytecodec.parts import read_at
+from bytecodec.containers.part import read_at
 
 _MOST_CHUNKS = 100_000  # a file with more of them is damaged
 _LONGEST_FORMAT = 4096  # bytes of a chunk that describes the samples
