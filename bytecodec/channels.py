@@ -33,7 +33,7 @@ def parse_channel(text: str) -> int | None:
 
 
 class Mixer:
-    """Mixer of several channels to one, which also compares the mean with the channels.
+    """Mixer of several channels to one, which also detects channels that cancel each other.
 
     Per window of about a second, the power of the mean (without DC) is compared with the mean power of the N channels.
     Unrelated channels give 1/N of it, and equal channels all of it. Less than a tenth of 1/N means that the channels

@@ -251,9 +251,9 @@ def _number(text: str, lowest: float, highest: float) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number: {lowest:,} to {highest:,} are possible") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: use {lowest:,} to {highest:,}") from None
     if not lowest <= number <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range: {lowest:,} to {highest:,} are possible")
+        raise argparse.ArgumentTypeError(f"{text!r} is out of range: use {lowest:,} to {highest:,}")
     return number
 
 
@@ -310,7 +310,7 @@ def _write(target: BinaryIO, data: bytes) -> None:
 
 def _log_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
     if decoder.skipped:
-        log(f"{_name(args.input)}: skipped {decoder.skipped:,} foreign characters.", args.quiet)
+        log(f"{_name(args.input)}: skipped {decoder.skipped:,} characters that are not in its alphabet.", args.quiet)
 
 
 def _name(path: str) -> str:

@@ -103,7 +103,7 @@ class Pass:
             is_over = recording.is_over
             recording = None if is_over else self._next_recording()
         if self.frames_read == 0:
-            raise InputError(f"{self.name} holds no sound: it has no complete sample.")
+            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
         if not any_selected:
             raise InputError(
                 f"{self.name} is {self._seconds:.2f} s long: nothing can be read from {self._selection.start:.2f} s on."

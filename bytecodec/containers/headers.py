@@ -1,4 +1,4 @@
-"""Headers of WAV, RF64, W64, AIFF, AU and CAF files: reading them, and making new ones."""
+"""Headers of WAV, RF64, W64, AIFF, AU and CAF files, and new headers for damaged ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KNOWN = frozenset(  # chunks that are recognised even where the file ends withi
     b"data,SSND,LIST,id3 ,ID3 ,bext,cue ,fact,JUNK,junk,PAD ,FLLR,smpl,inst,acid,afsp,DISP,iXML,_PMX,axml,PEAK,cart,"
     b"levl,umid,NAME,AUTH,(c) ,ANNO,MARK,INST,COMT,APPL,MIDI,FVER,CHAN,free,pakt,info,strg,midi,uuid,peak".split(b",")
 )
-_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings: no chunks
+_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings, not chunks
 _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows the four characters of most W64 chunks
 
 
@@ -55,6 +55,7 @@ class Sound:
 
 
 def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a WAV or RF64 header at an offset, or None if the header is incomplete."""
     magic = read_at(file, at, 4)
     order, is_64 = ">" if magic == b"RIFX" else "<", magic == b"RF64"
     form, long_length, bad_peak = b"", None, False
@@ -111,6 +112,7 @@ def _wav_header(form: bytes, length: int, order: str = "<") -> bytes:
 
 
 def read_w64(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a W64 header at an offset, or None if the header is incomplete."""
     form = b""
     for name, length, end in _w64_chunks(file, at + 40, size, at):
         if name == b"fmt ":
@@ -132,6 +134,7 @@ def read_w64(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of an AIFF or AIFC header at an offset, or None if the header is incomplete."""
     common = sound = b""
     data = length = 0
     bad_peak = False
@@ -156,18 +159,10 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
         if encoding:
             return _au_header(encoding, round(rate), channels, order)
         described = struct.pack(">I", len(common)) + common
-        return (
-            b""
-            if n > _MOST_IN_RIFF
-            else (
-                b"FORM"
-                + struct.pack(">I", 28 + len(described) + n)
-                + b"AIFCCOMM"
-                + described
-                + b"SSND"
-                + struct.pack(">III", n + 8, 0, 0)
-            )
-        )
+        if n > _MOST_IN_RIFF:
+            return b""
+        magic = b"FORM" + struct.pack(">I", 28 + len(described) + n) + b"AIFC"
+        return magic + b"COMM" + described + b"SSND" + struct.pack(">III", n + 8, 0, 0)
 
     return Sound(
         data,
@@ -190,6 +185,7 @@ def _au_encoding(codec: bytes, bits: int) -> tuple[str, int]:
 
 
 def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a CAF header at an offset, or None if the header is incomplete."""
     rate, codec, flags, _, _, channels, bits = 0.0, b"", 0, 0, 0, 0, 0
     bad_peak = False
     for name, length, end in _caf_chunks(file, at + 8, size):
@@ -203,7 +199,7 @@ def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
         return None
     if not codec:
         return None
-    data = end - length + 4  # behind the count of edits
+    data = end - length + 4  # after the edit count
     order = "<" if codec == b"lpcm" and flags & 2 else ">"
     encoding = (_AU_FLOAT if flags & 1 else _AU_INTEGER).get(bits, 0) if codec == b"lpcm" else _AU_CODEC.get(codec, 0)
 
@@ -221,11 +217,12 @@ def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
         lambda stop: _caf_chunks(file, stop, size),
         header,
         rate * channels * bits / 8,
-        bad_peak or end > size,  # of an unknown length, too
+        bad_peak or end > size,  # also where the length is unknown
     )
 
 
 def read_au(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of an AU header at an offset, or None if the header is incomplete."""
     head = read_at(file, at, 24)
     order = ">" if head[:4] == b".snd" else "<"
     if len(head) < 24:
@@ -269,7 +266,7 @@ def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -
 
 
 def _is_padded(data: bytes) -> bool:
-    """Return whether a byte of padding comes first, which some writers forget after a chunk of odd length."""
+    """Return whether a byte of padding comes first, which some writers omit after a chunk of odd length."""
     return not (data[:4] in _KNOWN | _MAGIC or (_is_name(data[:4]) and not _is_name(data[1:])))
 
 

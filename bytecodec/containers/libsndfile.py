@@ -24,8 +24,8 @@ Samples: TypeAlias = NDArray[np.float32]
 _STEP = 64  # frames that are read at a time near damage
 
 _lock = threading.Lock()
-_silencers = 0  # calls under way in all threads
-_stream: int | None = None  # the FILE* that C code called stderr before them
+_silencers = 0  # number of running calls in all threads
+_stream: int | None = None  # the original FILE* of the C library's stderr
 
 
 class Decoder:
@@ -212,9 +212,9 @@ def calling_c() -> Iterator[None]:
 def _delayed_signals() -> Iterator[None]:
     """Delay the handlers of signals until the block has ended.
 
-    libsndfile reads a `View` by calling Python, and what a handler raises there would be lost.
+    libsndfile reads a `View` by calling Python, where an exception from a handler would be lost.
     """
-    if threading.current_thread() is not threading.main_thread():  # the only one that calls handlers
+    if threading.current_thread() is not threading.main_thread():  # other threads run no handlers
         yield
         return
     arrived: list[int] = []

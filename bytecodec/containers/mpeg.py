@@ -67,17 +67,17 @@ def mpeg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part | None:
             last, end = end, end + frame.length
             count += end <= size
             continue
-        behind = _skip_tags(window, end)
-        if behind >= size:
+        after = _skip_tags(window, end)
+        if after >= size:
             return _mpeg_part(begin, size, size, first, count, promised)
-        following = _resynchronise(window, behind)
+        following = _resynchronise(window, after)
         frame = _frame(window.get(following, 4))
-        if following == behind and frame and frame.kind == first.kind and not _is_info(window, following, frame):
+        if following == after and frame and frame.kind == first.kind and not _is_info(window, following, frame):
             end = following  # a tag within the stream
             continue
-        if following > behind:  # the length of a frame that was cut short reaches into the next file
+        if following > after:  # the length of a frame that was cut short reaches into the next file
             following = _resynchronise(window, last + 4)
-        return _mpeg_part(begin, min(end, following), following, first, count, promised, max(0, following - behind))
+        return _mpeg_part(begin, min(end, following), following, first, count, promised, max(0, following - after))
     following = _resynchronise(window, last + 4) if end > size else size
     return _mpeg_part(begin, following, following, first, count, promised, incomplete=end > size)
 
@@ -149,21 +149,21 @@ def _is_chain(window: Window, at: int, frames: int = _CHAIN, least: int = _CHAIN
 
 
 def _skip_tags(window: Window, at: int) -> int:
-    """Return the offset behind the tags at an offset: ID3 of both versions, APE."""
+    """Return the offset after the ID3 tags, of both versions, and APE tags at an offset."""
     while at < window.size:
         head = window.get(at, 32)
         if head.startswith(b"ID3"):
-            behind = skip_id3v2(window.file, at)
+            after = skip_id3v2(window.file, at)
         elif head.startswith(b"TAG"):
-            behind = at + 128
+            after = at + 128
         elif head.startswith(b"APETAGEX") and len(head) == 32:
             is_header = head[23] & 0x20
-            behind = at + 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
+            after = at + 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
         else:
             return at
-        if behind == at:
+        if after == at:
             return at
-        at = behind
+        at = after
     return at
 
 

@@ -115,7 +115,7 @@ def _blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]
 
 
 def skip_id3v2(file: BinaryIO, offset: int) -> int:
-    """Return the offset behind the ID3v2 tags at an offset; the offset itself if there are none."""
+    """Return the offset after the ID3v2 tags at an offset; the offset itself if there are none."""
     while True:
         head = read_at(file, offset, 10)
         if len(head) < 10 or head[:3] != b"ID3" or max(head[3:5]) == 255 or max(head[6:]) >= 128:
@@ -136,8 +136,10 @@ def count_bytes(count: int) -> str:
 
 
 def cut_short_message(reason: str) -> str:
+    """Return a message about a stream that is cut short; ``{seconds}`` in it is replaced later."""
     return f"is cut short after {{seconds:.2f}} s: {reason}. The sound before it is read."
 
 
 def left_out_message(offset: int, count: int) -> str:
+    """Return a message about bytes in or after a stream that are not sound."""
     return f"has {count_bytes(count)} from byte {offset:,} on that are not sound: they are left out."

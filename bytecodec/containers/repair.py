@@ -36,8 +36,8 @@ def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
 def _part(file: BinaryIO, begin: int, size: int) -> Part:
     """Return the part that begins at an offset.
 
-    Tags of ID3 before it belong to MPEG audio alone: libsndfile refuses many of the other formats behind them, and
-    does not read all of the rest.
+    ID3 tags before it are kept for MPEG audio only: after such tags, libsndfile rejects many of the other formats, or
+    does not read all of their sound.
     """
     at = skip_id3v2(file, begin)
     magic = read_at(file, at, 12)
