@@ -174,33 +174,31 @@ def test_an_error_keeps_the_existing_output():
     assert sorted(os.listdir()) == ["b", "bad.txt"]
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("wav2utf8", "required: IN"),
-        ("bin2utf8", "required: IN"),
-        ("utf82bin", "required: IN"),
-        ("wav2utf8 a b c", "unrecognized arguments: c"),
-        ("wav2utf8 --rate 999 a", "--rate: '999'"),
-        ("utf82wav --rate 11025.5", "--rate: '11025.5'"),
-        ("utf82wav --rate fast", "--rate: 'fast'"),
-        ("wav2utf8 --start -1 a", "--start: '-1'"),
-        ("wav2utf8 --duration 0 a", "--duration: '0'"),
-        ("wav2utf8 --gain nan a", "--gain: 'nan'"),
-        ("wav2utf8 --mulaw --dither a", "--dither"),
-        ("bin2utf8 --alpha=cjk a", "unrecognized arguments: --alpha=cjk"),
-    ],
-)
-def test_a_wrong_command_line_exits_with_2(line, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run(line)
-    assert caught.value.code == 2
-    name = line.split()[0]
-    message = capsys.readouterr().err
-    assert message.startswith(f"{name}: ")
-    assert words in message
-    assert message.endswith(f"See {name} --help.\n")
-    assert message.count("\n") == 1
+def test_a_wrong_command_line_exits_with_2(capsys):
+    wrong = {
+        "wav2utf8": "required: IN",
+        "bin2utf8": "required: IN",
+        "utf82bin": "required: IN",
+        "wav2utf8 a b c": "unrecognized arguments: c",
+        "wav2utf8 --rate 999 a": "--rate: '999'",
+        "utf82wav --rate 11025.5": "--rate: '11025.5'",
+        "utf82wav --rate fast": "--rate: 'fast'",
+        "wav2utf8 --start -1 a": "--start: '-1'",
+        "wav2utf8 --duration 0 a": "--duration: '0'",
+        "wav2utf8 --gain nan a": "--gain: 'nan'",
+        "wav2utf8 --mulaw --dither a": "--dither",
+        "bin2utf8 --alpha=cjk a": "unrecognized arguments: --alpha=cjk",
+    }
+    for line, words in wrong.items():
+        with pytest.raises(SystemExit) as caught:
+            run(line)
+        assert caught.value.code == 2
+        name = line.split()[0]
+        message = capsys.readouterr().err
+        assert message.startswith(f"{name}: ")
+        assert words in message
+        assert message.endswith(f"See {name} --help.\n")
+        assert message.count("\n") == 1
 
 
 def test_help_has_examples_and_defaults_and_version_has_the_version(capsys):
