@@ -14,7 +14,7 @@ from bytecodec.channels import MIX, parse_channel
 from bytecodec.console import Parser, Terminated, command, log, progress, wrong_command_line
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.files import is_regular, open_input, open_output, refuse_same_file
-from bytecodec.formats import HEAD, STANDARD_INPUT, why_no_text
+from bytecodec.formats import HEAD, STANDARD_INPUT, reason_not_text
 from bytecodec.reader import read_blocks
 from bytecodec.table import read_table
 from bytecodec.wavwriter import WavFullError, WavWriter
@@ -293,7 +293,7 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
     except NoTableError as error:
         raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
-        if instead := why_no_text(head, _name(args.input)):
+        if instead := reason_not_text(head, _name(args.input)):
             raise InputError(instead) from None
         remedy = "--errors skip leaves such characters out."
         # BinToUTF8 assigns ASCII characters first, so the beginning of its text may be ASCII alone.

@@ -23,7 +23,7 @@ MOST_DESCRIPTION = 30  # characters before a progress bar
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. As with KeyboardInterrupt, ``except Exception`` does not catch it."""
+    """Exception that SIGTERM raises; as KeyboardInterrupt, it is not caught by ``except Exception``."""
 
 
 class Interruption:

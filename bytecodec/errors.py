@@ -12,7 +12,7 @@ _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 class InputError(ValueError):
-    """A mistake in what a user gave: an argument, a file or a command line.
+    """Error of a user: an argument, a file or a command line that cannot be used.
 
     ``str(error)`` is one or two sentences for the user: the value, the file and offset, and the remedy. The commands
     print it and exit with 1; any other exception is a fault of the program and keeps its traceback.
@@ -25,11 +25,11 @@ class InputError(ValueError):
 
 
 class NoTableError(InputError):
-    """A text that BinToUTF8 wrote with a table of characters was given without that table."""
+    """Error for a text that BinToUTF8 wrote with a table, if the table is not given."""
 
 
 class NoChannelError(InputError):
-    """A recording, or one of several in a file, lacks the requested channel."""
+    """Error for a recording, or one of several in a file, that lacks the requested channel."""
 
 
 def first_line(error: Exception) -> str:

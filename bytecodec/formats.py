@@ -166,8 +166,8 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if not head:
         return Kind(True, "is empty: it has 0 bytes.") if named_sound else Kind(False)
     text = _text_of(head)
-    if foreign := _foreign(head, name, text):
-        return Kind(foreign.sound or named_sound, foreign.problem)
+    if other := _other_kind(head, name, text):
+        return Kind(other.sound or named_sound, other.problem)
     begins_as_sound = _SOUND if text is None or named_sound else _SOUND_BEGINNING_AS_TEXT
     if text is not None and not begins_as_sound.match(head):
         return Kind(True, _named_as_sound(head, text)) if named_sound else Kind(False)
@@ -185,11 +185,11 @@ def identify(file: BinaryIO, name: str) -> Kind:
     return Kind(False)
 
 
-def why_no_text(head: bytes, name: str) -> str:
+def reason_not_text(head: bytes, name: str) -> str:
     """Return a message on a file whose first bytes are not UTF-8 text; "" if its kind is not known."""
     text = _text_of(head)
-    if foreign := _foreign(head, name, text):
-        return f"{name} {foreign.problem}"
+    if other := _other_kind(head, name, text):
+        return f"{name} {other.problem}"
     if _SOUND.match(head) and text is None:
         return f"{name} is a recording, and a text is needed here: wav2utf8 converts it to one."
     encoding = encoding_by_mark(head)
@@ -243,7 +243,7 @@ def _text_of(head: bytes) -> str | None:
     return text.removeprefix("\ufeff")
 
 
-def _foreign(head: bytes, name: str, text: str | None) -> Kind | None:
+def _other_kind(head: bytes, name: str, text: str | None) -> Kind | None:
     """Return the kind of a file that is neither text nor readable by libsndfile, or None if it is not known."""
     if text is not None:
         if _LFS_POINTER.match(text):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_rate
 from bytecodec.channels import Mixer
-from bytecodec.containers.libsndfile import Decoder, View, open_sound, reason
+from bytecodec.containers.libsndfile import SoundReader, View, open_sound, reason
 from bytecodec.containers.part import Part, count_bytes, is_blank
 from bytecodec.containers.repair import find_parts
 from bytecodec.errors import InputError, NoChannelError
@@ -178,19 +178,19 @@ class _Recording:
         self.name = name
         self._file, self._part, self._view = file, part, view
         try:
-            self._decoder = Decoder(lambda: open_sound(view or file), self._is_spent)
+            self._reader = SoundReader(lambda: open_sound(view or file), self._is_spent)
         except LibsndfileError as error:
             if view and view.error:
                 raise view.error from None
             raise InputError(f"{name} {unreadable(reason(error))}") from None
-        self.rate: int = self._decoder.rate
-        self.channels: int = self._decoder.channels
+        self.rate: int = self._reader.rate
+        self.channels: int = self._reader.channels
         check_rate(self.rate, f"{name}: a rate")
         channel = None if selection.mono_as_is and self.channels == 1 else selection.channel
         self.mixer = Mixer(self.channels, self.rate, channel, name)
         is_mono = self.channels == 1 or channel is not None
         # A mean of several channels may lie between two bytes.
-        self.is_8_bit = self._decoder.subtype in ("PCM_U8", "PCM_S8") and is_mono
+        self.is_8_bit = self._reader.subtype in ("PCM_U8", "PCM_S8") and is_mono
         self.any_selected = False
         self._seconds_before = seconds_before  # duration of the recordings before this one
         self._on_progress = on_progress
@@ -201,7 +201,7 @@ class _Recording:
     @property
     def frames_read(self) -> int:
         """Number of frames read so far, including those before the selected part."""
-        return self._decoder.frames_read
+        return self._reader.frames_read
 
     @property
     def is_over(self) -> bool:
@@ -213,7 +213,7 @@ class _Recording:
 
         Frames before the selected part are read and discarded, because not every codec seeks to the exact frame.
         """
-        total = min((n for n in (self._end, self._decoder.frames) if n is not None), default=None)
+        total = min((n for n in (self._end, self._reader.frames) if n is not None), default=None)
         buffer = np.empty((size, self.channels), np.float32)
         while not self.is_over:
             wanted = size if self._end is None else min(size, self._end - self.frames_read)
@@ -230,7 +230,7 @@ class _Recording:
         from soundfile import LibsndfileError
 
         try:
-            frames = self._decoder.read_into(buffer)
+            frames = self._reader.read_into(buffer)
         except LibsndfileError as error:
             seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
             raise InputError(
@@ -239,7 +239,7 @@ class _Recording:
             ) from None
         if self._view and self._view.error:
             raise self._view.error
-        if self._decoder.subtype in ("FLOAT", "DOUBLE"):
+        if self._reader.subtype in ("FLOAT", "DOUBLE"):
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
         return frames
@@ -257,15 +257,15 @@ class _Recording:
         if self.is_over:
             return []
         seconds = self.frames_read / self.rate
-        announced = self._decoder.frames
+        announced = self._reader.frames
         if self._part.frames is not None:  # MPEG audio has a few frames without sound at both ends
             announced = max(0, self._part.frames - _ENCODER_FRAMES)
         messages = [message.format(seconds=seconds) for message in self._part.messages]
         if self._part.cut_short:
             return messages
-        if self._decoder.cut_short and announced is None:
+        if self._reader.cut_short and announced is None:
             messages.append(f"is cut short: it ends after {seconds:.2f} s within a frame; the sound before it is read.")
-        container = self._decoder.container
+        container = self._reader.container
         if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
             # A missing end of Ogg and MP3 has been reported with the part: frames that are missing here are damaged.
             what = "is damaged" if container in ("OGG", "MP3") else "is cut short"

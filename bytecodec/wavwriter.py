@@ -25,7 +25,7 @@ _CUE_BYTES = 24
 
 
 class WavFullError(InputError):
-    """No more samples fit into the file, which contains those before and is finished by `WavWriter.close`."""
+    """Error for samples that exceed the size of a WAV file; the samples before them are in the file."""
 
 
 class WavWriter:

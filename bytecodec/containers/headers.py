@@ -6,9 +6,11 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from bytecodec.containers.part import read_at
+
+Chunk: TypeAlias = tuple[bytes, int, int]  # name, length of the content, and offset of its end
 
 _MOST_CHUNKS = 100_000  # a file with more of them is damaged
 _LONGEST_FORMAT = 4096  # bytes of a chunk that describes the samples
@@ -48,7 +50,7 @@ class Sound:
 
     data: int
     length: int
-    chunks: Callable[[int], Iterator[tuple[bytes, int, int]]]
+    chunks: Callable[[int], Iterator[Chunk]]
     header: Callable[[int], bytes]
     bytes_per_second: float
     unreadable: bool = False
@@ -78,7 +80,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
         length = long_length
     unreadable = unreadable or length >= 2**63
 
-    def chunks(stop: int) -> Iterator[tuple[bytes, int, int]]:
+    def chunks(stop: int) -> Iterator[Chunk]:
         return _riff_chunks(file, stop, size, order, length & 1)
 
     if data + length <= size:
@@ -244,25 +246,53 @@ def _au_header(encoding: int, rate: int, channels: int, order: str) -> bytes:
     return (b".snd" if order == ">" else b"dns.") + struct.pack(order + "5I", 24, 2**32 - 1, encoding, rate, channels)
 
 
-# Chunks: each generator yields (name, length, end), and also the end of padding, without a name.
-
-
-def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[tuple[bytes, int, int]]:
+def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[Chunk]:
     """Yield the chunks from an offset on; ``odd`` is 1 if the chunk before has an odd length."""
+
+    def padding(at: int, length: int) -> int:
+        return int(length & 1 and _is_padded(read_at(file, at, 5)))
+
+    return _chunks(file, at, size, struct.Struct(order + "4sI"), padding, odd)
+
+
+def _w64_chunks(file: BinaryIO, at: int, size: int, origin: int) -> Iterator[Chunk]:
+    """Yield the chunks from an offset on, which begin at multiples of 8 bytes from the origin."""
+    return _chunks(file, at, size, struct.Struct("<16sQ"), lambda at, _: (origin - at) % 8)
+
+
+def _caf_chunks(file: BinaryIO, at: int, size: int) -> Iterator[Chunk]:
+    """Yield the chunks from an offset on; libsndfile adds a byte of padding to some, which the format does not have."""
+    return _chunks(file, at, size, struct.Struct(">4sQ"), lambda at, _: int(read_at(file, at, 1) == b"\0"))
+
+
+def _chunks(
+    file: BinaryIO, at: int, size: int, layout: struct.Struct, padding: Callable[[int, int], int], length: int = 0
+) -> Iterator[Chunk]:
+    """Yield (name, length, end) of each chunk, and also the end of padding, without a name.
+
+    ``layout`` describes the name and the length before the content. ``padding`` returns the number of bytes of padding
+    at an offset after a chunk of some length, at first ``length``.
+    """
     for _ in range(_MOST_CHUNKS):
         if at >= size:
             return
-        if odd and _is_padded(read_at(file, at, 5)):
-            at = min(at + 1, size)
+        if count := padding(at, length):
+            at = min(at + count, size)
             yield b"", 0, at
-        head = read_at(file, at, 8)
-        if len(head) < 8 or not _is_name(head[:4]) or head[:4] in _MAGIC:
+        head = read_at(file, at, layout.size)
+        if len(head) < layout.size:
             return
-        (length,) = struct.unpack(order + "I", head[4:])
-        if at + 8 + length > size and head[:4] not in _KNOWN:
+        name, length = layout.unpack(head)
+        if len(name) > 4:  # the name of a W64 chunk ends with a GUID, and its length includes the head
+            if name[4:] != _W64_GUID:
+                return
+            name, length = name[:4], max(0, length - layout.size)
+        elif not _is_name(name) or name in _MAGIC:
             return
-        at, odd = at + 8 + length, length & 1
-        yield head[:4], length, at
+        at += layout.size + length
+        if at > size and name not in _KNOWN:
+            return
+        yield name, length, at
 
 
 def _is_padded(data: bytes) -> bool:
@@ -272,39 +302,3 @@ def _is_padded(data: bytes) -> bool:
 
 def _is_name(name: bytes) -> bool:
     return len(name) == 4 and all(32 <= c < 127 for c in name)
-
-
-def _w64_chunks(file: BinaryIO, at: int, size: int, origin: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the chunks from an offset on, which begin at multiples of 8 bytes from the origin."""
-    for _ in range(_MOST_CHUNKS):
-        if at >= size:
-            return
-        if padding := (origin - at) % 8:
-            at = min(at + padding, size)
-            yield b"", 0, at
-        head = read_at(file, at, 24)
-        if len(head) < 24 or head[4:16] != _W64_GUID:
-            return
-        length = max(0, struct.unpack("<Q", head[16:])[0] - 24)
-        if at + 24 + length > size and head[:4] not in _KNOWN:
-            return
-        at += 24 + length
-        yield head[:4], length, at
-
-
-def _caf_chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the chunks from an offset on; libsndfile adds a byte of padding to some, which the format does not have."""
-    for _ in range(_MOST_CHUNKS):
-        if at >= size:
-            return
-        if read_at(file, at, 1) == b"\0":
-            at += 1
-            yield b"", 0, at
-        head = read_at(file, at, 12)
-        if len(head) < 12 or not _is_name(head[:4]) or head[:4] in _MAGIC:
-            return
-        (length,) = struct.unpack(">Q", head[4:])
-        if at + 12 + length > size and head[:4] not in _KNOWN:
-            return
-        at += 12 + length
-        yield head[:4], length, at

@@ -28,7 +28,7 @@ _silencers = 0  # number of running calls in all threads
 _stream: int | None = None  # the original FILE* of the C library's stderr
 
 
-class Decoder:
+class SoundReader:
     """Forward reader of one recording.
 
     Parameters

@@ -86,18 +86,18 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
         message = f"has a header whose sizes end at 4 GiB: all {count_bytes(end - sound.data)} of its sound are read."
         return _with_header(sound, begin, end, size, (message,))
     following = find_signature(file, sound.data, size) or size
-    there = following - sound.data
+    present = following - sound.data
     if stop > following:
         message = (
             f"is cut short: its header announces {count_bytes(sound.length)} of sound; "
-            f"the {there:,} ({{seconds:.2f}} s) in the file are read."
+            f"the {present:,} ({{seconds:.2f}} s) in the file are read."
         )
         messages = () if stop > size and _was_unknown(sound.length) else (message,)
-        header = sound.header(there) if following < size or sound.unreadable else b""
+        header = sound.header(present) if following < size or sound.unreadable else b""
         return Part(sound.data if header else begin, following, following, header, messages, cut_short=bool(messages))
-    if sound.length == 0 and there:
+    if sound.length == 0 and present:
         message = (
-            f"has an unfinished header, which announces no sound: the {count_bytes(there)} that follow "
+            f"has an unfinished header, which announces no sound: the {count_bytes(present)} that follow "
             "are read as sound."
         )
         return _with_header(sound, begin, following, following, (message,))
