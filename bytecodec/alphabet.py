@@ -32,7 +32,7 @@ _DECODED_PIECE = 1 << 16
 
 
 def encode(data: Bytes, alphabet: str = "braille") -> str:
-    r"""Encode each byte as one character.
+    r"""Encode each byte as one character, without a byte order mark or a line end.
 
     Parameters
     ----------
@@ -40,16 +40,6 @@ def encode(data: Bytes, alphabet: str = "braille") -> str:
         Any bytes, or a uint8 array (n,).
     alphabet
         ``braille``, ``cjk`` or ``latin``; see `ALPHABETS`.
-
-    Returns
-    -------
-    str
-        n characters, without a byte order mark or a line end.
-
-    Raises
-    ------
-    InputError
-        The alphabet does not exist, or the data are not bytes.
 
     Examples
     --------
@@ -118,13 +108,7 @@ def byte_array(name: str, data: Bytes) -> NDArray[np.uint8]:
 
 
 class Encoder:
-    """Encoder of bytes to UTF-8 text, in chunks of any size and in constant memory.
-
-    Parameters
-    ----------
-    alphabet
-        ``braille``, ``cjk`` or ``latin``.
-    """
+    """Encoder of bytes to UTF-8 text, in chunks of any size and in constant memory."""
 
     def __init__(self, alphabet: str = "braille") -> None:
         self._first = first_code_point(alphabet)
@@ -185,10 +169,7 @@ class Decoder:
     def feed(self, chunk: Bytes | str) -> bytes:
         """Decode the next bytes or characters of the text; all chunks must be of the same type.
 
-        Raises
-        ------
-        InputError
-            With ``strict``: a character is not in the alphabet, or bytes are not UTF-8. The message has the offset.
+        With ``strict``, raise InputError with the offset of a character of another alphabet, or of invalid UTF-8.
         """
         if isinstance(chunk, str):
             self._counts_bytes = False

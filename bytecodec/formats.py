@@ -109,37 +109,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # characters that no te
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of a file.
+    """Kind of a file."""
 
-    Attributes
-    ----------
-    sound
-        Whether it is a recording by its content, or has the name of one.
-    problem
-        Why it cannot be used and what to do, to follow the file's name in a message; "" if it can be used.
-    """
-
-    sound: bool
-    problem: str = ""
+    sound: bool  # whether it is a recording by its content, or has the name of one
+    problem: str = ""  # why it cannot be used, and the remedy, to follow the file's name; "" if it can be used
 
 
 def is_recording(file: BinaryIO, name: str) -> bool:
-    """Return whether a file is a recording that libsndfile reads; otherwise it may be a text.
+    """Return whether a regular file is a recording that libsndfile reads; otherwise it may be a text.
 
-    All commands use this function.
-
-    Parameters
-    ----------
-    file
-        A regular file, open for reading bytes; it is left at its beginning.
-    name
-        The file's name, for messages; its ending counts only for files that contain no sound.
-
-    Raises
-    ------
-    InputError
-        The file is of a known other kind, such as M4A or ZIP, is a damaged recording, or has the name of a recording
-        but does not contain one.
+    All commands use this function, which leaves the file at its beginning. The ending of the name counts only for files
+    without sound. Raise InputError if the file is of another known kind, such as M4A or ZIP, is a damaged recording, or
+    has the name of a recording but does not contain one.
     """
     kind = identify(file, name)
     if kind.problem:

@@ -48,15 +48,8 @@ def floats_to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
 class Levels:
     """The mean and the range of samples, and the number of samples that were clipped.
 
-    Parameters
-    ----------
-    rate
-        Sampling rate in Hz.
-    bits, mulaw
-        Format to which samples are rounded: 8 or 16 bits, or G.711 mu-law.
-    normalized, without_dc
-        Whether the gain brought the peak to full scale, and whether the mean was subtracted. Messages do not advise
-        what has been done.
+    Samples at ``rate`` Hz are rounded to ``bits``, or to mu-law. ``normalized`` and ``without_dc`` are flags that were
+    given, which messages do not recommend again.
     """
 
     def __init__(self, rate: int, bits: int, mulaw: bool, normalized: bool, without_dc: bool) -> None:

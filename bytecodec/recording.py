@@ -40,21 +40,7 @@ class Selection:
 
 
 class Pass:
-    """One pass over the selected part of a file, through all recordings that are joined in it.
-
-    Attributes
-    ----------
-    first
-        The first recording.
-    frames_read
-        Number of frames of all recordings read so far.
-    messages
-        Messages about the file, to follow its name; complete after the pass.
-    is_simple
-        Whether the file is one recording with a good header, as far as its headers show.
-    cancelled
-        Whether channels cancelled each other in the mix, which is also a message.
-    """
+    """One pass over the selected part of a file, through all recordings that are joined in it."""
 
     def __init__(
         self, file: BinaryIO, name: str, selection: Selection | None = None, on_progress: Progress = lambda *_: None
@@ -64,9 +50,9 @@ class Pass:
             raise InputError(f"{name} is empty: it has 0 bytes.")
         require_recording(file, name)
         self.name = name
-        self.frames_read = 0
-        self.messages: list[str] = []
-        self.cancelled = False
+        self.frames_read = 0  # of all recordings so far
+        self.messages: list[str] = []  # to follow the file's name; complete after the pass
+        self.cancelled = False  # whether channels cancelled each other in the mix, which is also a message
         self._unreported = 0
         self._seconds = 0.0
         self._file = file
@@ -74,6 +60,7 @@ class Pass:
         self._on_progress = on_progress
         self._parts = find_parts(file, self._size)
         first = next(self._parts)
+        # Whether the file is one recording with a good header, as far as its headers show.
         self.is_simple = self._is_whole(first) and not first.messages
         self.first = self._open(first, self._selection)
 

@@ -30,30 +30,14 @@ _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows 
 
 @dataclass
 class Sound:
-    """Description of a sound by its header.
+    """Description of a sound by its header."""
 
-    Attributes
-    ----------
-    data
-        Offset of the samples in the file, in bytes.
-    length
-        Number of bytes of samples that the header announces.
-    chunks
-        Function that yields (name, length, end) of each chunk after the sound, given its end.
-    header
-        Function that returns a new header for a number of bytes of sound, or b"" if it cannot be made.
-    bytes_per_second
-        Byte rate of the sound; 0 if unknown.
-    unreadable
-        Whether libsndfile would misread the header.
-    """
-
-    data: int
-    length: int
-    chunks: Callable[[int], Iterator[Chunk]]
-    header: Callable[[int], bytes]
-    bytes_per_second: float
-    unreadable: bool = False
+    data: int  # offset of the samples in the file, in bytes
+    length: int  # number of bytes of samples that the header announces
+    chunks: Callable[[int], Iterator[Chunk]]  # returns the chunks after the sound, given the offset of its end
+    header: Callable[[int], bytes]  # returns a new header for a number of bytes, or b"" if it cannot be made
+    bytes_per_second: float  # 0 if unknown
+    unreadable: bool = False  # whether libsndfile would misread the header
 
 
 def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:

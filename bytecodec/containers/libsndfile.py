@@ -31,24 +31,9 @@ _stream: int | None = None  # the original FILE* of the C library's stderr
 class SoundReader:
     """Forward reader of one recording.
 
-    Parameters
-    ----------
-    open_sound
-        Function that opens the recording at its beginning, as a `soundfile.SoundFile`.
-    is_spent
-        Function that returns whether only zeros or nothing follow what libsndfile has read of the file. libsndfile
-        reads some kilobytes ahead, so damage this close to the end counts as the end.
-
-    Attributes
-    ----------
-    rate, channels, container, subtype
-        Values of libsndfile: the rate in Hz, a container such as "WAV", and a subtype such as "PCM_16".
-    frames
-        Number of frames that the file announces; None if unknown.
-    frames_read
-        Number of frames read so far.
-    cut_short
-        Whether reading ended with an error at the end of the file.
+    ``open_sound`` opens the recording at its beginning, as a `soundfile.SoundFile`. ``is_spent`` returns whether only
+    zeros or nothing follow what libsndfile has read of the file: it reads some kilobytes ahead, so damage this close to
+    the end counts as the end.
     """
 
     def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
@@ -56,22 +41,19 @@ class SoundReader:
         self._is_spent = is_spent
         with calling_c():
             self._sound = open_sound()
-        self.rate: int = self._sound.samplerate
+        self.rate: int = self._sound.samplerate  # in Hz
         self.channels: int = self._sound.channels
-        self.container: str = self._sound.format
-        self.subtype: str = self._sound.subtype
+        self.container: str = self._sound.format  # such as "WAV"
+        self.subtype: str = self._sound.subtype  # such as "PCM_16"
         self.frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
         self.frames_read = 0
-        self.cut_short = False
+        self.cut_short = False  # whether reading ended with an error at the end of the file
         self._damage: Exception | None = None
 
     def read_into(self, buffer: Samples) -> Samples:
         """Read as many frames as fit into the buffer, and return that part of it; (0, channels) at the end.
 
-        Raises
-        ------
-        soundfile.LibsndfileError
-            The recording is damaged from here on, and more frames follow the damage.
+        Raise `soundfile.LibsndfileError` if the recording is damaged here and more data follow the damage.
         """
         from soundfile import LibsndfileError
 

@@ -7,14 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from bytecodec.containers.part import (
-    Part,
-    Window,
-    cut_short_message,
-    find_signature,
-    left_out_message,
-    skip_id3v2,
-)
+from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, left_out_message, skip_id3v2
 
 _CHAIN = 3  # number of consecutive frames that cannot be a coincidence
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xeb]")

@@ -32,31 +32,15 @@ _SIGNATURE = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One recording in a file, which may hold several that were joined end to end.
+    """One recording in a file, which may hold several that were joined end to end."""
 
-    Attributes
-    ----------
-    begin, end
-        Offsets in the file, in bytes.
-    next
-        Offset of the part that follows, or the size of the file.
-    header
-        Header that replaces a wrong one before ``begin``; empty if the part has a good header of its own.
-    messages
-        Messages to report once the part has been read to its end; ``{seconds:.2f}`` stands for its duration.
-    frames
-        Number of frames in the part, if they were counted.
-    cut_short
-        Whether the messages report that the part is cut short.
-    """
-
-    begin: int
+    begin: int  # offsets in the file, in bytes
     end: int
-    next: int
-    header: bytes = b""
-    messages: tuple[str, ...] = ()
-    frames: int | None = None
-    cut_short: bool = False
+    next: int  # offset of the following part, or the size of the file
+    header: bytes = b""  # replaces a wrong one before ``begin``
+    messages: tuple[str, ...] = ()  # to report after the part was read; ``{seconds:.2f}`` is replaced by its duration
+    frames: int | None = None  # number of frames, if they were counted
+    cut_short: bool = False  # whether the messages report that the part is cut short
 
 
 class Window:

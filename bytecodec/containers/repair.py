@@ -8,15 +8,7 @@ from typing import BinaryIO
 from bytecodec.containers.headers import Sound, read_aiff, read_au, read_caf, read_w64, read_wav
 from bytecodec.containers.mpeg import mpeg_begins, mpeg_part
 from bytecodec.containers.ogg import ogg_part
-from bytecodec.containers.part import (
-    Part,
-    count_bytes,
-    find_signature,
-    has_signature,
-    is_blank,
-    read_at,
-    skip_id3v2,
-)
+from bytecodec.containers.part import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
 
 _LEAST_SOUND = 0.1  # in seconds; at least this much data in no chunk after a finished header is read as sound
 

@@ -286,13 +286,7 @@ class Pipe(io.BytesIO):
     ("interruption", "code", "message"),
     [(KeyboardInterrupt(), 0, "stopped after 0.1 s of sound.\n"), (console.Terminated(), 143, "")],
 )
-def test_interrupting_an_endless_pipe_finishes_the_file(
-    interruption,
-    code,
-    message,
-    monkeypatch,
-    capsys,
-):
+def test_interrupting_an_endless_pipe_finishes_the_file(interruption, code, message, monkeypatch, capsys):
     pipe = Pipe(encode(ALL_BYTES[:255] * 5).encode(), interruption)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
     assert run("utf82wav - b.wav") == code

@@ -117,9 +117,9 @@ def test_pictures_show_names_as_text(capfdbinary):
 
     formula = NAMES["formula"]
     Path("columns.csv").write_text(f"{formula},_{formula},{NAMES['emoji']}\n1,2,3\n2,3,4\n")
-    for number, sources in enumerate((all_names("runs/{}"), all_names("./{}.wav"), all_names("runs/{}")[:1])):
+    for number, sources in enumerate((all_names("runs/{}"), all_names("./{}.wav")[:3], all_names("runs/{}")[:1])):
         output, title = f"{formula}{number}.svg", f"{number}{NAMES['control']}"
-        assert charrnn_plot([*sources, "-o", output, "--title", title, "--width", "5000", "--height", "3000"]) == 0
+        assert charrnn_plot([*sources, "-o", output, "--title", title, "--width", "2000", "--height", "1200"]) == 0
         text = " ".join(ElementTree.parse(output).getroot().itertext())
         assert printable(title) in text
         for name in NAMES.values() if number == 0 else ():
