@@ -1,12 +1,11 @@
-"""Sound and bytes to text and back."""
-
-__version__ = "0.1.0"
+"""Conversion of sound, and of any bytes, to text and back."""
 
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder, alphabet_of, decode, encode
 from bytecodec.errors import InputError, NoTableError
-from bytecodec.mulaw import decode_mulaw, encode_mulaw
+from bytecodec.pcm import decode_mulaw, encode_mulaw
+from bytecodec.reader import read_blocks
 from bytecodec.table import Table, read_table
-from bytecodec.wav import read_blocks
+from bytecodec.version import __version__
 from bytecodec.wavwriter import WavFullError, WavWriter
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "Table",
     "WavFullError",
     "WavWriter",
+    "__version__",
     "alphabet_of",
     "decode",
     "decode_mulaw",

@@ -1,4 +1,4 @@
-"""Bytes to characters and back: 256 neighbouring characters of Unicode, one for each byte."""
+"""Alphabets: conversion of bytes to characters and back, with 256 consecutive characters of Unicode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.table import Table, is_printable_ascii, lacks_table
 
-#: Each alphabet's character for byte 0; that for byte b is b code points on. All begin at a multiple of 256.
+#: Code point of byte 0 in each alphabet; byte b has the code point b higher. All are multiples of 256.
 ALPHABETS = {"braille": 0x2800, "cjk": 0x3900, "latin": 0x0100}
 
 Bytes: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -23,33 +23,23 @@ _LINE_END_CODES = np.array([ord("\r"), ord("\n"), ord(_MARK)], np.uint32)
 _NEEDS_TABLE = (
     "BinToUTF8 writes such texts together with a table of their characters: give the table with --table FILE."
 )
-_SHARE_OF_ASCII = 0.1  # smallest share in such a text; a smaller one is an error in a text of an alphabet
-_NOWHERE = 0x110000  # past the last code point there is
-# Bytes worked on at a time, so that what passes between two steps stays in the cache, and comes from memory that the
-# process has already: larger requests go to the system, which takes longer than the work.
+_SHARE_OF_ASCII = 0.1  # smallest share in such a text; fewer ASCII characters are errors in a text of an alphabet
+_NOWHERE = 0x110000  # beyond the last code point of Unicode
+# Bytes converted at a time. Intermediate arrays of this size stay in the cache, and malloc does not request memory
+# from the system for them, which would take longer than the conversion.
 _ENCODED_PIECE = 1 << 14
 _DECODED_PIECE = 1 << 16
 
 
 def encode(data: Bytes, alphabet: str = "braille") -> str:
-    r"""Write each byte as one character.
+    r"""Encode each byte as one character, without a byte order mark or a line end.
 
     Parameters
     ----------
     data
         Any bytes, or a uint8 array (n,).
     alphabet
-        ``braille``, ``cjk`` or ``latin``: see `ALPHABETS`.
-
-    Returns
-    -------
-    str
-        n characters, with neither a byte order mark nor a line end.
-
-    Raises
-    ------
-    InputError
-        The alphabet does not exist, or the data are not bytes.
+        ``braille``, ``cjk`` or ``latin``; see `ALPHABETS`.
 
     Examples
     --------
@@ -60,16 +50,15 @@ def encode(data: Bytes, alphabet: str = "braille") -> str:
 
 
 def decode(text: str) -> bytes:
-    r"""Read back what `encode` wrote; the alphabet is found from the text.
+    r"""Decode a text of `encode`; the alphabet is detected from the text.
 
-    A byte order mark at the start and one line end at the end are allowed, since editors and shells add
-    them.
+    A byte order mark at the start and one line end at the end are ignored, because editors and shells add them.
 
     Raises
     ------
     InputError
-        A character is of no alphabet, or of another than the first one. The sentence names the character,
-        its code point and its offset in characters, counted from 0.
+        A character is in no alphabet, or in another one than the first. The message contains the character, its
+        code point and its offset in characters, counted from 0.
 
     Examples
     --------
@@ -83,9 +72,7 @@ def decode(text: str) -> bytes:
 
 
 def alphabet_of(characters: Iterable[str]) -> str | None:
-    r"""Name the alphabet that holds all the characters (of a text, or a set), or None if none does.
-
-    An empty text is of no alphabet.
+    r"""Return the alphabet that contains all characters of a text or a set, or None; also None for an empty text.
 
     Examples
     --------
@@ -99,7 +86,7 @@ def alphabet_of(characters: Iterable[str]) -> str | None:
 
 
 def first_code_point(alphabet: str) -> int:
-    """The code point of an alphabet's character for byte 0; InputError lists the alphabets if there is no such one."""
+    """Return the code point of byte 0 in an alphabet, or raise InputError if there is no such alphabet."""
     if not isinstance(alphabet, str) or alphabet not in ALPHABETS:
         raise InputError(f"there is no alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}.")
     return ALPHABETS[alphabet]
@@ -109,7 +96,7 @@ def byte_array(name: str, data: Bytes) -> NDArray[np.uint8]:
     """Return bytes or a uint8 array (n,) as a uint8 array (n,), or raise InputError for anything else."""
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 1:
-            raise InputError(f"{name} is an array of {data.dtype} {data.shape}; it must be one of uint8 (n,).")
+            raise InputError(f"{name} is an array of {data.dtype} {data.shape}; it must be uint8 (n,).")
         return data
     try:
         view = memoryview(data)
@@ -121,57 +108,51 @@ def byte_array(name: str, data: Bytes) -> NDArray[np.uint8]:
 
 
 class Encoder:
-    """Raw bytes to UTF-8 text, in chunks of any size and in constant memory.
-
-    Parameters
-    ----------
-    alphabet
-        ``braille``, ``cjk`` or ``latin``.
-    """
+    """Encoder of bytes to UTF-8 text, in chunks of any size and in constant memory."""
 
     def __init__(self, alphabet: str = "braille") -> None:
         self._first = first_code_point(alphabet)
         self.alphabet = alphabet
 
     def feed(self, chunk: Bytes) -> bytes:
-        """Encode the next bytes; returns the UTF-8 of one character for each."""
+        """Encode the next bytes as UTF-8 text of one character per byte."""
         values = byte_array("chunk", chunk)
         pieces = (values[i : i + _ENCODED_PIECE] for i in range(0, len(values), _ENCODED_PIECE))
         return b"".join(_characters(piece, self._first).encode() for piece in pieces)
 
     def close(self) -> bytes:
-        """Return what still has to be written, which is nothing: each byte stands alone."""
+        """Return b"", because each byte is encoded at once."""
         return b""
 
 
 class Decoder:
-    """UTF-8 text to raw bytes, in chunks cut anywhere and in constant memory.
+    """Decoder of UTF-8 text to bytes, in chunks of any size and in constant memory.
 
     Parameters
     ----------
     errors
-        ``strict`` raises InputError at the first thing that is not of the text's alphabet; ``skip`` leaves it
-        out and counts it.
+        ``strict`` raises InputError for the first character that is not in the text's alphabet; ``skip`` leaves such
+        characters out and counts them.
     skip_line_ends
-        Leave out line ends and byte order marks wherever they stand, as in wrapped lines and joined files, and count
-        them in ``line_ends``.
+        Leave out all line ends and byte order marks, as in wrapped lines and joined files, and count them in
+        ``line_ends``.
     table
-        The bytes that the characters of a BinToUTF8 text stand for. Without a table, the alphabet is detected from
-        the text.
+        The byte of each character of a BinToUTF8 text. Without a table, the alphabet is detected from the text.
 
     Attributes
     ----------
     alphabet : str or None
-        The alphabet of the first character that is in one; None before that character, and with a table.
+        The alphabet of the text; None until its first character, and with a table.
     skipped : int
-        Characters left out so far; a sequence of bytes that is no UTF-8 counts as one.
+        Number of characters left out so far; bytes that are not UTF-8 count as one.
     line_ends : int
-        Characters left out so far by ``skip_line_ends``, but for a mark at the start and one line end at the end.
+        Number of characters left out so far by ``skip_line_ends``, except a mark at the start and one line end at the
+        end.
     """
 
     def __init__(self, errors: str = "strict", skip_line_ends: bool = False, table: Table | None = None) -> None:
         if errors not in ("strict", "skip"):
-            raise InputError(f"there is no way {errors!r} to deal with errors: choose strict or skip.")
+            raise InputError(f"errors is {errors!r}; it must be strict or skip.")
         self.alphabet: str | None = None
         self.skipped = 0
         self.line_ends = 0
@@ -180,20 +161,15 @@ class Decoder:
         self._table = table
         self._decoded = self._skipped_ascii = 0  # characters so far
         self._rest = b""  # a character cut by the end of a chunk
-        self._held = ""  # a line end, which is foreign unless it turns out to be the last
-        self._characters = 0  # before what is read next, for messages
+        self._held = ""  # a line end, which is an error unless the text ends with it
+        self._characters = 0  # before the next chunk, for messages
         self._bytes = 0
         self._counts_bytes = True
 
     def feed(self, chunk: Bytes | str) -> bytes:
-        """Decode the next bytes or characters of the text, and return as many of its bytes as are complete.
+        """Decode the next bytes or characters of the text; all chunks must be of the same type.
 
-        All chunks of a text have to be of the same type.
-
-        Raises
-        ------
-        InputError
-            Under ``strict``: a foreign character, or bytes that are not UTF-8, with the offset.
+        With ``strict``, raise InputError with the offset of a character of another alphabet, or of invalid UTF-8.
         """
         if isinstance(chunk, str):
             self._counts_bytes = False
@@ -202,7 +178,7 @@ class Decoder:
         return b"".join(self._feed(data[i : i + _DECODED_PIECE].tobytes()) for i in range(0, len(data), _DECODED_PIECE))
 
     def close(self) -> bytes:
-        """Decode what was held back; InputError if the text ends in the middle of a character."""
+        """Decode the end of the text, or raise InputError if it ends within a character."""
         return self._feed(b"", final=True)
 
     def _feed(self, piece: bytes, final: bool = False) -> bytes:
@@ -210,13 +186,13 @@ class Decoder:
         try:
             text, used = codecs.utf_8_decode(data, "strict" if self._strict else "replace", final)
         except UnicodeDecodeError as error:
-            self._read(data[: error.start].decode())  # something foreign before it is named first
+            self._read(data[: error.start].decode())  # reports an error before this one
             raise InputError(self._not_utf8(error, len(data))) from None
         self._rest = data[used:]
         return self._read(text, final)
 
     def _read(self, text: str, final: bool = False) -> bytes:
-        """Map the next characters, but for a mark at the start and a line end that may be the last."""
+        """Decode the next characters, except a mark at the start and a line end that may be the last."""
         text = self._held + text
         if text.startswith(_MARK) and not self._characters:
             text = text[1:]
@@ -257,7 +233,7 @@ class Decoder:
         return values.astype(np.uint8).tobytes()
 
     def _values(self, body: str, codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Return the byte for each character, and a higher number for one that stands for none."""
+        """Return the byte of each character, and a number above 255 for one that has none."""
         if self._table is not None:
             return self._table.lookup(codes).astype(np.uint32)
         if self.alphabet is None:
@@ -266,31 +242,31 @@ class Decoder:
         return codes - np.uint32(first)  # a code point below the alphabet wraps around to a large number
 
     def _lacks_table(self, codes: NDArray[np.uint32]) -> bool:
-        """Return whether a piece with a foreign character shows that BinToUTF8 wrote the text."""
+        """Return whether a piece with a character of another alphabet shows that BinToUTF8 wrote the text."""
         before = np.full(min(self._decoded, 1), ALPHABETS[self.alphabet or "cjk"], np.uint32)
         several = np.count_nonzero(is_printable_ascii(codes)) >= _SHARE_OF_ASCII * len(codes)
         return bool(several) and lacks_table(np.concatenate([before, codes]))
 
     def _foreign(self, body: str, index: int) -> str:
         character = body[index]
-        where = self._place(self._characters + index, self._bytes + len(body[:index].encode()))
+        where = self._position(self._characters + index, self._bytes + len(body[:index].encode()))
         what = f"U+{ord(character):04X} {character!r} at {where}"
         other = next(_alphabets_in(character), None)
         if self._table is not None:
             return f"{what} is not in the table."
         if self.alphabet is None:
-            return f"{what} is of no alphabet ({', '.join(ALPHABETS)}): this is no text made from bytes."
+            return f"{what} is in no alphabet ({', '.join(ALPHABETS)}): the text was not made from bytes."
         if other is not None:
-            return f"{what} is of the {other} alphabet, and the text began in {self.alphabet}."
-        return f"{what} is not of the {self.alphabet} alphabet."
+            return f"{what} is of the {other} alphabet, and the text begins in {self.alphabet}."
+        return f"{what} is not in the {self.alphabet} alphabet."
 
     def _not_utf8(self, error: UnicodeDecodeError, end: int) -> str:
         characters, offset = self._characters + len(self._held), self._bytes + len(self._held)
         if error.end == end and error.reason == "unexpected end of data":
-            return f"the text ends in the middle of a character, at {self._place(characters, offset)}."
-        return f"byte 0x{error.object[error.start]:02X} at {self._place(characters, offset)} is not UTF-8."
+            return f"the text ends within a character, at {self._position(characters, offset)}."
+        return f"byte 0x{error.object[error.start]:02X} at {self._position(characters, offset)} is not UTF-8."
 
-    def _place(self, characters: int, offset: int) -> str:
+    def _position(self, characters: int, offset: int) -> str:
         return f"character {characters} (byte {offset})" if self._counts_bytes else f"character {characters}"
 
 
@@ -300,7 +276,7 @@ def _characters(values: NDArray[np.uint8], first: int) -> str:
 
 
 def _line_end(text: str) -> str:
-    """The end of the text as far as it can be one line end, or the beginning of one."""
+    """Return the line end, or the first character of one, with which a text ends."""
     return next((ending for ending in ("\r\n", "\n", "\r") if text.endswith(ending)), "")
 
 

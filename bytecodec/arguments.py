@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 
-#: Accepted rates in Hz; others are damaged headers or typing errors.
+#: Accepted rates in Hz; others come from damaged headers or typing errors.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
 
 def check_rate(rate: int, what: str = "a rate") -> None:
     """Raise InputError for a rate that is not a whole number from 1 to 768 kHz."""
     if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
-        raise InputError(f"{what} of {rate!r} Hz is no whole number.")
+        raise InputError(f"{what} of {rate!r} Hz is not a whole number.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise InputError(f"{what} of {rate:,} Hz is out of range: 1,000 to 768,000 Hz are possible.")
+        raise InputError(f"{what} of {rate:,} Hz is out of range: use 1,000 to 768,000 Hz.")
 
 
 def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:

@@ -33,20 +33,12 @@ def parse_channel(text: str) -> int | None:
 
 
 class Mixer:
-    """Mixer of several channels to one, which also compares the mean with the channels.
+    """Mixer of several channels to one, which also detects channels that cancel each other.
 
     Per window of about a second, the power of the mean (without DC) is compared with the mean power of the N channels.
     Unrelated channels give 1/N of it, and equal channels all of it. Less than a tenth of 1/N means that the channels
-    cancel each other. Windows are weighted by their energy, so that a fade or a pause has no influence.
-
-    Parameters
-    ----------
-    channels, rate
-        Number of channels and rate in Hz of the recording.
-    channel
-        The channel to return, counted from 1, or None for the mean of all.
-    name
-        Name of the recording in messages.
+    cancel each other. Windows are weighted by their energy, so that a fade or a pause has no influence. ``channel`` is
+    counted from 1; None selects the mean of all. ``name`` is that of the recording in messages.
     """
 
     def __init__(self, channels: int, rate: int, channel: int | None, name: str) -> None:

@@ -1,31 +1,68 @@
-"""wav2utf8, utf82wav, bin2utf8 and utf82bin: flags, files and messages around the library."""
+"""The commands wav2utf8, utf82wav, bin2utf8 and utf82bin."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import select
-import stat
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from bytecodec import console, formats
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
 from bytecodec.arguments import HIGHEST_RATE, LOWEST_RATE
 from bytecodec.channels import MIX, parse_channel
+from bytecodec.console import Parser, Terminated, command, log, progress, wrong_command_line
 from bytecodec.errors import InputError, NoTableError
+from bytecodec.files import is_regular, open_input, open_output, refuse_same_file
+from bytecodec.formats import HEAD, STANDARD_INPUT, reason_not_text
+from bytecodec.reader import read_blocks
 from bytecodec.table import read_table
-from bytecodec.wav import read_blocks
 from bytecodec.wavwriter import WavFullError, WavWriter
 
-_CHUNK = 1 << 15  # bytes asked for at a time; with more, malloc would map fresh memory for each
-_LOOK_EVERY = 1.0  # seconds between looks for signals while a pipe has nothing
+_CHUNK = 1 << 15  # bytes read at a time; for more, malloc would map new memory each time
+_SIGNAL_INTERVAL = 1.0  # seconds after which a wait for a pipe is interrupted to handle signals
 
 
-@console.command
+@command
 def wav2utf8(argv: Sequence[str] | None = None) -> None:
-    """Turn a recording into a text, a character a sample."""
-    parser = console.Parser(
+    """Convert a recording to a text."""
+    parser = _wav2utf8_parser()
+    args = parser.parse_args(argv)
+    if args.mulaw and args.dither:
+        wrong_command_line(parser, "--dither is for linear samples: leave it out, or --mulaw.")
+    refuse_same_file(args.input, args.output)
+    encoder = Encoder(args.alphabet)
+    bar = progress(None, "frames", args.quiet, unit_scale=True)
+    messages: list[str] = []  # printed after the progress bar is closed
+
+    def show(frames: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(frames - bar.n)
+
+    with bar, open_input(args.input) as source:
+        blocks = read_blocks(
+            source,
+            args.rate,
+            start=args.start,
+            duration=args.duration,
+            channel=args.channel,
+            remove_dc=args.remove_dc,
+            normalize=args.normalize,
+            gain_db=args.gain,
+            dither=args.dither,
+            mulaw=args.mulaw,
+            on_message=messages.append,
+            on_progress=show,
+        )
+        with open_output(args.output, binary=False) as target:
+            for block in blocks:
+                target.write(encoder.feed(block))
+    for message in messages:
+        log(message, args.quiet)
+
+
+def _wav2utf8_parser() -> Parser:
+    parser = Parser(
         "wav2utf8",
         "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) to 8-bit mono samples, "
         "and write these as a text with one character per sample.",
@@ -43,9 +80,12 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
         help="convert S seconds of the recording (default: up to its end)",
     )
     parser.add_argument(
-        "--channel", type=parse_channel, default=MIX, metavar="N",
+        "--channel",
+        type=parse_channel,
+        default=MIX,
+        metavar="N",
         help="channel to convert: left, right or a number from 1, or mix for the mean of all channels",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--remove-dc",
         action="store_true",
@@ -66,44 +106,13 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     )
     parser.add_argument("--mulaw", action="store_true", help="write G.711 mu-law bytes instead of linear samples")
     _add_alphabet(parser)
-    args = parser.parse_args(argv)
-    if args.mulaw and args.dither:
-        console.wrong_command_line(parser, "--dither is for linear samples: leave it out, or --mulaw.")
-    console.refuse_same_file(args.input, args.output)
-    encoder = Encoder(args.alphabet)
-    bar = console.progress(None, "frames", args.quiet, unit_scale=True)
-    sentences: list[str] = []  # said when the bar has let go of the line
-
-    def show(frames: int, total: int | None) -> None:
-        bar.total = total
-        bar.update(frames - bar.n)
-
-    with bar, console.open_input(args.input) as source:
-        blocks = read_blocks(
-            source,
-            args.rate,
-            start=args.start,
-            duration=args.duration,
-            channel=args.channel,
-            remove_dc=args.remove_dc,
-            normalize=args.normalize,
-            gain_db=args.gain,
-            dither=args.dither,
-            mulaw=args.mulaw,
-            tell=sentences.append,
-            progress=show,
-        )
-        with console.open_output(args.output, binary=False) as target:
-            for block in blocks:
-                target.write(encoder.feed(block))
-    for sentence in sentences:
-        console.log(sentence, args.quiet)
+    return parser
 
 
-@console.command
+@command
 def utf82wav(argv: Sequence[str] | None = None) -> None:
-    """Turn a text of sound back into a recording."""
-    parser = console.Parser(
+    """Convert a text of sound to a WAV file."""
+    parser = Parser(
         "utf82wav",
         "Convert a text that wav2utf8 or charrnn-sample wrote to an 8-bit mono WAV file.",
         """utf82wav generated.txt generated.wav
@@ -117,38 +126,44 @@ charrnn-sample --seconds 0 | utf82wav | aplay""",
     _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
-    console.refuse_same_file(args.input, args.output)
+    refuse_same_file(args.input, args.output)
     decoder = _decoder(args)
-    ended_by: BaseException | None = None
+    samples, end = _write_wav(decoder, args)
+    _log_skipped(decoder, args)
+    if isinstance(end, KeyboardInterrupt):
+        log(f"stopped after {samples / args.rate:.1f} s of sound.", args.quiet)
+    elif isinstance(end, WavFullError):
+        raise InputError(f"{end} Divide the text into several, or write headerless samples with utf82bin.")
+    elif end is not None:
+        raise end
+
+
+def _write_wav(decoder: Decoder, args: argparse.Namespace) -> tuple[int, BaseException | None]:
+    """Write the WAV file; return its number of samples, and what ended it before the text did."""
     with (
-        console.open_input(args.input) as source,
-        console.open_output(args.output) as target,
+        open_input(args.input) as source,
+        open_output(args.output) as target,
         WavWriter(target, args.rate, args.mulaw) as writer,
     ):
+        end: BaseException | None = None
         try:
             for samples in _decoded(decoder, source, args):
                 writer.write(samples)
         except WavFullError as error:
-            ended_by = error
-        except (KeyboardInterrupt, console.Terminated) as error:
-            if not writer.samples or _is_regular(source):
+            end = error
+        except (KeyboardInterrupt, Terminated) as error:
+            if not writer.samples or is_regular(source):
                 raise
-            ended_by = error  # of an endless stream this is the only end there is: what has come is kept
+            end = error  # an endless stream has no other end, so the file is kept
         if not writer.samples:
             raise InputError(f"{_name(args.input)} holds no sound: it is an empty text.")
-    _say_skipped(decoder, args)
-    if isinstance(ended_by, KeyboardInterrupt):
-        console.log(f"stopped after {writer.samples / args.rate:.1f} s of sound.", args.quiet)
-    elif isinstance(ended_by, WavFullError):
-        raise InputError(f"{ended_by} Cut the text into several, or write bare samples with utf82bin.")
-    elif ended_by is not None:
-        raise ended_by
+        return writer.samples, end
 
 
-@console.command
+@command
 def bin2utf8(argv: Sequence[str] | None = None) -> None:
-    """Turn the bytes of any file into a text."""
-    parser = console.Parser(
+    """Convert the bytes of any file to a text."""
+    parser = Parser(
         "bin2utf8",
         "Write the bytes of any file as a text with one character per byte.",
         """bin2utf8 picture.bmp picture.txt
@@ -157,17 +172,17 @@ tar c folder | bin2utf8 - folder.txt""",
     _add_files(parser, "file to read", "text to write")
     _add_alphabet(parser)
     args = parser.parse_args(argv)
-    console.refuse_same_file(args.input, args.output)
+    refuse_same_file(args.input, args.output)
     encoder = Encoder(args.alphabet)
-    with console.open_input(args.input) as source, console.open_output(args.output, binary=False) as target:
+    with open_input(args.input) as source, open_output(args.output, binary=False) as target:
         for chunk in _chunks(source, args.quiet):
             _write(target, encoder.feed(chunk))
 
 
-@console.command
+@command
 def utf82bin(argv: Sequence[str] | None = None) -> None:
-    """Turn a text back into the bytes of a file."""
-    parser = console.Parser(
+    """Convert a text to the bytes of a file."""
+    parser = Parser(
         "utf82bin",
         "Convert a text that bin2utf8 or wav2utf8 wrote back to bytes.",
         """utf82bin picture.txt picture.bmp
@@ -177,12 +192,12 @@ charrnn-sample run | utf82bin - | hexdump -C""",
     _add_table(parser)
     _add_errors(parser)
     args = parser.parse_args(argv)
-    console.refuse_same_file(args.input, args.output)
+    refuse_same_file(args.input, args.output)
     decoder = _decoder(args)
-    with console.open_input(args.input) as source, console.open_output(args.output) as target:
+    with open_input(args.input) as source, open_output(args.output) as target:
         for data in _decoded(decoder, source, args):
             _write(target, data)
-    _say_skipped(decoder, args)
+    _log_skipped(decoder, args)
 
 
 def _add_files(parser: argparse.ArgumentParser, source: str, target: str, from_stdin: bool = False) -> None:
@@ -236,15 +251,15 @@ def _number(text: str, lowest: float, highest: float) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number: {lowest:,} to {highest:,} are possible") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: use {lowest:,} to {highest:,}") from None
     if not lowest <= number <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range: {lowest:,} to {highest:,} are possible")
+        raise argparse.ArgumentTypeError(f"{text!r} is out of range: use {lowest:,} to {highest:,}")
     return number
 
 
 def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:
-    """Read what comes, as it comes: what a pipe holds so far is not kept waiting for more."""
-    with console.progress(_length(source), "B", quiet, unit_scale=True) as bar:
+    """Yield what a pipe holds so far, without a delay until a chunk is full."""
+    with progress(_length(source), "B", quiet, unit_scale=True) as bar:
         _wait_for(source)
         while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined]  # each buffered reader has it
             yield chunk
@@ -253,14 +268,18 @@ def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:
 
 
 def _wait_for(source: BinaryIO) -> None:
-    """Wait until a pipe has something, or ends, and look once a second whether a signal has come.
+    """Wait until a pipe has data or ends, and handle signals meanwhile.
 
-    Reading waits, too, but in the system: a signal that arrives between Python's last look and that call, or that
-    another thread is given, would be noticed only when there is more to read, which may be never.
+    Python handles a signal that arrives just before a system call, or in another thread, only after that call. A read
+    from a pipe may never return.
     """
-    if os.name == "nt" or _descriptor(source) is None or _is_regular(source):  # Windows selects nothing but sockets
+    if os.name == "nt" or is_regular(source):  # Windows can select sockets only
         return
-    while not select.select([source], [], [], _LOOK_EVERY)[0]:
+    try:
+        source.fileno()
+    except OSError:  # an io.BytesIO has no descriptor
+        return
+    while not select.select([source], [], [], _SIGNAL_INTERVAL)[0]:
         pass
 
 
@@ -268,16 +287,16 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
     head = chunk = b""
     try:
         for chunk in _chunks(source, args.quiet):
-            head = head if len(head) >= formats.HEAD else (head + chunk)[: formats.HEAD]
+            head = head if len(head) >= HEAD else (head + chunk)[:HEAD]
             yield decoder.feed(chunk)
         yield decoder.close()
     except NoTableError as error:
         raise InputError(f"{_name(args.input)}: {error}") from None
     except InputError as error:
-        if instead := formats.why_no_text(head, _name(args.input)):
+        if instead := reason_not_text(head, _name(args.input)):
             raise InputError(instead) from None
         remedy = "--errors skip leaves such characters out."
-        # A text of BinToUTF8 is ASCII until its sound has had more different values than ASCII has characters.
+        # BinToUTF8 assigns ASCII characters first, so the beginning of its text may be ASCII alone.
         if decoder.alphabet is None and args.table is None and chunk.isascii() and chunk.decode().isprintable():
             remedy = "--errors skip leaves such characters out, and a text of BinToUTF8 needs its --table."
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
@@ -285,30 +304,18 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
 
 def _write(target: BinaryIO, data: bytes) -> None:
     target.write(data)
-    if not _is_regular(target):
+    if not is_regular(target):
         target.flush()
 
 
-def _say_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
+def _log_skipped(decoder: Decoder, args: argparse.Namespace) -> None:
     if decoder.skipped:
-        console.log(f"{_name(args.input)}: skipped {decoder.skipped:,} foreign characters.", args.quiet)
+        log(f"{_name(args.input)}: skipped {decoder.skipped:,} characters that are not in its alphabet.", args.quiet)
 
 
 def _name(path: str) -> str:
-    return formats.STANDARD_INPUT if path == "-" else path
+    return STANDARD_INPUT if path == "-" else path
 
 
 def _length(file: BinaryIO) -> int | None:
-    return os.fstat(file.fileno()).st_size if _is_regular(file) else None
-
-
-def _is_regular(file: Any) -> bool:
-    descriptor = _descriptor(file)
-    return descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode)
-
-
-def _descriptor(file: Any) -> int | None:
-    try:
-        return int(file.fileno())
-    except OSError:  # as an io.BytesIO says that it has none
-        return None
+    return os.fstat(file.fileno()).st_size if is_regular(file) else None

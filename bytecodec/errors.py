@@ -1,23 +1,35 @@
-"""The one exception that stands for a user's mistake, as opposed to a mistake of ours."""
+"""Errors of users, and text of unknown origin, such as a file's name, in a form that is safe in messages."""
 
-from bytecodec.safe_text import printable
+from __future__ import annotations
+
+import os
+import unicodedata
 
 MOST_MESSAGE = 400  # in characters; names in a file may be of any length
 
+_JOINERS = "\u200c\u200d"  # format characters in scripts and emoji, which do not reorder text
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
 
 class InputError(ValueError):
-    """Something that was given cannot be used.
+    """Error of a user: an argument, a file or a command line that cannot be used.
 
-    ``str(error)`` is one or two sentences for the person who gave it: what is wrong, with the value, the
-    file and the offset, and what to do. The commands print it and exit with 1; any other exception is a
-    fault of the program and keeps its traceback.
+    ``str(error)`` is one or two sentences for the user: the value, the file and offset, and the remedy. The commands
+    print it and exit with 1; any other exception is a fault of the program and keeps its traceback.
 
-    The message is one line of at most `MOST_MESSAGE` characters without control characters, whatever the values in
-    it: see `bytecodec.safe_text.printable`.
+    The message is one line of at most `MOST_MESSAGE` characters without control characters; see `printable`.
     """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message, MOST_MESSAGE))
+
+
+class NoTableError(InputError):
+    """Error for a text that BinToUTF8 wrote with a table, if the table is not given."""
+
+
+class NoChannelError(InputError):
+    """Error for a recording, or one of several in a file, that lacks the requested channel."""
 
 
 def first_line(error: Exception) -> str:
@@ -25,9 +37,50 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
-class NoTableError(InputError):
-    """A text that BinToUTF8 wrote with a table of characters was given without that table."""
+def printable(text: object, most: int | None = None, keep_bytes: bool = False) -> str:
+    r"""Return text on one line, with characters that are not printable as escapes.
+
+    Control characters, line separators, marks that reorder text (such as right-to-left ones) and surrogates become
+    escapes such as ``\n``, ``\x1b`` and ``\u202e``. A byte of a file's name that is not UTF-8, which Python keeps as a
+    surrogate, becomes that byte, such as ``\xff``. Printable text is returned unchanged.
+
+    Parameters
+    ----------
+    text
+        A string, a path (also as bytes), or any object, which is converted with ``str``.
+    most
+        The greatest length in characters; of longer text the middle is left out.
+    keep_bytes
+        Leave bytes that are not UTF-8 as they are, for output that is encoded with `os.fsencode`.
+    """
+    text = os.fsdecode(text) if isinstance(text, bytes | os.PathLike) else str(text)
+    text = _cut(text, most)  # first, because escapes only make text longer
+    if text.isprintable():
+        return text
+    return _cut("".join(_shown(c, keep_bytes) for c in text), most)
 
 
-class NoChannelError(InputError):
-    """A recording, or one of several in a file, lacks the requested channel."""
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written in UTF-8, which names that Python keeps with surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cut(text: str, most: int | None) -> str:
+    if most is None or len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _shown(c: str, keep_bytes: bool) -> str:
+    if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs":
+        return c
+    if "\udc80" <= c <= "\udcff":
+        return c if keep_bytes else f"\\x{ord(c) - 0xDC00:02x}"
+    if c < "\x80":
+        return _ESCAPES.get(c, f"\\x{ord(c):02x}")
+    return f"\\u{ord(c):04x}" if c <= "\uffff" else f"\\U{ord(c):08x}"

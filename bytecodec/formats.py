@@ -15,7 +15,7 @@ from bytecodec.alphabet import alphabet_of
 from bytecodec.errors import InputError
 
 if TYPE_CHECKING:
-    from bytecodec.parts import View
+    from bytecodec.containers.libsndfile import View
 
 STANDARD_INPUT = "standard input"  # name in messages of the file that "-" stands for
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
@@ -74,7 +74,7 @@ _TO_CONVERT = (  # recordings, and films with sound, that ffmpeg reads and libsn
     (rb"\0\0\x01\xba|G[\0\x40].{186}G.{187}G", "an MPEG film"),
 )
 _UNPACK = "Unpack it and name the files in it."
-_NO_TEXT = "It contains neither sound nor text; bin2utf8 takes the bytes of any file."
+_NO_TEXT = "It contains neither sound nor text; bin2utf8 converts the bytes of any file."
 _SAVE_AS_TEXT = "Save it as plain text first."
 _OTHERS = (
     (
@@ -109,37 +109,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # characters that no te
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of a file.
+    """Kind of a file."""
 
-    Attributes
-    ----------
-    sound
-        Whether it is a recording by its content, or has the name of one.
-    problem
-        Why it cannot be used and what to do, to follow the file's name in a message; "" if it can be used.
-    """
-
-    sound: bool
-    problem: str = ""
+    sound: bool  # whether it is a recording by its content, or has the name of one
+    problem: str = ""  # why it cannot be used, and the remedy, to follow the file's name; "" if it can be used
 
 
 def is_recording(file: BinaryIO, name: str) -> bool:
-    """Return whether a file is a recording that libsndfile reads; otherwise it may be a text.
+    """Return whether a regular file is a recording that libsndfile reads; otherwise it may be a text.
 
-    All commands use this function.
-
-    Parameters
-    ----------
-    file
-        A regular file, open for reading bytes; it is left at its beginning.
-    name
-        The file's name, for messages; its ending counts only for files that contain no sound.
-
-    Raises
-    ------
-    InputError
-        The file is of a known other kind, such as M4A or ZIP, is a damaged recording, or has the name of a recording
-        but does not contain one.
+    All commands use this function, which leaves the file at its beginning. The ending of the name counts only for files
+    without sound. Raise InputError if the file is of another known kind, such as M4A or ZIP, is a damaged recording, or
+    has the name of a recording but does not contain one.
     """
     kind = identify(file, name)
     if kind.problem:
@@ -155,7 +136,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
     if text is None:
         raise InputError(f"{name} {unreadable(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
-        raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav makes one of it.")
+        raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav converts it to one.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
 
 
@@ -166,8 +147,8 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if not head:
         return Kind(True, "is empty: it has 0 bytes.") if named_sound else Kind(False)
     text = _text_of(head)
-    if foreign := _foreign(head, name, text):
-        return Kind(foreign.sound or named_sound, foreign.problem)
+    if other := _other_kind(head, name, text):
+        return Kind(other.sound or named_sound, other.problem)
     begins_as_sound = _SOUND if text is None or named_sound else _SOUND_BEGINNING_AS_TEXT
     if text is not None and not begins_as_sound.match(head):
         return Kind(True, _named_as_sound(head, text)) if named_sound else Kind(False)
@@ -179,19 +160,19 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
         return Kind(
             True,
-            "has no header with its rate and format. If you know them, add one, as in "
+            "has no header with its rate and format. If you know them, add a header, as in "
             "`ffmpeg -f s16le -ar 44100 -ac 1 -i IN.raw OUT.wav`.",
         )
     return Kind(False)
 
 
-def why_no_text(head: bytes, name: str) -> str:
+def reason_not_text(head: bytes, name: str) -> str:
     """Return a message on a file whose first bytes are not UTF-8 text; "" if its kind is not known."""
     text = _text_of(head)
-    if foreign := _foreign(head, name, text):
-        return f"{name} {foreign.problem}"
+    if other := _other_kind(head, name, text):
+        return f"{name} {other.problem}"
     if _SOUND.match(head) and text is None:
-        return f"{name} is a recording, and a text is needed here: wav2utf8 makes one of it."
+        return f"{name} is a recording, and a text is needed here: wav2utf8 converts it to one."
     encoding = encoding_by_mark(head)
     if encoding in (None, "utf-8"):
         return ""
@@ -206,7 +187,7 @@ def encoding_by_mark(head: bytes) -> str | None:
 
 
 def ffmpeg_line(name: str) -> str:
-    """Return a command for the shell that makes a mono WAV file of a recording."""
+    """Return a shell command that converts a recording to a mono WAV file."""
     if name == STANDARD_INPUT:
         return "ffmpeg -i FILE -ac 1 FILE.wav"
     return f"ffmpeg -i {_quoted(name)} -ac 1 {_quoted(name + '.wav')}"
@@ -219,7 +200,7 @@ def _quoted(name: str) -> str:
 
 
 def _head(file: BinaryIO) -> bytes:
-    """Return the first bytes, or those after the ID3 tag of an AAC file, and rewind the file."""
+    """Return the first bytes, or for an AAC file those after its ID3 tag, and rewind the file."""
     file.seek(0)
     head = file.read(HEAD)
     if re.match(rb"ID3[\x02-\x04].{2}[\0-\x7f]{4}", head, re.DOTALL):
@@ -239,15 +220,15 @@ def _text_of(head: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     if encoding == "utf-8" and _CONTROL.search(text):
-        return None  # after a mark of UTF-16 or UTF-32, whatever decodes is almost certainly text
+        return None  # after a mark of UTF-16 or UTF-32, what can be decoded is almost certainly text
     return text.removeprefix("\ufeff")
 
 
-def _foreign(head: bytes, name: str, text: str | None) -> Kind | None:
+def _other_kind(head: bytes, name: str, text: str | None) -> Kind | None:
     """Return the kind of a file that is neither text nor readable by libsndfile, or None if it is not known."""
     if text is not None:
         if _LFS_POINTER.match(text):
-            return Kind(False, "is a Git LFS pointer in place of the file itself: `git lfs pull` fetches that.")
+            return Kind(False, "is a Git LFS pointer in place of the file itself: `git lfs pull` fetches the file.")
         if not head.startswith((b"%PDF-", b"#!AMR")):
             return None
     for pattern, what, remedy in _OTHERS:
@@ -255,9 +236,7 @@ def _foreign(head: bytes, name: str, text: str | None) -> Kind | None:
             return Kind(False, f"is {what}. {remedy}")
     for pattern, what in _TO_CONVERT:
         if re.match(pattern, head, re.DOTALL):
-            return Kind(
-                True, f"is {what}, which libsndfile does not read: `{ffmpeg_line(name)}` makes a WAV file of it."
-            )
+            return Kind(True, f"is {what}, which libsndfile does not read: `{ffmpeg_line(name)}` converts it to WAV.")
     return None
 
 
@@ -265,7 +244,7 @@ def _named_as_sound(head: bytes, text: str) -> str:
     what = _kind_of_text(head, text)
     advice = "Rename it to .txt to train on it."
     if what.endswith("page"):
-        advice = "A server may have sent it instead of the recording: download the recording again."
+        advice = "A server may have sent it instead of the recording: download that again."
     return f"has the name of a recording and contains {what}. {advice}"
 
 
@@ -281,8 +260,8 @@ def _kind_of_text(head: bytes, text: str) -> str:
 def unreadable(refusal: str) -> str:
     """Return a message on a file that libsndfile rejects, to follow the file's name."""
     return (
-        f"is no recording that can be read (libsndfile: {refusal}). "
-        "ffmpeg may turn it into a WAV file; bin2utf8 takes the bytes of any file."
+        f"is not a recording that can be read (libsndfile: {refusal}). "
+        "ffmpeg may convert it to WAV; bin2utf8 converts the bytes of any file."
     )
 
 
@@ -293,9 +272,9 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     """
     import soundfile
 
-    from bytecodec.libsndfile import calling_c, open_sound, reason
+    from bytecodec.containers.libsndfile import calling_c, open_sound, reason
 
-    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     refusal = ""
     try:
         for source in _sources(file):
@@ -306,14 +285,14 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
             except soundfile.LibsndfileError as error:
                 refusal = refusal or reason(error)
     finally:
-        os.lseek(file.fileno(), place, os.SEEK_SET)
+        os.lseek(file.fileno(), position, os.SEEK_SET)
     return refusal
 
 
 def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
     """Yield a file as it stands, and then its first recording with a repaired header."""
-    from bytecodec.containers import find_parts
-    from bytecodec.parts import View
+    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.repair import find_parts
 
     yield file
     yield View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))

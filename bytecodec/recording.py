@@ -1,10 +1,11 @@
-"""Recordings as mono blocks: one pass over a file and all recordings that are joined in it."""
+"""One pass over a file: the recordings that are joined in it, as mono blocks of floating-point samples."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_rate
 from bytecodec.channels import Mixer
-from bytecodec.containers import find_parts
+from bytecodec.containers.libsndfile import SoundReader, View, open_sound, reason
+from bytecodec.containers.part import Part, count_bytes, is_blank
+from bytecodec.containers.repair import find_parts
 from bytecodec.errors import InputError, NoChannelError
 from bytecodec.formats import require_recording, unreadable
-from bytecodec.libsndfile import Decoder, open_sound, reason
-from bytecodec.parts import Part, View, count_bytes, is_blank
 
 Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
@@ -28,50 +29,40 @@ _ENCODER_FRAMES = 4608  # largest number of samples that an MP3 encoder adds and
 _NEARLY = 0.95  # share of the announced frames; MP3 files announce only an approximate length
 
 
-class Pass:
-    """One pass over the selected part of a file, through all recordings that are joined in it.
+@dataclass(frozen=True)
+class Selection:
+    """The part and the channel of a file that are read; see `bytecodec.read_blocks`."""
 
-    Attributes
-    ----------
-    first
-        The first recording.
-    frames_read
-        Number of frames of all recordings read so far.
-    messages
-        Messages about the file for the user, complete after the pass.
-    is_simple
-        Whether the file is one recording with a good header, as far as its headers show.
-    cancelled
-        Whether channels cancelled each other in the mix, which is also a message.
-    """
+    start: float = 0.0
+    duration: float | None = None
+    channel: int | None = None
+    mono_as_is: bool = False
+
+
+class Pass:
+    """One pass over the selected part of a file, through all recordings that are joined in it."""
 
     def __init__(
-        self,
-        file: BinaryIO,
-        name: str,
-        part: tuple[float, float | None],
-        progress: Progress = lambda *_: None,
-        channel: int | None = None,
-        mono_as_is: bool = False,
+        self, file: BinaryIO, name: str, selection: Selection | None = None, on_progress: Progress = lambda *_: None
     ) -> None:
-        if os.fstat(file.fileno()).st_size == 0:
+        self._size = os.fstat(file.fileno()).st_size
+        if not self._size:
             raise InputError(f"{name} is empty: it has 0 bytes.")
         require_recording(file, name)
         self.name = name
-        self._channel, self._mono_as_is = channel, mono_as_is
-        self.frames_read = 0
-        self.messages: list[str] = []
-        self.cancelled = False
+        self.frames_read = 0  # of all recordings so far
+        self.messages: list[str] = []  # to follow the file's name; complete after the pass
+        self.cancelled = False  # whether channels cancelled each other in the mix, which is also a message
         self._unreported = 0
         self._seconds = 0.0
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
-        self._part = part
-        self._progress = progress
-        self._extents = find_parts(file, self._size)
-        first = next(self._extents, Part(0, 0, 0))
+        self._selection = selection or Selection()
+        self._on_progress = on_progress
+        self._parts = find_parts(file, self._size)
+        first = next(self._parts)
+        # Whether the file is one recording with a good header, as far as its headers show.
         self.is_simple = self._is_whole(first) and not first.messages
-        self.first = self._opened(first, part)
+        self.first = self._open(first, self._selection)
 
     def blocks(self, rate: int, mean: float = 0.0) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1 at a rate in Hz, minus ``mean``."""
@@ -90,45 +81,50 @@ class Pass:
     def _recordings(self) -> Iterator[_Recording]:
         """Yield each recording, to be read to its end before the next one."""
         recording: _Recording | None = self.first
-        count, any_taken, is_over = 0, False, False
+        count, any_selected, is_over = 0, False, False
         while recording is not None:
             yield recording
             count += recording.frames_read > 0
-            any_taken = any_taken or recording.any_taken
-            self.frames_read += recording.frames_read
-            self._seconds += recording.frames_read / recording.rate
-            cancelled = recording.mixer.cancelled()
-            self.cancelled = self.cancelled or bool(cancelled)
-            found = [message for message in (*recording.messages(), cancelled) if message]
-            self._report([f"(part {count}) {m}" if count > 1 else m for m in found])
+            any_selected = any_selected or recording.any_selected
+            self._add(recording, count)
             is_over = recording.is_over
-            recording = None if is_over else self._following()
+            recording = None if is_over else self._next_recording()
         if self.frames_read == 0:
             raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
-        if not any_taken:
+        if not any_selected:
             raise InputError(
-                f"{self.name} is {self._seconds:.2f} s long: nothing can be read from {self._part[0]:.2f} s on."
+                f"{self.name} is {self._seconds:.2f} s long: nothing can be read from {self._selection.start:.2f} s on."
             )
         if self._unreported:
             self.messages.append(f"has {self._unreported:,} more faults of this kind.")
         if count > 1 and not is_over:
             self.messages.append(f"consists of {count:,} parts joined end to end: all {self._seconds:.2f} s are read.")
 
-    def _following(self) -> _Recording | None:
+    def _add(self, recording: _Recording, count: int) -> None:
+        """Add the length and the messages of a recording that has been read."""
+        self.frames_read += recording.frames_read
+        self._seconds += recording.frames_read / recording.rate
+        messages = recording.messages()
+        if cancelled := recording.mixer.cancelled():
+            self.cancelled = True
+            messages.append(cancelled)
+        self._report([f"(part {count}) {message}" if count > 1 else message for message in messages])
+
+    def _next_recording(self) -> _Recording | None:
         """Open the next recording in the file, or return None if there is none in the selected part."""
-        start, duration = self._part
+        start, duration = self._selection.start, self._selection.duration
         begin = max(start, self._seconds)
         rest = None if duration is None else start + duration - begin
         if rest is not None and rest <= 0:
             return None
-        for extent in self._extents:
+        for part in self._parts:
             try:
-                return self._opened(extent, (begin - self._seconds, rest))
-            except NoChannelError as error:  # the part can be read: to leave it out would lose good sound
+                return self._open(part, replace(self._selection, start=begin - self._seconds, duration=rest))
+            except NoChannelError as error:  # the part can be read: leaving it out would lose good sound
                 raise InputError(f"{error} This is the recording joined to it at {self._seconds:.2f} s.") from None
             except InputError:
-                count = count_bytes(extent.end - extent.begin)
-                message = f"continues from byte {extent.begin:,} with {count} that are not a readable recording"
+                count = count_bytes(part.end - part.begin)
+                message = f"continues from byte {part.begin:,} with {count} that are not a readable recording"
                 self._report([f"{message}: they are left out. ffmpeg may convert the whole file to WAV."])
         return None
 
@@ -137,28 +133,18 @@ class Pass:
         self.messages += messages[:room]
         self._unreported += len(messages[room:])
 
-    def _is_whole(self, extent: Part) -> bool:
+    def _is_whole(self, part: Part) -> bool:
         """Return whether a part is the whole, unchanged file."""
-        return (extent.begin, extent.end, extent.header) == (0, self._size, b"")
+        return (part.begin, part.end, part.header) == (0, self._size, b"")
 
-    def _opened(self, extent: Part, part: tuple[float, float | None]) -> _Recording:
-        is_whole = self._is_whole(extent)
-        before, is_only = self.frames_read, extent.next == self._size and not self.frames_read
+    def _open(self, part: Part, selection: Selection) -> _Recording:
+        before, is_only = self.frames_read, part.next == self._size and not self.frames_read
 
-        def progress(frames: int, goal: int | None) -> None:
-            self._progress(before + frames, goal if is_only else None)
+        def on_progress(frames: int, total: int | None) -> None:
+            self._on_progress(before + frames, total if is_only else None)
 
-        return _Recording(
-            self._file,
-            self.name,
-            part,
-            progress,
-            self._seconds,
-            extent,
-            is_whole,
-            self._channel,
-            self._mono_as_is,
-        )
+        view = None if self._is_whole(part) else View(self._file, part)
+        return _Recording(self._file, self.name, part, view, selection, self._seconds, on_progress)
 
 
 class _Recording:
@@ -168,41 +154,41 @@ class _Recording:
         self,
         file: BinaryIO,
         name: str,
-        part: tuple[float, float | None],
-        progress: Progress,
+        part: Part,
+        view: View | None,
+        selection: Selection,
         seconds_before: float,
-        extent: Part,
-        is_whole: bool,
-        channel: int | None,
-        mono_as_is: bool,
+        on_progress: Progress,
     ) -> None:
         from soundfile import LibsndfileError
 
         self.name = name
-        self._file = file
-        self._view = None if is_whole else View(file, extent)
+        self._file, self._part, self._view = file, part, view
         try:
-            self._decoder = Decoder(lambda: open_sound(self._view or file), self._is_spent)
+            self._reader = SoundReader(lambda: open_sound(view or file), self._is_spent)
         except LibsndfileError as error:
+            if view and view.error:
+                raise view.error from None
             raise InputError(f"{name} {unreadable(reason(error))}") from None
-        self.rate: int = self._decoder.rate
-        self.channels: int = self._decoder.channels
+        self.rate: int = self._reader.rate
+        self.channels: int = self._reader.channels
         check_rate(self.rate, f"{name}: a rate")
-        channel = None if mono_as_is and self.channels == 1 else channel
+        channel = None if selection.mono_as_is and self.channels == 1 else selection.channel
         self.mixer = Mixer(self.channels, self.rate, channel, name)
-        one = self.channels == 1 or channel is not None
-        self.is_8_bit = self._decoder.subtype in ("PCM_U8", "PCM_S8") and one  # a mean of channels lies between bytes
-        self.any_taken = False
-        self._seconds_before = seconds_before
-        self._extent = extent
-        self._first = round(part[0] * self.rate)
-        self._end = None if part[1] is None else self._first + max(1, round(part[1] * self.rate))
-        self._progress = progress
+        is_mono = self.channels == 1 or channel is not None
+        # A mean of several channels may lie between two bytes.
+        self.is_8_bit = self._reader.subtype in ("PCM_U8", "PCM_S8") and is_mono
+        self.any_selected = False
+        self._seconds_before = seconds_before  # duration of the recordings before this one
+        self._on_progress = on_progress
+        self._first = round(selection.start * self.rate)
+        duration = selection.duration
+        self._end = None if duration is None else self._first + max(1, round(duration * self.rate))
 
     @property
     def frames_read(self) -> int:
         """Number of frames read so far, including those before the selected part."""
-        return self._decoder.frames_read
+        return self._reader.frames_read
 
     @property
     def is_over(self) -> bool:
@@ -212,9 +198,9 @@ class _Recording:
     def blocks(self, size: int) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1, at most ``size`` frames at a time.
 
-        What comes before the part is read and discarded, because not every codec seeks to the exact frame.
+        Frames before the selected part are read and discarded, because not every codec seeks to the exact frame.
         """
-        goal = min((n for n in (self._end, self._decoder.frames) if n is not None), default=None)
+        total = min((n for n in (self._end, self._reader.frames) if n is not None), default=None)
         buffer = np.empty((size, self.channels), np.float32)
         while not self.is_over:
             wanted = size if self._end is None else min(size, self._end - self.frames_read)
@@ -222,16 +208,16 @@ class _Recording:
             frames = self._read_into(buffer[:wanted])
             if not len(frames):
                 break
-            self._progress(self.frames_read, goal)
+            self._on_progress(self.frames_read, total)
             if unwanted < len(frames):
-                self.any_taken = True
+                self.any_selected = True
                 yield self.mixer(frames[unwanted:])
 
     def _read_into(self, buffer: Samples) -> Samples:
         from soundfile import LibsndfileError
 
         try:
-            frames = self._decoder.read_into(buffer)
+            frames = self._reader.read_into(buffer)
         except LibsndfileError as error:
             seconds = math.floor(100 * (self._seconds_before + self.frames_read / self.rate)) / 100
             raise InputError(
@@ -240,43 +226,43 @@ class _Recording:
             ) from None
         if self._view and self._view.error:
             raise self._view.error
-        if self._decoder.subtype in ("FLOAT", "DOUBLE"):
+        if self._reader.subtype in ("FLOAT", "DOUBLE"):
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
         return frames
 
     def _is_spent(self) -> bool:
         """Return whether only zeros or nothing follow what libsndfile has read."""
-        return is_blank(self._file, self._offset(), self._extent.end)
+        return is_blank(self._file, self._offset(), self._part.end)
 
     def _offset(self) -> int:
         """Return the offset in the file up to which libsndfile has read."""
         return self._view.offset if self._view else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
 
     def messages(self) -> list[str]:
-        """Return messages about a recording that was read to its end; all samples in it are read, as SoX does."""
+        """Return messages about a recording that was read to its end; as in SoX, damage does not reject its samples."""
         if self.is_over:
             return []
         seconds = self.frames_read / self.rate
-        announced = self._decoder.frames
-        if self._extent.frames is not None:  # MPEG audio has a few frames without sound at both ends
-            announced = max(0, self._extent.frames - _ENCODER_FRAMES)
-        found = [message.format(seconds=seconds) for message in self._extent.messages]
-        if self._extent.cut_short:
-            return found
-        if self._decoder.cut_short and announced is None:
-            found.append(f"is cut short: it ends after {seconds:.2f} s within a frame; the sound before it is read.")
-        container = self._decoder.container
+        announced = self._reader.frames
+        if self._part.frames is not None:  # MPEG audio has a few frames without sound at both ends
+            announced = max(0, self._part.frames - _ENCODER_FRAMES)
+        messages = [message.format(seconds=seconds) for message in self._part.messages]
+        if self._part.cut_short:
+            return messages
+        if self._reader.cut_short and announced is None:
+            messages.append(f"is cut short: it ends after {seconds:.2f} s within a frame; the sound before it is read.")
+        container = self._reader.container
         if announced is not None and self.frames_read < announced * (1 if container in ("FLAC", "OGG") else _NEARLY):
-            # A missing end of Ogg and MP3 has been reported with the part: what lacks here is damaged.
+            # A missing end of Ogg and MP3 has been reported with the part: frames that are missing here are damaged.
             what = "is damaged" if container in ("OGG", "MP3") else "is cut short"
-            found.append(
+            messages.append(
                 f"{what}: {announced / self.rate:.2f} s were announced; the {seconds:.2f} s in the file are read."
             )
-        rest = self._extent.end - self._offset()
+        rest = self._part.end - self._offset()
         if container == "FLAC" and rest > 0:
-            found.append(f"has {count_bytes(rest)} or more after its sound: they are left out.")
-        return found
+            messages.append(f"has {count_bytes(rest)} or more after its sound: they are left out.")
+        return messages
 
 
 def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:

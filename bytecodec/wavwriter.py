@@ -1,4 +1,4 @@
-"""WAV, to a file or, with the length unknown, to a pipe."""
+"""Writing of WAV files, and of WAV streams of unknown length to a pipe."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from bytecodec.alphabet import Bytes, byte_array
 from bytecodec.arguments import check_rate, check_whole
 from bytecodec.errors import InputError
 
-#: The most bytes a WAV file can have: RIFF counts in 32 bits.
+#: Largest size of a WAV file in bytes, because RIFF has 32-bit lengths.
 MOST_BYTES = 2**32 - 1
 
-_UNKNOWN = 0xFFFFFFFF  # what ffmpeg writes to a pipe too; players then read to the end
+_UNKNOWN = 0xFFFFFFFF  # length in a stream, as from ffmpeg; players then read to its end
 _PCM, _FLOAT, _MULAW = 1, 3, 7  # format tags
 _CUE_BYTES = 24
 
 
 class WavFullError(InputError):
-    """No more samples fit into the file; those written so far are in it, and `WavWriter.close` finishes it."""
+    """Error for samples that exceed the size of a WAV file; the samples before them are in the file."""
 
 
 class WavWriter:
-    """Writes mono samples as a WAV file, as they come.
+    """Writer of mono samples to a WAV file or a pipe.
 
-    To a regular file, `close` writes the true sizes into the header, the pad byte after an odd number of
-    samples and the cue points; before that, and in a pipe, the header says that the length is unknown, so what
-    is there can be played at any moment. The stream is left open.
+    In a regular file, `close` writes the sizes into the header, the pad byte after an odd number of bytes, and the cue
+    points. Before that, and in a pipe, the header has an unknown length, so that the samples so far can be played. The
+    stream is left open.
 
     Parameters
     ----------
     stream
-        Open for writing bytes, and not necessarily at its beginning. Pipes are flushed after each write.
+        File open for writing bytes, at any position. Pipes are flushed after each write.
     rate
-        In Hz, 1,000 to 768,000.
+        Sampling rate in Hz, 1,000 to 768,000.
     mulaw
-        The bytes are G.711 mu-law and not unsigned linear ones; players are told by the format tag 7.
+        Whether the bytes are G.711 mu-law (format tag 7) instead of unsigned linear PCM.
     bits
-        Of a sample: 8, which are unsigned; 16, which are signed; or 32, a floating-point number with full scale 1.
+        Bits per sample: 8 (unsigned), 16 (signed), or 32 (floating point with full scale 1).
 
     Attributes
     ----------
     samples : int
-        How many have been written.
+        Number of samples written.
 
     Raises
     ------
@@ -81,12 +81,12 @@ class WavWriter:
         self._state = "new"
 
     def write(self, samples: Bytes | NDArray[Any]) -> None:
-        """Write the next samples: a uint8 array (n,) or any bytes; of 16 or 32 bits int16 or float32.
+        """Write the next samples (n,) as bytes, or as an array of uint8, int16 or float32 according to ``bits``.
 
         Raises
         ------
         WavFullError
-            The file has reached 4 GiB; as many samples as fit have been written. A pipe never fills.
+            The file has reached 4 GiB, and contains as many samples as fit. A pipe has no limit.
         InputError
             The samples are of another type, or the writer is closed.
         """
@@ -98,16 +98,16 @@ class WavWriter:
         if self._begin is None:
             self._stream.flush()
         if room < len(data):
-            raise WavFullError(f"a WAV file ends at 4 GiB: {self.samples:,} samples are in it, and there are more.")
+            raise WavFullError(f"a WAV file ends at 4 GiB: {self.samples:,} samples are in it, and more follow.")
 
     def cue(self, offset: int | None = None) -> None:
-        """Mark a sample, by default the next one to be written; the marks are kept where the file can be sought in."""
+        """Add a cue point at a sample, by default the next one; pipes have no cue points."""
         if offset is not None:
             check_whole("offset", offset, 0, MOST_BYTES)
         self._cues.append(self.samples if offset is None else offset)
 
     def close(self) -> None:
-        """Finish the file. More calls do nothing."""
+        """Finish the file; further calls have no effect."""
         self._start()
         if self._state == "open" and self._begin is not None:
             self._finish(self._begin)
@@ -121,23 +121,21 @@ class WavWriter:
         if kind is None:
             self.close()
         elif self._state == "open":
-            with contextlib.suppress(OSError):  # which would hide what went wrong first
+            with contextlib.suppress(OSError):  # do not hide the first error
                 self.close()
 
     def _checked(self, samples: Any) -> memoryview:
-        """Return the bytes of samples, or raise InputError if they are not of this writer's type."""
+        """Return the bytes of samples, or raise InputError for another type than this writer's."""
         if self._state == "closed":
-            raise InputError("the WAV file is closed, so nothing more can be written to it.")
+            raise InputError("the WAV file is closed: nothing can be written to it.")
         dtype = np.dtype({8: "u1", 16: "<i2", 32: "<f4"}[8 * self._width])
         if isinstance(samples, np.ndarray):
             if samples.dtype != dtype or samples.ndim != 1:
-                raise InputError(
-                    f"samples is an array of {samples.dtype} {samples.shape}; it must be one of {dtype} (n,)."
-                )
+                raise InputError(f"samples is an array of {samples.dtype} {samples.shape}; it must be {dtype} (n,).")
             return memoryview(np.ascontiguousarray(samples).data).cast("B")
         data = byte_array("samples", samples).data
         if len(data) % self._width:
-            raise InputError(f"{len(data)} bytes are not a whole number of samples of {self._width} bytes.")
+            raise InputError(f"{len(data)} bytes are not a whole number of samples of {self._width} bytes each.")
         return data
 
     def _start(self) -> None:
@@ -153,7 +151,7 @@ class WavWriter:
 
     def _finish(self, begin: int) -> None:
         header = len(self._header(0, 0))
-        # Ctrl-C may have come between a write and the count of it.
+        # Ctrl-C may have come after a write and before its samples were counted.
         size = max(self.samples * self._width, self._stream.tell() - begin - header)
         self.samples = size // self._width
         self._stream.write(b"\0" * (size % 2) + self._cue_chunk())
@@ -167,7 +165,7 @@ class WavWriter:
         form = struct.pack("<HHIIHH", self._tag, 1, self._rate, self._rate * width, width, 8 * width)
         if self._tag == _PCM:
             chunks = _chunk(b"fmt ", form)
-        else:  # the standard asks for both the size of an extension and a fact chunk
+        else:  # the standard requires the size of an extension, and a fact chunk
             chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", samples))
         size = samples if samples == _UNKNOWN else samples * width
         return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", size)
@@ -182,7 +180,7 @@ class WavWriter:
 def _check_stream(stream: Any) -> None:
     if not hasattr(stream, "write") or isinstance(stream, io.TextIOBase):
         kind = type(stream).__name__
-        raise InputError(f"stream is a {kind}; it must be a file that is open for writing bytes.")
+        raise InputError(f"stream is a {kind}; it must be a file open for writing bytes.")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -190,10 +188,10 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _is_rewritable(stream: BinaryIO) -> bool:
-    """Whether what was written can be written over: not in a pipe or device, nor where all goes to the end (``>>``)."""
+    """Return whether the header can be rewritten: not in a pipe or a device, nor in append mode (``>>``)."""
     try:
         descriptor = stream.fileno()
-    except OSError:  # as an io.BytesIO says that it has none
+    except OSError:  # an io.BytesIO has no descriptor
         return stream.seekable()
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return False

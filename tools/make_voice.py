@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from bytecodec.console import Parser, command, open_output
+from bytecodec.console import Parser, command
+from bytecodec.files import open_output
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    print("| file | what it becomes | beside SoX |\n|---|---|---|")
+    print("\n".join(table(parser.parse_args().folder)))
+
+
+def table(folder: Path) -> Iterator[str]:
+    """Yield the lines of the table, in Markdown, for the recordings in a folder."""
+    yield from ("| file | result | compared with SoX |", "|---|---|---|")
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".raw")):
-        words, beside = row(path)
-        print(f"| {path.relative_to(folder).as_posix()} | {words} | {beside} |")
+        result, comparison = row(path)
+        yield f"| {path.relative_to(folder).as_posix()} | {result} | {comparison} |"
 
 
 def row(path: Path) -> tuple[str, str]:
@@ -41,7 +46,7 @@ def row(path: Path) -> tuple[str, str]:
         rate = 11025
     asked = rate if 1000 <= rate <= 768000 else 11025
     try:
-        samples = np.concatenate(list(bytecodec.read_blocks(path, asked, tell=said.append)))
+        samples = np.concatenate(list(bytecodec.read_blocks(path, asked, on_message=said.append)))
     except InputError as error:
         return f"refused: {short(str(error), path)}", "refuses it too" if not len(of_sox(path)) else "reads it"
     found = [f"it {short(message, path).removesuffix('.')}" for message in said]

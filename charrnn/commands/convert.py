@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, print_path, refuse_same_file, wrong_command_line
+from bytecodec.console import Parser, command, log, print_path, wrong_command_line
 from bytecodec.errors import InputError
+from bytecodec.files import refuse_same_file
 from charrnn import runtime
 from charrnn.commands.flags import given, path, whole
 from charrnn.storage import run_dir

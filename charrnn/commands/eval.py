@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import bytecodec
 from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, printable
 from bytecodec.formats import STANDARD_INPUT
-from bytecodec.safe_text import printable
 from charrnn import runtime
 from charrnn.commands.flags import add_channel, encoding, given, options_of, path, whole
 from charrnn.storage import run_dir

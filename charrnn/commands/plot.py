@@ -10,18 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import (
-    Parser,
-    command,
-    is_special_file,
-    log,
-    open_output,
-    print_path,
-    progress,
-    refuse_same_file,
-)
+from bytecodec.console import Parser, command, log, print_path, progress
 from bytecodec.console import wrong_command_line as wrong
 from bytecodec.errors import InputError
+from bytecodec.files import is_special_file, open_output, refuse_same_file
 from charrnn.commands.flags import needs, path, whole
 from charrnn.data.inputs import Input, opened
 from charrnn.storage import run_dir

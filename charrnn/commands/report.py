@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, open_output, print_path, progress
+from bytecodec.console import Parser, command, log, print_path, progress
+from bytecodec.files import open_output
 from charrnn.commands.flags import needs, path
 from charrnn.storage import run_dir
 

@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bytecodec
-from bytecodec.console import (
-    INTERRUPTED,
-    Interruption,
-    Parser,
-    command,
-    is_special_file,
-    log,
-    progress,
-    wrong_command_line,
-)
+from bytecodec.console import INTERRUPTED, Interruption, Parser, command, log, progress, wrong_command_line
 from bytecodec.errors import InputError
+from bytecodec.files import is_special_file
 from bytecodec.formats import SOUND_SUFFIXES
 from charrnn import runtime
 from charrnn.commands.flags import add_channel, encoding, given, number, numbers, path, whole

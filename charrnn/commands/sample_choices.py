@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytecodec import decode_mulaw
-from bytecodec.console import Parser, log, open_output, wrong_command_line
+from bytecodec.console import Parser, log, wrong_command_line
+from bytecodec.files import open_output
 from charrnn.engines import NOTHING
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
-from bytecodec.console import Parser, command, open_output, print_path, progress, wrong_command_line
+from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
+from bytecodec.files import open_output
 from charrnn.commands.flags import needs, path, whole
 from charrnn.commands.report import read_stories
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import log, sync
+from bytecodec.console import log
 from bytecodec.errors import InputError, NoTableError
+from bytecodec.files import sync
 from bytecodec.table import lacks_table
 from charrnn.data.inputs import Input, Unreadable, nothing_readable, opened, opened_all
 from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set

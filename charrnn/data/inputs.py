@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bytecodec import formats
-from bytecodec.console import copy_input, explain, is_special_file, log, open_input
+from bytecodec.console import explain, log
 from bytecodec.errors import InputError
+from bytecodec.files import copy_input, is_special_file, open_input
 from bytecodec.formats import STANDARD_INPUT
 
 TEXT_SUFFIX = ".txt"  # ending of the names of texts in a folder

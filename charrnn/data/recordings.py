@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.console import log, progress
-from bytecodec.wav import measure_peak, normalizing_gain
+from bytecodec.reader import measure_peak, normalizing_gain
 from charrnn.data.inputs import Input, Unreadable
 
 NORMALIZE_OVER = ("files", "set")
@@ -99,8 +99,8 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
             gain_db=options.gain_db,
             mulaw=options.mulaw,
             bits=bits,
-            tell=lambda sentence: log(sentence, quiet),
-            progress=lambda done, of: _show(bar, done, of),
+            on_message=lambda message: log(message, quiet),
+            on_progress=lambda done, of: _show(bar, done, of),
         )
 
 
@@ -128,7 +128,7 @@ def with_gain_of_set(
                 options.rate,
                 channel=options.channel,
                 remove_dc=options.remove_dc,
-                progress=lambda done, of, bar=bar: _show(bar, done, of),  # type: ignore[misc]
+                on_progress=lambda done, of, bar=bar: _show(bar, done, of),  # type: ignore[misc]
             )
             peak = max(peak, peak_of_one)
             kept.append(file)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.console import sync
 from bytecodec.errors import InputError
+from bytecodec.files import sync
 from charrnn.data.corpus import borders, write_readable
 from charrnn.data.inputs import Unreadable, nothing_readable, opened, opened_all
 from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set

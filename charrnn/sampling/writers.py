@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
-from bytecodec.console import is_special_file, open_output
+from bytecodec.files import is_special_file, open_output
 
 if TYPE_CHECKING:
     from charrnn.storage.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bytecodec.errors import InputError
-from bytecodec.mulaw import decode_mulaw
+from bytecodec.pcm import decode_mulaw
 
 AHEAD = 0.3  # seconds that are sent before they are heard: what a new temperature has to wait for
 PIECE = 0.03  # seconds that sampling a piece is to take

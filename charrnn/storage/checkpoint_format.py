@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from bytecodec.arguments import HIGHEST_RATE
-from bytecodec.console import open_output
-from bytecodec.errors import InputError
-from bytecodec.safe_text import is_utf8, printable
+from bytecodec.errors import InputError, is_utf8, printable
+from bytecodec.files import open_output
 from charrnn.data.recordings import check_sound
 from charrnn.data.vocab import Vocab
 from charrnn.models.config import ModelConfig, shapes, state_sizes

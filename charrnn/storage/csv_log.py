@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from bytecodec.files import open_output
 
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec import __version__
-from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from bytecodec.files import open_output
 
 if TYPE_CHECKING:
     from onnx import ModelProto

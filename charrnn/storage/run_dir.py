@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from bytecodec.arguments import check_path
-from bytecodec.console import is_special_file, open_output, shortened, sync_folder
-from bytecodec.errors import InputError
-from bytecodec.safe_text import printable
+from bytecodec.errors import InputError, printable
+from bytecodec.files import is_special_file, open_output, shortened, sync_folder
 
 RUNS = Path("runs")
 MOST_JSON = 1 << 26  # bytes of config.json, which may hold a large vocabulary and the names of many files
 MOST_SHOWN = 250  # characters of a path in a message
 MOST_STEM = 100  # bytes of an input's name in a run's default name
-LEFTOVER = re.compile(  # the names under which bytecodec.console.open_output writes what only a trainer writes
+LEFTOVER = re.compile(  # the names under which bytecodec.files.open_output writes what only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
 ENTRIES = (

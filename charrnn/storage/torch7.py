@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.console import is_special_file
 from bytecodec.errors import InputError
+from bytecodec.files import is_special_file
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_RECURSIVE_FUNCTION, RECURSIVE_FUNCTION = range(9)
 MOST_VALUES = 500_000  # tables of numbers count as one, strings as one for each 64 bytes; a checkpoint has thousands

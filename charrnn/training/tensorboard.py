@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bytecodec.console import log
-from bytecodec.errors import InputError
-from bytecodec.safe_text import is_utf8
+from bytecodec.errors import InputError, is_utf8
 from charrnn.training.listener import Listener
 from charrnn.training.trainer import Trainer
 from charrnn.viz.sound import read_sound

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
-from bytecodec.safe_text import printable
+from bytecodec.errors import printable
 from charrnn.viz.curves import rolling, spread, thinned
 from charrnn.viz.plots import NEAR, SPECTRA, STEPS, THEMES, drawable
 from charrnn.viz.run_summary import RunSummary, TrainPoint, facts

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from bytecodec.safe_text import printable
+from bytecodec.errors import printable
 from charrnn.viz import curves
 from charrnn.viz.curves import Floats, Series
 from charrnn.viz.sound import RANGE, SoundPicture

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.console import duration
-from bytecodec.errors import InputError
-from bytecodec.mulaw import decode_mulaw
-from bytecodec.safe_text import printable
+from bytecodec.errors import InputError, printable
+from bytecodec.pcm import decode_mulaw
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.curves import Curve, Tell, column_names, curve, flac_of, loss_column, loss_unit, read_columns, rolling

@@ -12,8 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bytecodec.containers.libsndfile import silent_stderr
 from bytecodec.errors import InputError
-from bytecodec.libsndfile import silent_stderr
 from bytecodec.recording import Pass
 
 Floats = NDArray[np.float32]
@@ -59,7 +59,7 @@ def read_sound(path: Path, tell: Callable[[str], object] = lambda _: None) -> tu
     is not a recording or is damaged in the middle.
     """
     with path.open("rb") as file:
-        reading = Pass(file, str(path), (0.0, None))
+        reading = Pass(file, str(path))
         samples = np.concatenate(list(reading.blocks(reading.first.rate)))
     for message in reading.messages:
         tell(f"{path} {message}")
@@ -93,7 +93,7 @@ def picture_of(
     import soundfile
 
     with path.open("rb") as file:
-        if Pass(file, str(path), (0.0, None)).is_simple:
+        if Pass(file, str(path)).is_simple:
             with contextlib.suppress(soundfile.LibsndfileError), silent_stderr():
                 return _seeking(path, file, columns, done)
     samples, rate = read_sound(path, tell)

@@ -1,4 +1,4 @@
-"""Reading of recordings and texts of sound by the commands of charrnn: channels, DC, gain and tables."""
+"""Reading of recordings and texts of sound by the commands of charrnn: channels, DC offset, gain and tables."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ IN_ORDER = [chr(code) for code in (*range(0x23, 0x7F), *range(0x3900, 0x39A4))] 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with stereo.wav, whose right channel is the left one turned, with DC; left.wav and right.wav; and
-    sound.wav with the text and the table that BinToUTF8 makes of it."""
+    """A folder with stereo.wav, whose right channel is the left one inverted, with a DC offset; left.wav and right.wav;
+    and sound.wav with the text and the table that BinToUTF8 makes of it."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     left = np.round(rng.uniform(-8000, 8000, 6000)) / 32768
@@ -52,8 +52,8 @@ def sampled(*flags):
     return Path("out.wav").read_bytes()
 
 
-@pytest.mark.parametrize("flags", [SMALL, [*SMALL, "--mulaw"], FRAMES])
-def test_a_channel_trains_as_a_file_of_its_own(here, flags):
+@pytest.mark.parametrize("flags", [[*SMALL, "--mulaw"], FRAMES], ids=["characters", "frames"])
+def test_a_channel_trains_like_a_file_of_its_own(here, flags):
     how = ["--remove-dc", "--normalize", "--normalize-over", "set"]
     assert charrnn_train(["stereo.wav", *flags, *how, "--channel", "right", "--run-dir", "a"]) == 0
     assert charrnn_train(["right.wav", *flags, *how, "--run-dir", "b"]) == 0
@@ -70,7 +70,7 @@ def test_a_channel_trains_as_a_file_of_its_own(here, flags):
     assert sampled("a", "--start-file", "stereo.wav", "--channel", "left") != sampled("a", "--start-file", "right.wav")
 
 
-def test_a_checkpoint_keeps_how_its_sound_was_read(here, capsys):
+def test_a_checkpoint_stores_the_options_of_its_sound(here, capsys):
     assert charrnn_train(["stereo.wav", *SMALL, "--channel", "right", "--remove-dc", "--run-dir", "a"]) == 0
     Path("a/checkpoints/00000004.safetensors").rename("alone.safetensors")
     assert checkpoint_format.load("alone.safetensors").sound == config("a")["sound"]
@@ -92,7 +92,7 @@ def test_an_upload_is_read_as_the_network_was_trained(here):
     assert last_bytes(here / "stereo.wav", options, 500) != last_bytes(here / "left.wav", options, 500)
 
 
-def test_a_text_with_its_table_is_the_recording_that_it_was_made_of(here, capsys):
+def test_a_text_with_its_table_is_equal_to_its_recording(here, capsys):
     assert charrnn_train(["sound.txt", *SMALL, "--table", "table.txt", "--run-dir", "a"]) == 0
     assert charrnn_train(["sound.wav", *SMALL, "--run-dir", "b"]) == 0
     assert corpus("a") == corpus("b")
@@ -108,7 +108,7 @@ def test_a_text_with_its_table_is_the_recording_that_it_was_made_of(here, capsys
     assert corpus("c") == 2 * corpus("a")
 
 
-def test_a_text_without_its_table_is_refused(here, capsys):
+def test_a_text_without_its_table_is_rejected(here, capsys):
     assert charrnn_train(["sound.wav", *SMALL, "--run-dir", "a"]) == 0
     for command in (charrnn_train, charrnn_eval, charrnn_sample):
         flags = {
@@ -134,9 +134,8 @@ def test_a_network_of_such_characters_reads_them_as_a_text(here):
     assert charrnn_eval(["a", "sound.txt", "--threads", "1", "-q"]) == 0
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_flags_that_exclude_each_other_are_a_wrong_command_line(here):
+    for line in (
         "train sound.wav --normalize-over set",
         "train sound.wav --channel 0",
         "train sound.wav --frames --table table.txt",
@@ -144,10 +143,8 @@ def test_a_network_of_such_characters_reads_them_as_a_text(here):
         "eval a --channel left",
         "sample a --table table.txt",
         "sample a --channel left",
-    ],
-)
-def test_flags_that_do_not_go_together_are_a_wrong_command_line(here, line):
-    command, *flags = line.split()
-    run = {"train": charrnn_train, "eval": charrnn_eval, "sample": charrnn_sample}[command]
-    with pytest.raises(SystemExit, match="2"):
-        run(flags)
+    ):
+        command, *flags = line.split()
+        run = {"train": charrnn_train, "eval": charrnn_eval, "sample": charrnn_sample}[command]
+        with pytest.raises(SystemExit, match="2"):
+            run(flags)

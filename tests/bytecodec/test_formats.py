@@ -128,35 +128,34 @@ def decision(path):
 
 
 @pytest.mark.parametrize("name", ["sound", "sound.txt", "sound.raw"])
-@pytest.mark.parametrize("form", READABLE)
-def test_a_file_that_libsndfile_reads_is_a_recording_under_any_name(tmp_path, form, name):
-    path = tmp_path / name
-    path.write_bytes(sound_of(form))
-    assert decision(path)
-    assert len(upload(path)) == 10
+def test_a_file_that_libsndfile_reads_is_a_recording_under_any_name(tmp_path, name):
+    for form in READABLE:
+        (tmp_path / name).write_bytes(sound_of(form))
+        assert decision(tmp_path / name), form
+        assert len(upload(tmp_path / name)) == 10, form
 
 
-@pytest.mark.parametrize("form", ["VOC", "NIST", "SDS", "MPC2K", "MAT5"])
-def test_every_command_takes_the_recordings_that_wav2utf8_takes(tmp_path, monkeypatch, commands, capfd, form):
+@pytest.mark.parametrize("form", ["VOC", "MAT5"])
+def test_every_command_reads_the_recordings_that_wav2utf8_reads(tmp_path, monkeypatch, commands, capfd, form):
     monkeypatch.chdir(tmp_path)
     Path("sound").write_bytes(sound_of(form))
     codes = {command: call() for command, call in commands("sound").items()}
     assert codes == dict.fromkeys(codes, 0), capfd.readouterr().err
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_files_that_are_neither_sound_nor_text_are_named(tmp_path, kind):
-    for name in ("file", "file.txt", "file.wav"):
-        path = tmp_path / name
-        path.write_bytes(OTHERS[kind])
-        with pytest.raises(InputError, match=rf"(?s){name} .*{kind}"):
-            decision(path)
-        with pytest.raises(InputError, match=kind):
-            upload(path)
+def test_the_kind_of_a_file_that_is_neither_sound_nor_text_is_reported(tmp_path):
+    for kind, content in OTHERS.items():
+        for name in ("file", "file.txt", "file.wav"):
+            path = tmp_path / name
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=rf"(?s){name} .*{kind}"):
+                decision(path)
+            with pytest.raises(InputError, match=kind):
+                upload(path)
 
 
-@pytest.mark.parametrize("kind", ["MPEG-4 sound", "Git LFS", "gzip"])
-def test_every_command_names_the_kind_of_a_file_that_it_cannot_read(tmp_path, monkeypatch, commands, capfd, kind):
+@pytest.mark.parametrize("kind", ["MPEG-4 sound", "gzip"])
+def test_every_command_reports_the_kind_of_a_file_that_it_cannot_read(tmp_path, monkeypatch, commands, capfd, kind):
     monkeypatch.chdir(tmp_path)
     Path("it's a file").write_bytes(OTHERS[kind])
     for command, call in commands("it's a file").items():
@@ -168,24 +167,24 @@ def test_every_command_names_the_kind_of_a_file_that_it_cannot_read(tmp_path, mo
     assert {path.name for path in tmp_path.iterdir()} == {"it's a file"}
 
 
-@pytest.mark.parametrize("kind", TO_CONVERT)
-def test_files_that_ffmpeg_reads_are_refused_with_a_line_for_it(tmp_path, kind):
-    (tmp_path / "a b.m4a").write_bytes(OTHERS[kind])
-    with pytest.raises(InputError, match=re.escape("`ffmpeg -i 'a b.m4a' -ac 1 'a b.m4a.wav'`")):
-        decision(tmp_path / "a b.m4a")
+def test_files_that_ffmpeg_reads_are_rejected_with_a_command_for_it(tmp_path):
+    for kind in TO_CONVERT:
+        (tmp_path / "a b.m4a").write_bytes(OTHERS[kind])
+        with pytest.raises(InputError, match=re.escape("`ffmpeg -i 'a b.m4a' -ac 1 'a b.m4a.wav'`")):
+            decision(tmp_path / "a b.m4a")
 
 
-@pytest.mark.parametrize("name", ["plain.m4a", "it's $HOME `x`.m4a", "-flag.m4a", "a:b.m4a", "sub/-x y.m4a", "/a b"])
-def test_the_line_for_ffmpeg_can_be_pasted_into_a_shell(name):
-    program, flag, source, *mono, target = shlex.split(formats.ffmpeg_line(name))
-    assert (program, flag, mono) == ("ffmpeg", "-i", ["-ac", "1"])
-    assert Path(source) == Path(name)
-    assert Path(target) == Path(name + ".wav")
-    assert not source.startswith("-")
-    assert ":" not in source or source.startswith("./")
+def test_the_command_for_ffmpeg_can_be_pasted_into_a_shell():
+    for name in ("plain.m4a", "it's $HOME `x`.m4a", "-flag.m4a", "a:b.m4a", "sub/-x y.m4a", "/a b"):
+        program, flag, source, *mono, target = shlex.split(formats.ffmpeg_line(name))
+        assert (program, flag, mono) == ("ffmpeg", "-i", ["-ac", "1"])
+        assert Path(source) == Path(name)
+        assert Path(target) == Path(name + ".wav")
+        assert not source.startswith("-")
+        assert ":" not in source or source.startswith("./")
 
 
-def test_the_line_for_ffmpeg_works(tmp_path):
+def test_the_command_for_ffmpeg_works(tmp_path):
     if not shutil.which("ffmpeg"):
         pytest.skip("there is no ffmpeg on the PATH")
     made = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=1:r=8000", "-ac", "2", "-:'$x.m4a"]
@@ -194,9 +193,8 @@ def test_the_line_for_ffmpeg_works(tmp_path):
     assert soundfile.info(tmp_path / (made[-1] + ".wav")).channels == 1
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_text_may_begin_like_another_format(tmp_path):
+    for text in (
         "NIST_1A\n   1024\nis how a header of NIST begins.\n",
         "PVF1\nis another.\n",
         "MThd, RIFF, ID3 and OggS are others.\n" * 200,
@@ -207,11 +205,9 @@ def test_the_line_for_ffmpeg_works(tmp_path):
         "version https://example.org/\n",
         "<html>\n",
         "",
-    ],
-)
-def test_a_text_is_a_text_whatever_it_begins_with(tmp_path, text):
-    (tmp_path / "a").write_text(text, encoding="utf-8")
-    assert not decision(tmp_path / "a")
+    ):
+        (tmp_path / "a").write_text(text, encoding="utf-8")
+        assert not decision(tmp_path / "a"), text
 
 
 @pytest.mark.parametrize(
@@ -220,28 +216,27 @@ def test_a_text_is_a_text_whatever_it_begins_with(tmp_path, text):
         (b"<!DOCTYPE html>\n<html><body>404", "HTML"),
         ("\ufeff\n <HTML>".encode(), "HTML"),
         (b'<?xml version="1.0"?><Error>', "XML"),
-        (b"plain words", "text"),
         ("plain words".encode("utf-16"), "UTF-16"),
         (b"", "empty"),
         (b"RIFF\0\0\0\0WAVEfmt garbage", "libsndfile"),
         (bytes(range(256)), "libsndfile"),
     ],
 )
-def test_a_file_with_the_name_of_a_recording_has_to_be_one(tmp_path, content, word):
+def test_a_file_with_the_name_of_a_recording_must_be_one(tmp_path, content, word):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.wav .*{word}"):
         decision(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_utf82wav_names_the_encoding_that_a_windows_shell_writes(tmp_path, monkeypatch, capsys, encoding):
+def test_utf82wav_reports_the_encoding_that_a_windows_shell_writes(tmp_path, monkeypatch, capsys, encoding):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_bytes("⠀⠁⣿".encode(encoding))
     assert utf82wav(["a.txt", "x.wav"]) == 1
     assert encoding.upper() in capsys.readouterr().err
 
 
-def test_a_text_of_sound_is_named_where_a_recording_is_needed(tmp_path, monkeypatch, capsys):
+def test_wav2utf8_reports_a_text_of_sound(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("⠀⠁⣿\n", encoding="utf-8")
     assert wav2utf8(["a.txt", "x"]) == 1

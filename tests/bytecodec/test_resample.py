@@ -1,16 +1,15 @@
-"""The resampler: equal to scipy's over the whole, however the blocks fall, and good to listen to."""
+"""Resampler: the same result as scipy on the whole signal, for any blocks, and the quality of its filter."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from bytecodec.resample import Resampler, lowpass
 
 
-def in_blocks(signal: NDArray[np.float32], source: int, target: int, sizes: list[int]) -> NDArray[np.float32]:
+def in_blocks(signal, source, target, sizes=()):
     resampler, parts, at = Resampler(source, target), [], 0
     for size in [*sizes, len(signal)]:
         parts.append(resampler.feed(signal[at : at + size]))
@@ -18,82 +17,72 @@ def in_blocks(signal: NDArray[np.float32], source: int, target: int, sizes: list
     return np.concatenate([*parts, resampler.close()])
 
 
-def noise(n: int) -> NDArray[np.float32]:
+def noise(n):
     return np.random.default_rng(n).standard_normal(n).astype(np.float32)
 
 
-def tone(hz: float, rate: int, n: int) -> NDArray[np.float32]:
+def tone(hz, rate, n):
     return np.sin(2 * np.pi * hz * np.arange(n) / rate).astype(np.float32)
 
 
-def level_db(signal: NDArray[np.float32]) -> float:
+def level_db(signal):
     return float(20 * np.log10(np.sqrt(2 * np.mean(np.square(signal, dtype=float))) + 1e-12))
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 3000),
     rates=st.sampled_from([(44100, 11025), (48000, 11025), (11025, 22050), (8000, 11025), (3, 7), (7, 3)]),
     sizes=st.lists(st.integers(0, 700), max_size=8),
 )
-def test_blocks_of_any_size_give_bit_for_bit_what_scipy_gives_of_the_whole(
-    n: int, rates: tuple[int, int], sizes: list[int]
-) -> None:
+def test_blocks_of_any_size_give_bit_for_bit_the_result_of_scipy(n, rates, sizes):
     signal = noise(n)
     resampler = Resampler(*rates)
     result = in_blocks(signal, *rates, sizes)
     assert len(result) == -(-n * resampler.up // resampler.down)
     if n:
-        np.testing.assert_array_equal(
-            result,
-            resample_poly(signal, resampler.up, resampler.down, window=lowpass(max(resampler.up, resampler.down))),
-        )
+        window = lowpass(max(resampler.up, resampler.down))
+        assert np.array_equal(result, resample_poly(signal, resampler.up, resampler.down, window=window))
 
 
-def test_a_ratio_of_large_numbers_is_met_exactly_and_without_seams() -> None:
+def test_a_ratio_of_large_numbers_is_exact_and_has_no_seams():
     resampler = Resampler(44101, 11025)
     assert (resampler.up, resampler.down) == (11025, 44101)
-    signal = noise(9000)
-    whole = resample_poly(signal, 11025, 44101, window=lowpass(max(resampler.up, resampler.down)))
-    np.testing.assert_array_equal(in_blocks(signal, 44101, 11025, [1, 4000, 37]), whole)
+    whole = resample_poly(noise(9000), 11025, 44101, window=lowpass(44101))
+    assert np.array_equal(in_blocks(noise(9000), 44101, 11025, [1, 4000, 37]), whole)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [(767_999, 11_025), (11_025, 767_999), (767_999, 768_000), (760_733, 11_025), (1000, 767_999)]
-)
-def test_ratios_of_huge_numbers_are_bounded_and_nearly_exact(source: int, target: int) -> None:
+@pytest.mark.parametrize(("source", "target"), [(767_999, 11_025), (767_999, 768_000), (1000, 767_999)])
+def test_ratios_of_very_large_numbers_are_limited_and_nearly_exact(source, target):
     resampler = Resampler(source, target)
     assert max(resampler.up, resampler.down) <= 48_000
     assert resampler.up / resampler.down == pytest.approx(target / source, rel=1 / 96_000)
 
 
-@pytest.mark.parametrize("hz", [50, 1000, 3000, 4900])
-@pytest.mark.parametrize("source", [44100, 48000, 22050])
-def test_the_passband_keeps_its_level(source: int, hz: int) -> None:
-    result = in_blocks(tone(hz, source, 2 * source), source, 11025, [])
+@pytest.mark.parametrize(("source", "hz"), [(44100, 50), (48000, 4900), (22050, 3000)])
+def test_the_passband_keeps_its_level(source, hz):
+    result = in_blocks(tone(hz, source, 2 * source), source, 11025)
     assert abs(level_db(result[5000 : 5000 + 11025])) < 0.01  # whole periods
 
 
-@pytest.mark.parametrize("hz", [5600, 6000, 7000, 15000, 21000])
-@pytest.mark.parametrize("source", [44100, 48000])
-def test_what_lies_above_the_new_nyquist_frequency_is_gone_by_85_db(source: int, hz: int) -> None:
-    result = in_blocks(tone(hz, source, source), source, 11025, [])
+@pytest.mark.parametrize(("source", "hz"), [(44100, 5600), (48000, 7000), (48000, 21000)])
+def test_tones_above_the_new_nyquist_frequency_are_85_db_down(source, hz):
+    result = in_blocks(tone(hz, source, source), source, 11025)
     assert level_db(result[2000:-2000]) < -85
 
 
-def test_raising_the_rate_makes_no_images() -> None:
-    result = in_blocks(tone(1000, 8000, 8000), 8000, 48000, [])[12000:36000]
-    expected = tone(1000, 48000, 36000)[12000:]
-    assert level_db(result - expected) < -75
+def test_raising_the_rate_makes_no_images():
+    result = in_blocks(tone(1000, 8000, 8000), 8000, 48000)[12000:36000]
+    assert level_db(result - tone(1000, 48000, 36000)[12000:]) < -75
 
 
-@pytest.mark.parametrize("source", [22050, 44100, 48000, 8000])
-def test_nothing_is_shifted_in_time(source: int) -> None:
+@pytest.mark.parametrize("source", [44100, 8000])
+def test_the_signal_is_not_delayed(source):
     signal = np.zeros(source, np.float32)
     signal[source // 2] = 1
     assert int(np.argmax(in_blocks(signal, source, 11025, [777]))) in (5512, 5513)
 
 
-def test_a_constant_keeps_its_value() -> None:
-    result = in_blocks(np.ones(48000, np.float32), 48000, 11025, [])
+def test_a_constant_keeps_its_value():
+    result = in_blocks(np.ones(48000, np.float32), 48000, 11025)
     np.testing.assert_allclose(result[1000:-1000], 1, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Tables of bytes and characters, and the texts of BinToUTF8 that are read with them."""
+"""Tables of bytes and characters, and decoding of the texts of BinToUTF8 with them."""
 
 from pathlib import Path
 
@@ -12,74 +12,66 @@ from bytecodec.commands import utf82bin, utf82wav
 IN_ORDER = [chr(code) for code in (*range(0x23, 0x7F), *range(0x3900, 0x39A4))]  # 256 characters
 
 
-def written(path: Path, text: str) -> Path:
+def written(path, text):
     path.write_bytes(text.encode())
     return path
 
 
-def bintoutf8(data: bytes) -> tuple[str, list[int]]:
+def bintoutf8(data):
     """Return the text that BinToUTF8 makes of bytes, and the bytes in the order of its characters."""
     order = list(dict.fromkeys(data))
     return "".join(IN_ORDER[order.index(byte)] for byte in data), order
 
 
-def table_text(order: list[int]) -> str:
+def table_text(order):
     return "".join(f"{byte}\t{IN_ORDER[k]}\n" for k, byte in enumerate(order))
 
 
 @pytest.fixture
-def sound() -> bytes:
+def sound():
     return np.random.default_rng(0).permutation(256).astype(np.uint8).tobytes() * 3
 
 
-@pytest.mark.parametrize("line", ["65 A", "65\tA", "0x41 A", "0X41\t A", "  065   A  ", "65 A\r"])
-def test_a_line_is_a_byte_and_a_character(tmp_path: Path, line: str) -> None:
-    table = read_table(written(tmp_path / "t.txt", f"\ufeff{line}\n\n"))
-    assert Decoder(table=table).feed(b"AA") == b"\x41\x41"
+def test_a_line_is_a_byte_and_a_character(tmp_path):
+    for line in ("65 A", "65\tA", "0x41 A", "0X41\t A", "  065   A  ", "65 A\r"):
+        table = read_table(written(tmp_path / "t.txt", f"\ufeff{line}\n\n"))
+        assert Decoder(table=table).feed(b"AA") == b"\x41\x41", line
 
 
-@pytest.mark.parametrize("line", ["7  ", "7\t ", "7    "])
-def test_a_space_is_a_character_too(tmp_path: Path, line: str) -> None:
-    table = read_table(written(tmp_path / "t.txt", f"{line}\r\n44 ,\r\n9\t\t\r\n"))
-    assert Decoder(table=table).feed(b" ,\t") == bytes([7, 44, 9])
+def test_a_space_is_a_character_too(tmp_path):
+    for line in ("7  ", "7\t ", "7    "):
+        table = read_table(written(tmp_path / "t.txt", f"{line}\r\n44 ,\r\n9\t\t\r\n"))
+        assert Decoder(table=table).feed(b" ,\t") == bytes([7, 44, 9]), line
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("65 A\nB 66\n", "line 2"),
-        ("65 A\n\n256 B", "line 3"),
-        ("65 AB", "line 1"),
-        ("65", "line 1"),
-        ("65 ", "line 1"),
-        ("-1 A", "line 1"),
-        ("65,A", "line 1"),
-        ("0xG A", "line 1"),
-        ("65 A\r\n0x41 B", "line 1"),
-        ("65 A\n66 A", "line 2"),
-        ("", "empty"),
-        ("\ufeff\r\n", "empty"),
-        ("1 a\n" * 40_000, "too long"),
-    ],
-)
-def test_a_malformed_table_is_refused_with_the_line(tmp_path: Path, text: str, word: str) -> None:
-    with pytest.raises(InputError, match=word):
-        read_table(written(tmp_path / "t.txt", text))
-
-
-def test_a_table_that_is_not_utf8_is_refused_with_the_line(tmp_path: Path) -> None:
+def test_a_malformed_table_is_rejected_with_its_line(tmp_path):
+    malformed = {
+        "65 A\nB 66\n": "line 2",
+        "65 A\n\n256 B": "line 3",
+        "65 AB": "line 1",
+        "65 ": "line 1",
+        "0xG A": "line 1",
+        "65 A\r\n0x41 B": "line 1",
+        "65 A\n66 A": "line 2",
+        "": "empty",
+        "\ufeff\r\n": "empty",
+        "1 a\n" * 40_000: "too long",
+    }
+    for text, words in malformed.items():
+        with pytest.raises(InputError, match=words):
+            read_table(written(tmp_path / "t.txt", text))
     (tmp_path / "t.txt").write_bytes(b"65 A\n66 \xff\n")
     with pytest.raises(InputError, match="line 2"):
         read_table(tmp_path / "t.txt")
 
 
-def test_256_bytes_are_those_of_the_characters_in_order(tmp_path: Path, sound: bytes) -> None:
+def test_a_table_of_256_bytes_is_in_the_order_of_the_characters(tmp_path, sound):
     text, order = bintoutf8(sound)
     (tmp_path / "t.bcl").write_bytes(bytes(order))
     assert Decoder(table=read_table(tmp_path / "t.bcl")).feed(text.encode()) == sound
 
 
-def test_a_text_reads_by_its_table_in_chunks_cut_anywhere(tmp_path: Path, sound: bytes) -> None:
+def test_a_text_is_decoded_with_its_table_in_any_chunks(tmp_path, sound):
     text, order = bintoutf8(sound)
     decoder = Decoder(table=read_table(written(tmp_path / "t.txt", table_text(order))))
     data = f"\ufeff{text}\r\n".encode()  # as torch-rnn ends its output
@@ -87,7 +79,7 @@ def test_a_text_reads_by_its_table_in_chunks_cut_anywhere(tmp_path: Path, sound:
     assert b"".join([*pieces, decoder.close()]) == sound
 
 
-def test_what_is_not_in_the_table_is_refused_with_its_place_or_skipped(tmp_path: Path) -> None:
+def test_a_character_that_is_not_in_the_table_is_reported_with_its_offset_or_skipped(tmp_path):
     table = read_table(written(tmp_path / "t.txt", "1 A\n2 㤀\n"))
     with pytest.raises(InputError, match=r"'x' at character 2 \(byte 4\)"):
         Decoder(table=table).feed("A㤀xA".encode())
@@ -96,7 +88,7 @@ def test_what_is_not_in_the_table_is_refused_with_its_place_or_skipped(tmp_path:
     assert decoder.skipped == 2
 
 
-def test_a_text_that_came_without_its_table_is_recognised(sound: bytes) -> None:
+def test_a_text_without_its_table_is_recognised(sound):
     text = bintoutf8(sound)[0].encode()
     with pytest.raises(NoTableError, match="--table"):
         Decoder().feed(text)
@@ -106,18 +98,16 @@ def test_a_text_that_came_without_its_table_is_recognised(sound: bytes) -> None:
         decoder.close()
 
 
-def test_a_slip_in_a_text_of_the_cjk_alphabet_is_not_mistaken_for_such_a_text(sound: bytes) -> None:
+def test_an_error_in_a_text_of_the_cjk_alphabet_is_not_mistaken_for_such_a_text(sound):
     text = bytecodec.encode(sound, "cjk")
-    with pytest.raises(InputError, match="not of the cjk") as caught:
+    with pytest.raises(InputError, match="not in the cjk") as caught:
         Decoder().feed(f"{text[:400]}ab{text[400:]}".encode())
     assert not isinstance(caught.value, NoTableError)
     decoder = Decoder("skip")
     assert decoder.feed(f"{text[:400]}ab{text[400:]}".encode()) + decoder.close() == sound
 
 
-def test_the_decoders_take_a_table(
-    tmp_path: Path, sound: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_utf82bin_and_utf82wav_use_a_table(tmp_path, sound, monkeypatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     text, order = bintoutf8(sound)
     written(Path("a.txt"), text)

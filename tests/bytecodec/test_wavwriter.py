@@ -1,4 +1,4 @@
-"""The WAV writer: true sizes in files, headers that players accept in pipes."""
+"""WAV writer: correct sizes in files, and headers that players accept in pipes."""
 
 import io
 import os
@@ -6,7 +6,6 @@ import shutil
 import struct
 import subprocess
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,41 +18,41 @@ from bytecodec import InputError, WavFullError, WavWriter, wavwriter
 HEADER = b"RIFF%sWAVEfmt \x10\0\0\0\x01\0\x01\0\x11\x2b\0\0\x11\x2b\0\0\x01\0\x08\0data%s"
 
 
-def le32(number: int) -> bytes:
+def le32(number):
     return struct.pack("<I", number)
 
 
 class Pipe(io.BytesIO):
-    """Cannot be sought in, like a pipe; counts how often it is flushed."""
+    """Stream that cannot seek, like a pipe, and counts how often it is flushed."""
 
     flushes = 0
 
-    def seekable(self) -> bool:
+    def seekable(self):
         return False
 
-    def flush(self) -> None:
+    def flush(self):
         self.flushes += 1
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_a_file_has_true_sizes_and_riffs_pad_byte(n: int) -> None:
-    stream = io.BytesIO()
-    with WavWriter(stream) as writer:
-        writer.write(bytes(range(n)))
-    assert stream.getvalue() == HEADER % (le32(36 + n + n % 2), le32(n)) + bytes(range(n)) + b"\0" * (n % 2)
+def test_a_file_has_its_sizes_and_the_pad_byte_of_riff():
+    for n in range(4):
+        stream = io.BytesIO()
+        with WavWriter(stream) as writer:
+            writer.write(bytes(range(n)))
+        assert stream.getvalue() == HEADER % (le32(36 + n + n % 2), le32(n)) + bytes(range(n)) + b"\0" * (n % 2)
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_a_pipe_has_an_unknown_size_and_no_pad_byte(n: int) -> None:
-    stream = Pipe()
-    with WavWriter(stream) as writer:
-        writer.write(bytes(range(n)))
-    assert stream.getvalue() == HEADER % (le32(0xFFFFFFFF), le32(0xFFFFFFFF)) + bytes(range(n))
+def test_a_pipe_has_an_unknown_size_and_no_pad_byte():
+    for n in (2, 3):
+        stream = Pipe()
+        with WavWriter(stream) as writer:
+            writer.write(bytes(range(n)))
+        assert stream.getvalue() == HEADER % (le32(0xFFFFFFFF), le32(0xFFFFFFFF)) + bytes(range(n))
 
 
 @settings(derandomize=True, deadline=None)
 @given(chunks=st.lists(st.binary(max_size=9)))
-def test_any_chunks_give_the_file_that_one_write_gives(chunks: list[bytes]) -> None:
+def test_any_chunks_give_the_same_file_as_one_write(chunks):
     parts, whole = io.BytesIO(), io.BytesIO()
     with WavWriter(parts) as writer:
         for chunk in chunks:
@@ -63,7 +62,7 @@ def test_any_chunks_give_the_file_that_one_write_gives(chunks: list[bytes]) -> N
     assert parts.getvalue() == whole.getvalue()
 
 
-def test_python_and_libsndfile_read_it(tmp_path: Path) -> None:
+def test_python_and_libsndfile_read_the_file(tmp_path):
     path = tmp_path / "a.wav"
     with path.open("wb") as file, WavWriter(file, rate=8000) as writer:
         writer.write(bytes(range(255)))
@@ -74,7 +73,7 @@ def test_python_and_libsndfile_read_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("bits", "dtype", "subtype"), [(16, "<i2", "PCM_16"), (32, "<f4", "FLOAT")])
-def test_samples_of_16_bits_and_floats_are_read_as_they_were_written(bits: int, dtype: str, subtype: str) -> None:
+def test_16_bit_and_floating_point_samples_are_read_unchanged(bits, dtype, subtype):
     samples = (np.array([0, -32768, 32767, 5, -3]) / (1 if bits == 16 else 32768)).astype(dtype)
     stream = io.BytesIO()
     with WavWriter(stream, 16000, bits=bits) as writer:
@@ -92,13 +91,15 @@ def test_samples_of_16_bits_and_floats_are_read_as_they_were_written(bits: int, 
     assert int.from_bytes(data[data.index(b"cue ") + 32 :][:4], "little") == 2
 
 
-@pytest.mark.parametrize(("bits", "mulaw"), [(24, False), (16, True)])
-def test_other_bits_are_refused(bits: int, mulaw: bool) -> None:
-    with pytest.raises(ValueError, match="16 or 32"):
-        WavWriter(io.BytesIO(), 16000, mulaw, bits)
+def test_invalid_formats_and_rates_are_rejected():
+    for bits, mulaw in ((24, False), (16, True)):
+        with pytest.raises(InputError, match="16 or 32"):
+            WavWriter(io.BytesIO(), 16000, mulaw, bits)
+    with pytest.raises(InputError, match="a rate of 0 Hz"):
+        WavWriter(io.BytesIO(), rate=0)
 
 
-def test_a_full_file_ends_with_a_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_ends_with_a_whole_sample(monkeypatch):
     monkeypatch.setattr(wavwriter, "MOST_BYTES", 100)
     stream = io.BytesIO()
     writer = WavWriter(stream, 16000, bits=16)
@@ -110,7 +111,7 @@ def test_a_full_file_ends_with_a_whole_sample(monkeypatch: pytest.MonkeyPatch) -
     assert writer.samples == (100 - 44 - 1) // 2
 
 
-def test_mulaw_has_format_tag_7_an_extension_size_and_a_fact_chunk(tmp_path: Path) -> None:
+def test_mulaw_has_format_tag_7_an_extension_size_and_a_fact_chunk(tmp_path):
     path = tmp_path / "a.wav"
     with path.open("wb") as file, WavWriter(file, mulaw=True) as writer:
         writer.write(b"\xff\x00\x80")
@@ -121,7 +122,7 @@ def test_mulaw_has_format_tag_7_an_extension_size_and_a_fact_chunk(tmp_path: Pat
     assert soundfile.read(path, dtype="int16")[0].tolist() == [0, -32124, 32124]
 
 
-def test_cue_points_stand_after_the_samples() -> None:
+def test_cue_points_follow_the_samples():
     stream = io.BytesIO()
     with WavWriter(stream) as writer:
         writer.write(bytes(3))
@@ -137,7 +138,7 @@ def test_cue_points_stand_after_the_samples() -> None:
     assert soundfile.info(stream).frames == 5
 
 
-def test_a_pipe_has_no_cue_points() -> None:
+def test_a_pipe_has_no_cue_points():
     stream = Pipe()
     with WavWriter(stream) as writer:
         writer.cue(0)
@@ -145,7 +146,7 @@ def test_a_pipe_has_no_cue_points() -> None:
     assert stream.getvalue()[44:] == bytes(3)
 
 
-def test_a_pipe_is_flushed_after_each_write() -> None:
+def test_a_pipe_is_flushed_after_each_write():
     stream = Pipe()
     writer = WavWriter(stream)
     writer.write(bytes(3))
@@ -153,7 +154,7 @@ def test_a_pipe_is_flushed_after_each_write() -> None:
     assert stream.flushes == 2
 
 
-def test_what_stands_before_the_header_stays(tmp_path: Path) -> None:
+def test_bytes_before_the_header_are_kept(tmp_path):
     path = tmp_path / "a"
     with path.open("wb") as file:
         file.write(b"before")
@@ -163,7 +164,7 @@ def test_what_stands_before_the_header_stays(tmp_path: Path) -> None:
     assert path.read_bytes() == b"before" + HEADER % (le32(38), le32(2)) + b"abafter"
 
 
-def test_a_file_open_for_appending_is_treated_as_a_pipe(tmp_path: Path) -> None:
+def test_a_file_open_for_appending_is_treated_as_a_pipe(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"before")
     with path.open("ab") as file, WavWriter(file) as writer:
@@ -171,20 +172,20 @@ def test_a_file_open_for_appending_is_treated_as_a_pipe(tmp_path: Path) -> None:
     assert path.read_bytes() == b"before" + HEADER % (le32(0xFFFFFFFF), le32(0xFFFFFFFF)) + b"abc"
 
 
-def test_a_file_that_is_not_yet_closed_can_be_read(tmp_path: Path) -> None:
+def test_a_file_that_is_not_yet_closed_can_be_read(tmp_path):
     path = tmp_path / "a.wav"
     with path.open("wb", buffering=0) as file:
-        WavWriter(file).write(bytes([128] * 101))  # type: ignore[arg-type]  # a raw file will do
+        WavWriter(file).write(bytes([128] * 101))  # type: ignore[arg-type]  # a raw file is accepted
         assert soundfile.info(path).frames == 101
 
 
-def test_a_device_is_written_to() -> None:
+def test_a_device_is_written_to():
     with open(os.devnull, "wb") as file, WavWriter(file) as writer:
         writer.write(b"abc")
     assert writer.samples == 3
 
 
-def test_an_exception_finishes_the_file_and_goes_on() -> None:
+def test_an_exception_finishes_the_file_and_is_raised():
     stream = io.BytesIO()
     with pytest.raises(KeyboardInterrupt), WavWriter(stream) as writer:  # noqa: PT012
         writer.write(b"ab")
@@ -192,14 +193,14 @@ def test_an_exception_finishes_the_file_and_goes_on() -> None:
     assert stream.getvalue() == HEADER % (le32(38), le32(2)) + b"ab"
 
 
-def test_an_exception_before_the_first_sample_writes_nothing() -> None:
+def test_an_exception_before_the_first_sample_writes_nothing():
     stream = io.BytesIO()
     with pytest.raises(KeyboardInterrupt), WavWriter(stream):
         raise KeyboardInterrupt
     assert stream.getvalue() == b""
 
 
-def test_samples_that_were_written_but_not_counted_are_in_the_file() -> None:
+def test_samples_that_were_written_but_not_counted_are_in_the_file():
     stream = io.BytesIO()
     writer = WavWriter(stream)
     writer.write(b"ab")
@@ -209,7 +210,7 @@ def test_samples_that_were_written_but_not_counted_are_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("cues", [0, 2])
-def test_a_full_file_keeps_what_fits_and_says_so(monkeypatch: pytest.MonkeyPatch, cues: int) -> None:
+def test_a_full_file_keeps_the_samples_that_fit(monkeypatch, cues):
     monkeypatch.setattr(wavwriter, "MOST_BYTES", 200)
     stream = io.BytesIO()
     with WavWriter(stream) as writer:
@@ -219,38 +220,31 @@ def test_a_full_file_keeps_what_fits_and_says_so(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(WavFullError) as caught:
             writer.write(bytes(90))
     fit = 200 - 44 - 1 - (12 + 24 * cues if cues else 0)
-    assert str(caught.value) == f"a WAV file ends at 4 GiB: {fit} samples are in it, and there are more."
+    assert f"{fit} samples" in str(caught.value)
     assert writer.samples == fit
     assert len(stream.getvalue()) <= 200
     stream.seek(0)
     assert soundfile.info(stream).frames == fit
 
 
-def test_a_pipe_never_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_has_no_size_limit(monkeypatch):
     monkeypatch.setattr(wavwriter, "MOST_BYTES", 200)
     with WavWriter(Pipe()) as writer:
         writer.write(bytes(1000))
     assert writer.samples == 1000
 
 
-def test_a_rate_out_of_range_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^a rate of 0 Hz is out of range: 1,000 to 768,000 Hz are possible\.$"):
-        WavWriter(io.BytesIO(), rate=0)
-
-
-@pytest.mark.parametrize("mulaw", [False, True])
-@pytest.mark.parametrize("n", [10, 11])
 @pytest.mark.parametrize(
     "player",
     ["ffmpeg -v error -i - -f u8 -", "sox -V1 -t wav - -t raw -e unsigned -b 8 -", "sox -V1 -t wav - -t raw -"],
 )
-def test_players_read_exactly_the_samples_from_a_pipe(player: str, n: int, mulaw: bool) -> None:
+def test_players_read_exactly_the_samples_from_a_pipe(player):
     if shutil.which(player.split()[0]) is None:
         pytest.skip(f"there is no {player.split()[0]} on the PATH")
-    stream = Pipe()
-    with WavWriter(stream, mulaw=mulaw) as writer:
-        writer.write(bytes(range(100, 100 + n)))
-    done = subprocess.run(player.split(), input=stream.getvalue(), capture_output=True, check=True)
-    assert len(done.stdout) == n
-    if not mulaw:
-        assert done.stdout == bytes(range(100, 100 + n))
+    for n, mulaw in ((10, False), (11, False), (10, True), (11, True)):
+        stream = Pipe()
+        with WavWriter(stream, mulaw=mulaw) as writer:
+            writer.write(bytes(range(100, 100 + n)))
+        done = subprocess.run(player.split(), input=stream.getvalue(), capture_output=True, check=True)
+        assert len(done.stdout) == n
+        assert mulaw or done.stdout == bytes(range(100, 100 + n))

@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytecodec.mulaw import decode_mulaw, encode_mulaw
+from bytecodec.pcm import decode_mulaw, encode_mulaw
 from charrnn.data import baselines
 from charrnn.data.baselines import (
     bzip2_bits,

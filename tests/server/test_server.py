@@ -313,7 +313,7 @@ def test_a_network_starts_from_the_end_of_a_recording(served, trained, tone, ton
 @pytest.mark.parametrize(
     ("path", "data", "why"),
     [
-        ("?run=0&name=../../a.wav", b"RIFF....WAVEfmt garbage", "a.wav is no recording that can be read"),
+        ("?run=0&name=../../a.wav", b"RIFF....WAVEfmt garbage", "recording that can be read"),
         ("?run=0&name=a.txt", b"Hello", "a.txt is plain text"),
         ("?run=0&name=a.flac", b"", "a.flac is empty: it has 0 bytes."),
         ("?run=0&name=a.bin", b"\xff\xfe\x00", "a.bin "),

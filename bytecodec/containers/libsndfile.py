@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import io
 import os
 import platform
 import signal
@@ -16,38 +17,23 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.parts import View
+from bytecodec.containers.part import Part, read_at
 
 Samples: TypeAlias = NDArray[np.float32]
 
 _STEP = 64  # frames that are read at a time near damage
 
 _lock = threading.Lock()
-_silencers = 0  # calls under way in all threads
-_stream: int | None = None  # the FILE* that C code called stderr before them
+_silencers = 0  # number of running calls in all threads
+_stream: int | None = None  # the original FILE* of the C library's stderr
 
 
-class Decoder:
+class SoundReader:
     """Forward reader of one recording.
 
-    Parameters
-    ----------
-    open_sound
-        Function that opens the recording at its beginning, as a `soundfile.SoundFile`.
-    is_spent
-        Function that returns whether only zeros or nothing follow what libsndfile has read of the file. libsndfile
-        reads some kilobytes ahead, so damage this close to the end counts as the end.
-
-    Attributes
-    ----------
-    rate, channels, container, subtype
-        Values of libsndfile: the rate in Hz, a container such as "WAV", and a subtype such as "PCM_16".
-    frames
-        Number of frames that the file announces; None if unknown.
-    frames_read
-        Number of frames read so far.
-    cut_short
-        Whether reading ended with an error at the end of the file.
+    ``open_sound`` opens the recording at its beginning, as a `soundfile.SoundFile`. ``is_spent`` returns whether only
+    zeros or nothing follow what libsndfile has read of the file: it reads some kilobytes ahead, so damage this close to
+    the end counts as the end.
     """
 
     def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
@@ -55,22 +41,19 @@ class Decoder:
         self._is_spent = is_spent
         with calling_c():
             self._sound = open_sound()
-        self.rate: int = self._sound.samplerate
+        self.rate: int = self._sound.samplerate  # in Hz
         self.channels: int = self._sound.channels
-        self.container: str = self._sound.format
-        self.subtype: str = self._sound.subtype
+        self.container: str = self._sound.format  # such as "WAV"
+        self.subtype: str = self._sound.subtype  # such as "PCM_16"
         self.frames: int | None = self._sound.frames if self._sound.frames < 2**62 else None  # 2 ** 63 - 1: unknown
         self.frames_read = 0
-        self.cut_short = False
+        self.cut_short = False  # whether reading ended with an error at the end of the file
         self._damage: Exception | None = None
 
     def read_into(self, buffer: Samples) -> Samples:
         """Read as many frames as fit into the buffer, and return that part of it; (0, channels) at the end.
 
-        Raises
-        ------
-        soundfile.LibsndfileError
-            The recording is damaged from here on, and more frames follow the damage.
+        Raise `soundfile.LibsndfileError` if the recording is damaged here and more data follow the damage.
         """
         from soundfile import LibsndfileError
 
@@ -122,6 +105,59 @@ class Decoder:
         return count
 
 
+class View(io.RawIOBase):
+    """Read-only file of the bytes of a part: its new header, if it has one, and its bytes of the file.
+
+    libsndfile calls it from C, where an exception would be lost: a reading error is kept in `error`.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._header = part.header
+        self._begin = part.begin - len(part.header)  # offset in the file of position 0
+        self._size = len(part.header) + part.end - part.begin
+        self._position = 0
+        self.error: OSError | None = None
+
+    @property
+    def offset(self) -> int:
+        """Offset in the file of the current position."""
+        return self._begin + self._position
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position, which stays within the part."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = min(max(0, origin + offset), self._size)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as possible, and return the number of bytes."""
+        wanted = min(len(buffer), self._size - self._position)
+        if self._position < len(self._header):
+            data = self._header[self._position : self._position + wanted]
+        else:
+            try:
+                data = read_at(self._file, self._begin + self._position, wanted)
+            except OSError as error:
+                self.error = error
+                return 0
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 def open_sound(file: BinaryIO | View) -> Any:
     """Open a regular file, or a part of one, from its beginning, or raise `soundfile.LibsndfileError`."""
     import soundfile
@@ -158,9 +194,9 @@ def calling_c() -> Iterator[None]:
 def _delayed_signals() -> Iterator[None]:
     """Delay the handlers of signals until the block has ended.
 
-    libsndfile reads a `bytecodec.parts.View` by calling Python, and what a handler raises there would be lost.
+    libsndfile reads a `View` by calling Python, where an exception from a handler would be lost.
     """
-    if threading.current_thread() is not threading.main_thread():  # the only one that calls handlers
+    if threading.current_thread() is not threading.main_thread():  # other threads run no handlers
         yield
         return
     arrived: list[int] = []

@@ -1,4 +1,4 @@
-"""Headers of WAV, RF64, W64, AIFF, AU and CAF files: reading them, and making new ones."""
+"""Headers of WAV, RF64, W64, AIFF, AU and CAF files, and new headers for damaged ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from bytecodec.parts import read_at
+from bytecodec.containers.part import read_at
+
+Chunk: TypeAlias = tuple[bytes, int, int]  # name, length of the content, and offset of its end
 
 _MOST_CHUNKS = 100_000  # a file with more of them is damaged
 _LONGEST_FORMAT = 4096  # bytes of a chunk that describes the samples
@@ -22,39 +24,24 @@ _KNOWN = frozenset(  # chunks that are recognised even where the file ends withi
     b"data,SSND,LIST,id3 ,ID3 ,bext,cue ,fact,JUNK,junk,PAD ,FLLR,smpl,inst,acid,afsp,DISP,iXML,_PMX,axml,PEAK,cart,"
     b"levl,umid,NAME,AUTH,(c) ,ANNO,MARK,INST,COMT,APPL,MIDI,FVER,CHAN,free,pakt,info,strg,midi,uuid,peak".split(b",")
 )
-_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings: no chunks
+_MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings, not chunks
 _W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows the four characters of most W64 chunks
 
 
 @dataclass
 class Sound:
-    """Description of a sound by its header.
+    """Description of a sound by its header."""
 
-    Attributes
-    ----------
-    data
-        Offset of the samples in the file, in bytes.
-    length
-        Number of bytes of samples that the header announces.
-    chunks
-        Function that yields (name, length, end) of each chunk after the sound, given its end.
-    header
-        Function that returns a new header for a number of bytes of sound, or b"" if it cannot be made.
-    bytes_per_second
-        Byte rate of the sound; 0 if unknown.
-    unreadable
-        Whether libsndfile would misread the header.
-    """
-
-    data: int
-    length: int
-    chunks: Callable[[int], Iterator[tuple[bytes, int, int]]]
-    header: Callable[[int], bytes]
-    bytes_per_second: float
-    unreadable: bool = False
+    data: int  # offset of the samples in the file, in bytes
+    length: int  # number of bytes of samples that the header announces
+    chunks: Callable[[int], Iterator[Chunk]]  # returns the chunks after the sound, given the offset of its end
+    header: Callable[[int], bytes]  # returns a new header for a number of bytes, or b"" if it cannot be made
+    bytes_per_second: float  # 0 if unknown
+    unreadable: bool = False  # whether libsndfile would misread the header
 
 
 def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a WAV or RF64 header at an offset, or None if the header is incomplete."""
     magic = read_at(file, at, 4)
     order, is_64 = ">" if magic == b"RIFX" else "<", magic == b"RF64"
     form, long_length, bad_peak = b"", None, False
@@ -77,7 +64,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
         length = long_length
     unreadable = unreadable or length >= 2**63
 
-    def chunks(stop: int) -> Iterator[tuple[bytes, int, int]]:
+    def chunks(stop: int) -> Iterator[Chunk]:
         return _riff_chunks(file, stop, size, order, length & 1)
 
     if data + length <= size:
@@ -111,6 +98,7 @@ def _wav_header(form: bytes, length: int, order: str = "<") -> bytes:
 
 
 def read_w64(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a W64 header at an offset, or None if the header is incomplete."""
     form = b""
     for name, length, end in _w64_chunks(file, at + 40, size, at):
         if name == b"fmt ":
@@ -132,6 +120,7 @@ def read_w64(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of an AIFF or AIFC header at an offset, or None if the header is incomplete."""
     common = sound = b""
     data = length = 0
     bad_peak = False
@@ -156,18 +145,10 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
         if encoding:
             return _au_header(encoding, round(rate), channels, order)
         described = struct.pack(">I", len(common)) + common
-        return (
-            b""
-            if n > _MOST_IN_RIFF
-            else (
-                b"FORM"
-                + struct.pack(">I", 28 + len(described) + n)
-                + b"AIFCCOMM"
-                + described
-                + b"SSND"
-                + struct.pack(">III", n + 8, 0, 0)
-            )
-        )
+        if n > _MOST_IN_RIFF:
+            return b""
+        magic = b"FORM" + struct.pack(">I", 28 + len(described) + n) + b"AIFC"
+        return magic + b"COMM" + described + b"SSND" + struct.pack(">III", n + 8, 0, 0)
 
     return Sound(
         data,
@@ -190,6 +171,7 @@ def _au_encoding(codec: bytes, bits: int) -> tuple[str, int]:
 
 
 def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of a CAF header at an offset, or None if the header is incomplete."""
     rate, codec, flags, _, _, channels, bits = 0.0, b"", 0, 0, 0, 0, 0
     bad_peak = False
     for name, length, end in _caf_chunks(file, at + 8, size):
@@ -203,7 +185,7 @@ def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
         return None
     if not codec:
         return None
-    data = end - length + 4  # behind the count of edits
+    data = end - length + 4  # after the edit count
     order = "<" if codec == b"lpcm" and flags & 2 else ">"
     encoding = (_AU_FLOAT if flags & 1 else _AU_INTEGER).get(bits, 0) if codec == b"lpcm" else _AU_CODEC.get(codec, 0)
 
@@ -221,11 +203,12 @@ def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
         lambda stop: _caf_chunks(file, stop, size),
         header,
         rate * channels * bits / 8,
-        bad_peak or end > size,  # of an unknown length, too
+        bad_peak or end > size,  # also where the length is unknown
     )
 
 
 def read_au(file: BinaryIO, at: int, size: int) -> Sound | None:
+    """Return the sound of an AU header at an offset, or None if the header is incomplete."""
     head = read_at(file, at, 24)
     order = ">" if head[:4] == b".snd" else "<"
     if len(head) < 24:
@@ -247,67 +230,59 @@ def _au_header(encoding: int, rate: int, channels: int, order: str) -> bytes:
     return (b".snd" if order == ">" else b"dns.") + struct.pack(order + "5I", 24, 2**32 - 1, encoding, rate, channels)
 
 
-# Chunks: each generator yields (name, length, end), and also the end of padding, without a name.
-
-
-def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[tuple[bytes, int, int]]:
+def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[Chunk]:
     """Yield the chunks from an offset on; ``odd`` is 1 if the chunk before has an odd length."""
+
+    def padding(at: int, length: int) -> int:
+        return int(length & 1 and _is_padded(read_at(file, at, 5)))
+
+    return _chunks(file, at, size, struct.Struct(order + "4sI"), padding, odd)
+
+
+def _w64_chunks(file: BinaryIO, at: int, size: int, origin: int) -> Iterator[Chunk]:
+    """Yield the chunks from an offset on, which begin at multiples of 8 bytes from the origin."""
+    return _chunks(file, at, size, struct.Struct("<16sQ"), lambda at, _: (origin - at) % 8)
+
+
+def _caf_chunks(file: BinaryIO, at: int, size: int) -> Iterator[Chunk]:
+    """Yield the chunks from an offset on; libsndfile adds a byte of padding to some, which the format does not have."""
+    return _chunks(file, at, size, struct.Struct(">4sQ"), lambda at, _: int(read_at(file, at, 1) == b"\0"))
+
+
+def _chunks(
+    file: BinaryIO, at: int, size: int, layout: struct.Struct, padding: Callable[[int, int], int], length: int = 0
+) -> Iterator[Chunk]:
+    """Yield (name, length, end) of each chunk, and also the end of padding, without a name.
+
+    ``layout`` describes the name and the length before the content. ``padding`` returns the number of bytes of padding
+    at an offset after a chunk of some length, at first ``length``.
+    """
     for _ in range(_MOST_CHUNKS):
         if at >= size:
             return
-        if odd and _is_padded(read_at(file, at, 5)):
-            at = min(at + 1, size)
+        if count := padding(at, length):
+            at = min(at + count, size)
             yield b"", 0, at
-        head = read_at(file, at, 8)
-        if len(head) < 8 or not _is_name(head[:4]) or head[:4] in _MAGIC:
+        head = read_at(file, at, layout.size)
+        if len(head) < layout.size:
             return
-        (length,) = struct.unpack(order + "I", head[4:])
-        if at + 8 + length > size and head[:4] not in _KNOWN:
+        name, length = layout.unpack(head)
+        if len(name) > 4:  # the name of a W64 chunk ends with a GUID, and its length includes the head
+            if name[4:] != _W64_GUID:
+                return
+            name, length = name[:4], max(0, length - layout.size)
+        elif not _is_name(name) or name in _MAGIC:
             return
-        at, odd = at + 8 + length, length & 1
-        yield head[:4], length, at
+        at += layout.size + length
+        if at > size and name not in _KNOWN:
+            return
+        yield name, length, at
 
 
 def _is_padded(data: bytes) -> bool:
-    """Return whether a byte of padding comes first, which some writers forget after a chunk of odd length."""
+    """Return whether a byte of padding comes first, which some writers omit after a chunk of odd length."""
     return not (data[:4] in _KNOWN | _MAGIC or (_is_name(data[:4]) and not _is_name(data[1:])))
 
 
 def _is_name(name: bytes) -> bool:
     return len(name) == 4 and all(32 <= c < 127 for c in name)
-
-
-def _w64_chunks(file: BinaryIO, at: int, size: int, origin: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the chunks from an offset on, which begin at multiples of 8 bytes from the origin."""
-    for _ in range(_MOST_CHUNKS):
-        if at >= size:
-            return
-        if padding := (origin - at) % 8:
-            at = min(at + padding, size)
-            yield b"", 0, at
-        head = read_at(file, at, 24)
-        if len(head) < 24 or head[4:16] != _W64_GUID:
-            return
-        length = max(0, struct.unpack("<Q", head[16:])[0] - 24)
-        if at + 24 + length > size and head[:4] not in _KNOWN:
-            return
-        at += 24 + length
-        yield head[:4], length, at
-
-
-def _caf_chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the chunks from an offset on; libsndfile adds a byte of padding to some, which the format does not have."""
-    for _ in range(_MOST_CHUNKS):
-        if at >= size:
-            return
-        if read_at(file, at, 1) == b"\0":
-            at += 1
-            yield b"", 0, at
-        head = read_at(file, at, 12)
-        if len(head) < 12 or not _is_name(head[:4]) or head[:4] in _MAGIC:
-            return
-        (length,) = struct.unpack(">Q", head[4:])
-        if at + 12 + length > size and head[:4] not in _KNOWN:
-            return
-        at += 12 + length
-        yield head[:4], length, at

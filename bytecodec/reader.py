@@ -1,11 +1,10 @@
-"""Any recording to mono samples of 8 or 16 bits at one rate, in blocks."""
+"""Recordings of any format as mono samples of 8 or 16 bits at one rate, in blocks."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.arguments import check_number, check_rate, check_whole
-from bytecodec.console import copy_input
 from bytecodec.errors import InputError
-from bytecodec.quantize import FULL_SCALE, SILENCE, Levels, Quantiser, Quantiser16
+from bytecodec.files import copy_input, is_regular
+from bytecodec.pcm import FULL_SCALE, SILENCE, Levels, Quantiser
 
 if TYPE_CHECKING:  # imported when a recording is read: other commands start faster without it
-    from bytecodec.recording import Pass, Progress, Samples
+    from bytecodec.recording import Pass, Progress
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -42,48 +41,46 @@ def read_blocks(
     dither: bool = False,
     mulaw: bool = False,
     bits: int = 8,
-    tell: Callable[[str], object] | None = None,
-    progress: Progress | None = None,
+    on_message: Callable[[str], object] | None = None,
+    on_progress: Progress | None = None,
 ) -> Iterator[NDArray[Any]]:
-    """Read a recording as 8-bit mono samples at one rate.
+    """Read a recording as mono samples at one rate.
 
-    Channels are averaged, or one is selected, and the rate is changed by `bytecodec.resample.Resampler`. A 16-bit
-    sample x becomes floor(x / 256 + 1/2) + 128, at most 255: each byte stands for 256 neighbouring values, and silence
-    is 128. A mono 8-bit file at the wanted rate comes out as it is, byte for byte. Not-a-number becomes silence,
-    infinity full scale.
+    A 16-bit sample x becomes the byte floor(x / 256 + 1/2) + 128, at most 255, so that silence is 128. A mono 8-bit
+    file at the requested rate is returned unchanged. Not-a-number becomes silence, and infinity full scale.
 
     Parameters
     ----------
     source
-        A path, or a file open for reading bytes, at its beginning; any format that libsndfile reads. What is
-        no regular file, such as a pipe, is first copied to a temporary file.
+        A path, or a file open for reading bytes, at its beginning, in any format that libsndfile reads. A pipe is
+        first copied to a temporary file.
     rate
-        Of the bytes, in Hz, 1,000 to 768,000.
+        Rate of the samples in Hz, 1,000 to 768,000; see `bytecodec.resample.Resampler`.
     start, duration
-        The part to take, in seconds of the recording; without duration, up to its end.
+        The part to read, in seconds of the recording; without duration, up to its end.
     channel
         The channel to read, counted from 1; None for the mean of all.
     mono_as_is
         Read a recording that has only one channel, whatever ``channel`` is.
     remove_dc
-        Subtract the mean of the part that is read, which needs another pass.
+        Subtract the mean of the part that is read, which requires another pass.
     normalize
-        Amplify so that the peak reaches full scale, which needs another pass; the mean is subtracted first.
+        Amplify so that the peak reaches full scale, which requires another pass; the mean is subtracted first.
     set_gain_db
         With normalize, the gain in dB of the set that the recording belongs to, instead of its own.
     gain_db
-        Amplify by so much; with normalize, from full scale. -200 to 200.
+        Gain in dB, -200 to 200; with normalize, relative to full scale.
     dither
         Add triangular noise of two steps peak to peak before rounding, always the same. A mono 8-bit file at the
-        wanted rate has nothing to be rounded, and gets none.
+        requested rate is not rounded, and gets none.
     mulaw
-        Give the bytes of G.711 mu-law in place of linear ones.
+        Return the bytes of G.711 mu-law instead of linear ones.
     bits
-        8, or 16 for int16 samples floor(32768 x + 1/2): a mono 16-bit file at the wanted rate comes out as it is.
-    tell
+        8, or 16 for int16 samples floor(32768 x + 1/2).
+    on_message
         Called with each message for the user, such as that the recording is cut short, clipped or quiet.
-    progress
-        Is called after each block with the frames read so far and, if known, the frames there are to read.
+    on_progress
+        Called after each block with the number of frames read so far and the total number, or None if it is unknown.
 
     Yields
     ------
@@ -94,25 +91,15 @@ def read_blocks(
     ------
     InputError
         At once: a parameter is out of its range. While reading: the source is not a recording, is damaged, has a
-        rate out of range, does not have the channel, or holds no samples in the part; the message names it.
+        rate out of range, does not have the channel, or holds no samples in the part.
     OSError
         The source cannot be opened or read.
     """
-    check_rate(rate)
-    _check_part(start, duration)
-    if channel is not None:
-        check_whole("channel", channel, 1)
-    check_number("gain_db", gain_db, -200, 200)
-    if mulaw and dither:
-        raise InputError("dither is for linear samples: leave it out, or mulaw.")
-    if bits not in (8, 16) or (bits == 16 and (mulaw or dither)):
-        raise InputError(f"bits is {bits!r}; it must be 8, or 16 without mulaw and dither.")
+    gain = (normalize, set_gain_db if normalize else None, gain_db)
+    options = _Options(rate, start, duration, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise InputError(f"source is a {type(source).__name__}; it must be a path or a file open for reading.")
-    part = (start, duration)
-    gain = (normalize, set_gain_db if normalize else None, gain_db)
-    options = _Options(rate, part, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
-    return _read(source, options, tell or _ignore, progress or _ignore)
+    return _quantised(source, options, on_message or _ignore, on_progress or _ignore)
 
 
 def measure_peak(
@@ -121,7 +108,7 @@ def measure_peak(
     *,
     channel: int | None = None,
     remove_dc: bool = False,
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> float:
     """Return the highest magnitude that `read_blocks` would round without a gain, where full scale is 1.
 
@@ -129,19 +116,13 @@ def measure_peak(
     """
     options = _Options(rate, channel=channel, remove_dc=remove_dc)
     with _regular_file(source) as (file, name):
-        passes = _Passes(file, name, options, 1 + remove_dc, progress or _ignore)
+        passes = _Passes(file, name, options, 1 + remove_dc, on_progress or _ignore)
         return passes.peak(passes.mean() if remove_dc else 0.0)
 
 
 def normalizing_gain(peak: float) -> float:
     """Return the factor that brings a peak to full scale; 1 for silence."""
     return FULL_SCALE / peak if peak > SILENCE else 1.0
-
-
-def _check_part(start: float, duration: float | None) -> None:
-    check_number("start", start, 0)
-    if duration is not None:
-        check_number("duration", duration, 0, above=True)
 
 
 def _ignore(*_: object) -> None:
@@ -153,7 +134,8 @@ class _Options:
     """The parameters of `read_blocks` for the conversion of samples to bytes."""
 
     rate: int
-    part: tuple[float, float | None] = (0.0, None)
+    start: float = 0.0
+    duration: float | None = None
     channel: int | None = None
     mono_as_is: bool = False
     remove_dc: bool = False
@@ -164,41 +146,50 @@ class _Options:
     mulaw: bool = False
     bits: int = 8
 
+    def __post_init__(self) -> None:
+        check_rate(self.rate)
+        check_number("start", self.start, 0)
+        if self.duration is not None:
+            check_number("duration", self.duration, 0, above=True)
+        if self.channel is not None:
+            check_whole("channel", self.channel, 1)
+        check_number("gain_db", self.gain_db, -200, 200)
+        if self.mulaw and self.dither:
+            raise InputError("dither is for linear samples: leave it out, or mulaw.")
+        if self.bits not in (8, 16) or (self.bits == 16 and (self.mulaw or self.dither)):
+            raise InputError(f"bits is {self.bits!r}; it must be 8, or 16 without mulaw and dither.")
 
-def _read(
-    source: Source, options: _Options, tell: Callable[[str], object], progress: Progress
+
+def _quantised(
+    source: Source, options: _Options, on_message: Callable[[str], object], on_progress: Progress
 ) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):
         measures_peak = options.normalize and options.set_gain_db is None
-        passes = _Passes(file, name, options, 1 + options.remove_dc + measures_peak, progress)
+        passes = _Passes(file, name, options, 1 + options.remove_dc + measures_peak, on_progress)
         mean = passes.mean() if options.remove_dc else 0.0
         gain = normalizing_gain(passes.peak(mean)) if measures_peak else 10 ** ((options.set_gain_db or 0) / 20)
         scale = gain * 10 ** (options.gain_db / 20)
         recording = passes.next()
         exact = recording.first.is_8_bit and recording.first.rate == options.rate and scale == 1 and mean == 0
         levels = Levels(options.rate, options.bits, options.mulaw, options.normalize, options.remove_dc)
-        quantise: Callable[[Samples], NDArray[Any]]
-        if options.bits == 16:
-            quantise = Quantiser16(scale, levels)
-        else:
-            quantise = Quantiser(scale, options.dither and not exact, options.mulaw, levels)
+        quantise = Quantiser(scale, options.bits, options.mulaw, options.dither and not exact, levels)
         for block in recording.blocks(options.rate, mean):
             yield quantise(block)
-        sentences = list(recording.messages)
-        if not recording.cancelled:  # if the channels cancelled, the level of the mix says nothing about the recording
-            sentences += levels.sentences()
+        messages = list(recording.messages)
+        if not recording.cancelled:  # the level of a mix whose channels cancelled is not that of the recording
+            messages += levels.messages()
             if 20 * math.log10(gain) > _LOUD_GAIN:
-                sentences.append(f"is amplified by {20 * math.log10(gain):.0f} dB to full scale, its noise as well.")
-        for sentence in filter(None, sentences):
-            tell(f"{name} {sentence}")
+                messages.append(f"is amplified by {20 * math.log10(gain):.0f} dB to full scale, and so is its noise.")
+        for message in messages:
+            on_message(f"{name} {message}")
 
 
 class _Passes:
     """The passes over a recording, with their common progress."""
 
-    def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, progress: Progress) -> None:
+    def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, on_progress: Progress) -> None:
         self._file, self._name, self._options = file, name, options
-        self._left, self._done, self._progress = count, 0, progress
+        self._left, self._done, self._on_progress = count, 0, on_progress
         self._last: Pass | None = None
 
     def mean(self) -> float:
@@ -211,26 +202,23 @@ class _Passes:
 
     def next(self) -> Pass:
         """Return the next pass, which reads the recording from its beginning."""
-        from bytecodec.recording import Pass
+        from bytecodec.recording import Pass, Selection
 
         self._done += self._last.frames_read if self._last else 0
-        done, left = self._done, self._left
+        done, left, options = self._done, self._left, self._options
         self._left -= 1
-        options = self._options
-        self._last = Pass(
-            self._file,
-            self._name,
-            options.part,
-            lambda n, of: self._progress(done + n, of and done + left * of),
-            options.channel,
-            options.mono_as_is,
-        )
+
+        def on_progress(frames: int, total: int | None) -> None:
+            self._on_progress(done + frames, total and done + left * total)
+
+        selection = Selection(options.start, options.duration, options.channel, options.mono_as_is)
+        self._last = Pass(self._file, self._name, selection, on_progress)
         return self._last
 
 
 @contextlib.contextmanager
 def _regular_file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
-    """Open the source where it is a path, and copy what libsndfile cannot seek in; also gives it a name."""
+    """Return an open regular file, which is a copy if the source is a pipe, and its name in messages."""
     with contextlib.ExitStack() as stack:
         file: BinaryIO
         if isinstance(source, str | os.PathLike):
@@ -238,13 +226,6 @@ def _regular_file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
         else:
             file, name = source, str(getattr(source, "name", "the recording"))
             name = "standard input" if name == "<stdin>" else name
-        if not _is_regular(file):
+        if not is_regular(file):
             file = copy_input(file, name, stack.enter_context(tempfile.TemporaryFile()))
         yield file, name
-
-
-def _is_regular(file: BinaryIO) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except OSError:  # as an io.BytesIO says that it has no descriptor
-        return False

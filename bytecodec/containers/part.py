@@ -1,8 +1,7 @@
-"""Parts of a file, each of which is one recording, and a view of one part for libsndfile."""
+"""A part of a file that is one recording, and the search for such parts by their signatures."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import BinaryIO
 
 _BLOCK = 1 << 20  # bytes that a search reads at a time
 _SIGNATURE_SIZE = 40
+_WINDOW_SIZE = 1 << 16  # bytes read at a time
 _SIGNATURE = re.compile(
     b"|".join(
         [
@@ -32,84 +32,42 @@ _SIGNATURE = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One recording in a file, which may hold several that were joined end to end.
+    """One recording in a file, which may hold several that were joined end to end."""
 
-    Attributes
-    ----------
-    begin, end
-        Offsets in the file, in bytes.
-    next
-        Offset of the part that follows, or the size of the file.
-    header
-        Header that replaces a wrong one before ``begin``; empty if the part has a good header of its own.
-    messages
-        Messages to report once the part has been read to its end; ``{seconds:.2f}`` stands for its duration.
-    frames
-        Number of frames in the part, if they were counted.
-    cut_short
-        Whether the messages report that the part is cut short.
-    """
-
-    begin: int
+    begin: int  # offsets in the file, in bytes
     end: int
-    next: int
-    header: bytes = b""
-    messages: tuple[str, ...] = ()
-    frames: int | None = None
-    cut_short: bool = False
+    next: int  # offset of the following part, or the size of the file
+    header: bytes = b""  # replaces a wrong one before ``begin``
+    messages: tuple[str, ...] = ()  # to report after the part was read; ``{seconds:.2f}`` is replaced by its duration
+    frames: int | None = None  # number of frames, if they were counted
+    cut_short: bool = False  # whether the messages report that the part is cut short
 
 
-class View(io.RawIOBase):
-    """Read-only file of the bytes of a part: its new header, if it has one, and its bytes of the file.
+class Window:
+    """Buffered reader of small pieces of a file in ascending order."""
 
-    libsndfile calls it from C, where an exception would be lost: a reading error is kept in `error`.
-    """
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self._at, self._data = 0, b""
 
-    def __init__(self, file: BinaryIO, part: Part) -> None:
-        self._file = file
-        self._header = part.header
-        self._begin = part.begin - len(part.header)  # offset in the file of position 0
-        self._size = len(part.header) + part.end - part.begin
-        self._position = 0
-        self.error: OSError | None = None
+    def get(self, at: int, count: int) -> bytes:
+        """Return ``count`` bytes at an offset, or fewer at the end of the file."""
+        if not self._at <= at <= at + count <= self._at + len(self._data):
+            self._at, self._data = at, read_at(self.file, at, max(count, _WINDOW_SIZE))
+        return self._data[at - self._at : at - self._at + count]
 
-    @property
-    def offset(self) -> int:
-        """Offset in the file of the current position."""
-        return self._begin + self._position
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position, which stays within the part."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = min(max(0, origin + offset), self._size)
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as possible, and return the number of bytes."""
-        wanted = min(len(buffer), self._size - self._position)
-        if self._position < len(self._header):
-            data = self._header[self._position : self._position + wanted]
-        else:
-            try:
-                data = read_at(self._file, self._begin + self._position, wanted)
-            except OSError as error:
-                self.error = error
-                return 0
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def find(self, pattern: re.Pattern[bytes], at: int) -> int | None:
+        """Return the first offset from ``at`` on at which a pattern of at most 8 bytes matches."""
+        while at < self.size:
+            if not self._at <= at < self._at + len(self._data) - 8:
+                self.get(at, min(_WINDOW_SIZE, self.size - at))
+            if found := pattern.search(self._data, at - self._at):
+                return self._at + found.start()
+            end = self._at + len(self._data)
+            if end >= self.size or not self._data:
+                return None
+            at = max(at + 1, end - 8)
+        return None
 
 
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
@@ -141,7 +99,7 @@ def _blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]
 
 
 def skip_id3v2(file: BinaryIO, offset: int) -> int:
-    """Return the offset behind the ID3v2 tags at an offset; the offset itself if there are none."""
+    """Return the offset after the ID3v2 tags at an offset; the offset itself if there are none."""
     while True:
         head = read_at(file, offset, 10)
         if len(head) < 10 or head[:3] != b"ID3" or max(head[3:5]) == 255 or max(head[6:]) >= 128:
@@ -159,3 +117,13 @@ def is_blank(file: BinaryIO, begin: int, end: int) -> bool:
 def count_bytes(count: int) -> str:
     """Return "1 byte" or "1,234 bytes"."""
     return f"{count:,} byte{'s' * (count != 1)}"
+
+
+def cut_short_message(reason: str) -> str:
+    """Return a message about a stream that is cut short; ``{seconds}`` in it is replaced later."""
+    return f"is cut short after {{seconds:.2f}} s: {reason}. The sound before it is read."
+
+
+def left_out_message(offset: int, count: int) -> str:
+    """Return a message about bytes in or after a stream that are not sound."""
+    return f"has {count_bytes(count)} from byte {offset:,} on that are not sound: they are left out."

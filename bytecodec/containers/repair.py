@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from bytecodec import headers, streams
-from bytecodec.headers import Sound
-from bytecodec.parts import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
+from bytecodec.containers.headers import Sound, read_aiff, read_au, read_caf, read_w64, read_wav
+from bytecodec.containers.mpeg import mpeg_begins, mpeg_part
+from bytecodec.containers.ogg import ogg_part
+from bytecodec.containers.part import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
 
 _LEAST_SOUND = 0.1  # in seconds; at least this much data in no chunk after a finished header is read as sound
 
@@ -27,29 +28,40 @@ def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
 def _part(file: BinaryIO, begin: int, size: int) -> Part:
     """Return the part that begins at an offset.
 
-    Tags of ID3 before it belong to MPEG audio alone: libsndfile refuses many of the other formats behind them, and
-    does not read all of the rest.
+    ID3 tags before it are kept for MPEG audio only: after such tags, libsndfile rejects many of the other formats, or
+    does not read all of their sound.
     """
     at = skip_id3v2(file, begin)
     magic = read_at(file, at, 12)
     sound: Sound | None = None
     if magic[:4] in (b"RIFF", b"RIFX", b"RF64") and magic[8:] == b"WAVE":
-        sound = headers.read_wav(file, at, size)
+        sound = read_wav(file, at, size)
     elif magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
-        sound = headers.read_aiff(file, at, size)
+        sound = read_aiff(file, at, size)
     elif magic == b"riff" + b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb":
-        sound = headers.read_w64(file, at, size)
+        sound = read_w64(file, at, size)
     elif magic[:4] == b"caff":
-        sound = headers.read_caf(file, at, size)
+        sound = read_caf(file, at, size)
     elif magic[:4] in (b".snd", b"dns."):
-        sound = headers.read_au(file, at, size)
+        sound = read_au(file, at, size)
     elif magic[:4] == b"fLaC":
-        return streams.flac_part(file, at, size)
+        return _flac_part(file, at, size)
     elif magic[:4] == b"OggS":
-        return streams.ogg_part(file, at, size)
+        return ogg_part(file, at, size)
     else:
-        return streams.mpeg_part(file, begin, at, size) or Part(begin, size, size)
+        return mpeg_part(file, begin, at, size) or Part(begin, size, size)
     return _examined(file, at, size, sound) if sound else Part(begin, size, size)
+
+
+def _flac_part(file: BinaryIO, begin: int, size: int) -> Part:
+    """Return the part of the FLAC stream at an offset."""
+    offset, last = begin + 4, False
+    while not last and offset < size:  # the blocks of metadata
+        head = read_at(file, offset, 4)
+        last = len(head) < 4 or head[0] >= 128
+        offset += 4 + int.from_bytes(head[1:], "big")
+    end = find_signature(file, min(offset, size), size) or size
+    return Part(begin, end, end)
 
 
 def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
@@ -66,18 +78,18 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
         message = f"has a header whose sizes end at 4 GiB: all {count_bytes(end - sound.data)} of its sound are read."
         return _with_header(sound, begin, end, size, (message,))
     following = find_signature(file, sound.data, size) or size
-    there = following - sound.data
+    present = following - sound.data
     if stop > following:
         message = (
             f"is cut short: its header announces {count_bytes(sound.length)} of sound; "
-            f"the {there:,} ({{seconds:.2f}} s) in the file are read."
+            f"the {present:,} ({{seconds:.2f}} s) in the file are read."
         )
         messages = () if stop > size and _was_unknown(sound.length) else (message,)
-        header = sound.header(there) if following < size or sound.unreadable else b""
+        header = sound.header(present) if following < size or sound.unreadable else b""
         return Part(sound.data if header else begin, following, following, header, messages, cut_short=bool(messages))
-    if sound.length == 0 and there:
+    if sound.length == 0 and present:
         message = (
-            f"has an unfinished header, which announces no sound: the {count_bytes(there)} that follow "
+            f"has an unfinished header, which announces no sound: the {count_bytes(present)} that follow "
             "are read as sound."
         )
         return _with_header(sound, begin, following, following, (message,))
@@ -119,7 +131,7 @@ def _skip_chunks(sound: Sound, stop: int) -> tuple[int, tuple[str, ...]]:
 
 def _follows(file: BinaryIO, offset: int, size: int) -> bool:
     """Return whether another recording begins at an offset."""
-    return has_signature(file, skip_id3v2(file, offset)) or streams.mpeg_begins(file, offset, size)
+    return has_signature(file, skip_id3v2(file, offset)) or mpeg_begins(file, offset, size)
 
 
 def _wrapped_end(sound: Sound, size: int) -> int | None:

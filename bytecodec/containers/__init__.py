@@ -1,0 +1,1 @@
+"""Container formats: the recordings in a file, their extent, and the repair of damaged headers."""
