@@ -1,4 +1,4 @@
-"""Tables of byte values and characters, as BinToUTF8 writes them beside a text: see docs/formats.md."""
+"""Tables of byte values and characters, as BinToUTF8 writes them beside a text: see docs/guide/import-and-export.md."""
 
 from __future__ import annotations
 
