@@ -232,7 +232,7 @@ def parser() -> Parser:
         "--gpu-layers",
         choices=("auto", *GPU_LAYERS),
         default="auto",
-        help="backend for recurrent layers on an NVIDIA GPU (docs/explanation/gpu.md); auto is kernel where it can be used",
+        help="backend for recurrent layers on an NVIDIA GPU (docs/guide/gpu.md); auto is kernel where it can be used",
     )
     run.add_argument(
         "--threads",
