@@ -1,4 +1,4 @@
-"""Tables of bytes and characters, which BinToUTF8 writes beside a text."""
+"""Tables of byte values and characters, as BinToUTF8 writes them beside a text: see docs/guide/import-and-export.md."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LINE = re.compile(r"[ \t]*(0[xX][0-9A-Fa-f]+|[0-9]+)([ \t].*)", re.DOTALL)
 
 
 class Table:
-    """Table of up to 256 characters and their bytes.
+    """Table of up to 256 characters and the bytes that they stand for.
 
     Parameters
     ----------
     byte_of
-        The byte of each character.
+        The byte for each character.
     """
 
     def __init__(self, byte_of: dict[str, int]) -> None:
@@ -37,9 +37,9 @@ class Table:
         self._bytes = np.array([byte for _, byte in ordered], np.int16)
 
     def lookup(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
-        """Return the byte of each code point, of any shape, or -1 if it is not in the table."""
-        position = np.searchsorted(self._codes, codes.astype(np.uint32, copy=False)).clip(0, len(self._codes) - 1)
-        found: NDArray[np.int16] = np.where(self._codes[position] == codes, self._bytes[position], np.int16(-1))
+        """Return the byte for each code point, of any shape, and -1 for one that is not in the table."""
+        place = np.searchsorted(self._codes, codes.astype(np.uint32, copy=False)).clip(0, len(self._codes) - 1)
+        found: NDArray[np.int16] = np.where(self._codes[place] == codes, self._bytes[place], np.int16(-1))
         return found
 
 
@@ -60,7 +60,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise InputError(f"{path} is too long for a table, which has at most 256 lines of a byte and a character.")
+        raise InputError(f"{path} is too long for a table: give one of at most 256 lines, a byte and a character each.")
     if len(data) == 256 and not _is_text(data):
         return Table(_in_order(data))
     try:
@@ -130,7 +130,7 @@ def _parsed_line(line: str) -> tuple[int, str]:
         raise ValueError(f"{found[1][:40]} is not a byte, which is a number from 0 to 255")
     rest = found[2]  # with the separator
     character = rest.strip(" \t")
-    if not character:  # the character may be a space or a tab, which follows the separator
+    if not character:  # a space or a tab is the character: what follows the separator
         character = rest[1:] if len(rest) == 2 else " " if set(rest) == {" "} and len(rest) > 1 else ""
     if len(character) != 1:
         what = f"{character[:40]!r} is not one character" if character else "there is no character"

@@ -1,4 +1,4 @@
-"""The documents say what is true of the code beside them."""
+"""The documentation agrees with the code beside it."""
 
 from __future__ import annotations
 
@@ -8,100 +8,202 @@ from pathlib import Path
 
 import pytest
 
+from charrnn.models.config import CELLS
 from charrnn.storage import run_dir
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS
+from charrnn.training.recipe import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
-
-
-def read(name):
-    return (ROOT / name).read_text(encoding="utf-8")
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
+}
+COMMAND = r"(?:wav2utf8|utf82wav|bin2utf8|utf82bin|charrnn-\w+)"
 
 
 @pytest.fixture(scope="module")
-def commands():
-    """The commands by name, and how tools/make_flags.py asks them for help."""
+def help_texts():
+    """The help of each command by its name, as tools/make_flags.py prints it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "tools")
         import make_flags
 
-        yield make_flags
+        return {name: make_flags.help_of(command) for name, command in make_flags.COMMANDS.items()}
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """The sections of flags.md by command."""
+    parts = re.split(r"^## (.*)$", PAGES["docs/reference/flags.md"], flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def flags_in(text):
     return set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", text))
 
 
-def test_every_command_that_is_installed_is_documented(commands):
+def anchors(text):
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page):
+    return re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+
+
+def test_every_installed_command_is_in_the_readme_and_in_flags_md(help_texts, sections):
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     scripts = config["options.entry_points"]["console_scripts"].strip().splitlines()
     installed = {line.split("=")[0].strip() for line in scripts}
-    assert installed == set(commands.COMMANDS)
-    assert set(re.findall(r"^## (.*)$", read("docs/flags.md"), re.M)) == installed
-    assert all(name in read("README.md") for name in installed)
+    assert installed == set(help_texts) == set(sections)
+    assert [name for name in installed if name not in PAGES["README.md"]] == []
 
 
-def test_flags_md_has_exactly_the_flags_of_each_command(commands):
-    sections = re.split(r"^## (.*)$", read("docs/flags.md"), flags=re.M)
-    for name, section in zip(sections[1::2], sections[2::2], strict=True):
-        assert flags_in(section) == flags_in(commands.help_of(commands.COMMANDS[name])), name
+def test_flags_md_has_exactly_the_flags_of_each_command(help_texts, sections):
+    for name, section in sections.items():
+        assert flags_in(section) == flags_in(help_texts[name]), name
 
 
-def test_flags_md_has_the_defaults_of_each_command(commands):
-    sections = re.split(r"^## (.*)$", read("docs/flags.md"), flags=re.M)
-    for name, section in zip(sections[1::2], sections[2::2], strict=True):
-        words = re.findall(r"\(default: [^)]*\)", " ".join(commands.help_of(commands.COMMANDS[name]).split()))
-        assert re.findall(r"\(default: [^)]*\)", " ".join(section.split())) == words, name
+def test_flags_md_has_the_defaults_of_each_command(help_texts, sections):
+    for name, section in sections.items():
+        shown, printed = (
+            re.findall(r"\(default: [^)]*\)", " ".join(text.split())) for text in (section, help_texts[name])
+        )
+        assert shown == printed, name
 
 
-@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
-def test_every_flag_that_a_page_shows_in_use_exists(commands, page):
-    known = {name: flags_in(commands.help_of(command)) for name, command in commands.COMMANDS.items()}
-    for line in re.findall(
-        r"(?:^ {4,}|`)((?:wav2utf8|utf82wav|bin2utf8|utf82bin|charrnn-\w+) [^`\n]*)", read(page), re.M
-    ):
-        for part in re.split(r"\||&&|;|>", line.split("#")[0]):
-            words = part.split()
-            if words and words[0] in known:
-                used = {word for word in words[1:] if re.match(r"--?[a-z]", word)}
-                assert used <= known[words[0]], f"{page}: {part}"
+def test_every_flag_that_a_page_shows_in_use_exists(help_texts):
+    known = {name: flags_in(text) for name, text in help_texts.items()}
+    for page, text in PAGES.items():
+        for line in re.findall(rf"(?:^ {{4,}}|`)({COMMAND} [^`\n]*)", text, re.M):
+            for part in re.split(r"\||&&|;|>", line.split("#")[0]):
+                name, *arguments = part.split() or [""]
+                used = {argument for argument in arguments if re.match(r"--?[a-z]", argument)}
+                assert used <= known.get(name, used), f"{page}: {part}"
 
 
-@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
-def test_every_link_to_a_file_leads_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)", read(page)):
-        if "://" not in target:
-            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+def test_every_flag_that_a_page_names_belongs_to_some_command(help_texts):
+    known = set().union(*(flags_in(text) for text in help_texts.values()))
+    for page, text in PAGES.items():
+        named = set(re.findall(r"`(--[a-z][a-z0-9-]*)", text))
+        assert named <= known | {"--max-restarts"}, f"{page}: {named - known}"  # which is torchrun's
 
 
-def test_make_targets_that_the_pages_name_exist():
-    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", read(page), re.M)) <= targets, page
+def test_every_link_to_a_file_leads_to_one():
+    for page in PAGES:
+        for target in links(page):
+            path = target.partition("#")[0]
+            if "://" not in target and path:
+                assert ((ROOT / page).parent / path).exists(), f"{page}: {target}"
+
+
+def test_every_link_to_a_heading_leads_to_one():
+    for page in PAGES:
+        for target in links(page):
+            path, _, anchor = target.partition("#")
+            if "://" not in target and anchor:
+                other = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+                assert anchor in anchors(other.read_text(encoding="utf-8")), f"{page}: {target}"
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, pending = set(), ["README.md"]
+    while pending:
+        page = pending.pop()
+        reached.add(page)
+        for target in links(page):
+            path = ((ROOT / page).parent / target.partition("#")[0]).resolve()
+            if path.is_relative_to(ROOT):
+                names = [p.relative_to(ROOT).as_posix() for p in (path.glob("*.md") if path.is_dir() else [path])]
+                pending += [name for name in names if name in PAGES and name not in reached]
+    assert set(PAGES) - reached <= {"data/README.md"}
+
+
+def test_every_module_that_a_page_names_exists():
+    for page, text in PAGES.items():
+        for name in re.findall(r"`?((?:bytecodec|charrnn|tests|docs)/[\w/.-]+\.(?:py|c|md))", text):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+def test_every_test_that_guarantees_md_cites_exists():
+    cited = re.findall(r"tests/[\w/]+\.py", PAGES["docs/explanation/guarantees.md"])
+    assert len(set(cited)) > 8
+    assert [name for name in cited if not (ROOT / name).is_file()] == []
+
+
+def test_the_tour_of_the_code_names_what_is_in_each_file():
+    rows = re.findall(r"^\|[^|]*\| `(\w[\w/]+\.py)`[^|]*\| (.*) \|$", PAGES["docs/explanation/architecture.md"], re.M)
+    assert len(rows) > 9
+    for path, cell in rows:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w.]+)`", cell):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(?:def|class) {part}\b", source, re.M), f"{path}: {name}"
+
+
+def test_the_architecture_page_describes_every_package():
+    packages = [path.parent.name for path in (ROOT / "charrnn").glob("*/__init__.py")]
+    assert len(packages) > 8
+    for package in packages:
+        assert f"`charrnn.{package}`" in PAGES["docs/explanation/architecture.md"], package
+
+
+def test_make_targets_that_a_page_names_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page, text in PAGES.items():
+        assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.M)) <= targets, page
 
 
 def test_formats_md_has_the_columns_of_the_logs_and_the_files_of_a_run():
-    text = read("docs/formats.md")
-    assert ",".join(LOG_COLUMNS) in "".join(text.split())
-    assert ",".join(VAL_COLUMNS) in "".join(text.split())
+    text = PAGES["docs/reference/formats.md"]
+    assert ",".join(LOG_COLUMNS) in text
+    assert ",".join(VAL_COLUMNS) in text
     run = run_dir.Run(Path("r"))
     for path in (run.config_file, run.log_file, run.val_file, run.best_file, run.resume_file, run.corpus_file):
         assert f"`{path.name}`" in text
 
 
-def test_the_example_of_api_md_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", read("docs/api.md"), re.S)
+def test_models_md_describes_every_cell_and_both_recipes():
+    text = PAGES["docs/explanation/models.md"]
+    assert [cell for cell in CELLS if f"`{cell}`" not in text and f"--cell {cell}`" not in text] == []
+    assert "| torch-rnn | modern (default) |" in text
+    assert f"| batch | {Settings.batch_size} rows x {Settings.seq_length} steps |" in text
+
+
+def test_configuration_md_lists_every_environment_variable_of_the_project():
+    for path in [*ROOT.glob("charrnn/**/*.py"), *ROOT.glob("bytecodec/**/*.py")]:
+        for name in re.findall(r"\"(CHARRNN_[A-Z_]+)\"", path.read_text(encoding="utf-8")):
+            assert f"`{name}`" in PAGES["docs/reference/configuration.md"], f"{path}: {name}"
+
+
+def test_the_example_of_the_python_interface_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/reference/api.md"], re.S)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/api.md", "exec"), {})
+    exec(compile(example, "docs/reference/api.md", "exec"), {})
     out = capsys.readouterr().out
-    assert "bits a sample" in out
+    assert "bits per sample" in out
     assert "audible: " in out
 
 
-def test_contributing_names_every_module():
-    text = read("CONTRIBUTING.md")
-    for path in (ROOT / "charrnn").glob("*.py"):
-        if path.name != "__init__.py":
-            assert path.name in text, path.name
+def test_public_names_in_api_md_exist():
+    import bytecodec
+    import charrnn
+
+    names = re.findall(r"`(bytecodec|charrnn)\.(\w+)\(", PAGES["docs/reference/api.md"])
+    assert len(names) > 5
+    for package, name in names:
+        assert hasattr({"bytecodec": bytecodec, "charrnn": charrnn}[package], name), name
+
+
+def test_no_page_is_longer_than_its_limit():
+    limits = {"README.md": 120, "CONTRIBUTING.md": 90, "docs/benchmarks.md": 150, "docs/reference/formats.md": 190}
+    limits |= {page: 90 for page in PAGES if page.startswith("docs/guide/")}
+    assert {page: PAGES[page].count("\n") for page, limit in limits.items() if PAGES[page].count("\n") > limit} == {}
+
+
+def test_the_readme_shows_both_make_targets_and_the_four_commands_on_its_first_screen():
+    screen = "\n".join(PAGES["README.md"].splitlines()[:36])
+    for line in ("make demo", "make test", "wav2utf8 in.wav out.txt", "charrnn-train out.txt", "charrnn-sample --temp"):
+        assert f"    {line}" in screen, line

@@ -1,4 +1,4 @@
-"""The functions that docs/api.md names raise InputError for wrong arguments, before they compute or write anything."""
+"""The functions in docs/reference/api.md raise InputError for wrong arguments, before they compute or write files."""
 
 import io
 

@@ -45,7 +45,7 @@ FOREIGN = ("mulaw", "wordvec_size", "encoding", "table")  # flags of a character
 
 def add(p: Parser) -> None:
     """Add the flags."""
-    group = p.add_argument_group("frame predictor (docs/model.md)")
+    group = p.add_argument_group("frame predictor (docs/explanation/frame-predictor.md)")
     group.add_argument(
         "--frames",
         action="store_true",

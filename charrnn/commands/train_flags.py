@@ -138,7 +138,7 @@ def parser() -> Parser:
         "--recipe",
         choices=tuple(RECIPES),
         default=DEFAULT_RECIPE,
-        help="named set of training settings (docs/model.md)",
+        help="named set of training settings (docs/explanation/models.md)",
     )
     learn.add_argument(
         "--learning-rate",
@@ -232,7 +232,7 @@ def parser() -> Parser:
         "--gpu-layers",
         choices=("auto", *GPU_LAYERS),
         default="auto",
-        help="backend for recurrent layers on an NVIDIA GPU (docs/model.md); auto is kernel where it can be used",
+        help="backend for recurrent layers on an NVIDIA GPU (docs/guide/gpu.md); auto is kernel where it can be used",
     )
     run.add_argument(
         "--threads",

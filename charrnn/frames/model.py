@@ -1,6 +1,6 @@
 """The frame predictor: samples as real numbers, each predicted from samples at equal distances before it.
 
-After a blog of the course IFT6266 (Montreal 2016); docs/model.md says what it left open.
+After a blog of the course IFT6266 (Montreal 2016); docs/explanation/frame-predictor.md says what it left open.
 """
 
 from __future__ import annotations

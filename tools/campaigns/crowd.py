@@ -6,7 +6,7 @@
 Three in five listeners are steady, and keep all that they hear; of the others one half plays at half the speed and
 stops reading now and then, and the other goes without a word and comes back. A gap is what the page counts as one: a
 buffer of 0.3 seconds that runs dry, also where this process was late itself. Linux only. Prints Markdown, and ends with
-1 where a promise of docs/reliability.md is broken.
+1 where a promise of docs/explanation/guarantees.md is broken.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python tools/campaigns/endurance.py --only train --iterations 1000000 --minutes 40
     python tools/campaigns/endurance.py --only agree --network runs/choir --symbols 200000
 
-Prints a row of the table in docs/reliability.md for each check, and ends with 1 where one failed.
+Prints a row of the table in docs/explanation/guarantees.md for each check, and ends with 1 where one failed.
 
 train   charrnn-train of a tiny network: log.csv has each iteration once, in order and finite; memory in the last tenth
         is within 5 % of that in the second; a tenth of the iterations takes at most twice what the first took.
