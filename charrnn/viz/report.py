@@ -169,9 +169,7 @@ def _originals(summaries: Sequence[RunSummary], coder: _Coder) -> list[Player]:
         if (original := summary.original(seconds)) is not None:
             part, begin = original
             title = f"The original: {summary.inputs}"
-            caption = (
-                f"{len(part) / summary.rate:.1f} s from {begin:.1f} s on, as the {summary.kind.sample_name} trained on"
-            )
+            caption = f"{len(part) / summary.rate:.1f} s from {begin:.1f} s on, in {summary.kind.sample_name}"
             found[key] = _sound(title, title, caption, part, summary.rate, coder)
     return list(found.values())
 

@@ -38,7 +38,7 @@ class RunKind:
     sample_bytes
         Size of a sample in corpus.bin.
     sample_name
-        Name of the samples of which the training data consist.
+        Description of the samples that the network is trained on.
     """
 
     loss_unit: str
@@ -46,7 +46,7 @@ class RunKind:
     display_unit: str
     is_nats_per_symbol: bool = True
     sample_bytes: int = 1
-    sample_name: str = "bytes"
+    sample_name: str = "8-bit samples"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> RunKind:

@@ -243,6 +243,6 @@ def test_listeners_are_not_disturbed_by_others_and_by_malformed_requests():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.stderr == ""
-    assert done.stdout.count("| ok |") > 8
+    assert done.stdout.count("| ok |") >= 8
     failed = re.findall(r"\| (.*?) \| .* \| FAILED \|", done.stdout)
     assert set(failed) <= {"gaps of steady listeners", "memory"}  # which depend on the machine and need a longer run

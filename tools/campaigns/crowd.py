@@ -155,7 +155,7 @@ async def bad_request(host: str, number: int) -> None:
         head.format("/api/runs", host, "Origin: http://evil.example\r\n"),
         f"{post}{MAX_UPLOAD + 1}\r\n\r\n",
         f"{post}4\r\n\r\nRIFF",
-        random.Random(number).randbytes(3000).decode("latin-1"),
+        random.Random(number).randbytes(3000).decode("latin-1") + "\r\n\r\n",
     )[number % 8]
     received = await answer(host, request.encode("latin-1"))
     assert received[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 403", b"HTTP/1.1 404"), f"{request[:60]!r}: {received[:60]!r}"
@@ -186,6 +186,7 @@ async def flood(host: str, _: int) -> None:
             async with asyncio.timeout(2):
                 while True:
                     await socket.send('{"type": "stop"}')
+                    await asyncio.sleep(0.001)  # the listeners run in this process, too
         socket.transport.abort()
 
 
