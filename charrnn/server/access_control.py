@@ -69,7 +69,7 @@ class AccessControl:
         return f"{(hosts or [''])[0][:80]!r} is not a name of this page: open it at the address that was printed."
 
     def _origin_error(self, headers: Headers) -> str:
-        """Browsers send the origin of the page that makes a request; other programs send none."""
+        """Return an error if a browser states that another page makes the request; other programs state no origin."""
         origins = headers.getlist("origin")
         here = headers["host"].lower()
         if all(o.lower() in (f"http://{here}", f"https://{here}") for o in origins):
