@@ -264,7 +264,6 @@ def test_an_error_is_one_line_and_leaves_no_file(mine, arguments, message, capsy
     [
         (["mine", "-o", "a.avi"], "a.avi"),
         (["mine", "--size", "1281x720"], "1281x720"),
-        (["mine", "--size", "big"], "'big'"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments, message, capsys):

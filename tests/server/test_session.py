@@ -126,8 +126,6 @@ def test_a_connection_without_messages_is_closed(served, monkeypatch):
         ('{"type": ["play"]}', "play, temperature, played, stop"),
         (b"abc", "binary"),
         (json.dumps({**PLAY, "run": "../.."}), 'run is "../.."'),
-        (json.dumps({**PLAY, "checkpoint": [1]}), "checkpoint is [1]"),
-        (json.dumps({**PLAY, "seed": -1}), "seed is -1"),
         ('{"type": "temperature", "value": NaN}', "value is NaN"),
         (f'{{"type": "temperature", "value": 1{400 * "0"}}}', f"value is 1{39 * '0'}."),
         ('{"type": "played", "stream": 1}', "samples is null"),
