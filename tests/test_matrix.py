@@ -45,8 +45,8 @@ class Kind:
     """
 
     train: tuple[str, ...]
-    unit: str = "bits a symbol"
-    loss: str = "nats a symbol"
+    unit: str = "bits per symbol"
+    loss: str = "nats per symbol"
     is_frames: bool = False
     is_text: bool = False
     is_validated: bool = True
@@ -55,8 +55,8 @@ class Kind:
 
 
 def of_frames(loss: str, *flags: str, **what: bool) -> Kind:
-    unit = {"mse": "mean squared error", "gaussian": "nats of density a sample"}[loss]
-    return Kind(("sound.wav", *FRAMES, loss, *flags), "bits a 16-bit sample", unit, is_frames=True, **what)
+    unit = {"mse": "mean squared error", "gaussian": "nats of density per sample"}[loss]
+    return Kind(("sound.wav", *FRAMES, loss, *flags), "bits per 16-bit sample", unit, is_frames=True, **what)
 
 
 UNSAMPLED, UNVALIDATED = ("--sample-seconds", "0"), ("--val-frac", "0")
@@ -274,7 +274,7 @@ def test_losses_that_cannot_share_an_axis_are_refused_and_drawn_in_bits(capsys):
 
     assert "--unit bits" in refusal(capsys, charrnn_plot, "mse", "symbols", "-o", "x.svg")
     assert charrnn_plot(["mse", "symbols", "--unit", "bits", "--log-y", "-o", "x.svg"]) == 0
-    assert ">loss, bits a 16-bit sample or bits a symbol<" in Path("x.svg").read_text()
+    assert ">loss, bits per 16-bit sample or bits per symbol<" in Path("x.svg").read_text()
     assert ">FLAC" not in Path("x.svg").read_text()  # of bytes it is no measure of 16-bit samples
     assert "above 0" in refusal(capsys, charrnn_plot, "gaussian", "--log-y", "-o", "y.svg")
 
@@ -297,7 +297,7 @@ def test_a_run_is_reported(name):
     kind, run = KINDS[name], Run(Path(name))
     assert charrnn_report([name, "-o", "x.html", "-q"]) == 0
     page = Path("x.html").read_text(encoding="utf-8")
-    unit = "bits a character" if kind.is_text else kind.unit if kind.is_frames else "bits a sample"
+    unit = "bits per character" if kind.is_text else kind.unit if kind.is_frames else "bits per sample"
     bits, losses = (column(name, "val.csv", f"val_{what}") for what in ("bits", "loss"))
     shown = min(bits) if bits else np.mean(column(name, "log.csv", "train_bits"))
     assert f"<strong>{shown:.2f}</strong> {unit}<" in page
@@ -349,7 +349,7 @@ def test_the_film_of_a_run_shows_its_own_figures_or_is_refused(name, monkeypatch
     for card in ("TITLE", "SETTINGS", "END"):
         monkeypatch.setattr(video, card, 0.2)
     assert charrnn_video([name, "-o", "x.mp4", "--size", "320x180", "--fps", "5", "-q"]) == 0
-    unit = kind.unit if kind.is_frames else "bits a sample"
+    unit = kind.unit if kind.is_frames else "bits per sample"
     shown = "\n".join(written)
     for bits in column(name, "val.csv", "val_bits"):
         assert f"loss {bits:.2f} {unit} ·" in shown

@@ -1,9 +1,9 @@
-"""Make the pictures of docs/pictures: of plots, of the report and the listening page in a browser, of the film.
+"""Make the pictures of docs/pictures: plots, the report and the listening page in a browser, and video frames.
 
-    python tools/screenshots.py                 trains three small networks on data/voice.wav first, for some minutes
-    python tools/screenshots.py --runs RUN ...  takes runs that are there
+    python tools/screenshots.py                 trains three small networks on data/voice.wav first (minutes)
+    python tools/screenshots.py --runs RUN ...  uses existing runs
 
-Needs chromium (its path in CHROMIUM, or on the PATH) with playwright, and ffmpeg.
+Needs playwright, chromium (its path in CHROMIUM, or on the PATH) and ffmpeg.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ NETWORKS = {
 }
 SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --temperature 1 --quiet"
 WIDE, NARROW = (1280, 900), (390, 844)
-SHRUNK = 960  # pixels that the pictures of wide things have: what a page shows
+MAX_WIDTH = 960  # pixels, the width of a page of the docs
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
-PLAYED = 9  # seconds of the listening page
+PLAY_SECONDS = 9  # of the listening page, before its picture
 
 
 def main() -> None:
-    """Train where there is no run, then take every picture."""
+    """Train networks unless runs are given, then make every picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", type=Path, help="that have samples")
-    parser.add_argument("--threads", default="0", help="to train with")
+    parser.add_argument("--runs", nargs="+", type=Path, help="runs with samples (default: three new ones)")
+    parser.add_argument("--threads", default="0", help="number of threads to train with; 0 for one per core")
     args = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
-        raise SystemExit("there is no chromium: install it, or name one in the environment variable CHROMIUM.")
+        raise SystemExit("there is no chromium: install it, or give its path in the environment variable CHROMIUM.")
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def train(folder: Path, threads: str) -> list[Path]:
-    """Three networks that learn the voice of data/."""
+    """Train three networks on the voice of data/."""
     runs = [folder / name for name in NETWORKS]
     for run, flags in zip(runs, NETWORKS.values(), strict=True):
         print(f"training {run.name}", flush=True)
@@ -74,10 +74,10 @@ def train(folder: Path, threads: str) -> list[Path]:
 
 
 def plots(runs: list[Path], folder: Path) -> None:
-    """Losses of all the runs, and the newest sound of the last."""
+    """Make plots of the losses of all runs, and of the newest sample of the last one."""
     names = [str(run) for run in runs]
     losses, sound = folder / "losses.png", folder / "sound.png"
-    size = ["--width", str(SHRUNK), "--height", "540"]
+    size = ["--width", str(MAX_WIDTH), "--height", "540"]
     assert charrnn_plot([*names, "-o", str(losses), "--unit", "bits", "--log-x", "--log-y", *size]) == 0
     newest = str(max((runs[-1] / "samples").glob("*.wav")))
     assert charrnn_plot([newest, "-o", str(sound), "--theme", "dark", *size]) == 0
@@ -86,7 +86,7 @@ def plots(runs: list[Path], folder: Path) -> None:
 
 
 def report(browser: Browser, runs: list[Path], folder: Path) -> None:
-    """The page in light and dark, wide and narrow, and its sounds."""
+    """Make pictures of the report in light and dark, wide and narrow, and of its players."""
     page_file = folder / "report.html"
     assert charrnn_report([*map(str, runs), "-o", str(page_file)]) == 0
     for name, size, scheme, place in (
@@ -110,7 +110,7 @@ def report(browser: Browser, runs: list[Path], folder: Path) -> None:
 
 
 def live(browser: Browser, runs: list[Path], folder: Path) -> None:
-    """The listening page while it plays the last run, wide in light and narrow in dark."""
+    """Make pictures of the listening page while it plays the last run, wide in light and narrow in dark."""
     with listen_app.bind("127.0.0.1", 0) as socket:
         server = listen_app.server(listen_app.application([Run(run) for run in reversed(runs)]))
         thread = threading.Thread(target=server.run, args=([socket],))
@@ -122,7 +122,7 @@ def live(browser: Browser, runs: list[Path], folder: Path) -> None:
             page.goto(f"http://127.0.0.1:{socket.getsockname()[1]}/")
             page.locator("#play:not([disabled])").click()
             page.wait_for_function(
-                f"() => parseFloat(document.querySelector('#played').textContent) > {PLAYED}", polling=100
+                f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}", polling=100
             )
             shot = folder / f"{name}.png"
             page.screenshot(path=shot)
@@ -133,7 +133,7 @@ def live(browser: Browser, runs: list[Path], folder: Path) -> None:
 
 
 def film(runs: list[Path], folder: Path) -> None:
-    """A frame of a clip, of a card, and of the end."""
+    """Make pictures of a clip, a card and the end of the video."""
     made = folder / "film.mp4"
     assert charrnn_video([*map(str, runs), "-o", str(made), "-q"]) == 0
     probe = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(made)]
@@ -146,11 +146,11 @@ def film(runs: list[Path], folder: Path) -> None:
 
 
 def keep(picture: Path, name: str) -> None:
-    """Into docs/pictures, as small as it can be read."""
+    """Save a picture in docs/pictures, at most as wide as a page."""
     with Image.open(picture) as read:
         image = read.convert("RGB")
-        if image.width > SHRUNK:
-            image = image.resize((SHRUNK, round(image.height * SHRUNK / image.width)), Image.Resampling.LANCZOS)
+        if image.width > MAX_WIDTH:
+            image = image.resize((MAX_WIDTH, round(image.height * MAX_WIDTH / image.width)), Image.Resampling.LANCZOS)
         image.save(OUT / f"{name}.webp", quality=82, method=6)
     print(OUT / f"{name}.webp", flush=True)
 

@@ -17,7 +17,7 @@ from charrnn.frames.data import Recordings
 from charrnn.frames.model import FrameCheckpoint
 from charrnn.storage import run_dir
 from charrnn.storage.run_dir import is_frames
-from charrnn.viz.curves import FRAME_BITS, FRAME_LOSSES
+from charrnn.viz.run_kind import FRAME_BITS, FRAME_LOSSES
 
 
 def frame_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Path) -> Task:

@@ -1,4 +1,4 @@
-"""charrnn-listen: a page that plays networks live."""
+"""charrnn-listen: a web page that plays networks live."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from charrnn import runtime
 from charrnn.commands.flags import needs, path, whole
 from charrnn.storage import run_dir
 
-SHORTEST_TOKEN = 8
+MIN_TOKEN = 8  # characters
 EXAMPLES = """
 charrnn-listen
 charrnn-listen runs/voice-001 runs/voice-002 --port 8000
@@ -21,11 +21,11 @@ charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
 
 def parser() -> Parser:
-    """The command line of charrnn-listen."""
+    """Return the parser of the command line."""
     p = Parser(
         "charrnn-listen",
         "Serve a page that plays networks live while you change their temperature. Only this machine can open it "
-        "unless --host is given. Ctrl-C stops it.",
+        "unless --host is given. The page is meant for one's own machine or a small group. Ctrl-C stops it.",
         EXAMPLES,
     )
     p.add_argument(
@@ -53,16 +53,18 @@ def parser() -> Parser:
 
 @command
 def charrnn_listen(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-listen; returns the exit code."""
+    """Run charrnn-listen and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     is_open = not _is_loopback(args.host)
     if is_open and not args.token:
-        wrong_command_line(p, f"--host {args.host} lets other machines in: give a --token that they need.")
+        wrong_command_line(p, f"--host {args.host} lets other machines connect: give a --token for them.")
     if args.token is not None and not (
-        len(args.token) >= SHORTEST_TOKEN and args.token.isascii() and _is_plain(args.token)
+        len(args.token) >= MIN_TOKEN and args.token.isascii() and _needs_no_escape(args.token)
     ):
-        wrong_command_line(p, "--token takes 8 or more of the letters, digits and - . _ ~")
+        wrong_command_line(
+            p, f"--token must have {MIN_TOKEN} characters or more, each a letter, a digit or one of - . _ ~"
+        )
     threads = runtime.default_threads() if args.threads is None else args.threads
     runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(log)
     runtime.before_torch()
@@ -79,7 +81,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             addresses=is_open,
             token=args.token or "",
         )
-        log(f"{_address(args.host, listening, args.token)} plays {_named(runs)}; Ctrl-C ends it.", args.quiet)
+        log(f"{_url(args.host, listening, args.token)} plays {_names(runs)}; Ctrl-C stops it.", args.quiet)
         try:
             listen_app.server(app).run([listening])
         except KeyboardInterrupt:
@@ -96,19 +98,19 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _is_plain(token: str) -> bool:
-    """Whether a token stands in an address as it is."""
+def _needs_no_escape(token: str) -> bool:
+    """Return whether a token appears unchanged in a URL."""
     return all(c.isalnum() or c in "-._~" for c in token)
 
 
-def _address(host: str, listening: socket.socket, token: str | None) -> str:
+def _url(host: str, listening: socket.socket, token: str | None) -> str:
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
 
 
-def _named(runs: Sequence[run_dir.Run]) -> str:
+def _names(runs: Sequence[run_dir.Run]) -> str:
     return runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
 
 

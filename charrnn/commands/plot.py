@@ -1,4 +1,4 @@
-"""charrnn-plot: pictures of losses and of recordings."""
+"""charrnn-plot: plots of losses and of recordings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from charrnn.viz.curves import Series
-    from charrnn.viz.plots import Look
+    from charrnn.viz.plots import PlotStyle
 
-MOST_PIXELS = 16383
+MAX_PIXELS = 16383
 FORMATS = ("png", "svg", "pdf")
 LABELS = {"elapsed_seconds": "seconds trained", "epoch": "epochs"}
 EXAMPLES = """
@@ -37,7 +37,7 @@ charrnn-plot out.wav
 
 
 def parser() -> Parser:
-    """The command line of charrnn-plot."""
+    """Return the parser of the command line."""
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
@@ -60,10 +60,10 @@ def parser() -> Parser:
         help=".png, .svg or .pdf file to write, or - (default: FILE's name.png)",
     )
     p.add_argument(
-        "--width", type=whole(200, MOST_PIXELS), default=1600, metavar="PIXELS", help="width of the picture in pixels"
+        "--width", type=whole(200, MAX_PIXELS), default=1600, metavar="PIXELS", help="width of the picture in pixels"
     )
     p.add_argument(
-        "--height", type=whole(150, MOST_PIXELS), default=900, metavar="PIXELS", help="height of the picture in pixels"
+        "--height", type=whole(150, MAX_PIXELS), default=900, metavar="PIXELS", help="height of the picture in pixels"
     )
     p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")
     p.add_argument("--log-y", action="store_true", help="use a logarithmic y axis")
@@ -107,25 +107,25 @@ def parser() -> Parser:
 
 @command
 def charrnn_plot(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-plot; returns the exit code."""
+    """Run charrnn-plot and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    output = args.output or _beside(Path(args.file[0]))
+    output = args.output or _default_output(Path(args.file[0]))
     kind = "png" if output == "-" else output.rpartition(".")[2].lower()
     if kind not in FORMATS:
-        wrong(p, f"{output}: a picture's name ends in {', '.join(f'.{name}' for name in FORMATS)}.")
+        wrong(p, f"{output}: the name of a picture ends in {', '.join(f'.{name}' for name in FORMATS)}.")
     with needs("plots"):
         from charrnn.viz import plots
     for color in args.colors:
         if not plots.is_color(color):
-            wrong(p, f"--colors: {color!r} is no colour. There are names such as teal, and #rrggbb.")
+            wrong(p, f"--colors: {color!r} is not a colour. Give a name such as teal, or #rrggbb.")
     for name in args.file:
         if not Path(name).is_dir():
             refuse_same_file(name, output)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(opened(name)) for name in args.file if name == "-" or _is_file(name)}
         try:
-            figure = _figure(args, _look(args), files)
+            figure = _figure(args, _style(args), files)
         except InputError as error:
             raise InputError(_with_names(str(error), files)) from None
     with open_output(output) as file:
@@ -135,60 +135,59 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _figure(args: Namespace, look: Look, files: dict[str, Input]) -> Figure:
-    """The picture of recordings, or else of curves."""
+def _figure(args: Namespace, style: PlotStyle, files: dict[str, Input]) -> Figure:
+    """Return the figure of recordings, or of curves."""
     from charrnn.viz import plots, sound
 
-    sounds = [name in files and files[name].is_sound for name in args.file]
-    if any(sounds) and not all(sounds):
+    are_sounds = [name in files and files[name].is_sound for name in args.file]
+    if any(are_sounds) and not all(are_sounds):
         raise InputError(
-            f"{args.file[sounds.index(True)]} is a recording and {args.file[sounds.index(False)]} is none: "
-            "they go into two pictures."
+            f"{args.file[are_sounds.index(True)]} is a recording and {args.file[are_sounds.index(False)]} is not: "
+            "draw them in two pictures."
         )
-    if all(sounds):
+    if all(are_sounds):
         pictures = []
-        with progress(look.width * len(args.file), " columns", args.quiet) as bar:
+        with progress(style.width * len(args.file), " columns", args.quiet) as bar:
             for name in args.file:
-                picture = sound.picture_of(
-                    files[name].path, look.width, bar.update, lambda words: log(_with_names(words, files), args.quiet)
+                picture = sound.picture_of_file(
+                    files[name].path, style.width, bar.update, lambda text: log(_with_names(text, files), args.quiet)
                 )
                 pictures.append((Path(files[name].name).name, picture))
-        return plots.draw_sounds(pictures, look)
+        return plots.draw_sounds(pictures, style)
     series, x_label, y_label = _series(args, files)
     for one in series:
         _check_drawable(one, args)
         if args.log_y and (hidden := sum(int((points.y <= 0).sum()) for points in (one.train, one.val) if points)):
             log(f"{one.name}: --log-y leaves out {hidden:,} values that are not above 0.", args.quiet)
-    return plots.draw_curves(series, look, x_label, y_label)
+    return plots.draw_curves(series, style, x_label, y_label)
 
 
-def _look(args: Namespace) -> Look:
-    from charrnn.viz.plots import Look
+def _style(args: Namespace) -> PlotStyle:
+    from charrnn.viz.plots import PlotStyle
 
     flags = ("width", "height", "log_x", "log_y", "average", "theme", "title")
-    return Look(**{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0)
+    return PlotStyle(
+        **{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0
+    )
 
 
 def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
-    """All curves, and what the axes say."""
-    from charrnn.viz.curves import IN_BITS, LOSSES, MEAN_SQUARE, csv_series
+    """Return all curves, and the labels of the axes."""
+    from charrnn.viz.curves import LOSSES, csv_series
+    from charrnn.viz.run_kind import BITS_COLUMNS, MEAN_SQUARE
 
     found: list[Series] = []
     x_names: set[str] = set()
     y_names: set[str] = set()
-    tables = [files[name].path if name in files else _log_file(name) for name in args.file]
-    named = [Path(files[name].name) if name in files else table for name, table in zip(args.file, tables, strict=True)]
-    with progress(sum(f.stat().st_size for f in tables), "B", args.quiet, unit_scale=True, desc="reading") as bar:
-        for file, name in zip(tables, _short_names(named), strict=True):
-            series, x, ys = csv_series(
-                file,
-                name,
-                args.x or "",
-                args.y,
-                lambda words: log(_with_names(words, files), args.quiet),
-                bar.update,
-                args.unit,
-            )
+    paths = [files[name].path if name in files else _log_file(name) for name in args.file]
+    named = [Path(files[name].name) if name in files else path for name, path in zip(args.file, paths, strict=True)]
+
+    def on_message(message: str) -> None:
+        log(_with_names(message, files), args.quiet)
+
+    with progress(sum(f.stat().st_size for f in paths), "B", args.quiet, unit_scale=True, desc="reading") as bar:
+        for file, name in zip(paths, _short_names(named), strict=True):
+            series, x, ys = csv_series(file, name, args.x or "", args.y, on_message, bar.update, args.unit)
             found += series
             x_names.add(x)
             y_names.update(ys)
@@ -201,8 +200,8 @@ def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str
                 f"the loss of {names[0]} is a {MEAN_SQUARE}, and that of {names[1]} is not: give --unit bits."
             )
         y_label = f"loss, {' or '.join(units)}"
-    elif args.unit == "bits" and not y_names <= set(IN_BITS.values()):
-        raise InputError(f"--unit bits is for losses in nats, and {y_label} is none.")
+    elif args.unit == "bits" and not y_names <= set(BITS_COLUMNS.values()):
+        raise InputError(f"--unit bits converts losses in nats, and {y_label} is not a loss.")
     return found, ", ".join(LABELS.get(x, x) for x in sorted(x_names)), y_label
 
 
@@ -225,11 +224,11 @@ def _log_file(name: str) -> Path:
     except InputError:
         if not file.suffix:
             raise
-    return file  # and opening it says that it is not there
+    return file  # opening it raises the error
 
 
-def _beside(file: Path) -> str:
-    """The picture's name where none is given."""
+def _default_output(file: Path) -> str:
+    """Return the name of the picture if none is given."""
     if str(file) == "-" or is_special_file(str(file)):
         return "stdin.png" if str(file) == "-" else "pipe.png"
     if file.is_file():
@@ -238,26 +237,27 @@ def _beside(file: Path) -> str:
 
 
 def _check_drawable(one: Series, args: Namespace) -> None:
-    """An InputError where the axes could show no point of a curve."""
+    """Raise InputError if the axes can show no point of a curve."""
     x, y = one.train.x, one.train.y
     if not len(x):
-        raise InputError(f"{one.name} has no row with both numbers.")
+        raise InputError(f"{one.name} has no row with two numbers.")
     for scaled, values, flag in ((args.log_x, x, "--log-x"), (args.log_y, y, "--log-y")):
         if scaled and not (values > 0).any():
             raise InputError(f"{one.name} has no number above 0 to show with {flag}: leave the flag out.")
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
-    """What tells the files apart: a run's folder, else the file's name, else the whole path."""
-    from charrnn.viz.run_summary import distinguish
+    """Return distinct names of files: of a log its run's folder, or else the file's name, or the whole path."""
+    from charrnn.viz.run_summary import distinct_names
 
-    return distinguish([file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files], files)
+    names = [file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files]
+    return distinct_names(names, files)
 
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise ArgumentTypeError(f"{text!r} has an empty name in it")
+        raise ArgumentTypeError(f"{text!r} contains an empty name")
     return names
 
 

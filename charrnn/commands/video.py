@@ -1,4 +1,4 @@
-"""charrnn-video: a film of how runs learnt."""
+"""charrnn-video: a video of how runs learnt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
 from bytecodec.files import open_output
 from charrnn.commands.flags import needs, path, whole
-from charrnn.commands.report import read_stories
+from charrnn.commands.report import read_summaries
 
 EXAMPLES = """
 charrnn-video runs/voice-001
@@ -20,11 +20,11 @@ charrnn-video voice-001 --checkpoints first,1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """The command line of charrnn-video."""
+    """Return the parser of the command line."""
     p = Parser(
         "charrnn-video",
-        "Make a film of runs: the settings of each, then the sound of each checkpoint in order, with its waveform, its "
-        "spectrum and the loss graph up to that iteration. It needs ffmpeg on the PATH.",
+        "Make a video of runs: the settings of each, then the sample of each checkpoint in order, with its waveform, "
+        "its spectrum and the loss graph up to that iteration. Needs ffmpeg on the PATH.",
         EXAMPLES,
     )
     p.add_argument("run", nargs="+", type=path, metavar="RUN", help="folder of a run, or its name under ./runs")
@@ -45,19 +45,19 @@ def parser() -> Parser:
 
 @command
 def charrnn_video(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-video; returns the exit code."""
+    """Run charrnn-video and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not args.output.lower().endswith(".mp4"):
-        wrong_command_line(p, f"{args.output}: the film's name ends in .mp4.")
+        wrong_command_line(p, f"{args.output}: the name of a video ends in .mp4.")
     with needs("plots"):
         from charrnn.viz import film, run_summary, video
     video.ffmpeg()
-    stories = read_stories(args.run, args.quiet)
-    samples = [run_summary.chosen(story, args.checkpoints) for story in stories]
+    summaries = read_summaries(args.run, args.quiet)
+    samples = [run_summary.select_samples(summary, args.checkpoints) for summary in summaries]
     layout = film.Layout(*args.size)
     with open_output(args.output) as file, progress(0, " frames", args.quiet) as bar:
-        video.make(stories, samples, file, layout, args.fps, args.title, bar.reset, bar.update)
+        video.make(summaries, samples, file, layout, args.fps, args.title, bar.reset, bar.update)
     print_path(args.output)
     return 0
 
@@ -66,7 +66,9 @@ def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     width, height = map(int, found.groups()) if found else (0, 0)
     if not (320 <= width <= 7680 and 180 <= height <= 4320) or width % 2 or height % 2:
-        raise ArgumentTypeError(f"{text!r} is no size: two even numbers such as 1280x720, up to 7680x4320")
+        raise ArgumentTypeError(
+            f"{text!r} is not a size: give two even numbers, such as 1280x720, from 320x180 to 7680x4320"
+        )
     return width, height
 
 

@@ -1,4 +1,4 @@
-"""What a stranger's recording ends in, decoded in a process that can do little else."""
+"""Decoding of uploaded recordings in a process with limited rights."""
 
 from __future__ import annotations
 
@@ -16,73 +16,74 @@ from bytecodec.errors import InputError
 if TYPE_CHECKING:
     from charrnn.data.recordings import SoundOptions
 
-SECONDS = 30  # that decoding may take; of the processor's time, too
-MEMORY = 4 << 30  # bytes of address space, most of it libraries that are mapped and not used
+TIMEOUT = 30  # seconds of wall-clock time, and of processor time
+MEMORY = 4 << 30  # bytes of address space, most of it mapped libraries
+ERROR_MARK = "! "  # before a message for the user on stderr
 
 
 def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
-    """The last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
+    """Return the last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
-    The decoders of compressed formats are large and written in C, and somebody else chose what they read: they run in a
-    process of their own, with little memory, little time and no right to write files.
+    The decoders of compressed formats are large C libraries, and the input is not trusted. They run in a process of
+    their own, with limited memory and time and without the right to write files.
 
     Parameters
     ----------
     path
-        Of the file. Messages call it by its name, by whose ending it is read.
+        File to decode; its suffix selects the format.
     options
         Options for the conversion of a recording to bytes.
 
     Raises
     ------
     InputError
-        It is no recording, or takes too much time or memory; the sentence calls it by its name.
+        The file is not a recording, or decoding it exceeds the limits.
     """
-    done = _decoded(path, options, count)
+    done = _run(path, options, count)
     error = done.stderr.decode("utf-8", "replace").strip() if done else ""
     if done and done.returncode == 0:
         return done.stdout
-    if done and done.returncode == 1 and error.startswith("! "):
-        raise InputError(error.removeprefix("! ").replace(f"{path.parent}{os.sep}", ""))
-    raise InputError(f"{path.name} cannot be read here: it takes too much time or memory. A shorter part may do.")
+    if done and done.returncode == 1 and error.startswith(ERROR_MARK):
+        raise InputError(error.removeprefix(ERROR_MARK).replace(f"{path.parent}{os.sep}", ""))
+    raise InputError(f"{path.name} cannot be read: it needs too much time or memory. Use a shorter part.")
 
 
-def _decoded(path: Path, options: SoundOptions, count: int) -> subprocess.CompletedProcess[bytes] | None:
-    # -P: the folder that this was started in, or the upload's, is no place to find modules in
+def _run(path: Path, options: SoundOptions, count: int) -> subprocess.CompletedProcess[bytes] | None:
+    # -P: modules are not searched for in the current folder, which may hold files of other people
     command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with contextlib.suppress(subprocess.TimeoutExpired):
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, env=environment, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=environment, check=False
         )
     return None
 
 
-def _confine() -> None:
-    """Have the system end this process where it takes more than a recording should."""
+def _set_limits() -> None:
+    """Make the system end this process if it exceeds the limits."""
     if os.name == "nt":
         return
     import resource
 
-    os.nice(10)  # whoever listens meanwhile comes first
-    limits = {resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: 0}
-    for what, most in {**limits, resource.RLIMIT_CORE: 0}.items():
-        resource.setrlimit(what, (most, most))
+    os.nice(10)  # sampling for other listeners comes first
+    limits = {resource.RLIMIT_CPU: TIMEOUT, resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: 0}
+    for kind, limit in {**limits, resource.RLIMIT_CORE: 0}.items():
+        resource.setrlimit(kind, (limit, limit))
 
 
 def main(path: str, options: str, count: str) -> int:
-    """Write the last bytes to stdout, or a sentence to stderr; returns the exit code."""
-    _confine()
+    """Write the last bytes to stdout, or a message to stderr; return the exit code."""
+    _set_limits()
     from charrnn.data.corpus import last_symbols
     from charrnn.data.recordings import SoundOptions
     from charrnn.data.vocab import Vocab
 
     try:
-        how = SoundOptions(**json.loads(options))
-        ids = last_symbols(Path(path), Vocab.of_alphabet("braille"), how, int(count))
+        sound = SoundOptions(**json.loads(options))
+        ids = last_symbols(Path(path), Vocab.of_alphabet("braille"), sound, int(count))
     except InputError as error:
-        print(f"! {error}", file=sys.stderr)
+        print(f"{ERROR_MARK}{error}", file=sys.stderr)
         return 1
     sys.stdout.buffer.write(ids.tobytes())
     return 0

@@ -1,10 +1,9 @@
-"""A run's curves while it trains: each look reads only what was added since the last."""
+"""Loss curves of a run while it trains; each read parses only the rows that were added since the last one."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,92 +12,93 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.storage.run_dir import Run
-from charrnn.viz.curves import MOST_BITS, Curve, config_of, curve, flac_of, loss_column, loss_unit, rolling, spread
+from charrnn.viz.curves import MAX_BITS, Curve, config_or_empty, curve, flac_baseline, rolling, spread
+from charrnn.viz.run_kind import RunKind
 
-POINTS = 400  # of a curve: what a page's width can show
-DIGITS = 4
-NOTHING = curve(np.empty(0), np.empty(0))
+POINTS = 400  # per curve, about one per pixel of the page's graph
+DIGITS = 4  # significant digits
+EMPTY = curve(np.empty(0), np.empty(0))
 
 
 class GrowingLog:
-    """Iterations and losses in bits of a CSV file that another process appends to.
+    """Iterations and losses in bits of a CSV file to which another process appends.
 
-    A file that was replaced, as a resumed run replaces it, is read anew. A last row without a line end is
-    read once it has one; incomplete rows are left out.
+    A file that was replaced, as on a resume, is read from the start. A last row without a line end is read later, and
+    malformed rows are left out.
     """
 
-    def __init__(self, path: Path, loss: str, config: Mapping[str, Any]) -> None:
-        self.path, self._loss, self._config = path, loss, config
-        self._file = (0, 0)
-        self._forget()
+    def __init__(self, path: Path, loss: str, kind: RunKind) -> None:
+        self.path, self._loss, self._kind = path, loss, kind
+        self._file_id = (0, 0)
+        self._reset()
 
-    def _forget(self) -> None:
-        self._read, self._header, self._curve = 0, [""], NOTHING
+    def _reset(self) -> None:
+        self._offset, self._header, self._curve = 0, [""], EMPTY
 
-    def look(self) -> Curve:
-        """All points so far; none while there is no file."""
+    def read(self) -> Curve:
+        """Return all points so far; none while there is no file."""
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if (status.st_dev, status.st_ino) != self._file or status.st_size < self._read:
-                    self._forget()
-                self._file = (status.st_dev, status.st_ino)
-                file.seek(self._read)
+                if (status.st_dev, status.st_ino) != self._file_id or status.st_size < self._offset:
+                    self._reset()
+                self._file_id = (status.st_dev, status.st_ino)
+                file.seek(self._offset)
                 data = file.read()
         except OSError:
-            self._forget()
+            self._reset()
             return self._curve
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole:
-            self._add(whole.decode("utf-8", "replace").replace("\0", "?").splitlines())
-            self._read += len(whole)
+        complete = data[: data.rfind(b"\n") + 1]
+        if complete:
+            self._add(complete.decode("utf-8", "replace").replace("\0", "?").splitlines())
+            self._offset += len(complete)
         return self._curve
 
     def _add(self, lines: list[str]) -> None:
-        if self._read == 0:
+        if self._offset == 0:
             self._header, lines = lines[0].split(","), lines[1:]
         try:
-            loss, factor = loss_column(self.path, self._header, self._loss, "bits", self._config)
-            places = [self._header.index(name) for name in ("iteration", loss)]
+            loss, factor = self._kind.column(self.path, self._header, self._loss, "bits")
+            columns = [self._header.index(name) for name in ("iteration", loss)]
         except (InputError, ValueError):  # the columns are missing
             return
         if not lines:
             return
-        rows = _numbers(lines, places, len(self._header))
+        rows = _parse_rows(lines, columns, len(self._header))
         old = self._curve
-        bits = np.clip(rows[:, 1] * factor, -MOST_BITS, MOST_BITS)
+        bits = np.clip(rows[:, 1] * factor, -MAX_BITS, MAX_BITS)
         self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, bits))
 
 
-def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.float64]:
-    """Columns (rows, 2) of the lines that have them."""
+def _parse_rows(lines: list[str], columns: list[int], fields: int) -> NDArray[np.float64]:
+    """Return two columns (rows, 2) of the lines that are complete."""
     if all(line.count(",") == fields - 1 for line in lines):
         try:
-            return np.loadtxt(lines, delimiter=",", usecols=places, ndmin=2, comments=None)
-        except ValueError:  # a row that is none
+            return np.loadtxt(lines, delimiter=",", usecols=columns, ndmin=2, comments=None)
+        except ValueError:  # a field that is not a number
             pass
     found = []
     for row in csv.reader(lines):
         try:
-            found.append([float(row[place]) for place in places] if len(row) == fields else [np.nan, np.nan])
+            found.append([float(row[column]) for column in columns] if len(row) == fields else [np.nan, np.nan])
         except ValueError:
             continue
     return np.array(found, np.float64).reshape(-1, 2)
 
 
-class GrowingCurves:
-    """Curves of a run's losses in bits for a page; ``unit`` is their full unit."""
+class LiveCurves:
+    """Curves of a run's losses in bits."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._config = run, config_of(run)
-        self._train = GrowingLog(run.log_file, "train_loss", self._config)
-        self._val = GrowingLog(run.val_file, "val_loss", self._config)
+        self._run, self._kind = run, RunKind.of(config_or_empty(run))
+        self._train = GrowingLog(run.log_file, "train_loss", self._kind)
+        self._val = GrowingLog(run.val_file, "val_loss", self._kind)
 
-    def look(self) -> dict[str, Any]:
-        """Lists: of the training loss at ``iteration`` the ``low``, ``high`` and ``mean``, and of the validations."""
-        train, val = self._train.look(), self._val.look()
-        found: dict[str, Any] = {"flac": flac_of(self._run), "unit": loss_unit(self._config, "bits")}
-        found["val"] = {"iteration": _whole(val.x), "bits": _short(val.y)}
+    def read(self) -> dict[str, Any]:
+        """Return ``low``, ``high`` and ``mean`` of the training loss at each ``iteration``, and the validations."""
+        train, val = self._train.read(), self._val.read()
+        found: dict[str, Any] = {"flac": flac_baseline(self._run), "unit": self._kind.bits_unit}
+        found["val"] = {"iteration": _integers(val.x), "bits": _rounded(val.y)}
         if len(train) > 2 * POINTS:
             edges = np.linspace(train.x[0], train.x[-1], POINTS)
             x, low, high = spread(train, edges)
@@ -106,12 +106,12 @@ class GrowingCurves:
         else:
             x, low, high, rows = train.x, train.y, train.y, np.arange(len(train))
         mean = rolling(train, rows, max(1, len(train) // 50)) if len(train) else train.y
-        return found | {"iteration": _whole(x), "low": _short(low), "high": _short(high), "mean": _short(mean)}
+        return found | {"iteration": _integers(x), "low": _rounded(low), "high": _rounded(high), "mean": _rounded(mean)}
 
 
-def _whole(values: NDArray[np.float64]) -> list[int]:
+def _integers(values: NDArray[np.float64]) -> list[int]:
     return [int(value) for value in values]
 
 
-def _short(values: NDArray[np.float64]) -> list[float]:
+def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.{DIGITS}g}") for value in values]

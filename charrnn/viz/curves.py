@@ -1,42 +1,23 @@
-"""Columns of CSV files as curves, and curves of any length as what a picture's columns of pixels can show of them."""
+"""Loss curves of runs and columns of CSV files, and their reduction to what a picture can show."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.storage.run_dir import Run, is_frames
+from charrnn.storage.run_dir import Run
+from charrnn.viz.csv_columns import Floats, OnMessage, OnProgress, column_names, ignore, read_columns
+from charrnn.viz.run_kind import RunKind
 
-Floats = NDArray[np.float64]
-Tell = Callable[[str], object]
-Done = Callable[[int], object]
-
-BITS = 1 / math.log(2)  # a nat
-BLOCK = 1 << 24  # bytes of a file that are looked at in one go
-MOST_BITS = 1e6  # per sample; larger values are not measurements
-LONGEST_HEADER = 1 << 17  # bytes
-DELIMITERS = ",;\t"
-LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
-IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # columns of a run's logs with the same losses in bits
-UNITS = ("nats", "bits")  # nats stands for the loss as it was trained
-MEAN_SQUARE = "mean squared error"
-#: Units of a frame predictor's losses: by the name of the loss, and in bits.
-FRAME_LOSSES = {"mse": MEAN_SQUARE, "gaussian": "nats of density a sample"}
-FRAME_BITS = "bits a 16-bit sample"
-MOST_POINTS = 4096  # of a rolling median: more cannot be told apart, and each looks at a whole window
-
-
-def _nothing(_: object) -> None:
-    """Nobody wants to know."""
+MAX_BITS = 1e6  # per sample; larger values are not measurements
+LOSSES = ("train_loss", "loss", "val_loss")  # columns that are drawn if none is named
+MAX_POINTS = 4096  # of a rolling median, each of which sorts a window
 
 
 @dataclass(frozen=True)
@@ -50,26 +31,26 @@ class Curve:
         return len(self.x)
 
     def scaled(self, factor: float) -> Curve:
-        """Return the curve with y multiplied by a factor, such as `BITS`."""
+        """Return the curve with y multiplied by a factor."""
         return self if factor == 1 else Curve(self.x, self.y * factor)
 
 
 @dataclass(frozen=True)
 class Series:
-    """What a picture shows of one run or column.
+    """Curves of one run or column.
 
     Attributes
     ----------
     name
-        For the legend.
+        Name in the legend.
     train
-        A point a row.
+        One point per row.
     val
-        A point a validation, where there is any.
+        One point per validation; None if there is no validation.
     flac
-        What FLAC takes for the validation part, in the unit of the losses, where it is known.
+        FLAC's rate on the validation part, in the unit of the losses; None if unknown.
     unit
-        Unit of y if it is a loss, such as "nats a symbol"; "" for other columns.
+        Unit of y if it is a loss, such as "nats per symbol"; "" for other columns.
     """
 
     name: str
@@ -79,103 +60,93 @@ class Series:
     unit: str = ""
 
 
-@dataclass
-class _Rows:
-    """Numbers (rows, columns) read so far, and what of the file was no row of them."""
-
-    blocks: list[Floats] = field(default_factory=list)
-    line: int = 1  # lines read so far; the header is the first
-    broken: list[int] = field(default_factory=list)
-
-
-def column_names(path: Path) -> list[str]:
-    """The names in the header of a CSV file; an InputError where there is none."""
-    with path.open("rb") as file:
-        return _header(file, path)[0]
-
-
-def read_columns(path: Path, names: Sequence[str], tell: Tell, done: Done = _nothing) -> Floats:
-    """Read columns of a CSV file by their names: (rows, names), an empty field as nan.
-
-    Rows that are not whole are left out, and so is a last row without a line end, as it may be in the middle of being
-    written. In constant memory but for what is returned.
-
-    Parameters
-    ----------
-    tell
-        Is called with a sentence on what was left out.
-    done
-        Is called with the bytes of each block that is read.
-
-    Raises
-    ------
-    InputError
-        The file is empty, has no header, has no such column, or has no row of numbers.
-    """
-    rows = _Rows()
-    with path.open("rb") as file:
-        header, delimiter = _header(file, path)
-        for name in names:
-            if name not in header:
-                raise InputError(f"{path} has no column {name!r}. It has {', '.join(header)}.")
-        wanted = [header.index(name) for name in names]
-        for block in _whole_lines(file, path, tell):
-            rows.blocks.append(_numbers(block, delimiter, len(header), wanted, rows))
-            rows.line += block.count(b"\n")
-            done(len(block))
-    found = np.concatenate(rows.blocks) if rows.blocks else np.empty((0, len(names)))
-    if rows.broken:
-        many = f"{len(rows.broken):,} rows are" if len(rows.broken) > 1 else "a row is"
-        tell(f"{path}: {many} not {len(header)} numbers and left out; see line {rows.broken[0]:,}.")
-    if not len(found):
-        raise InputError(f"{path} has a header and no row of numbers{' yet' if not rows.broken else ''}.")
-    return found
-
-
 def csv_series(
     file: Path,
     name: str,
     x: str = "",
     ys: Sequence[str] = (),
-    tell: Tell = _nothing,
-    done: Done = _nothing,
+    on_message: OnMessage = ignore,
+    on_progress: OnProgress = ignore,
     unit: str = "nats",
 ) -> tuple[list[Series], str, list[str]]:
-    """The curves of a CSV file: of a run's log.csv its losses with the validations, of another one for each column.
+    """Return the curves of a CSV file: losses and validations of a run's log.csv, or one curve per column.
 
     Parameters
     ----------
     name
-        Of the file, for the legend.
+        Name of the file in the legend.
     x, ys
-        Columns; "" and () for iteration, or the first column, and for a loss, or the second.
+        Columns. "" selects iteration or else the first column; () selects a loss or else the second column.
     unit
-        Unit of the losses, one of `UNITS`.
+        Unit of the losses: "bits", or "nats" for the loss as it was trained.
 
     Returns
     -------
     series, x, ys
-        And the columns that they are of.
+        The curves and the columns that they show.
     """
     header = column_names(file)
     x = x or ("iteration" if "iteration" in header else header[0])
     ys = list(ys) or [next((y for y in LOSSES if y in header), header[min(1, len(header) - 1)])]
     run = Run(file.parent)
     if ys == ["train_loss"] and file.name == run.log_file.name:
-        return [run_series(run, name, x, tell, done, unit)], x, ys
-    config = config_of(run) if file.name in (run.log_file.name, run.val_file.name) else {}
-    read = [loss_column(file, header, y, unit, config) if y in LOSSES else (y, 1.0) for y in ys]
-    columns = read_columns(file, (x, *(column for column, _ in read)), tell, done).T
+        return [run_series(run, name, x, on_message, on_progress, unit)], x, ys
+    kind = RunKind.of(config_or_empty(run) if file.name in (run.log_file.name, run.val_file.name) else {})
+    columns = [kind.column(file, header, y, unit) if y in LOSSES else (y, 1.0) for y in ys]
+    data = read_columns(file, (x, *(column for column, _ in columns)), on_message, on_progress).T
     names = [name] if len(ys) == 1 else [f"{name}, {y}" for y in ys]
     series = [
-        Series(n, curve(columns[0], values).scaled(factor), unit=loss_unit(config, unit) if y in LOSSES else "")
-        for n, y, values, (_, factor) in zip(names, ys, columns[1:], read, strict=True)
+        Series(n, curve(data[0], values).scaled(factor), unit=kind.unit(unit) if y in LOSSES else "")
+        for n, y, values, (_, factor) in zip(names, ys, data[1:], columns, strict=True)
     ]
     return series, x, ys
 
 
+def run_series(
+    run: Run,
+    name: str,
+    x: str = "iteration",
+    on_message: OnMessage = ignore,
+    on_progress: OnProgress = ignore,
+    unit: str = "nats",
+) -> Series:
+    """Return the training and validation losses of a run, over a column of both logs.
+
+    Raises
+    ------
+    InputError
+        log.csv is missing or has no rows yet.
+    """
+    kind = RunKind.of(config_or_empty(run))
+    column, factor = kind.column(run.log_file, column_names(run.log_file), "train_loss", unit)
+    train = curve(*read_columns(run.log_file, (x, column), on_message, on_progress).T).scaled(factor)
+    val = None
+    if run.val_file.is_file() and x in (header := column_names(run.val_file)):
+        try:
+            column, factor = kind.column(run.val_file, header, "val_loss", unit)
+            val = curve(*read_columns(run.val_file, (x, column), on_message).T).scaled(factor)
+        except InputError:  # before the first validation
+            val = None
+    return Series(name, train, val, kind.flac(flac_baseline(run), unit), kind.unit(unit))
+
+
+def config_or_empty(run: Run) -> dict[str, Any]:
+    """Return the contents of a run's config.json; {} if it cannot be read."""
+    try:
+        return run.config()
+    except (InputError, OSError):
+        return {}
+
+
+def flac_baseline(run: Run) -> float | None:
+    """Return FLAC's bits per sample on the validation part of a run; None if config.json does not hold them."""
+    baselines = config_or_empty(run).get("yardsticks")
+    bits = baselines.get("flac") if isinstance(baselines, dict) else None
+    return float(bits) if isinstance(bits, int | float) and abs(bits) < MAX_BITS else None
+
+
 def curve(x: Floats, y: Floats) -> Curve:
-    """The points of columns (n,) that have both numbers, in the order of x."""
+    """Return the points of columns (n,) that have two finite numbers, in the order of x."""
     finite = np.isfinite(x) & np.isfinite(y)
     if not finite.all():
         x, y = x[finite], y[finite]
@@ -185,194 +156,45 @@ def curve(x: Floats, y: Floats) -> Curve:
     return Curve(np.ascontiguousarray(x), np.ascontiguousarray(y))
 
 
-def run_series(
-    run: Run,
-    name: str,
-    x: str = "iteration",
-    tell: Tell = _nothing,
-    done: Done = _nothing,
-    unit: str = "nats",
-) -> Series:
-    """Return the training and validation losses of a run, over a column of both logs.
-
-    Parameters
-    ----------
-    unit
-        One of `UNITS`. Bits are read from the logs. In nats, a frame predictor has no baseline of FLAC.
-
-    Raises
-    ------
-    InputError
-        log.csv is not there or has no rows yet.
-    """
-    config = config_of(run)
-    column, factor = loss_column(run.log_file, column_names(run.log_file), "train_loss", unit, config)
-    train = curve(*read_columns(run.log_file, (x, column), tell, done).T).scaled(factor)
-    val = None
-    if run.val_file.is_file() and x in (header := column_names(run.val_file)):
-        try:
-            column, factor = loss_column(run.val_file, header, "val_loss", unit, config)
-            val = curve(*read_columns(run.val_file, (x, column), tell).T).scaled(factor)
-        except InputError:  # before the first validation
-            val = None
-    flac = flac_of(run)
-    if unit != "bits":
-        flac = None if flac is None or is_frames(config) else flac / BITS
-    return Series(name, train, val, flac, loss_unit(config, unit))
-
-
-def loss_column(
-    file: Path, header: Sequence[str], loss: str, unit: str, config: Mapping[str, Any]
-) -> tuple[str, float]:
-    """Return which column of a CSV file holds a loss in a unit, and what to multiply it by.
-
-    charrnn-train logs each loss as it was trained and in bits. A loss in a file of another program is in nats.
-
-    Raises
-    ------
-    InputError
-        The file is of a frame predictor, whose loss cannot be converted, and lacks the column of bits.
-    """
-    if unit != "bits":
-        return loss, 1.0
-    if (column := IN_BITS.get(loss, "")) in header:
-        return column, 1.0
-    if is_frames(config):
-        raise InputError(
-            f"{file} has no column {column!r}, and the loss of a frame predictor cannot be converted to it."
-        )
-    return loss, BITS
-
-
-def loss_unit(config: Mapping[str, Any], unit: str) -> str:
-    """Return the full name of the unit of a run's losses, such as "bits a symbol"."""
-    if not is_frames(config):
-        return f"{unit} a symbol"
-    if unit == "bits":
-        return FRAME_BITS
-    model = config.get("model")
-    is_mse = isinstance(model, dict) and model.get("loss") == "mse"
-    return FRAME_LOSSES["mse" if is_mse else "gaussian"]
-
-
-def config_of(run: Run) -> dict[str, Any]:
-    """Return a run's settings; {} for a log outside a run."""
-    try:
-        return run.config()
-    except (InputError, OSError):
-        return {}
-
-
-def flac_of(run: Run) -> float | None:
-    """Bits a sample that FLAC takes for the validation part of a run, where config.json says so."""
-    try:
-        bits = run.config().get("yardsticks", {}).get("flac")
-    except (InputError, OSError, AttributeError):
-        return None
-    return float(bits) if isinstance(bits, int | float) and abs(bits) < MOST_BITS else None
-
-
 def spread(points: Curve, edges: Floats) -> tuple[Floats, Floats, Floats]:
-    """What each column of a picture spans: its middle, and the least and greatest y in it; empty columns are left out.
+    """Return the middle, the least y and the greatest y of each column of a picture that has points.
 
     Parameters
     ----------
     edges
-        (columns + 1,) of the columns, in x, rising.
+        (columns + 1,) borders of the columns in x, increasing.
     """
     first = np.searchsorted(points.x, edges[:-1], "left")
     last = np.append(first[1:], np.searchsorted(points.x, edges[-1], "right"))
-    there = last > first
-    starts = first[there]
+    has_points = last > first
+    starts = first[has_points]
     if not len(starts):
         return np.empty(0), np.empty(0), np.empty(0)
-    inside = points.y[: last[there][-1]]
-    middle = (edges[:-1] + edges[1:])[there] / 2
+    inside = points.y[: last[has_points][-1]]
+    middle = (edges[:-1] + edges[1:])[has_points] / 2
     return middle, np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)
 
 
 def rolling(points: Curve, at: NDArray[np.integer[Any]], window: int, kind: str = "mean") -> Floats:
-    """The mean or median of y in a window about each row of ``at`` (m,).
+    """Return the mean or median of y in a window around each row of ``at`` (m,).
 
-    Towards the beginning the window shrinks on both sides, so that a steep beginning stays steep; at the end, where
-    the last points alone would be a matter of chance, it is cut off.
+    At the beginning the window shrinks on both sides, so that a steep beginning stays steep. At the end only its right
+    side is cut, because the last few points alone would be noisy.
     """
     rows = np.asarray(at, np.int64)
     half = np.minimum(rows, max(0, window // 2))
     first, end = rows - half, np.minimum(rows + half + 1, len(points))
     if kind == "median":
         return np.array([np.median(points.y[a:b]) for a, b in zip(first, end, strict=True)])
-    level = points.y.mean()  # taken away first, so that the sums stay small and exact
+    level = points.y.mean()  # subtracted first, so that the sums stay small and exact
     sums = np.concatenate(([0.0], np.cumsum(points.y - level)))
     return np.asarray((sums[end] - sums[first]) / (end - first) + level)
 
 
 def thinned(points: Curve, edges: Floats, most: int | None = None) -> NDArray[np.int64]:
-    """The rows to draw a line through: one for each column between ``edges`` that has any, and the two ends."""
+    """Return the rows to draw a line through: about one per column between ``edges``, and both ends."""
     rows = np.searchsorted(points.x, (edges[:-1] + edges[1:]) / 2)
     rows = np.unique(np.concatenate(([0], rows.clip(0, len(points) - 1), [len(points) - 1])))
     if most is not None and len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
     return rows
-
-
-def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
-    line = file.readline(LONGEST_HEADER)
-    if len(line) == LONGEST_HEADER:
-        raise InputError(f"{path} is no CSV file: its first line is longer than {LONGEST_HEADER:,} bytes.")
-    if not line.strip():
-        raise InputError(f"{path} is empty: it has {'0 bytes' if not line else 'no header'}.")
-    try:
-        text = line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is neither a CSV file nor a recording that can be read.") from None
-    delimiter = max(DELIMITERS, key=text.count)
-    names = [name.strip() for name in next(csv.reader([text.replace("\r", " ")], delimiter=delimiter), [])]
-    if all(_is_number(name) for name in names):
-        raise InputError(f"{path} has no header: its first line is {text[:60]!r}. Put the columns' names above it.")
-    return names, delimiter
-
-
-def _whole_lines(file: BinaryIO, path: Path, tell: Tell) -> Iterator[bytes]:
-    """Blocks that end with a line end; what follows the last one may be half-written, and is left out."""
-    rest = b""
-    while block := file.read(BLOCK):
-        cut = block.rfind(b"\n") + 1
-        if cut:
-            yield rest + block[:cut]
-            rest = block[cut:]
-        else:
-            rest += block
-    if rest.strip():
-        tell(f"{path}: the last row has no line end, so it may be half-written, and is left out.")
-
-
-def _numbers(block: bytes, delimiter: str, fields: int, wanted: list[int], rows: _Rows) -> Floats:
-    """The wanted columns of a block of lines."""
-    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n") and block.strip():  # no ragged row
-        try:
-            text = io.StringIO(block.decode("ascii"))
-            return np.loadtxt(text, delimiter=delimiter, usecols=wanted, ndmin=2, comments=None)
-        except ValueError:  # an empty field, a word, a quote
-            pass
-    found = []
-    lines = block.decode("utf-8", "replace").replace("\0", "?").splitlines()
-    lines = [line if len(line) <= csv.field_size_limit() else "" for line in lines]  # no row of numbers, but damage
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), rows.line + 1):
-        values = [_number(row[place]) for place in wanted] if len(row) == fields else [None]
-        if None not in values:
-            found.append(values)
-        elif row:
-            rows.broken.append(number)
-    return np.array(found, np.float64).reshape(-1, len(wanted))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text) if text.strip() else math.nan
-    except ValueError:
-        return None
-
-
-def _is_number(text: str) -> bool:
-    return _number(text) is not None

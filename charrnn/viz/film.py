@@ -1,6 +1,6 @@
-"""What the video shows: cards, and clips in which graphs scroll while a sound plays.
+"""Frames of the video: title cards, and graphs that scroll while a sound plays.
 
-Frames are (height, width, 3) bytes.
+Frames are (height, width, 3) bytes. Positions in the drawing functions are pixels of a video of 1280 x 720.
 """
 
 from __future__ import annotations
@@ -22,77 +22,77 @@ from PIL import Image, ImageDraw, ImageFont
 from bytecodec.console import duration
 from bytecodec.errors import printable
 from charrnn.viz.curves import rolling, spread, thinned
-from charrnn.viz.plots import NEAR, SPECTRA, STEPS, THEMES, drawable
-from charrnn.viz.run_summary import RunSummary, TrainPoint, facts
+from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, drawable
+from charrnn.viz.run_summary import RunSummary, TrainPoint
 from charrnn.viz.sound import Floats, spectra, window_length
 
 Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 THEME = THEMES["dark"]
-STEP = 8  # pixels that the sound moves on in a frame: a whole number, so that it glides
-NOW = 1 / 3  # of the panel's width, where the sound is that is heard: most of it is still to come
-HERE = 0.72  # of the loss panel's width, where the marker is
-CLIP_PIXELS = 240  # of the loss graph for a clip, if that many fit
-MOST_PIXELS = 16000  # of the loss graph
+STEP = 8  # pixels per frame by which the sound moves; a whole number, so that the motion is smooth
+NOW = 1 / 3  # position of the current sample, as a fraction of the panel's width
+HERE = 0.72  # position of the current iteration, as a fraction of the loss panel's width
+CLIP_PIXELS = 240  # width of the loss graph per clip, within `MAX_PIXELS`
+MAX_PIXELS = 16000  # width of the loss graph
 LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
-BANDS = 40  # of the moving spectrum
-SMALLEST = 0.6  # of its size, to which text shrinks before it is cut
-MOST_TEXT = 400  # characters to which a text is cut before it is measured
-FALL = 0.07  # of its height that a band falls in a frame, at most
+BANDS = 40  # of the current spectrum
+MIN_TEXT_SCALE = 0.6  # of its size, to which text shrinks before it is shortened
+MAX_TEXT = 400  # characters of a text that are measured
+DECAY = 0.07  # of the height, by which a band falls per frame at most
 SUBDIVISIONS = (1, 1.5, 2, 3, 4, 6, 8)  # multiples of a decade at which the loss graph has ticks
 
 
 def rgb(color: str) -> NDArray[np.uint8]:
-    """A colour's three bytes."""
+    """Return the three bytes of a colour."""
     return np.array([round(255 * part) for part in to_rgb(color)], np.uint8)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are, for a frame of a size."""
+    """Positions of the panels in a frame of a size."""
 
     width: int
     height: int
 
     @property
     def unit(self) -> float:
-        """A pixel of a film that is 720 high."""
+        """Size of a pixel of a video that is 720 high."""
         return self.height / 720
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """Of a film of 1280 x 720, in pixels of this one."""
+        """Return a box of a video of 1280 x 720 in pixels of this one."""
         x, y = self.width / 1280, self.height / 720
         return round(left * x), round(top * y), round(right * x), round(bottom * y)
 
     @property
     def loss(self) -> Box:
-        """The loss graph."""
+        """Box of the loss graph."""
         return self.box(84, 128, 1240, 372)
 
     @property
     def wave(self) -> Box:
-        """The waveform."""
+        """Box of the waveform."""
         return self.box(40, 408, 880, 536)
 
     @property
     def spectrogram(self) -> Box:
-        """The spectrogram, under the waveform."""
+        """Box of the spectrogram, under the waveform."""
         return self.box(40, 544, 880, 676)
 
     @property
     def spectrum(self) -> Box:
-        """The spectrum of the moment."""
+        """Box of the current spectrum."""
         return self.box(912, 408, 1240, 676)
 
     @property
     def progress(self) -> Box:
-        """How far the film is."""
+        """Box of the progress bar."""
         return self.box(0, 712, 1280, 720)
 
 
 class Pen:
-    """Writes and draws on an image."""
+    """Drawing functions on an image."""
 
     def __init__(self, layout: Layout, image: Frame | None = None) -> None:
         size = (layout.width, layout.height)
@@ -104,28 +104,28 @@ class Pen:
         self,
         x: float,
         y: float,
-        words: str,
+        text: str,
         size: float,
         color: str = THEME.ink,
         bold: bool = False,
         anchor: str = "ls",
         room: float = 1280,
     ) -> None:
-        """Write from a place of a film of 1280 x 720 on; smaller, or cut, where it has no room."""
-        words = drawable(printable(words, MOST_TEXT))
+        """Write text at a position; reduce or shorten it if it does not fit."""
+        text = drawable(printable(text, MAX_TEXT))
         left, top, most, _ = self._layout.box(x, y, room, 0)
         width = self._layout.width
         most = min(most, round(0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]))
         size *= self._layout.unit
         font = _font(size, bold)
-        if (length := font.getlength(words)) > most:
-            font = _font(size * max(SMALLEST, most / length), bold)
-        while len(words) > 1 and font.getlength(words) > most:
-            words = words[:-2] + "…"
-        self.draw.text((left, top), words, fill=color, font=font, anchor=anchor)
+        if (length := font.getlength(text)) > most:
+            font = _font(size * max(MIN_TEXT_SCALE, most / length), bold)
+        while len(text) > 1 and font.getlength(text) > most:
+            text = text[:-2] + "…"
+        self.draw.text((left, top), text, fill=color, font=font, anchor=anchor)
 
     def frame(self) -> Frame:
-        """What was drawn."""
+        """Return the image as a frame."""
         return np.array(self.image)
 
 
@@ -134,63 +134,66 @@ def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), max(6.0, size))
 
 
-def title_card(layout: Layout, title: str, words: Sequence[str]) -> Frame:
-    """The first picture."""
+def title_card(layout: Layout, title: str, lines: Sequence[str]) -> Frame:
+    """Return the first frame."""
     pen = Pen(layout)
     pen.text(640, 330, title, 64, bold=True, anchor="ms")
     pen.draw.rectangle(layout.box(580, 362, 700, 367), fill=THEME.colors[0])
-    for number, line in enumerate(words):
+    for number, line in enumerate(lines):
         pen.text(640, 424 + 40 * number, line, 26, THEME.faint, anchor="ms")
     return pen.frame()
 
 
-def run_card(layout: Layout, story: RunSummary, name: str, color: str, place: str) -> Frame:
-    """The settings of a run."""
+def run_card(layout: Layout, summary: RunSummary, name: str, color: str, heading: str) -> Frame:
+    """Return a frame with the settings of a run."""
     pen = Pen(layout)
     pen.draw.rectangle(layout.box(100, 96, 108, 190), fill=color)
-    pen.text(132, 124, place, 22, THEME.faint)
+    pen.text(132, 124, heading, 22, THEME.faint)
     pen.text(132, 182, name, 54, bold=True)
-    rows = list(facts(story).items())
+    rows = list(summary.settings().items())
     step = min(40.0, 460 / max(1, len(rows)))
-    for number, (what, words) in enumerate(rows):
-        pen.text(132, 256 + step * number, what, 0.6 * step, THEME.faint)
-        pen.text(500, 256 + step * number, words, 0.6 * step)
+    for number, (setting, value) in enumerate(rows):
+        pen.text(132, 256 + step * number, setting, 0.6 * step, THEME.faint)
+        pen.text(500, 256 + step * number, value, 0.6 * step)
     return pen.frame()
 
 
-def end_card(layout: Layout, stories: Sequence[RunSummary], names: Sequence[str], colors: Sequence[str]) -> Frame:
-    """The last picture: how far each came."""
+def end_card(layout: Layout, summaries: Sequence[RunSummary], names: Sequence[str], colors: Sequence[str]) -> Frame:
+    """Return the last frame: the result of each run."""
     pen = Pen(layout)
-    pen.text(640, 130, "How far they came" if len(stories) > 1 else "How far it came", 46, bold=True, anchor="ms")
-    step = min(120.0, 440 / len(stories))
-    begin = 400 - step * (len(stories) - 1) / 2
-    for number, (story, name, color) in enumerate(zip(stories, names, colors, strict=True)):
-        y, best, last = begin + step * number, story.best(), story.at(int(story.train.x[-1]))
-        bits = last.train_bits if best is None or best.val_bits is None else best.val_bits
-        words = f"{bits:.2f} {story.unit}" + (f", where FLAC takes {story.flac:.2f}" if story.flac else "")
+    pen.text(640, 130, "Results" if len(summaries) > 1 else "Result", 46, bold=True, anchor="ms")
+    step = min(120.0, 440 / len(summaries))
+    begin = 400 - step * (len(summaries) - 1) / 2
+    for number, (summary, name, color) in enumerate(zip(summaries, names, colors, strict=True)):
+        y, last = begin + step * number, summary.last()
+        result = f"{(summary.best() or last).bits:.2f} {summary.unit}" + (
+            f" (FLAC {summary.flac:.2f})" if summary.flac else ""
+        )
         pen.draw.rectangle(layout.box(150, y - 0.3 * step, 158, y + 0.36 * step), fill=color)
         pen.text(182, y, name, 0.28 * step, bold=True)
-        pen.text(560, y, words, 0.25 * step)
-        pen.text(560, y + 0.32 * step, f"{story.network}, trained {duration(last.seconds)}", 0.2 * step, THEME.faint)
+        pen.text(560, y, result, 0.25 * step)
+        pen.text(
+            560, y + 0.32 * step, f"{summary.network}, trained for {duration(last.seconds)}", 0.2 * step, THEME.faint
+        )
     pen.text(640, 686, "made with charrnn-sound", 20, THEME.faint, anchor="ms")
     return pen.frame()
 
 
 class LossGraph:
-    """The whole loss graph of a run, far wider than its panel, which shows the part around a moment."""
+    """Loss graph of a run, wider than its panel, which shows the part around an iteration."""
 
-    def __init__(self, layout: Layout, story: RunSummary, color: str, steps: Sequence[int]) -> None:
+    def __init__(self, layout: Layout, summary: RunSummary, color: str, steps: Sequence[int]) -> None:
         left, top, right, bottom = layout.loss
         self._box, self._width = layout.loss, right - left
-        pixels = min(MOST_PIXELS, max(self._width, round(CLIP_PIXELS * layout.unit * len(steps))))
-        last = max(float(story.train.x[-1]), 1.0)
+        pixels = min(MAX_PIXELS, max(self._width, round(CLIP_PIXELS * layout.unit * len(steps))))
+        last = max(float(summary.train.x[-1]), 1.0)
         self._scale = pixels / last
-        values = np.concatenate((story.train.y, story.val.y, [story.flac] if story.flac else []))
+        values = np.concatenate((summary.train.y, summary.val.y, [summary.flac] if summary.flac else []))
         values = values[values > 0]  # the axis is logarithmic
         values = values if len(values) else np.ones(1)
         self.low, self.high = 0.9 * float(values.min()), 1.1 * float(values.max())
         size, limits = (pixels, bottom - top), (0.0, last, self.low, self.high)
-        self._bright, paper = _draw_losses(story, color, steps, size, limits, layout.unit), rgb(THEME.paper)
+        self._bright, paper = _draw_losses(summary, color, steps, size, limits, layout.unit), rgb(THEME.paper)
         self._dim = ((self._bright.astype(np.uint16) + 2 * paper.astype(np.uint16)) // 3).astype(np.uint8)
 
     def show(self, frame: Frame, step: float) -> None:
@@ -203,20 +206,20 @@ class LossGraph:
         frame[top:bottom, left + here : right] = self._dim[:, at + here : at + self._width]
         frame[top:bottom, left + here - 1 : left + here + 1] = rgb(THEME.ink)
 
-    def labels(self, pen: Pen, layout: Layout, story: RunSummary) -> None:
+    def labels(self, pen: Pen, layout: Layout, summary: RunSummary) -> None:
         """Draw the fixed labels beside the panel."""
         _, top, _, bottom = self._box
         for tick in ticks(self.low, self.high):
             y = bottom - (bottom - top) * np.log(tick / self.low) / np.log(self.high / self.low)
             pen.text(76, y / layout.height * 720, f"{tick:g}", 15, THEME.faint, anchor="rm")
-        flac = f"; dotted: FLAC, {story.flac:.2f}" if story.flac else ""
-        pen.text(40, 392, f"loss, {story.unit}{flac}", 15, THEME.faint)
+        flac = f"; dotted: FLAC, {summary.flac:.2f}" if summary.flac else ""
+        pen.text(40, 392, f"loss, {summary.unit}{flac}", 15, THEME.faint)
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Return round values between two limits of a logarithmic axis, equally spaced if these are close."""
-    if high < NEAR * low:
-        found = list(MaxNLocator(6, steps=STEPS).tick_values(low, high))
+    if high < LINEAR_RATIO * low:
+        found = list(MaxNLocator(6, steps=TICK_STEPS).tick_values(low, high))
     else:
         parts = SUBDIVISIONS if high < 100 * low else SUBDIVISIONS[:1]
         found = [part * 10.0**power for power in range(-12, 4) for part in parts]
@@ -224,7 +227,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _draw_losses(
-    story: RunSummary, color: str, steps: Sequence[int], size: tuple[int, int], limits: tuple[float, ...], unit: float
+    summary: RunSummary, color: str, steps: Sequence[int], size: tuple[int, int], limits: tuple[float, ...], unit: float
 ) -> Frame:
     width, height = size
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=THEME.paper)
@@ -235,26 +238,26 @@ def _draw_losses(
     axes.set_ylim(limits[2], limits[3])
     for tick in ticks(limits[2], limits[3]):
         axes.axhline(tick, color=THEME.grid, linewidth=0.8 * unit)
-    if story.flac:
-        axes.axhline(story.flac, color=THEME.ink, linewidth=1.2 * unit, linestyle=":")
+    if summary.flac:
+        axes.axhline(summary.flac, color=THEME.ink, linewidth=1.2 * unit, linestyle=":")
     edges = np.linspace(limits[0], limits[1], width + 1)
-    middle, low, high = spread(story.train, edges)
+    middle, low, high = spread(summary.train, edges)
     axes.fill_between(middle, low, high, color=color, alpha=0.35, linewidth=0.5 * unit, antialiased=False)
-    at = thinned(story.train, edges)
-    line = rolling(story.train, at, max(1, len(story.train) // 100))
-    axes.plot(story.train.x[at], line, color=color, linewidth=1.8 * unit)
-    axes.plot(story.val.x, story.val.y, color=THEME.ink, linewidth=1.2 * unit, linestyle=(0, (5, 3)))
-    heard = np.isin(story.val.x, steps)
-    axes.plot(story.val.x[heard], story.val.y[heard], "o", color=THEME.ink, markersize=6 * unit)
+    at = thinned(summary.train, edges)
+    line = rolling(summary.train, at, max(1, len(summary.train) // 100))
+    axes.plot(summary.train.x[at], line, color=color, linewidth=1.8 * unit)
+    axes.plot(summary.val.x, summary.val.y, color=THEME.ink, linewidth=1.2 * unit, linestyle=(0, (5, 3)))
+    heard = np.isin(summary.val.x, steps)
+    axes.plot(summary.val.x[heard], summary.val.y[heard], "o", color=THEME.ink, markersize=6 * unit)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 class SoundPanel:
-    """Waveform and spectrogram that glide past, and the spectrum of the moment, for a sound of any number of clips."""
+    """Scrolling waveform and spectrogram, and current spectrum, of the sound of several clips."""
 
     def __init__(
-        self, layout: Layout, samples: Floats, rate: int, fps: int, color: str, begins: Sequence[int] = ()
+        self, layout: Layout, samples: Floats, rate: int, fps: int, color: str, starts: Sequence[int] = ()
     ) -> None:
         self._layout, self._samples, self._rate, self._fps = layout, samples, rate, fps
         self._level = np.zeros(BANDS, np.float32)
@@ -264,21 +267,21 @@ class SoundPanel:
         edges = (np.arange(count + 1) * rate / (fps * STEP)).astype(np.int64).clip(0, len(samples))
         margins = (self._now, right - left - self._now)
         wave = _wave_strip(samples / max(float(np.abs(samples).max()), 1e-3), edges, bottom - top)
-        for frame in begins:  # where a clip begins
+        for frame in starts:  # a faint line at the start of each clip
             wave[:, frame * STEP : frame * STEP + 2] = np.maximum(wave[:, frame * STEP : frame * STEP + 2], 70)
         self._wave = np.pad(wave, ((0, 0), margins))
         height = layout.spectrogram[3] - layout.spectrogram[1]
         self._spectrogram = np.pad(_spectrogram_strip(samples, rate, edges, height), ((0, 0), margins))
         ramp = np.linspace(0, 1, 256)[:, None]
         self._wave_colors = ((1 - ramp) * rgb(THEME.paper) + ramp * rgb(color)).astype(np.uint8)
-        heat = (colormaps[SPECTRA](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+        heat = (colormaps[COLORMAP](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
         self._heat = np.maximum(heat, rgb(THEME.paper))
         self._color = rgb(color)
         half = window_length(rate) // 2
-        self._bins = np.geomspace(2, half, BANDS + 1).astype(np.int64)[:-1]  # where each band begins
+        self._bins = np.geomspace(2, half, BANDS + 1).astype(np.int64)[:-1]  # lowest bin of each band
 
     def show(self, frame: Frame, number: int) -> None:
-        """Draw the moment of a frame, counted from the beginning of the sound."""
+        """Draw a frame, counted from the beginning of the sound."""
         at = number * STEP
         for box, strip, colors in (
             (self._layout.wave, self._wave, self._wave_colors),
@@ -300,7 +303,7 @@ class SoundPanel:
         power = spectra(heard[None])[0]
         level = 10 * np.log10(np.maximum.reduceat(power, self._bins) + 1e-12)
         level = np.clip((level - QUIET) / (LOUD - QUIET), 0, 1)
-        self._level = np.maximum(level, self._level - FALL).astype(np.float32)
+        self._level = np.maximum(level, self._level - DECAY).astype(np.float32)
         frame[top:bottom, left:right] = rgb(THEME.paper)
         edges = np.linspace(left, right, BANDS + 1).round().astype(int)
         for begin, end, height in zip(edges[:-1], edges[1:], self._level * (bottom - top), strict=True):
@@ -308,7 +311,7 @@ class SoundPanel:
 
 
 def _wave_strip(samples: Floats, edges: NDArray[np.int64], height: int) -> NDArray[np.uint8]:
-    """Brightness (height, columns) of the envelope; the middle is never dark, so that silence is a line."""
+    """Return the brightness (height, columns) of the envelope; silence is a line in the middle."""
     starts = np.minimum(edges[:-1], len(samples) - 1)
     low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
     row = 1 - 2 * (np.arange(height) + 0.5)[:, None] / height
@@ -317,7 +320,7 @@ def _wave_strip(samples: Floats, edges: NDArray[np.int64], height: int) -> NDArr
 
 
 def _spectrogram_strip(samples: Floats, rate: int, edges: NDArray[np.int64], height: int) -> NDArray[np.uint8]:
-    """Brightness (height, columns), highest frequency on top."""
+    """Return the brightness (height, columns) of the spectrogram, highest frequency on top."""
     window = window_length(rate)
     padded = np.pad(samples, (window // 2, window))
     strip = np.empty((height, len(edges) - 1), np.uint8)
@@ -330,18 +333,16 @@ def _spectrogram_strip(samples: Floats, rate: int, edges: NDArray[np.int64], hei
     return strip
 
 
-def captions(layout: Layout, story: RunSummary, name: str, color: str, moment: TrainPoint, temperature: float) -> Pen:
-    """What stands still while a clip plays: names above, labels below."""
+def captions(layout: Layout, summary: RunSummary, name: str, color: str, point: TrainPoint, temperature: float) -> Pen:
+    """Draw what does not move while a clip plays: names above, labels below."""
     pen = Pen(layout)
     pen.draw.rectangle(layout.box(40, 30, 46, 100), fill=color)
     pen.text(64, 62, name, 34, bold=True)
-    sizes = story.network + (f", {story.parameters:,} parameters" if story.parameters else "")
-    pen.text(64, 96, sizes, 20, THEME.faint, room=530)
-    pen.text(1240, 62, f"iteration {moment.step:,}", 34, bold=True, anchor="rs")
-    bits = moment.train_bits if moment.val_bits is None else moment.val_bits
-    words = f"loss {bits:.2f} {story.unit} · epoch {moment.epoch:.1f} · temperature {temperature:g} · "
-    words += f"trained {duration(moment.seconds)}"
-    pen.text(1240, 96, words, 20, THEME.faint, anchor="rs", room=620)
-    pen.text(40, 696, "to the right of the line: what is to come", 15, THEME.faint)
-    pen.text(1240, 696, f"spectrum, to {story.rate / 2000:.1f} kHz", 15, THEME.faint, anchor="rs")
+    pen.text(64, 96, summary.network_size, 20, THEME.faint, room=530)
+    pen.text(1240, 62, f"iteration {point.step:,}", 34, bold=True, anchor="rs")
+    status = f"loss {point.bits:.2f} {summary.unit} · epoch {point.epoch:.1f} · temperature {temperature:g} · "
+    status += f"trained for {duration(point.seconds)}"
+    pen.text(1240, 96, status, 20, THEME.faint, anchor="rs", room=620)
+    pen.text(40, 696, "line: the sample that is playing", 15, THEME.faint)
+    pen.text(1240, 696, f"spectrum up to {summary.rate / 2000:.1f} kHz", 15, THEME.faint, anchor="rs")
     return pen

@@ -1,4 +1,4 @@
-"""Pictures: losses of any number of runs, waveform and spectrogram of recordings; PNG, SVG or PDF."""
+"""Plots of the losses of runs, and of the waveform and the spectrogram of recordings; PNG, SVG or PDF."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from bytecodec.errors import printable
 from charrnn.viz import curves
-from charrnn.viz.curves import Floats, Series
-from charrnn.viz.sound import RANGE, SoundPicture
+from charrnn.viz.csv_columns import Floats
+from charrnn.viz.curves import Series
+from charrnn.viz.sound import DISPLAY_RANGE, SoundPicture
 
 DPI = 100
-SPECTRA = "magma"
-STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
-NEAR = 3  # largest ratio of the ends of a logarithmic axis with equally spaced ticks
+DASHES = (0, (5, 2))  # of validation losses
+COLORMAP = "magma"  # of spectrograms
+TICK_STEPS = (1, 2, 2.5, 5, 10)  # distances of ticks, times a power of ten
+LINEAR_RATIO = 3  # a logarithmic axis whose ends have a smaller ratio has equally spaced ticks
 FONT = "DejaVuSans.ttf"  # included in matplotlib, so that pictures are the same everywhere
-LETTER = 12  # approximate largest width of a character in pixels
-LEAST_LETTERS = 40  # characters of a text that are shown in any picture, however small
-SAME_FLAC = 0.005  # bits: lines of runs that lie closer are one
+CHARACTER_WIDTH = 12  # approximate maximum in pixels
+MIN_CHARACTERS = 40  # of a text, in pictures of any size
+SAME_FLAC = 0.005  # bits; lines of FLAC that are closer are drawn once
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of a picture; those of the curves are told apart by colour-blind people, too."""
+    """Colours of a picture; those of the curves are distinguishable for colour-blind people, too."""
 
     paper: str
     ink: str
@@ -65,19 +67,19 @@ THEMES = {
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a picture is made.
+class PlotStyle:
+    """Size, axes and colours of a picture.
 
     Attributes
     ----------
     width, height
-        In pixels (SVG and PDF: hundredths of an inch).
+        Size in pixels (SVG and PDF: hundredths of an inch).
     colors
-        Of the curves, from the first on; () for the theme's.
+        Colours of the curves in order; () for the theme's.
     average
-        mean, median or none: the line over the spread.
+        Kind of the line over the band: "mean", "median" or "none".
     window
-        Rows that the average looks at; 0 for a hundredth of them.
+        Rows that are averaged; 0 for a hundredth of them.
     """
 
     width: int = 1600
@@ -92,38 +94,38 @@ class Look:
 
 
 def is_color(text: str) -> bool:
-    """Whether it is the name of a colour."""
+    """Return whether a text is a colour: a name or #rrggbb."""
     return bool(is_color_like(text))
 
 
-def draw_curves(series: Sequence[Series], look: Look, x_label: str, y_label: str) -> Figure:
-    """Training and validation losses: the spread as a band, the average as a line, validations as points.
+def draw_curves(series: Sequence[Series], style: PlotStyle, x_label: str, y_label: str) -> Figure:
+    """Draw training and validation losses: the spread as a band, the average as a line, validations as points.
 
     Parameters
     ----------
     series
-        At least one, and each training curve with at least one point that the axes can show.
+        At least one; each training curve has at least one point that the axes can show.
     """
-    theme = THEMES[look.theme]
-    with matplotlib.rc_context(_style(theme)):
-        figure = _figure(look)
+    theme = THEMES[style.theme]
+    with matplotlib.rc_context(_rc_params(theme)):
+        figure = _figure(style)
         axes = figure.add_subplot()
-        _scales(axes, series, look)
-        colors = look.colors or theme.colors
+        _scales(axes, series, style)
+        colors = style.colors or theme.colors
         for number, one in enumerate(series):
-            _draw_series(axes, one, look, colors[number % len(colors)])
+            _draw_series(axes, one, style, colors[number % len(colors)])
         _draw_flac(axes, series, theme)
-        _finish(axes, look, x_label, y_label)
-        _legend(axes, series, [colors[n % len(colors)] for n in range(len(series))], look, theme)
+        _label_axes(axes, style, x_label, y_label)
+        _legend(axes, series, [colors[n % len(colors)] for n in range(len(series))], style, theme)
     return figure
 
 
-def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figure:
-    """For each recording its waveform above its spectrogram, with a line where a segment begins."""
-    theme = THEMES[look.theme]
-    colors = look.colors or theme.colors
-    with matplotlib.rc_context(_style(theme)):
-        figure = _figure(look)
+def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) -> Figure:
+    """Draw the waveform of each recording above its spectrogram, with a line where a segment begins."""
+    theme = THEMES[style.theme]
+    colors = style.colors or theme.colors
+    with matplotlib.rc_context(_rc_params(theme)):
+        figure = _figure(style)
         rows = figure.add_gridspec(len(sounds), 1, hspace=0.08)
         for number, (name, sound) in enumerate(sounds):
             cells = rows[number].subgridspec(2, 1, height_ratios=(1, 1.6), hspace=0.02)
@@ -131,18 +133,18 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], look: Look) -> Figur
             spectrum = figure.add_subplot(cells[1], sharex=wave)
             _draw_wave(wave, sound, colors[number % len(colors)])
             _draw_spectrogram(spectrum, sound)
-            title = look.title if look.title and not number else name
-            wave.set_title(_fitting(title, look.width), loc="left")
+            title = style.title if style.title and not number else name
+            wave.set_title(_shortened(title, style.width), loc="left")
             for mark in sound.marks[1:] if sound.marks[:1] == (0.0,) else sound.marks:
                 wave.axvline(mark, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
                 spectrum.axvline(mark, color="white", linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
         if any(sound.marks for _, sound in sounds):
-            figure.text(0.995, 0.995, "dashed: where a segment begins", ha="right", va="top", color=theme.faint)
+            figure.text(0.995, 0.995, "dashed: start of a segment", ha="right", va="top", color=theme.faint)
     return figure
 
 
 def save(figure: Figure, file: BinaryIO, kind: str) -> None:
-    """Write a figure as png, svg or pdf, the same bytes for the same figure."""
+    """Write a figure as png, svg or pdf; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
         text.set_text(drawable(text.get_text()))
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -161,8 +163,8 @@ def drawable(text: str) -> str:
     return text if text.isascii() else "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
 
 
-def _fitting(text: str, pixels: int) -> str:
-    return printable(drawable(text), max(LEAST_LETTERS, pixels // LETTER))
+def _shortened(text: str, pixels: int) -> str:
+    return printable(drawable(text), max(MIN_CHARACTERS, pixels // CHARACTER_WIDTH))
 
 
 @cache
@@ -170,13 +172,13 @@ def _glyphs() -> frozenset[int]:
     return frozenset(FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT)).get_charmap())
 
 
-def _figure(look: Look) -> Figure:
-    figure = Figure(figsize=(look.width / DPI, look.height / DPI), dpi=DPI, layout="constrained")
+def _figure(style: PlotStyle) -> Figure:
+    figure = Figure(figsize=(style.width / DPI, style.height / DPI), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(theme: Theme) -> Any:  # matplotlib's own type names all that there are
+def _rc_params(theme: Theme) -> Any:  # matplotlib types the dictionary by its keys
     return {
         "font.size": 11,
         "font.family": "DejaVu Sans",  # the family of FONT
@@ -200,59 +202,59 @@ def _style(theme: Theme) -> Any:  # matplotlib's own type names all that there a
     }
 
 
-def _scales(axes: Axes, series: Sequence[Series], look: Look) -> None:
-    """Fix the axis along x before anything is drawn: the columns of pixels hang on it."""
+def _scales(axes: Axes, series: Sequence[Series], style: PlotStyle) -> None:
+    """Set the limits of x before anything is drawn, because the columns of pixels depend on them."""
     every = [points.x for one in series for points in (one.train, one.val) if points]
-    shown = [x[x > 0] if look.log_x else x for x in every]
+    shown = [x[x > 0] if style.log_x else x for x in every]
     low, high = (float(f([f(x) for x in shown if len(x)])) for f in (min, max))
     if low == high:
-        low, high = (low / 2, high * 2) if look.log_x else (low - 0.5, high + 0.5)
-    if look.log_x:
+        low, high = (low / 2, high * 2) if style.log_x else (low - 0.5, high + 0.5)
+    if style.log_x:
         axes.set_xscale("log")
     axes.set_xlim(low, high)
-    if look.log_y:
+    if style.log_y:
         axes.set_yscale("log")
 
 
 def _edges(axes: Axes, columns: int) -> Floats:
     low, high = axes.get_xlim()
     edges = np.geomspace(low, high, columns + 1) if axes.get_xscale() == "log" else np.linspace(low, high, columns + 1)
-    edges[0], edges[-1] = low, high  # which the functions above only come near
+    edges[0], edges[-1] = low, high  # exact, so that the first and last points are inside
     return edges
 
 
-def _draw_series(axes: Axes, one: Series, look: Look, color: str) -> None:
-    edges = _edges(axes, look.width)
+def _draw_series(axes: Axes, one: Series, style: PlotStyle, color: str) -> None:
+    edges = _edges(axes, style.width)
     middle, low, high = curves.spread(one.train, edges)
     rows = len(one.train)
     if rows > 2 * len(middle):
         _draw_band(axes, middle, low, high, color)
-    elif look.average != "none":
+    elif style.average != "none":
         axes.plot(one.train.x, one.train.y, color=color, alpha=0.35, linewidth=0.7)
-    if look.average == "none" and rows <= 2 * len(middle):
+    if style.average == "none" and rows <= 2 * len(middle):
         axes.plot(one.train.x, one.train.y, color=color, linewidth=1.2)
-    elif look.average != "none":
-        at = curves.thinned(one.train, edges, curves.MOST_POINTS if look.average == "median" else None)
-        window = look.window or max(1, rows // 100)
+    elif style.average != "none":
+        at = curves.thinned(one.train, edges, curves.MAX_POINTS if style.average == "median" else None)
+        window = style.window or max(1, rows // 100)
         axes.plot(
-            one.train.x[at], curves.rolling(one.train, at, window, look.average), color=color, linewidth=1.8, zorder=3
+            one.train.x[at], curves.rolling(one.train, at, window, style.average), color=color, linewidth=1.8, zorder=3
         )
     if one.val:
-        line: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (5, 2))}
-        few = len(one.val) <= look.width / 12
-        dots: dict[str, Any] = (
-            {"marker": "o", "markersize": 5.5, "markeredgecolor": THEMES[look.theme].paper} if few else {}
-        )
-        axes.plot(one.val.x, one.val.y, color=color, zorder=4, **line, **dots)
+        markers = _markers(THEMES[style.theme]) if len(one.val) <= style.width / 12 else {}
+        axes.plot(one.val.x, one.val.y, color=color, zorder=4, linewidth=1.4, linestyle=DASHES, **markers)
+
+
+def _markers(theme: Theme) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 5.5, "markeredgecolor": theme.paper}
 
 
 def _draw_band(axes: Axes, middle: Floats, low: Floats, high: Floats, color: str) -> None:
-    """From least to greatest, without smoothing: the peaks are as thin as a pixel, and smoothed they would fade."""
+    """Fill from least to greatest without anti-aliasing, which would fade peaks that are one pixel wide."""
     axes.fill_between(middle, low, high, color=color, alpha=0.3, linewidth=0, antialiased=False, zorder=2)
 
 
 def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
-    """Draw the bits of FLAC, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
+    """Draw FLAC's rates, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
     if len({one.unit for one in series}) > 1:
         return
     drawn: list[float] = []
@@ -273,58 +275,51 @@ def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
         )
 
 
-def _finish(axes: Axes, look: Look, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(_fitting(x_label, look.width))
-    axes.set_ylabel(_fitting(y_label, look.height))
+def _label_axes(axes: Axes, style: PlotStyle, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(_shortened(x_label, style.width))
+    axes.set_ylabel(_shortened(y_label, style.height))
     axes.grid(True, linewidth=0.8)
-    axes.tick_params(length=3, labelright=look.width > 4 * look.height)
-    if look.title:
-        axes.set_title(_fitting(look.title, look.width), loc="left")
+    axes.tick_params(length=3, labelright=style.width > 4 * style.height)
+    if style.title:
+        axes.set_title(_shortened(style.title, style.width), loc="left")
     plain = FuncFormatter(_plain)
     axes.xaxis.set_major_formatter(plain)
-    if not look.log_x:
-        axes.xaxis.set_major_locator(MaxNLocator(max(4, look.width // 140), steps=STEPS))
+    if not style.log_x:
+        axes.xaxis.set_major_locator(MaxNLocator(max(4, style.width // 140), steps=TICK_STEPS))
     axes.margins(y=0.04)
     axes.yaxis.set_major_formatter(plain)
-    if look.log_y:
+    if style.log_y:
         low, high = axes.get_ylim()
         near = high / low < 30
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if near else (1,), numticks=20))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    if not look.log_y or high < NEAR * low:
-        axes.yaxis.set_major_locator(MaxNLocator(max(3, look.height // 90), steps=STEPS))
+    if not style.log_y or high < LINEAR_RATIO * low:
+        axes.yaxis.set_major_locator(MaxNLocator(max(3, style.height // 90), steps=TICK_STEPS))
 
 
 def _plain(value: float, _place: object = None) -> str:
-    """A number as people write it, without an exponent where it is of a usual size."""
+    """Return a number with thousands separators, and without an exponent unless it is very large or small."""
     if value == int(value) and abs(value) < 1e12:
         return f"{int(value):,}"
     return f"{value:,.6g}"
 
 
-def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], look: Look, theme: Theme) -> None:
-    """The runs by colour, then what line and band mean, in grey where there are several runs."""
-    several = len(series) > 1
-    names = [_fitting(one.name, look.width // 2) for one in series]
+def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], style: PlotStyle, theme: Theme) -> None:
+    """Name the runs by colour, then line and band, in grey if there are several runs."""
+    is_several = len(series) > 1
+    names = [_shortened(one.name, style.width // 2) for one in series]
     handles: list[tuple[Any, str]] = []
-    if several:
+    if is_several:
         handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]
-    color = theme.faint if several else colors[0]
-    name = "" if several else f"{names[0]}: "
+    color = theme.faint if is_several else colors[0]
+    name = "" if is_several else f"{names[0]}: "
     has_val = any(one.val for one in series)
-    what = "training" if has_val else ""
-    if look.average != "none":
-        words = f"{what}, {look.average}" if what else look.average
-        handles.append((Line2D([], [], color=color, linewidth=1.8), f"{name}{words}"))
-    handles.append((Patch(facecolor=color, alpha=0.3), f"{what}, spread" if what else "spread"))
+    prefix = "training, " if has_val else ""
+    if style.average != "none":
+        handles.append((Line2D([], [], color=color, linewidth=1.8), f"{name}{prefix}{style.average}"))
+    handles.append((Patch(facecolor=color, alpha=0.3), f"{prefix}spread"))
     if has_val:
-        style: dict[str, Any] = {
-            "linestyle": (0, (5, 2)),
-            "marker": "o",
-            "markersize": 5.5,
-            "markeredgecolor": theme.paper,
-        }
-        handles.append((Line2D([], [], color=color, **style), "validation"))
+        handles.append((Line2D([], [], color=color, linestyle=DASHES, **_markers(theme)), "validation"))
     blanks = " " * len(handles)  # matplotlib omits labels that begin with _
     columns = 1 if len(handles) < 9 else 2
     legend = axes.legend([h for h, _ in handles], blanks, loc="upper right", labelcolor=theme.ink, ncols=columns)
@@ -347,8 +342,8 @@ def _draw_spectrogram(axes: Axes, sound: SoundPicture) -> None:
     top = float(sound.decibels.max())
     axes.imshow(
         sound.decibels,
-        cmap=SPECTRA,
-        vmin=max(top - RANGE, -115.0),
+        cmap=COLORMAP,
+        vmin=max(top - DISPLAY_RANGE, -115.0),
         vmax=max(top, -110.0),
         origin="lower",
         aspect="auto",

@@ -1,11 +1,11 @@
-"""The report: runs in one HTML file that opens from disk, with curves to zoom, and every checkpoint to hear."""
+"""Report on runs: one self-contained HTML file with curves to zoom and players for every checkpoint."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,78 +19,77 @@ from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.viz.curves import BITS, Curve, loss_unit, rolling, spread
-from charrnn.viz.plots import SPECTRA, THEMES
-from charrnn.viz.run_summary import RunSummary, Sample, distinguish, facts
-from charrnn.viz.sound import Floats, SoundPicture, picture, read_sound
+from charrnn.viz.csv_columns import OnProgress, ignore
+from charrnn.viz.curves import Curve, rolling, spread
+from charrnn.viz.plots import COLORMAP, THEMES
+from charrnn.viz.run_summary import RunSummary, Sample, names_of
+from charrnn.viz.sound import Floats, SoundPicture, picture_of_samples, read_sound
 
 WIDTH = 420  # columns of a sound's pictures
 BINS = 96  # rows of a spectrogram
-LOUD, QUIET = -20.0, -90.0  # dB that are white and black: the same for all, so that they compare
-POINTS = 3000  # of a curve, at most about twice as many
-MOST_FLAC = 14_000_000  # samples that are kept exact, of a byte each at worst; more are taken as Vorbis
-ORIGINAL_SECONDS = 5.0  # of what it was trained on, where no sample says how long they are
+LOUD, QUIET = -20.0, -90.0  # dB shown as white and black, the same in all pictures for comparison
+POINTS = 3000  # per curve and axis scale; a curve has at most about twice as many
+MAX_FLAC = 14_000_000  # samples in FLAC, at most a byte each; a larger report uses Vorbis
+ORIGINAL_SECONDS = 5.0  # of the training data, if there is no sample of which to use the length
 DIGITS = 7  # significant digits of the curves' numbers
 
 
 @dataclass(frozen=True)
 class Player:
-    """A sound of the page.
+    """Sound with its pictures and captions.
 
     Attributes
     ----------
     label
-        What a screen reader says of it.
+        Label for screen readers.
     audio, spectrogram
-        data: addresses.
+        data: URLs.
     wave
-        The d of an SVG path, WIDTH wide and 2 high.
+        The d attribute of an SVG path, `WIDTH` wide and 2 high.
     """
 
     label: str
     title: str
-    words: str
+    caption: str
     audio: str
     spectrogram: str
     wave: str
     seconds: float
 
 
-def make(
-    stories: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], done: Callable[[int], object] = lambda _: None
-) -> str:
-    """The page for runs and, for each, the samples that go in.
+def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], on_progress: OnProgress = ignore) -> str:
+    """Return the page for runs, with the given samples of each.
 
     Parameters
     ----------
-    done
-        Is called with 1 for each sample.
+    on_progress
+        Called with 1 for each sample.
 
     Raises
     ------
     InputError
-        A sample is no recording.
+        A sample is not a recording.
     """
-    names = distinguish([story.name for story in stories], [story.run.path for story in stories])
+    names = names_of(summaries)
     coder = _Coder([sample for some in samples for sample in some])
     runs = []
-    for number, (story, name, some) in enumerate(zip(stories, names, samples, strict=True)):
+    for number, (summary, name, some) in enumerate(zip(summaries, names, samples, strict=True)):
         players: dict[int, list[Player]] = {}
         for sample in some:
-            players.setdefault(sample.step, []).append(_player(story, name, sample, coder))
-            done(1)
+            players.setdefault(sample.step, []).append(_player(summary, name, sample, coder))
+            on_progress(1)
         runs.append(
             {
                 "name": name,
                 "color": number % len(THEMES["light"].colors),
-                "facts": facts(story),
+                "settings": summary.settings(),
                 "players": players,
-                "result": _result(story),
-                "validations": _validations(story),
+                "result": _result(summary),
+                "validations": _validations(summary),
             }
         )
-    curves = [_curves(story, name) for story, name in zip(stories, names, strict=True)]
-    return _page(runs, _originals(stories, coder), curves, names)
+    curves = [_curves(summary, name) for summary, name in zip(summaries, names, strict=True)]
+    return _page(runs, _originals(summaries, coder), curves, names)
 
 
 def _page(
@@ -117,74 +116,72 @@ def _page(
         width=WIDTH,
         bins=BINS,
         version=__version__,
-        row_names=list(dict.fromkeys(name for run in runs for name in run["facts"])),
+        row_names=list(dict.fromkeys(name for run in runs for name in run["settings"])),
         count=sum(len(players) for run in runs for players in run["players"].values()),
     )
 
 
-def _result(story: RunSummary) -> dict[str, str]:
-    """The best validation beside FLAC's, in words."""
-    best = story.best()
-    network = f"{story.network}{f', {story.parameters:,} parameters' if story.parameters else ''}, on {story.inputs}"
-    if best is None or best.val_bits is None:
-        last = story.at(int(story.train.x[-1]))
-        words = f"training loss at iteration {last.step:,}"
-        return {"bits": f"{last.train_bits:.2f}", "unit": story.unit, "words": words, "network": network}
-    words = f"best validation, at iteration {best.step:,}"
-    found = {"bits": f"{best.val_bits:.2f}", "unit": story.unit, "words": words, "network": network}
-    if story.flac:
-        percent = 100 * (1 - best.val_bits / story.flac)
-        found["flac"] = f"FLAC takes {story.flac:.2f}: {abs(percent):.0f} % {'fewer' if percent >= 0 else 'more'} here"
+def _result(summary: RunSummary) -> dict[str, str]:
+    """Return the best validation loss, or the last training loss, and the difference from FLAC."""
+    best = summary.best()
+    point = best or summary.last()
+    found = {
+        "bits": f"{point.bits:.2f}",
+        "unit": summary.unit,
+        "caption": f"{'best validation loss' if best else 'training loss'}, at iteration {point.step:,}",
+        "network": f"{summary.network_size}, trained on {summary.inputs}",
+    }
+    if best and summary.flac:
+        percent = 100 * (1 - best.bits / summary.flac)
+        found["flac"] = f"{abs(percent):.0f} % {'less' if percent >= 0 else 'more'} than FLAC ({summary.flac:.2f})"
     return found
 
 
-def _validations(story: RunSummary) -> list[tuple[str, ...]]:
-    """A row for each validation, for those who read tables rather than curves."""
-    moments = [story.at(int(step)) for step in story.val.x]
+def _validations(summary: RunSummary) -> list[tuple[str, ...]]:
+    """Return the rows of a table of all validations."""
+    points = [summary.at(int(step)) for step in summary.val.x]
     return [
         (f"{m.step:,}", f"{m.epoch:.2f}", duration(m.seconds), f"{m.train_bits:.3f}", f"{m.val_bits:.3f}")
-        for m in moments
+        for m in points
     ]
 
 
-def _player(story: RunSummary, name: str, sample: Sample, coder: _Coder) -> Player:
+def _player(summary: RunSummary, name: str, sample: Sample, coder: _Coder) -> Player:
     samples, rate = read_sound(sample.path)
-    moment = story.at(sample.step)
-    loss = moment.train_bits if moment.val_bits is None else moment.val_bits
-    words = f"{loss:.2f} {story.unit}{'' if moment.val_bits is not None else ' in training'}"
-    words += f" (FLAC {story.flac:.2f})" if story.flac else ""
-    words += f", epoch {moment.epoch:.1f}, trained {duration(moment.seconds)}"
+    point = summary.at(sample.step)
+    caption = f"{point.bits:.2f} {summary.unit}{' in training' if point.val_bits is None else ''}"
+    caption += f" (FLAC {summary.flac:.2f})" if summary.flac else ""
+    caption += f", epoch {point.epoch:.1f}, trained for {duration(point.seconds)}"
     title = f"Iteration {sample.step:,}, temperature {sample.temperature:g}"
-    return _sound(f"{name}: {title}", title, words, samples, rate, coder)
+    return _sound(f"{name}: {title}", title, caption, samples, rate, coder)
 
 
-def _originals(stories: Sequence[RunSummary], coder: _Coder) -> list[Player]:
-    """What the runs were trained on, once each."""
+def _originals(summaries: Sequence[RunSummary], coder: _Coder) -> list[Player]:
+    """Return excerpts of the data that the runs were trained on, once each."""
     found: dict[str, Player] = {}
     seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
-    for story in stories:
-        config = story.config
+    for summary in summaries:
+        config = summary.config
         names = ("kind", "inputs", "symbols", "rate", "encoding", "sound", "val_frac")
         key = json.dumps([config.get(name) for name in names])
         if key in found:
             continue
-        if (original := story.original(seconds)) is not None:
-            part, place = original
-            title = f"The original: {story.inputs}"
-            seen = "16-bit samples" if story.is_frames else "bytes"
-            words = f"{len(part) / story.rate:.1f} s of it, from {place:.1f} s on, in the {seen} that the network sees"
-            found[key] = _sound(title, title, words, part, story.rate, coder)
+        if (original := summary.original(seconds)) is not None:
+            part, begin = original
+            title = f"The original: {summary.inputs}"
+            caption = f"{len(part) / summary.rate:.1f} s from {begin:.1f} s on, in {summary.kind.sample_name}"
+            found[key] = _sound(title, title, caption, part, summary.rate, coder)
     return list(found.values())
 
 
-def _sound(label: str, title: str, words: str, samples: Floats, rate: int, coder: _Coder) -> Player:
-    seen = picture(samples, rate, WIDTH)
-    audio = _address(*coder.encode(samples, rate))
-    return Player(label, title, words, audio, _spectrogram(seen), _wave(seen), len(samples) / rate)
+def _sound(label: str, title: str, caption: str, samples: Floats, rate: int, coder: _Coder) -> Player:
+    picture = picture_of_samples(samples, rate, WIDTH)
+    audio = _data_url(*coder.encode(samples, rate))
+    return Player(label, title, caption, audio, _spectrogram(picture), _wave(picture), len(samples) / rate)
 
 
 class _Coder:
-    """Compresses sound: FLAC, which is exact, or Vorbis where the page would grow too large."""
+    """Encoder of sound: FLAC, which is exact, or Vorbis if the page would become too large."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         import soundfile
@@ -198,10 +195,10 @@ class _Coder:
                 continue
             self.seconds[sample.path] = info.frames / info.samplerate
             size += info.frames
-        self._kind = ("FLAC", "PCM_16", "audio/flac") if size < MOST_FLAC else ("OGG", "VORBIS", "audio/ogg")
+        self._kind = ("FLAC", "PCM_16", "audio/flac") if size < MAX_FLAC else ("OGG", "VORBIS", "audio/ogg")
 
     def encode(self, samples: Floats, rate: int) -> tuple[bytes, str]:
-        """The bytes of samples (n,), and their kind. 8-bit sound comes out of FLAC as it went in."""
+        """Return samples (n,) as a file, and its media type. FLAC keeps 8-bit and 16-bit sound exactly."""
         import soundfile
 
         container, coding, kind = self._kind
@@ -210,48 +207,48 @@ class _Coder:
         return file.getvalue(), kind
 
 
-def _spectrogram(seen: SoundPicture) -> str:
-    """As WebP, highest frequency on top."""
-    levels = np.clip((seen.decibels - QUIET) / (LOUD - QUIET), 0, 1)
-    colors = (colormaps[SPECTRA](levels[::-1])[..., :3] * 255).astype(np.uint8)
+def _spectrogram(picture: SoundPicture) -> str:
+    """Return the spectrogram as WebP, highest frequency on top."""
+    levels = np.clip((picture.decibels - QUIET) / (LOUD - QUIET), 0, 1)
+    colors = (colormaps[COLORMAP](levels[::-1])[..., :3] * 255).astype(np.uint8)
     image = Image.fromarray(colors).resize((WIDTH, BINS), Image.Resampling.BOX)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=60)
-    return _address(file.getvalue(), "image/webp")
+    return _data_url(file.getvalue(), "image/webp")
 
 
-def _wave(seen: SoundPicture) -> str:
-    """The envelope as a closed path, silence in its middle."""
-    at = np.linspace(0, WIDTH, len(seen.low)) if len(seen.low) > 1 else np.array([WIDTH / 2])
-    above = [f"{x:.0f} {1 - y:.3g}" for x, y in zip(at, np.maximum(seen.high, seen.low + 0.012), strict=True)]
-    below = [f"{x:.0f} {1 - y:.3g}" for x, y in zip(at[::-1], seen.low[::-1], strict=True)]
+def _wave(picture: SoundPicture) -> str:
+    """Return the envelope as a closed SVG path with silence in the middle."""
+    at = np.linspace(0, WIDTH, len(picture.low)) if len(picture.low) > 1 else np.array([WIDTH / 2])
+    above = [f"{x:.0f} {1 - y:.3g}" for x, y in zip(at, np.maximum(picture.high, picture.low + 0.012), strict=True)]
+    below = [f"{x:.0f} {1 - y:.3g}" for x, y in zip(at[::-1], picture.low[::-1], strict=True)]
     return "M" + "L".join(above + below) + "Z"
 
 
-def _address(data: bytes, kind: str) -> str:
+def _data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _curves(story: RunSummary, name: str) -> dict[str, Any]:
+def _curves(summary: RunSummary, name: str) -> dict[str, Any]:
     """Return the curves of a run, in bits and as they were trained, with enough points to zoom in."""
-    rows, bits = _levels(story.train)
-    _, loss = _levels(story.train_loss)
-    loss["flac"] = None if story.flac is None or story.is_frames else story.flac / BITS
+    rows, bits = _levels(summary.train)
+    _, loss = _levels(summary.train_loss)
+    loss["flac"] = summary.kind.flac(summary.flac, "nats")
     return {
         "name": name,
-        "iteration": story.train.x[rows].astype(int).tolist(),
-        "time": _short(story.time[rows]),
+        "iteration": summary.train.x[rows].astype(int).tolist(),
+        "time": _rounded(summary.time[rows]),
         **bits,
         "loss": loss,
         "val": {
-            "iteration": story.val.x.astype(int).tolist(),
-            "time": _short(np.array([story.at(int(step)).seconds for step in story.val.x])),
-            "bits": _short(story.val.y),
-            "loss": _short(story.val_loss.y),
+            "iteration": summary.val.x.astype(int).tolist(),
+            "time": _rounded(np.array([summary.at(int(step)).seconds for step in summary.val.x])),
+            "bits": _rounded(summary.val.y),
+            "loss": _rounded(summary.val_loss.y),
         },
-        "flac": story.flac,
-        "bits_unit": loss_unit(story.config, "bits"),
-        "loss_unit": loss_unit(story.config, "nats"),
+        "flac": summary.flac,
+        "bits_unit": summary.kind.bits_unit,
+        "loss_unit": summary.kind.loss_unit,
     }
 
 
@@ -268,7 +265,7 @@ def _levels(train: Curve) -> tuple[NDArray[np.int64], dict[str, Any]]:
         middle, low, high = spread(train, edges)
         rows = np.searchsorted(train.x, middle).clip(0, len(train) - 1)
     mean = rolling(train, rows, max(1, len(train) // 100))
-    return rows, {"low": _short(low), "high": _short(high), "mean": _short(mean)}
+    return rows, {"low": _rounded(low), "high": _rounded(high), "mean": _rounded(mean)}
 
 
 def _joined(units: Sequence[str]) -> str:
@@ -276,5 +273,5 @@ def _joined(units: Sequence[str]) -> str:
     return " or ".join(dict.fromkeys(units))
 
 
-def _short(values: NDArray[np.float64]) -> list[float]:
+def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.{DIGITS}g}") for value in values]

@@ -1,10 +1,10 @@
-"""What a run directory has to tell: what was trained on what, how it went, and what its checkpoints sound like."""
+"""Contents of a run directory: settings, losses, samples and the data it was trained on."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from bytecodec.console import duration
 from bytecodec.errors import InputError, printable
-from bytecodec.pcm import decode_mulaw
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run, is_frames
-from charrnn.viz.curves import Curve, Tell, column_names, curve, flac_of, loss_column, loss_unit, read_columns, rolling
+from charrnn.viz.csv_columns import OnMessage, OnProgress, column_names, ignore, read_columns
+from charrnn.viz.curves import Curve, curve, flac_baseline, rolling
+from charrnn.viz.run_kind import RunKind, model_config
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
-KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it holds it
+CONFIG_TYPES: dict[str, tuple[type, ...]] = {  # of entries of config.json, each of which may be missing
     "model": (dict,),
     "training": (dict,),
     "inputs": (list,),
@@ -30,16 +31,16 @@ KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it ho
     "val_frac": (int, float),
     "test_frac": (int, float),
 }
-MOST_NAME = 80  # characters of a run's or a recording's name
-MOST_FACT = 300  # characters of a line of settings
-MOST_WORD = 30  # characters of a setting
-WINDOW = 100  # iterations before a checkpoint that its training loss is the mean of
-KEPT_BESIDE = ("window", "unit", "noise")  # tensors of a frame predictor's checkpoint that are not parameters
+MAX_NAME = 80  # characters of a run's or a recording's name
+MAX_LINE = 300  # characters of a row of settings
+MAX_VALUE = 30  # characters of one setting
+WINDOW = 100  # iterations of which the training loss at a checkpoint is the mean
+NOT_PARAMETERS = ("window", "unit", "noise")  # tensors of a frame predictor's checkpoint
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a checkpoint sounds like at a temperature."""
+    """Recording sampled from a checkpoint at a temperature."""
 
     step: int
     temperature: float
@@ -48,13 +49,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainPoint:
-    """Point of training at an iteration, with losses in bits (`Story.unit`), or None if unknown."""
+    """State of training at an iteration, with losses in bits (`RunSummary.unit`); ``val_bits`` is None if unknown."""
 
     step: int
     epoch: float
     seconds: float
     train_bits: float
     val_bits: float | None
+
+    @property
+    def bits(self) -> float:
+        """Validation loss, or the training loss if there was no validation."""
+        return self.train_bits if self.val_bits is None else self.val_bits
 
 
 class RunSummary:
@@ -63,34 +69,36 @@ class RunSummary:
     Attributes
     ----------
     name
-        The run's folder.
+        Name of the run's folder.
+    kind
+        Units and formats.
     train, val
-        Losses in bits (`unit`) at each iteration and validation, as the logs hold them.
+        Losses in bits (`unit`) at each iteration and each validation.
     train_loss, val_loss
         The losses as they were trained: in nats, or the mean squared error of a frame predictor.
     time
-        Seconds trained at each point of ``train``.
+        Seconds of training at each point of ``train``.
     flac
-        Bits a sample that FLAC takes for the validation part; None where it is not known.
+        FLAC's bits per sample on the validation part; None if unknown.
 
     Raises
     ------
     InputError
-        It is no run, or has no iteration yet.
+        The folder is not a run, or has no iteration yet.
     """
 
-    def __init__(self, run: Run, tell: Tell = lambda _: None, done: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(self, run: Run, on_message: OnMessage = ignore, on_progress: OnProgress = ignore) -> None:
         self.run, self.config = run, run.config()
-        for key, kinds in KINDS.items():
-            if not _is_one_of(self.config.get(key), kinds):
-                words = printable(repr(self.config[key]), MOST_WORD)
-                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {words}.")
-        self.name = run.path.resolve().name
+        for key, types in CONFIG_TYPES.items():
+            if not _is_valid(self.config.get(key), types):
+                value = printable(repr(self.config[key]), MAX_VALUE)
+                raise InputError(f"{run.config_file} was changed or is damaged: {key} is {value}.")
+        self.name, self.kind = run.path.resolve().name, RunKind.of(self.config)
         if not run.log_file.is_file():
-            raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
-        bits, factor = loss_column(run.log_file, column_names(run.log_file), "train_loss", "bits", self.config)
+            raise InputError(f"the run {run.path} has no log.csv yet: wait for its first iterations.")
+        bits, factor = self.kind.column(run.log_file, column_names(run.log_file), "train_loss", "bits")
         names = ("iteration", "train_loss", bits, "elapsed_seconds", "epoch")
-        columns = read_columns(run.log_file, names, tell, done)
+        columns = read_columns(run.log_file, names, on_message, on_progress)
         columns = columns[np.isfinite(columns).all(axis=1)]
         if not len(columns):
             raise InputError(f"{run.log_file} has no loss that is a number.")
@@ -98,7 +106,7 @@ class RunSummary:
         self.train = curve(columns[:, 0], columns[:, 2]).scaled(factor)
         self.time, self._epochs = columns[:, 3], columns[:, 4]
         self.val_loss, self.val = self._validations()
-        self.flac = flac_of(run)
+        self.flac = flac_baseline(run)
 
     def _validations(self) -> tuple[Curve, Curve]:
         """Return the losses of val.csv as they were trained, and in bits."""
@@ -106,17 +114,17 @@ class RunSummary:
         rows = read_rows(file) if file.is_file() else []
         if not rows:
             return curve(np.empty(0), np.empty(0)), curve(np.empty(0), np.empty(0))
-        bits, factor = loss_column(file, list(rows[0]), "val_loss", "bits", self.config)
+        bits, factor = self.kind.column(file, list(rows[0]), "val_loss", "bits")
         try:
             points = np.array([[row[name] for name in ("iteration", "val_loss", bits)] for row in rows], np.float64)
         except (KeyError, ValueError):
-            raise InputError(f"{file} is not as charrnn-train wrote it.") from None
+            raise InputError(f"{file} was changed or is damaged: a validation loss cannot be read.") from None
         points = points[np.isfinite(points).all(axis=1)]
         return curve(points[:, 0], points[:, 1]), curve(points[:, 0], points[:, 2]).scaled(factor)
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """What there is to hear, by iteration, then by temperature."""
+        """Samples of checkpoints, by iteration, then by temperature."""
         found = []
         for path in self.run.samples_folder.glob("*.wav"):
             if (name := SAMPLE_NAME.fullmatch(path.name)) and path.is_file():
@@ -125,64 +133,66 @@ class RunSummary:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it was trained on sound."""
+        """Whether the run was trained on sound."""
         return bool(self.config.get("rate"))
 
     @property
-    def is_frames(self) -> bool:
-        """Whether the run trained a frame predictor, which learns 16-bit samples instead of bytes."""
-        return is_frames(self.config)
-
-    @property
     def unit(self) -> str:
-        """Unit of the losses in bits, such as 'bits a sample'."""
-        if self.is_frames:
-            return loss_unit(self.config, "bits")
-        return "bits a sample" if self.is_sound else "bits a character"
+        """Unit of the losses in bits, such as 'bits per sample'."""
+        return self.kind.display_unit
 
     @property
     def rate(self) -> int:
-        """Samples a second; 0 of text."""
+        """Sampling rate in Hz; 0 for text."""
         return int(self.config.get("rate") or 0)
 
     @property
     def inputs(self) -> str:
-        """The names of what it was trained on, without their folders."""
-        return inputs_of(self.config) or "?"
+        """Names of the training data, without their folders."""
+        return describe_inputs(self.config) or "?"
 
     @property
     def network(self) -> str:
-        """Such as 'LSTM, 3 layers of 680'."""
-        return network_of(self.config)
+        """Description of the network, such as 'LSTM, 3 layers of 680'."""
+        return describe_network(self.config)
+
+    @property
+    def network_size(self) -> str:
+        """Description of the network, with the number of parameters if it is known."""
+        return f"{self.network}{f', {self.parameters:,} parameters' if self.parameters else ''}"
 
     @cached_property
     def parameters(self) -> int | None:
-        """How many numbers the network learns, from the head of its newest checkpoint; None before the first."""
+        """Number of parameters, from the header of the newest checkpoint; None before the first one."""
         from charrnn.storage.checkpoint_format import read_tensor_info
 
         try:
             newest = self.run.checkpoints()[-1]
-            heads = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
+            tensors = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
         except (IndexError, OSError, InputError):
             return None
-        beside = KEPT_BESIDE if self.is_frames else ()
-        return sum(math.prod(shape) for name, (shape, _) in heads.items() if name not in beside)
+        left_out = NOT_PARAMETERS if is_frames(self.config) else ()
+        return sum(math.prod(shape) for name, (shape, _) in tensors.items() if name not in left_out)
 
     def at(self, step: int) -> TrainPoint:
-        """Where training was at an iteration."""
+        """Return the state of training at an iteration."""
         row = min(int(np.searchsorted(self.train.x, step)), len(self.train) - 1)
-        near = Curve(self.train.x[: row + 1], self.train.y[: row + 1])
+        until = Curve(self.train.x[: row + 1], self.train.y[: row + 1])
         validated = np.flatnonzero(self.val.x == step)
         return TrainPoint(
             step,
             float(self._epochs[row]),
             float(self.time[row]),
-            float(rolling(near, np.array([row]), WINDOW)[0]),
+            float(rolling(until, np.array([row]), WINDOW)[0]),
             float(self.val.y[validated[-1]]) if len(validated) else None,
         )
 
+    def last(self) -> TrainPoint:
+        """Return the state of training at the last iteration."""
+        return self.at(int(self.train.x[-1]))
+
     def best(self) -> TrainPoint | None:
-        """The moment of the lowest validation loss; None before the first validation."""
+        """Return the state at the lowest validation loss; None before the first validation."""
         return self.at(int(self.val.x[self.val_loss.y.argmin()])) if len(self.val) else None
 
     def original(self, seconds: float) -> tuple[NDArray[np.float32], float] | None:
@@ -192,121 +202,104 @@ class RunSummary:
         """
         count: Any
         count, val, test = (self.config.get(name) for name in ("symbols", "val_frac", "test_frac"))
-        numbers = all(isinstance(number, int | float) for number in (count, val, test))
-        file, size = self.run.corpus_file, 2 if self.is_frames else 1  # bytes of a sample
-        if not self.is_sound or not numbers or not file.is_file() or file.stat().st_size != size * count:
+        are_numbers = all(isinstance(number, int | float) for number in (count, val, test))
+        file, size = self.run.corpus_file, self.kind.sample_bytes
+        if not self.is_sound or not are_numbers or not file.is_file() or file.stat().st_size != size * count:
             return None
-        place = max(0, count - int(val * count) - int(test * count)) if val else 0
-        data = np.fromfile(file, np.uint8, size * round(seconds * self.rate), offset=size * place)
+        first = max(0, count - int(val * count) - int(test * count)) if val else 0
+        data = np.fromfile(file, np.uint8, size * round(seconds * self.rate), offset=size * first)
         if not len(data):
             return None
-        if self.is_frames:
-            samples = data.view("<i2") / 32768
-        else:
-            is_mulaw = self.config.get("encoding") == "mulaw"
-            samples = decode_mulaw(data) / 32768 if is_mulaw else (data - 128.0) / 128
-        return np.asarray(samples, np.float32), place / self.rate
+        return self.kind.samples(data, str(self.config.get("encoding"))), first / self.rate
+
+    def settings(self) -> dict[str, str]:
+        """Return a table of the data, the network and the training."""
+        config, model, training = self.config, model_config(self.config), self.config.get("training") or {}
+        last, symbols = self.last(), config.get("symbols") or 0
+        encoding = config.get("encoding") if self.kind.sample_bytes == 1 else "16 bits"
+        sound = f"{duration(symbols / (self.rate or 1))} of sound at {self.rate:,} Hz, {encoding}"
+        fractions = [f"{float(config.get(name) or 0):.0%}" for name in ("val_frac", "test_frac")]
+        found: dict[str, object] = {
+            "Training data": self.inputs,
+            "Length": sound if self.is_sound else f"{symbols:,} characters of text",
+            "Validation and test parts": " and ".join(fractions),
+            "Network": self.network,
+            **self.kind.settings(config),
+            "Parameters": f"{self.parameters:,}" if self.parameters else "",
+            "Recipe": f"{_value(training, 'recipe')}, learning rate {_value(training, 'learning_rate')}",
+            "Batch": f"{_value(training, 'batch_size')} rows of {_value(training, 'seq_length')} steps",
+            "Dropout": str(model.get("dropout") or ""),
+            "Precision": f"{_value(training, 'precision')} on {_value(training, 'device')}",
+            "Initialised from": str(config.get("init_from") or ""),
+            "Seed": str(training.get("seed", "?")),
+            "Trained for": f"{last.step:,} iterations, {last.epoch:.2f} epochs, {duration(last.seconds)}",
+        }
+        return {name: printable(value, MAX_LINE) for name, value in found.items() if value}
 
 
-def facts(story: RunSummary) -> dict[str, str]:
-    """What was trained on what, and how far, as words under names."""
-    config, model = story.config, story.config.get("model") or {}
-    settings = config.get("training") or {}
-    last = story.at(int(story.train.x[-1]))
-    symbols = config.get("symbols") or 0
-    encoding = "16 bits" if story.is_frames else config.get("encoding")
-    sound = f"{duration(symbols / (story.rate or 1))} of sound at {story.rate:,} Hz, {encoding}"
-    found: dict[str, object] = {
-        "Trained on": story.inputs,
-        "That is": sound if story.is_sound else f"{symbols:,} characters of text",
-        "Kept for validation, test": " and ".join(
-            f"{float(config.get(n) or 0):.0%}" for n in ("val_frac", "test_frac")
-        ),
-        "Network": story.network,
-        "Embeddings": "" if story.is_frames else str(model.get("wordvec_size", "?")),
-        "Sees": f"{model.get('taps', '?')} samples, {model.get('spacing', '?')} apart" if story.is_frames else "",
-        "Loss": str(model.get("loss", "?")) if story.is_frames else "",
-        "Parameters": f"{story.parameters:,}" if story.parameters else "",
-        "Recipe": f"{_word(settings, 'recipe')}, learning rate {_word(settings, 'learning_rate')}",
-        "Batch": f"{_word(settings, 'batch_size')} rows of {_word(settings, 'seq_length')} steps",
-        "Dropout": str(model.get("dropout") or ""),
-        "Computed in": f"{_word(settings, 'precision')} on {_word(settings, 'device')}",
-        "Began with": str(config.get("init_from") or ""),
-        "Seed": str(settings.get("seed", "?")),
-        "Trained for": f"{last.step:,} iterations, {last.epoch:.2f} epochs, {duration(last.seconds)}",
-    }
-    return {name: printable(words, MOST_FACT) for name, words in found.items() if words}
-
-
-def chosen(story: RunSummary, which: str | None) -> list[Sample]:
-    """The samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
+def select_samples(summary: RunSummary, which: str | None) -> list[Sample]:
+    """Return the samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
 
     Raises
     ------
     InputError
-        There are none, or not one of those that the list names.
+        There are none, or a checkpoint in the list has none.
     """
-    samples = story.samples
+    samples, run = summary.samples, summary.run
     if not samples:
         raise InputError(
-            f"the run {story.run.path} has no sound in {story.run.samples_folder}: train with --sample-seconds, or "
-            f"write one there with charrnn-sample, named such as {story.run.sample_file(1000, 1.0).name}."
+            f"the run {run.path} has no sound samples in {run.samples_folder}: train with --sample-seconds, or write "
+            f"one there with charrnn-sample, named like {run.sample_file(1000, 1.0).name}."
         )
     if which is None:
         return samples
     steps = {sample.step for sample in samples}
-    wanted = set()
-    for word in which.split(","):
-        step = _step(story, word.strip(), steps)
+    best = summary.best()
+    named = {"newest": max(steps), "first": min(steps), "best": best.step if best else -1}
+    selected = set()
+    for name in map(str.strip, which.split(",")):
+        step = named.get(name, int(name) if name.isdecimal() else -1)
         if step not in steps:
-            there = ", ".join(map(str, sorted(steps)))
-            raise InputError(f"the run {story.run.path} has no sound of checkpoint {word.strip()}. It has {there}.")
-        wanted.add(step)
-    return [sample for sample in samples if sample.step in wanted]
+            available = ", ".join(map(str, sorted(steps)))
+            raise InputError(f"the run {run.path} has no sample of checkpoint {name}. It has {available}.")
+        selected.add(step)
+    return [sample for sample in samples if sample.step in selected]
 
 
-def _step(story: RunSummary, word: str, steps: set[int]) -> int:
-    if word == "newest":
-        return max(steps)
-    if word == "first":
-        return min(steps)
-    if word == "best":
-        best = story.best()
-        return best.step if best else -1
-    return int(word) if word.isdecimal() else -1
+def distinct_names(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Return distinct printable names of runs: their own, or the path if two are the same."""
+    own = [printable(name, MAX_NAME) for name in names]
+    return [n if own.count(n) == 1 else printable(p, MAX_LINE) for n, p in zip(own, paths, strict=True)]
 
 
-def distinguish(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Return distinct printable names of runs: their own, or with the folder if two are the same."""
-    own = [printable(name, MOST_NAME) for name in names]
-    return [n if own.count(n) == 1 else printable(p, MOST_FACT) for n, p in zip(own, paths, strict=True)]
+def names_of(summaries: Sequence[RunSummary]) -> list[str]:
+    """Return distinct names of runs."""
+    return distinct_names([one.name for one in summaries], [one.run.path for one in summaries])
 
 
-def inputs_of(config: Mapping[str, Any]) -> str:
+def describe_inputs(config: Mapping[str, Any]) -> str:
     """Return printable names of a run's inputs, without their folders; "" if there are none."""
     inputs = config.get("inputs")
     names = inputs if isinstance(inputs, list) else []
-    shown = [printable(Path(str(name)).name, MOST_NAME) for name in names[:3]]
+    shown = [printable(Path(str(name)).name, MAX_NAME) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def network_of(config: Mapping[str, Any]) -> str:
+def describe_network(config: Mapping[str, Any]) -> str:
     """Return a description of a run's network, such as 'LSTM, 3 layers of 680'."""
-    model = config.get("model")
-    model = model if isinstance(model, dict) else {}
-    layers = model.get("layers", "?")
-    cell = _word({"cell": "network"} | model, "cell")
-    count, size = _word(model, "layers"), _word(model, "rnn_size")
+    model = model_config(config)
+    cell = _value({"cell": "network"} | model, "cell")
+    count, size = _value(model, "layers"), _value(model, "rnn_size")
     kind = "frame predictor, " if is_frames(config) else ""
-    return f"{kind}{cell.upper()}, {count} layer{'s' * (layers != 1)} of {size}"
+    return f"{kind}{cell.upper()}, {count} layer{'s' * (count != '1')} of {size}"
 
 
-def _word(settings: Mapping[str, Any], name: str) -> str:
-    return printable(settings.get(name, "?"), MOST_WORD)
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    return printable(settings.get(name, "?"), MAX_VALUE)
 
 
-def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
+def _is_valid(value: object, types: tuple[type, ...]) -> bool:
     """Return whether a value of config.json has the right type and, if it is a number, a possible value."""
     if isinstance(value, int | float):
-        return isinstance(value, kinds) and 0 <= value < 2**63
-    return value is None or isinstance(value, kinds)
+        return isinstance(value, types) and 0 <= value < 2**63
+    return value is None or isinstance(value, types)

@@ -1,4 +1,4 @@
-"""Recordings as pictures: envelope and spectrogram in as many columns as there are pixels, and the marks in a WAV."""
+"""Envelope and spectrogram of recordings, in one column per pixel, and the cue points of WAV files."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from numpy.typing import NDArray
 from bytecodec.containers.libsndfile import silent_stderr
 from bytecodec.errors import InputError
 from bytecodec.recording import Pass
+from charrnn.viz.csv_columns import OnMessage, OnProgress, ignore
 
 Floats = NDArray[np.float32]
 
-WINDOW = 0.046  # seconds that a spectrum looks at: 512 samples at 11025 Hz
-LOOKS = 4  # spectra that are averaged, at most, in one column
-RANGE = 70.0  # dB below the loudest that are shown
+WINDOW = 0.046  # seconds per spectrum: 512 samples at 11025 Hz
+MAX_SPECTRA = 4  # averaged in one column
+DISPLAY_RANGE = 70.0  # dB below the loudest value
 
 
 @dataclass(frozen=True)
 class SoundPicture:
-    """A recording in columns.
+    """Envelope and spectrogram of a recording.
 
     Attributes
     ----------
     low, high
-        (columns,) the least and greatest sample in each, full scale 1.
+        (columns,) least and greatest sample in each column, full scale 1.
     decibels
-        (bins, columns) power spectra over full scale, from 0 Hz to half the rate.
+        (bins, columns) power relative to a sine at full scale, from 0 Hz to half the rate.
     rate, frames
-        In Hz; and how many there are.
+        Sampling rate in Hz, and number of samples.
     marks
-        Seconds at which segments begin, where the WAV has cue points.
+        Cue points in seconds, at which segments begin.
     """
 
     low: Floats
@@ -48,29 +49,29 @@ class SoundPicture:
 
     @property
     def seconds(self) -> float:
-        """The length."""
+        """Length in seconds."""
         return self.frames / self.rate
 
 
-def read_sound(path: Path, tell: Callable[[str], object] = lambda _: None) -> tuple[Floats, int]:
+def read_sound(path: Path, on_message: OnMessage = ignore) -> tuple[Floats, int]:
     """Return a whole recording, mono (n,) with full scale 1, and the rate in Hz of its first part.
 
-    ``tell`` is called with messages for the user, such as that the recording is cut short. Raise InputError if the file
-    is not a recording or is damaged in the middle.
+    ``on_message`` is called with messages for the user, such as that the recording is cut short. Raise InputError if
+    the file is not a recording or is damaged in the middle.
     """
     with path.open("rb") as file:
         reading = Pass(file, str(path))
         samples = np.concatenate(list(reading.blocks(reading.first.rate)))
     for message in reading.messages:
-        tell(f"{path} {message}")
+        on_message(f"{path} {message}")
     return samples, reading.first.rate
 
 
-def picture_of(
+def picture_of_file(
     path: Path,
     columns: int,
-    done: Callable[[int], object] = lambda _: None,
-    tell: Callable[[str], object] = lambda _: None,
+    on_progress: OnProgress = ignore,
+    on_message: OnMessage = ignore,
 ) -> SoundPicture:
     """Return the envelope and the spectrogram of a recording.
 
@@ -79,10 +80,10 @@ def picture_of(
     Parameters
     ----------
     columns
-        How many, at most: a sound has no more than it has samples.
-    done
+        Maximum number of columns; there is at most one per sample.
+    on_progress
         Called with the number of columns since the last call.
-    tell
+    on_message
         Called with messages for the user, such as that the recording is cut short.
 
     Raises
@@ -95,20 +96,20 @@ def picture_of(
     with path.open("rb") as file:
         if Pass(file, str(path)).is_simple:
             with contextlib.suppress(soundfile.LibsndfileError), silent_stderr():
-                return _seeking(path, file, columns, done)
-    samples, rate = read_sound(path, tell)
-    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, done)
+                return _picture_by_seeking(path, file, columns, on_progress)
+    samples, rate = read_sound(path, on_message)
+    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, on_progress)
     return SoundPicture(*parts, rate, len(samples), cue_points(path, rate))
 
 
-def _seeking(path: Path, file: BinaryIO, columns: int, done: Callable[[int], object]) -> SoundPicture:
+def _picture_by_seeking(path: Path, file: BinaryIO, columns: int, on_progress: OnProgress) -> SoundPicture:
     """Return the picture of a recording that has one part, by seeking."""
     import soundfile
 
     file.seek(0)
     with soundfile.SoundFile(
         file.fileno(), closefd=False
-    ) as sound:  # with a name, soundfile would choose the format by its ending
+    ) as sound:  # given a name, soundfile would select the format by its suffix
         if not sound.frames:
             raise InputError(f"{path} holds no sound: no whole sample is found in it.")
 
@@ -116,29 +117,29 @@ def _seeking(path: Path, file: BinaryIO, columns: int, done: Callable[[int], obj
             sound.seek(start)
             return _mono(sound.read(count, dtype="float32", always_2d=True))
 
-        parts = _columns(read, sound.frames, sound.samplerate, columns, done)
+        parts = _columns(read, sound.frames, sound.samplerate, columns, on_progress)
         return SoundPicture(*parts, sound.samplerate, sound.frames, cue_points(path, sound.samplerate))
 
 
-def picture(samples: Floats, rate: int, columns: int) -> SoundPicture:
-    """The same of samples (n,) that are there, n >= 1."""
-    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, lambda _: None)
+def picture_of_samples(samples: Floats, rate: int, columns: int) -> SoundPicture:
+    """Return the envelope and the spectrogram of samples (n,), n >= 1."""
+    parts = _columns(lambda start, count: samples[start : start + count], len(samples), rate, columns, ignore)
     return SoundPicture(*parts, rate, len(samples))
 
 
 def window_length(rate: int) -> int:
-    """Samples that a spectrum looks at: a power of two, nearly `WINDOW` seconds."""
+    """Return the number of samples per spectrum: the power of two nearest to `WINDOW` seconds."""
     return int(2 ** max(4, round(np.log2(WINDOW * rate))))
 
 
 def spectra(windows: Floats) -> Floats:
-    """Powers (m, w / 2 + 1) of windows (m, w), of which a sine at full scale has 1 at its peak."""
+    """Return the power spectra (m, w / 2 + 1) of windows (m, w); a sine at full scale has 1 at its peak."""
     shape = np.hanning(windows.shape[1]).astype(np.float32)
     return np.asarray(np.abs(np.fft.rfft(windows * shape, axis=1)) ** 2 / (shape.sum() / 2) ** 2, np.float32)
 
 
 def cue_points(path: Path, rate: int) -> tuple[float, ...]:
-    """Seconds of the cue points of a WAV, which charrnn-sample puts where a segment begins; () of anything else."""
+    """Return the cue points of a WAV file in seconds, which charrnn-sample writes at segments; () for other files."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
             return ()
@@ -154,7 +155,7 @@ def cue_points(path: Path, rate: int) -> tuple[float, ...]:
 
 
 def _columns(
-    read: Callable[[int, int], Floats], frames: int, rate: int, columns: int, done: Callable[[int], object]
+    read: Callable[[int, int], Floats], frames: int, rate: int, columns: int, on_progress: OnProgress
 ) -> tuple[Floats, Floats, Floats]:
     count, window = min(columns, frames), window_length(rate)
     low, high = np.zeros((2, count), np.float32)
@@ -167,11 +168,11 @@ def _columns(
         if len(inside):
             low[column], high[column] = inside.min(), inside.max()
         block = np.pad(block, (0, max(0, window - len(block))))
-        looks = np.linspace(0, len(block) - window, min(LOOKS, -(-len(block) // window))).astype(np.int64)
-        power = spectra(block[looks[:, None] + np.arange(window)]).mean(axis=0)
+        starts = np.linspace(0, len(block) - window, min(MAX_SPECTRA, -(-len(block) // window))).astype(np.int64)
+        power = spectra(block[starts[:, None] + np.arange(window)]).mean(axis=0)
         decibels[:, column] = 10 * np.log10(power + 1e-12)
         if column % 256 == 255:
-            done(256)
+            on_progress(256)
     return low, high, decibels
 
 

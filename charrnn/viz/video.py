@@ -1,4 +1,4 @@
-"""The video of how runs learnt: each checkpoint's sound in order, with its graphs, through ffmpeg."""
+"""Video of how runs learnt: the sound of each checkpoint in order, with its graphs, encoded by ffmpeg."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import wave
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,31 +16,32 @@ import numpy as np
 
 from bytecodec.errors import InputError
 from charrnn.viz import film
+from charrnn.viz.csv_columns import OnProgress, ignore
 from charrnn.viz.film import Frame, Layout
-from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, distinguish
+from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, names_of
 from charrnn.viz.sound import Floats, read_sound
 
-TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds that the cards stand
+TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds of each kind of card
 GAP = 0.3  # seconds of silence after a clip
-LOUDEST = 0.1  # of full scale, rms: an untrained network is noise, and would drown what comes after it
-SOUND_RATE = 44100  # of the film: players know it
-BEHIND = 65536  # bytes of ffmpeg's complaints that are looked at
+MAX_LEVEL = 0.1  # RMS relative to full scale; the noise of an untrained network would be much louder than the rest
+SOUND_RATE = 44100  # Hz; all players support it
+MAX_ERROR = 65536  # bytes of ffmpeg's stderr that are read
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A sound of a run, and where in the run it is.
+    """Sample of a run, and its position in the run's part of the video.
 
     Attributes
     ----------
     first, frames
-        Of the run's part of the film.
+        First frame and number of frames in the part.
     before
-        The iteration from which the loss graph scrolls to that of the moment.
+        Iteration at which the loss graph begins to scroll.
     """
 
     sample: Sample
-    moment: TrainPoint
+    point: TrainPoint
     first: int
     frames: int
     before: float
@@ -48,9 +49,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Part:
-    """A run's part of the film: a card, then clips."""
+    """A run's part of the video: a card, then clips."""
 
-    story: RunSummary
+    summary: RunSummary
     name: str
     color: str
     clips: tuple[Clip, ...]
@@ -59,17 +60,17 @@ class Part:
 
     @property
     def frames(self) -> int:
-        """Without the card."""
+        """Number of frames without the card."""
         return self.clips[-1].first + self.clips[-1].frames
 
 
-def part_of(story: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
-    """Lay a run's sounds end to end; each begins with a frame.
+def part_of(summary: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
+    """Lay the samples of a run end to end; each begins at the start of a frame.
 
     Raises
     ------
     InputError
-        A sample is no recording, or not at the rate of the others.
+        A sample is not a recording, or its rate differs from that of the others.
     """
     clips: list[Clip] = []
     sounds: list[Floats] = []
@@ -77,92 +78,92 @@ def part_of(story: RunSummary, name: str, samples: Sequence[Sample], fps: int, n
     for sample in samples:
         sound, its_rate = read_sound(sample.path)
         if rate and its_rate != rate:
-            raise InputError(f"{sample.path} is at {its_rate:,} Hz, and the sounds before it are at {rate:,} Hz.")
+            raise InputError(f"{sample.path} is at {its_rate:,} Hz, but the samples before it are at {rate:,} Hz.")
         rate = its_rate
         frames = max(1, -(-len(sound) * fps // rate) + round(GAP * fps))
-        clips.append(Clip(sample, story.at(sample.step), first, frames, before))
+        clips.append(Clip(sample, summary.at(sample.step), first, frames, before))
         same = [other for other in samples if other.step == sample.step]
-        before += (sample.step - before) / (len(same) - same.index(sample))  # temperatures share the way
+        before += (sample.step - before) / (len(same) - same.index(sample))  # one share per temperature
         first += frames
         level = float(np.sqrt(np.mean(sound**2)))
         length = round(first * rate / fps) - sum(map(len, sounds))
-        sounds.append(np.pad(sound * min(1.0, LOUDEST / max(level, 1e-9)), (0, max(0, length - len(sound))))[:length])
+        sounds.append(np.pad(sound * min(1.0, MAX_LEVEL / max(level, 1e-9)), (0, max(0, length - len(sound))))[:length])
     colors = film.THEME.colors
-    return Part(story, name, colors[number % len(colors)], tuple(clips), np.concatenate(sounds), rate)
+    return Part(summary, name, colors[number % len(colors)], tuple(clips), np.concatenate(sounds), rate)
 
 
 def make(
-    stories: Sequence[RunSummary],
+    summaries: Sequence[RunSummary],
     samples: Sequence[Sequence[Sample]],
     file: BinaryIO,
     layout: Layout,
     fps: int = 30,
     title: str = "",
-    begin: Callable[[int], object] = lambda _: None,
-    done: Callable[[int], object] = lambda _: None,
+    on_total: OnProgress = ignore,
+    on_progress: OnProgress = ignore,
 ) -> None:
-    """Write the film of runs, and for each the samples that are in it, as MP4.
+    """Write the video of runs, with the given samples of each, as MP4.
 
     Parameters
     ----------
     layout
-        Of even width and height.
-    begin, done
-        Are called with the number of frames, and with 1 for each that is made.
+        Layout of even width and height.
+    on_total, on_progress
+        Called with the number of frames, and with 1 for each frame that is made.
 
     Raises
     ------
     InputError
-        There is no ffmpeg, or it fails, or a sample is no recording.
+        There is no ffmpeg, or it fails, or a sample is not a recording.
     """
     program = ffmpeg()
-    names = distinguish([story.name for story in stories], [story.run.path for story in stories])
+    names = names_of(summaries)
     parts = [
-        part_of(story, name, some, fps, number)
-        for number, (story, name, some) in enumerate(zip(stories, names, samples, strict=True))
+        part_of(summary, name, some, fps, number)
+        for number, (summary, name, some) in enumerate(zip(summaries, names, samples, strict=True))
     ]
     cards = [round(seconds * fps) for seconds in (TITLE, SETTINGS, END)]
     total = cards[0] + sum(cards[1] + part.frames for part in parts) + cards[2]
-    begin(total)
+    on_total(total)
     with tempfile.TemporaryDirectory() as folder:
         sound, target = Path(folder) / "sound.wav", Path(folder) / "film.mp4"
         try:
             _write_sound(sound, parts, cards, fps)
         except OSError as error:
-            error.filename = folder  # which is on another disk, perhaps, than the film
+            error.filename = folder  # which may be on another disk than the video
             raise
-        frames = _frames(parts, layout, cards, fps, title or _title(stories))
-        _encode(program, _with_progress(frames, layout, total, done), layout, fps, sound, target)
+        frames = _frames(parts, layout, cards, fps, title or _title(summaries))
+        _encode(program, _with_progress(frames, layout, total, on_progress), layout, fps, sound, target)
         with target.open("rb") as made:
             shutil.copyfileobj(made, file, 1 << 20)
 
 
 def ffmpeg() -> str:
-    """The program; an InputError where there is none."""
+    """Return the path of the program, or raise InputError if there is none."""
     program = shutil.which("ffmpeg")
     if program is None:
-        raise InputError("there is no ffmpeg on the PATH, which makes the video: install it, or set PATH.")
+        raise InputError("there is no ffmpeg on the PATH: install it, or add its folder to PATH.")
     return program
 
 
-def _title(stories: Sequence[RunSummary]) -> str:
-    inputs = list(dict.fromkeys(story.inputs for story in stories))
-    return f"Learning {inputs[0]}" if len(inputs) == 1 else f"{len(stories)} networks learn"
+def _title(summaries: Sequence[RunSummary]) -> str:
+    inputs = list(dict.fromkeys(summary.inputs for summary in summaries))
+    return f"Learning {inputs[0]}" if len(inputs) == 1 else f"Training of {len(summaries)} networks"
 
 
 def _frames(parts: Sequence[Part], layout: Layout, cards: Sequence[int], fps: int, title: str) -> Iterator[Frame]:
-    """All frames in order; each is overwritten after it was yielded."""
+    """Yield all frames in order; each is overwritten by the next one."""
     count = len(parts)
     sounds = sum(len(part.clips) for part in parts)
-    words = [f"{count} network{'s' * (count > 1)}, {sounds} sound{'s' * (sounds > 1)}, from the first to the last"]
-    words.append("each sampled from what the network had learnt by then")
-    yield from _still(film.title_card(layout, title, words), cards[0])
+    lines = [f"{count} network{'s' * (count > 1)}, {sounds} sample{'s' * (sounds > 1)} in the order of training"]
+    lines.append("each sampled from a checkpoint of the network")
+    yield from _still(film.title_card(layout, title, lines), cards[0])
     for number, part in enumerate(parts, 1):
-        place = f"network {number} of {count}" if count > 1 else "the network"
-        yield from _still(film.run_card(layout, part.story, part.name, part.color, place), cards[1])
+        heading = f"network {number} of {count}" if count > 1 else "the network"
+        yield from _still(film.run_card(layout, part.summary, part.name, part.color, heading), cards[1])
         yield from _clips(part, layout, fps)
     end = film.end_card(
-        layout, [part.story for part in parts], [part.name for part in parts], [part.color for part in parts]
+        layout, [part.summary for part in parts], [part.name for part in parts], [part.color for part in parts]
     )
     yield from _still(end, cards[2])
 
@@ -173,36 +174,34 @@ def _still(frame: Frame, count: int) -> Iterator[Frame]:
 
 
 def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
-    graph = film.LossGraph(layout, part.story, part.color, sorted({clip.sample.step for clip in part.clips}))
+    graph = film.LossGraph(layout, part.summary, part.color, sorted({clip.sample.step for clip in part.clips}))
     panel = film.SoundPanel(layout, part.sound, part.rate, fps, part.color, [clip.first for clip in part.clips])
-    for place, clip in enumerate(part.clips):
-        pen = film.captions(layout, part.story, part.name, part.color, clip.moment, clip.sample.temperature)
-        graph.labels(pen, layout, part.story)
+    for index, clip in enumerate(part.clips):
+        pen = film.captions(layout, part.summary, part.name, part.color, clip.point, clip.sample.temperature)
+        graph.labels(pen, layout, part.summary)
         frame = pen.frame()
-        after = part.clips[place + 1].before if place + 1 < len(part.clips) else clip.sample.step
+        after = part.clips[index + 1].before if index + 1 < len(part.clips) else clip.sample.step
         for number in range(clip.frames):
             graph.show(frame, clip.before + (after - clip.before) * (number + 1) / clip.frames)
             panel.show(frame, clip.first + number)
             yield frame
 
 
-def _with_progress(
-    frames: Iterator[Frame], layout: Layout, total: int, done: Callable[[int], object]
-) -> Iterator[Frame]:
-    """Draw how far the film is on each."""
+def _with_progress(frames: Iterator[Frame], layout: Layout, total: int, on_progress: OnProgress) -> Iterator[Frame]:
+    """Draw a progress bar on each frame."""
     left, top, right, bottom = layout.progress
     for number, frame in enumerate(frames, 1):
         frame[top:bottom] = film.rgb(film.THEME.grid)
         frame[top:bottom, left : left + (right - left) * number // total] = film.rgb(film.THEME.faint)
         yield frame
-        done(1)
+        on_progress(1)
 
 
 def _write_sound(path: Path, parts: Sequence[Part], cards: Sequence[int], fps: int) -> None:
-    """The sound of the whole film, silence under the cards, at the highest rate of the parts."""
+    """Write the sound of the video at the highest rate of the parts, with silence during the cards."""
     rate = max(part.rate for part in parts)
     frames, written = cards[0], 0
-    with path.open("wb") as file, wave.open(file, "wb") as sound:  # soundfile hides that a disk is full
+    with path.open("wb") as file, wave.open(file, "wb") as sound:  # soundfile does not report a full disk
         sound.setparams((1, 2, rate, 0, "NONE", ""))
         for part in parts:
             frames += cards[1]
@@ -218,7 +217,9 @@ def _write_sound(path: Path, parts: Sequence[Part], cards: Sequence[int], fps: i
 def _at_rate(sound: Floats, rate: int, wanted: int) -> Floats:
     if rate == wanted:
         return sound
-    from bytecodec.resample import Resampler  # scipy takes long to load, and runs are mostly at one rate
+    from bytecodec.resample import (
+        Resampler,
+    )  # imported here, because scipy loads slowly and most runs have the same rate
 
     resampler = Resampler(rate, wanted)
     return np.concatenate((resampler.feed(sound), resampler.close()))
@@ -228,26 +229,26 @@ def _encode(program: str, frames: Iterator[Frame], layout: Layout, fps: int, sou
     size = f"{layout.width}x{layout.height}"
     picture = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "pipe:0"]
     coding = ["-c:v", "libx264", "-preset", "superfast", "-crf", "20", "-pix_fmt", "yuv420p"]
-    hearing = ["-c:a", "aac", "-b:a", "128k", "-ar", str(SOUND_RATE)]
-    command = [program, "-v", "error", "-nostdin", "-y", *picture, "-i", str(sound), *coding, *hearing]
+    audio = ["-c:a", "aac", "-b:a", "128k", "-ar", str(SOUND_RATE)]
+    command = [program, "-v", "error", "-nostdin", "-y", *picture, "-i", str(sound), *coding, *audio]
     command += ["-movflags", "+faststart", str(target)]
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
         assert process.stdin is not None
         try:
             for frame in frames:
                 process.stdin.write(frame.data)
-        except BrokenPipeError:  # it ended; why, it says
+        except BrokenPipeError:  # ffmpeg has ended; the reason is on its stderr
             pass
         except BaseException:
             process.kill()
             raise
         finally:
-            with contextlib.suppress(BrokenPipeError):  # of what was still to be written
+            with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             code = process.wait()
         if code:
-            complaints.seek(0)
-            said = complaints.read(BEHIND).decode("utf-8", "replace").strip().splitlines()
-            said = said or [f"it ended with {code}, and {tempfile.gettempdir()} may be full"]
-            raise InputError(f"ffmpeg could not make the video: {said[-1].strip().rstrip('.')}.")
+            errors.seek(0)
+            lines = errors.read(MAX_ERROR).decode("utf-8", "replace").strip().splitlines()
+            lines = lines or [f"it ended with {code}, and {tempfile.gettempdir()} may be full"]
+            raise InputError(f"ffmpeg could not make the video: {lines[-1].strip().rstrip('.')}.")

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
-from listening import PLAY, Served, has_samplers, sampled, wait_for
+from listening import PLAY, Served, sampled, samplers, wait_for
 from websockets.sync.client import connect
 
 from charrnn.commands.listen import charrnn_listen
@@ -26,12 +26,12 @@ from charrnn.server import app as listen_app
 from charrnn.storage.run_dir import Run
 
 ROOT = Path(__file__).parents[2]
-KERNEL = ROOT / "charrnn/engines/cpu_kernel.library"
+KERNELS = [*ROOT.glob("charrnn/engines/cpu*/*.library"), *ROOT.glob("charrnn/engines/*.library")]
 
 
 @pytest.fixture(scope="module")
 def other_run(tmp_path_factory, trained_run):
-    """A copy of `trained_run`, to be grown and damaged."""
+    """A copy of `trained_run` under another name."""
     folder = tmp_path_factory.mktemp("runs") / "other"
     shutil.copytree(trained_run, folder)
     return Run(folder)
@@ -44,24 +44,16 @@ def served(trained_run, other_run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
+    ("arguments", "code", "message"),
     [
-        ("nowhere", 1, "there is no run nowhere, nor runs/nowhere."),
-        ("", 1, "there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one."),
-        (
-            "--host 0.0.0.0",
-            2,
-            "--host 0.0.0.0 lets other machines in: give a --token that they need. See charrnn-listen --help.",
-        ),
-        (
-            "--token short",
-            2,
-            "--token takes 8 or more of the letters, digits and - . _ ~. See charrnn-listen --help.",
-        ),
-        ("mine --host no.such.host.invalid --token 12345678", 1, "there is no host no.such.host.invalid: "),
+        ("nowhere", 1, "no run nowhere"),
+        ("", 1, "./runs"),
+        ("--host 0.0.0.0", 2, "--token"),
+        ("--token short", 2, "8 characters"),
+        ("mine --host no.such.host.invalid --token 12345678", 1, "no host no.such.host.invalid"),
     ],
 )
-def test_what_cannot_be_served_is_one_sentence(arguments, code, sentence, tmp_path, monkeypatch, capsys, trained_run):
+def test_what_cannot_be_served_is_rejected(arguments, code, message, tmp_path, monkeypatch, capsys, trained_run):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_run, "mine")
     try:
@@ -69,26 +61,26 @@ def test_what_cannot_be_served_is_one_sentence(arguments, code, sentence, tmp_pa
     except SystemExit as error:
         done = error.code
     assert done == code
-    assert capsys.readouterr().err.startswith(f"charrnn-listen: {sentence}")
+    error = capsys.readouterr().err
+    assert error.startswith("charrnn-listen: ")
+    assert message in error
 
 
-def test_a_port_that_is_taken_is_said(trained_run, capsys):
+def test_a_port_in_use_is_rejected(trained_run, capsys):
     with listen_app.bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = str(taken.getsockname()[1])
         assert charrnn_listen([str(trained_run), "--port", port]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"charrnn-listen: cannot listen on port {port} of 127.0.0.1 (Address already in use): ")
+    assert f"port {port} of 127.0.0.1 (Address already in use)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_the_command_says_its_address_and_ends_when_asked(trained_run, number, code):
+def test_the_command_prints_its_address_and_ends_on_a_signal(trained_run, number, code):
     command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        words = process.stderr.readline()
-        address, _, rest = words.partition(" ")
-        assert rest == "plays tone; Ctrl-C ends it.\n"
+        address, _, rest = process.stderr.readline().partition(" ")
+        assert rest.startswith("plays tone;")
         with urllib.request.urlopen(address) as answer:
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         process.send_signal(number)
@@ -96,8 +88,8 @@ def test_the_command_says_its_address_and_ends_when_asked(trained_run, number, c
         assert process.stderr.read() == ""
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what a process has loaded")
-@pytest.mark.skipif(not KERNEL.exists(), reason="the compiled engine was not built")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+@pytest.mark.skipif(not KERNELS, reason="the compiled engine was not built")
 def test_the_command_plays_without_loading_torch(trained_run):
     command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -117,16 +109,16 @@ def test_the_command_plays_without_loading_torch(trained_run):
 
 @pytest.fixture
 def open_page(chromium, served):
-    """``open_page(width=1280, color_scheme="light", script="")``: the page, which must ask nothing of another host and
-    complain of nothing by the end of the test."""
-    opened, heard = [], []
+    """``open_page(width=1280, color_scheme="light", script="")`` opens the page; at the end of the test, the page must
+    have loaded nothing from other hosts and logged nothing."""
+    opened, logged = [], []
 
     def open_one(width=1280, color_scheme="light", script=""):
         page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
         opened.append(page)
-        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: heard.append(request.url) if is_foreign(request.url) else None)
+        page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: logged.append(str(error)))
+        page.on("request", lambda request: logged.append(request.url) if is_foreign(request.url) else None)
         page.add_init_script(script)
         page.goto(f"http://{served.host}/")
         page.wait_for_selector("#play:not([disabled])")
@@ -138,13 +130,13 @@ def open_page(chromium, served):
     yield open_one
     for page in opened:
         page.close()
-    assert heard == []
-    wait_for(lambda: not has_samplers())
+    assert logged == []
+    wait_for(lambda: not samplers())
 
 
 def played(page):
-    words = page.locator("#played").inner_text()
-    return float(words.removesuffix(" s")) if words.endswith(" s") else 0.0
+    text = page.locator("#played").inner_text()
+    return float(text.removesuffix(" s")) if text.endswith(" s") else 0.0
 
 
 def play_for(page, seconds):
@@ -152,10 +144,11 @@ def play_for(page, seconds):
     wait_for(lambda: played(page) > seconds, seconds + 30)
 
 
-def test_it_plays_the_temperature_is_heard_and_it_stops(open_page):
+@pytest.mark.integration
+def test_the_page_plays_shows_the_temperature_and_stops(open_page):
     page = open_page()
     play_for(page, 0.5)
-    assert page.locator("#message").inner_text() == "Playing tone, iteration 400."
+    assert "tone, iteration 400" in page.locator("#message").inner_text()
     page.locator("#temperature").fill("0.6")
     wait_for(lambda: page.locator("#heard").inner_text() == "0.60")
     dots = "(one) => new Set(one.getContext('2d').getImageData(one.width - 40, 0, 40, one.height).data).size"
@@ -163,16 +156,17 @@ def test_it_plays_the_temperature_is_heard_and_it_stops(open_page):
     assert page.locator("#wave").evaluate(dots) > 2
     page.locator("#play").click()
     assert page.locator("#play").get_attribute("aria-pressed") == "false"
-    wait_for(lambda: not has_samplers())
+    wait_for(lambda: not samplers())
 
 
-def test_the_sound_that_is_kept_is_the_sound_that_was_drawn(open_page, trained, tmp_path):
+@pytest.mark.integration
+def test_the_saved_sound_is_the_sampled_sound(open_page, trained, tmp_path):
     page = open_page()
     page.locator("#seed").fill("7")
     play_for(page, 1.0)
     page.locator("#play").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Keep the last 30 seconds").click()
+        page.get_by_role("button", name="Save the last 30 seconds").click()
     assert download.value.suggested_filename == "tone-live.wav"
     download.value.save_as(tmp_path / "a.wav")
     with wave.open(str(tmp_path / "a.wav")) as file:
@@ -182,7 +176,8 @@ def test_the_sound_that_is_kept_is_the_sound_that_was_drawn(open_page, trained, 
     np.testing.assert_array_equal(kept, sampled(trained, 7, len(kept)))
 
 
-def test_a_browser_that_has_no_such_rate_resamples(open_page):
+@pytest.mark.integration
+def test_the_page_resamples_if_the_browser_does_not_support_the_rate(open_page):
     page = open_page(
         script="""window.AudioContext = class extends AudioContext {
             constructor(options) {
@@ -197,7 +192,8 @@ def test_a_browser_that_has_no_such_rate_resamples(open_page):
     assert 0.5 < (played(page) - first) / (time.monotonic() - began) < 1.5
 
 
-def test_a_recording_that_is_dropped_is_started_from(open_page, tone_file, tmp_path):
+@pytest.mark.integration
+def test_the_network_continues_a_dropped_recording(open_page, tone_file, tmp_path):
     page = open_page()
     drop = """([base, name]) => {
         const data = new DataTransfer();
@@ -205,15 +201,16 @@ def test_a_recording_that_is_dropped_is_started_from(open_page, tone_file, tmp_p
         document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
     }"""
     page.evaluate(drop, [base64.b64encode(tone_file.read_bytes()).decode(), "my tone.wav"])
-    words = page.locator("#drop-words")
-    wait_for(lambda: words.inner_text() == "The network reads the last 2.0 seconds of my tone.wav first.")
+    text = page.locator("#drop-text")
+    wait_for(lambda: "2.0 seconds of my tone.wav" in text.inner_text())
     play_for(page, 0.3)
     page.locator("#play").click()
-    page.get_by_role("button", name="Start from silence again").click()
-    assert words.inner_text().startswith("Drop one here")
+    page.get_by_role("button", name="Remove the recording").click()
+    assert text.inner_text().startswith("Drop a recording here")
 
 
-def test_it_is_played_by_keyboard_and_every_control_is_reached(open_page):
+@pytest.mark.integration
+def test_every_control_is_reached_and_used_by_keyboard(open_page):
     page = open_page()
     reached = set()
     for _ in range(14):
@@ -231,8 +228,9 @@ def test_it_is_played_by_keyboard_and_every_control_is_reached(open_page):
     assert page.locator("h1").inner_text() == "other"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
-def test_labels_and_contrast_are_as_they_should_be_and_nothing_hangs_over(open_page, width, scheme):
+@pytest.mark.integration
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_the_page_is_accessible_and_fits_the_window(open_page, width, scheme):
     axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / "axe.min.js"
     page = open_page(width, scheme)
     page.wait_for_selector("#curve .mean", state="attached")
@@ -244,7 +242,7 @@ def test_labels_and_contrast_are_as_they_should_be_and_nothing_hangs_over(open_p
 
 @pytest.mark.slow
 def test_twenty_seconds_play_without_a_gap(chromium, trained_run):
-    """By the command in a process of its own. On a machine that is busy with other things, it may fail."""
+    """May fail on a machine that is busy with other programs."""
     command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         page = chromium.new_page()

@@ -1,5 +1,6 @@
-"""A listening page that is served for tests, and what they ask of it."""
+"""A listening page that is served in this process, and requests to it."""
 
+import json
 import threading
 import time
 import urllib.error
@@ -9,8 +10,9 @@ import numpy as np
 from websockets.sync.client import connect
 
 from charrnn.server import app as listen_app
+from charrnn.server.sampler import HEADER
 
-PLAY = {"type": "play", "take": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 7, "start": None}
+PLAY = {"type": "play", "stream": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 7, "start": None}
 
 
 class Served:
@@ -18,7 +20,8 @@ class Served:
 
     def __init__(self, runs, **options):
         self.socket = listen_app.bind("127.0.0.1", 0)
-        self.host = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        self.port = self.socket.getsockname()[1]
+        self.host = f"127.0.0.1:{self.port}"
         self.server = listen_app.server(listen_app.application(runs, threads=1, **options))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 
@@ -33,7 +36,7 @@ class Served:
         assert not self.thread.is_alive()
 
     def ask(self, path="/", data=None, **headers):
-        """The status and the body of an answer."""
+        """Return the status and the body of a response."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(f"http://{self.host}{path}", data, named)
         try:
@@ -46,8 +49,36 @@ class Served:
         return connect(f"ws://{self.host}/api/live", max_size=None, **options)
 
 
+def send(connection, **message):
+    """Send a play message with these changes, or another message if ``type`` is given."""
+    connection.send(json.dumps(message if "type" in message else PLAY | message))
+
+
+def read_until(connection, kind):
+    """Return the next message of a type; pieces of sound before it are ignored."""
+    while True:
+        message = connection.recv(timeout=30)
+        if isinstance(message, str) and json.loads(message)["type"] == kind:
+            return json.loads(message)
+
+
+def receive(connection, samples, stream=1, before=0):
+    """Return the first samples of a stream and the temperature of each piece, acknowledging all as played."""
+    pieces, temperatures, count = [], [], 0
+    while count < samples:
+        message = connection.recv(timeout=30)
+        if isinstance(message, bytes):
+            number, temperature = HEADER.unpack_from(message)
+            assert number == stream
+            pieces.append(np.frombuffer(message, "<i2", offset=HEADER.size))
+            temperatures.append(temperature)
+            count += len(pieces[-1])
+            send(connection, type="played", stream=stream, samples=before + count)
+    return np.concatenate(pieces), temperatures
+
+
 def sampled(trained, seed, count, start=None):
-    """What charrnn-sample draws."""
+    """Return what charrnn-sample draws, as 16-bit samples."""
     from charrnn.engines import engine
     from charrnn.sampling.generate import generate, prime
 
@@ -58,8 +89,9 @@ def sampled(trained, seed, count, start=None):
     return ((ids - 128) * 256).astype(np.int16)
 
 
-def has_samplers():
-    return any(thread.name == "sampler" for thread in threading.enumerate())
+def samplers():
+    """Return the number of samplers that are running."""
+    return sum(thread.name == "sampler" for thread in threading.enumerate())
 
 
 def wait_for(condition, seconds=20):

@@ -1,4 +1,4 @@
-"""Columns of CSV files, and what of long curves a picture can show."""
+"""Columns of CSV files, and the reduction of long curves to what a picture can show."""
 
 import json
 import math
@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from bytecodec import InputError
 from charrnn.storage.run_dir import Run
-from charrnn.viz import curves
-from charrnn.viz.curves import Curve, column_names, csv_series, read_columns, rolling, run_series, spread
+from charrnn.viz import csv_columns, curves
+from charrnn.viz.csv_columns import read_columns
+from charrnn.viz.curves import Curve, csv_series, rolling, run_series, spread
 
 
 @pytest.fixture
 def csv_file(tmp_path):
-    """``csv_file(text)`` writes a CSV and returns its path."""
+    """``csv_file(text)`` writes a CSV file and returns its path."""
 
     def write(text):
         path = tmp_path / "a.csv"
@@ -28,71 +29,70 @@ def csv_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "rows", "said"),
+    ("text", "rows"),
     [
-        ("x,y\n1,2\n3,4\n", [[1, 2], [3, 4]], []),
-        ("x,y\r\n1,2\r\n3,4\r\n", [[1, 2], [3, 4]], []),
-        (b"\xef\xbb\xbfx,y\n1,2\n", [[1, 2]], []),
-        ("x;y\n1;2\n", [[1, 2]], []),
-        ("x\ty\n1\t2e-3\n", [[1, 0.002]], []),
-        ("x,y\n1,\n3,4\n", [[1, math.nan], [3, 4]], []),
-        ("x,y\n1,nan\n3,inf\n", [[1, math.nan], [3, math.inf]], []),
-        ('x,y,"a, b"\n1,2,"c, d"\n', [[1, 2]], []),
-        ("x,y\n1,2\n\n3,4\n", [[1, 2], [3, 4]], []),
-        ("x,y\n1,2\n3\n5,6\n", [[1, 2], [5, 6]], ["{}: a row is not 2 numbers and left out; see line 3."]),
-        ("x,y\n1,2,9\nw,4\n5,6\n", [[5, 6]], ["{}: 2 rows are not 2 numbers and left out; see line 2."]),
-        (
-            "x,y\n1,2\n3,4",
-            [[1, 2]],
-            ["{}: the last row has no line end, so it may be half-written, and is left out."],
-        ),
-        (b"x,y\n1,2\n\0\0\0\n3,4\n", [[1, 2], [3, 4]], ["{}: a row is not 2 numbers and left out; see line 3."]),
+        (b"\xef\xbb\xbfx;y\r\n1;2\r\n3;4\r\n", [[1, 2], [3, 4]]),
+        ("x\ty\n1\t2e-3\n", [[1, 0.002]]),
+        ("x,y\n1,\n3,inf\n", [[1, math.nan], [3, math.inf]]),
+        ('x,y,"a, b"\n1,2,"c, d"\n\n3,4,5\n', [[1, 2], [3, 4]]),
     ],
 )
-def test_columns_are_read_and_what_is_no_row_is_left_out_and_said(csv_file, text, rows, said):
-    path, heard = csv_file(text), []
-    np.testing.assert_array_equal(read_columns(path, ("x", "y"), heard.append), np.array(rows, float))
-    assert heard == [words.format(path) for words in said]
+def test_columns_are_read_in_any_dialect(csv_file, text, rows):
+    messages = []
+    np.testing.assert_array_equal(read_columns(csv_file(text), ("x", "y"), messages.append), np.array(rows, float))
+    assert messages == []
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
-        ("", "{} is empty: it has 0 bytes."),
-        ("\n1,2\n", "{} is empty: it has no header."),
-        ("x,y\n", "{} has a header and no row of numbers yet."),
-        ("x,y\na,b\n", "{} has a header and no row of numbers."),
-        ("1,2\n3,4\n", "{} has no header: its first line is '1,2'. Put the columns' names above it."),
-        ("x,z\n1,2\n", "{} has no column 'y'. It has x, z."),
-        (b"\xff\xfe\x00\x01\n", "{} is neither a CSV file nor a recording that can be read."),
+        ("x,y\n1,2\n1,2,9\nw,4\n3,4\n", "2 rows are left out, without 2 numbers; see line 3"),
+        ("x,y\n1,2\n3,4\n5,6", "the last row is left out"),
+        (b"x,y\n1,2\n\0\0\0\n3,4\n", "a row is left out, without 2 numbers; see line 3"),
     ],
 )
-def test_what_holds_no_columns_is_one_sentence(csv_file, text, sentence):
-    path = csv_file(text)
+def test_malformed_rows_are_left_out_and_reported(csv_file, text, message):
+    messages = []
+    np.testing.assert_array_equal(read_columns(csv_file(text), ("x", "y"), messages.append), [[1, 2], [3, 4]])
+    assert len(messages) == 1
+    assert message in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n1,2\n", "no header"),
+        ("x,y\n", "no row of numbers yet"),
+        ("1,2\n3,4\n", "no header: its first line is '1,2'"),
+        ("x,z\n1,2\n", "no column 'y'. It has x, z."),
+        (b"\xff\xfe\x00\x01\n", "neither a CSV file nor a recording"),
+    ],
+)
+def test_a_file_without_the_columns_is_rejected(csv_file, text, message):
     with pytest.raises(InputError) as refused:
-        read_columns(path, ("x", "y"), lambda _: None)
-    assert str(refused.value) == sentence.format(path)
+        read_columns(csv_file(text), ("x", "y"), lambda _: None)
+    assert message in str(refused.value)
 
 
-def test_blocks_of_any_size_give_the_same_and_lines_keep_their_numbers(csv_file, monkeypatch):
+def test_blocks_of_any_size_give_the_same_columns_and_line_numbers(csv_file, monkeypatch):
     lines = [f"{n},{n / 7:.9g}" for n in range(300)]
     lines[200] = "oops"
     path = csv_file("x,y\n" + "\n".join(lines) + "\n")
     whole = read_columns(path, ("y",), lambda _: None)
     for size in (1, 7, 1000):
-        monkeypatch.setattr(curves, "BLOCK", size)
-        heard, counted = [], []
-        np.testing.assert_array_equal(read_columns(path, ("y",), heard.append, counted.append), whole)
-        assert heard == [f"{path}: a row is not 2 numbers and left out; see line 202."]
+        monkeypatch.setattr(csv_columns, "BLOCK", size)
+        messages, counted = [], []
+        np.testing.assert_array_equal(read_columns(path, ("y",), messages.append, counted.append), whole)
+        assert "line 202" in messages[0]
         assert sum(counted) == path.stat().st_size - len("x,y\n")
 
 
-def test_a_curve_is_sorted_and_has_no_gaps():
+def test_a_curve_is_sorted_and_has_finite_points_only():
     made = curves.curve(np.array([3.0, 1, 2, np.nan, 5]), np.array([30.0, 10, np.nan, 4, np.inf]))
     assert (made.x.tolist(), made.y.tolist()) == ([1, 3], [10, 30])
 
 
-def test_the_spread_is_the_least_and_greatest_in_each_column_that_has_any():
+def test_the_spread_is_the_least_and_greatest_of_each_column_with_points():
     points = Curve(np.array([0.0, 1, 2, 7, 8]), np.array([5.0, 1, 4, 9, 2]))
     middle, low, high = spread(points, np.array([0.0, 2, 4, 6, 8]))
     assert (middle.tolist(), low.tolist(), high.tolist()) == ([1, 3, 7], [1, 4, 2], [5, 4, 9])
@@ -108,22 +108,18 @@ def test_no_point_lies_outside_the_spread(ys, columns):
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), st.integers(1, 80), st.sampled_from(["mean", "median"]))
-def test_rolling_is_what_numpy_says_of_each_window(ys, window, kind):
+def test_rolling_equals_numpys_average_of_each_window(ys, window, kind):
     points = Curve(np.arange(len(ys), dtype=float), np.array(ys))
     rows = np.arange(len(ys))
-    expected = []
-    for row in rows:
-        half = min(row, window // 2)
-        expected.append(getattr(np, kind)(ys[row - half : row + half + 1]))
+    halves = np.minimum(rows, window // 2)
+    expected = [getattr(np, kind)(ys[row - half : row + half + 1]) for row, half in zip(rows, halves, strict=True)]
     np.testing.assert_allclose(rolling(points, rows, window, kind), expected, atol=1e-9)
 
 
-def test_a_line_is_drawn_through_a_point_a_column_and_both_ends():
+def test_a_line_has_one_point_per_column_and_both_ends():
     points = Curve(np.arange(1000.0), np.zeros(1000))
     rows = curves.thinned(points, np.linspace(0, 999, 11))
-    assert rows[0] == 0
-    assert rows[-1] == 999
-    assert len(rows) == 12
+    assert (rows[0], rows[-1], len(rows)) == (0, 999, 12)
     assert len(curves.thinned(points, np.linspace(0, 999, 901), most=50)) == 50
 
 
@@ -138,7 +134,7 @@ def test_a_run_has_its_validations_and_flac(trained_run):
     assert run_series(Run(trained_run), "tone", "elapsed_seconds").val.x[0] > 0
 
 
-def test_a_run_before_its_first_validation_or_without_a_config_is_drawn_as_far_as_it_goes(trained_run, tmp_path):
+def test_a_run_without_validations_or_config_has_its_training_loss(trained_run, tmp_path):
     shutil.copy(trained_run / "log.csv", tmp_path)
     assert run_series(Run(tmp_path), "").val is None
     (tmp_path / "val.csv").write_text("iteration,epoch,val_loss,val_bits,elapsed_seconds\n")
@@ -147,9 +143,8 @@ def test_a_run_before_its_first_validation_or_without_a_config_is_drawn_as_far_a
     assert (len(made.train), made.val, made.flac) == (400, None, None)
 
 
-def test_of_any_other_csv_the_columns_that_are_named_are_taken_or_those_that_make_sense(csv_file):
+def test_columns_of_other_files_are_selected_by_name_or_by_default(csv_file):
     path = csv_file("step,accuracy,loss\n1,2,3\n2,3,4\n")
-    assert column_names(path) == ["step", "accuracy", "loss"]
     (one,), x, ys = csv_series(path, "a")
     assert (one.name, x, ys, one.train.y.tolist()) == ("a", "step", ["loss"], [3, 4])
     series, x, ys = csv_series(path, "a", "loss", ["step", "accuracy"])

@@ -1,4 +1,4 @@
-"""What a run directory has to tell."""
+"""The summary of a run directory."""
 
 import json
 import shutil
@@ -8,12 +8,12 @@ import pytest
 
 from bytecodec import InputError
 from charrnn.storage.run_dir import Run
-from charrnn.viz.run_summary import RunSummary, chosen, distinguish, facts
+from charrnn.viz.run_summary import RunSummary, distinct_names, select_samples
 
 
 @pytest.fixture
 def run(sounding_run, tmp_path):
-    """A copy of `sounding_run` that may be written to."""
+    """A copy of `sounding_run` that may be changed."""
     shutil.copytree(sounding_run, tmp_path / "mine")
     return Run(tmp_path / "mine")
 
@@ -22,14 +22,20 @@ def change(run, **values):
     run.write_config({**run.config(), **values})
 
 
-def test_it_tells_what_was_trained_on_what(run):
-    told = facts(RunSummary(run))
-    assert told["Trained on"] == "tone.wav"
-    assert told["That is"] == "2.0 s of sound at 11,025 Hz, linear"
-    assert told["Kept for validation, test"] == "10% and 10%"
-    assert told["Network"] == "LSTM, 2 layers of 48"
-    assert told["Batch"] == "16 rows of 32 steps"
-    assert told["Trained for"].startswith("400 iterations, ")
+def test_the_settings_describe_data_network_and_training(run):
+    settings = RunSummary(run).settings()
+    assert settings["Training data"] == "tone.wav"
+    assert settings["Length"] == "2.0 s of sound at 11,025 Hz, linear"
+    assert settings["Validation and test parts"] == "10% and 10%"
+    assert settings["Network"] == "LSTM, 2 layers of 48"
+    assert settings["Batch"] == "16 rows of 32 steps"
+    assert settings["Trained for"].startswith("400 iterations, ")
+
+
+def test_missing_settings_do_not_hide_the_others(run):
+    run.config_file.write_text(json.dumps({"rate": 11025}))
+    assert RunSummary(run).settings()["Network"] == "NETWORK, ? layers of ?"
+    assert RunSummary(run).original(1) is None
 
 
 def test_parameters_are_those_of_the_network(run, trained):
@@ -39,47 +45,44 @@ def test_parameters_are_those_of_the_network(run, trained):
     assert RunSummary(run).parameters is None
 
 
-def test_samples_are_found_by_their_names_in_order(run):
+def test_samples_are_found_by_name_in_order(run):
     (run.samples_folder / "notes.wav").touch()
     found = [(s.step, s.temperature) for s in RunSummary(run).samples]
     assert found == [(200, 0.8), (200, 1.0), (400, 0.8), (400, 1.0)]
 
 
-@pytest.mark.parametrize(
-    ("which", "steps"),
-    [(None, [200, 400]), ("200", [200]), ("newest", [400]), ("first,newest", [200, 400]), ("400, 200", [200, 400])],
-)
-def test_checkpoints_are_chosen(run, which, steps):
-    assert [s.step for s in chosen(RunSummary(run), which)][::2] == steps
+@pytest.mark.parametrize(("which", "steps"), [(None, [200, 400]), ("newest", [400]), ("first, 400", [200, 400])])
+def test_samples_of_checkpoints_are_selected(run, which, steps):
+    assert [s.step for s in select_samples(RunSummary(run), which)][::2] == steps
 
 
-@pytest.mark.parametrize("which", ["300", "worst", "200,,400", "-1"])
-def test_a_checkpoint_that_is_not_there_is_named(run, which):
-    with pytest.raises(InputError, match=r"mine has no sound of checkpoint .*\. It has 200, 400\.$"):
-        chosen(RunSummary(run), which)
+@pytest.mark.parametrize("which", ["worst", "200,,400"])
+def test_a_checkpoint_without_samples_is_rejected(run, which):
+    with pytest.raises(InputError, match=r"no sample of checkpoint .*\. It has 200, 400\.$"):
+        select_samples(RunSummary(run), which)
 
 
-def test_without_sounds_it_says_how_to_make_them(run):
+def test_a_run_without_samples_is_rejected_with_the_remedy(run):
     shutil.rmtree(run.samples_folder)
-    with pytest.raises(InputError, match=r"train with --sample-seconds, or write one there with charrnn-sample, named"):
-        chosen(RunSummary(run), None)
+    with pytest.raises(InputError, match="--sample-seconds"):
+        select_samples(RunSummary(run), None)
 
 
-def test_the_moment_of_a_checkpoint_has_its_losses_and_time(run):
-    story = RunSummary(run)
-    moment = story.at(200)
+def test_a_train_point_has_its_losses_and_its_time(run):
+    summary = RunSummary(run)
+    point = summary.at(200)
     row = run.val_file.read_text().splitlines()[1].split(",")
-    assert moment.val_bits == pytest.approx(float(row[3]))
-    assert moment.train_bits == pytest.approx(story.train.y[99:200].mean(), rel=0.02)
-    assert story.at(201).val_bits is None
-    assert story.at(10**9).seconds == story.time[-1]
-    assert story.best().val_bits == min(story.val.y)
+    assert point.val_bits == pytest.approx(float(row[3]))
+    assert point.train_bits == pytest.approx(summary.train.y[99:200].mean(), rel=0.02)
+    assert summary.at(201).val_bits is None
+    assert summary.at(10**9).seconds == summary.time[-1]
+    assert summary.best().val_bits == min(summary.val.y)
 
 
 def test_the_original_is_the_beginning_of_the_validation_part(run, tone):
-    part, place = RunSummary(run).original(0.1)
+    part, begin = RunSummary(run).original(0.1)
     first = 22050 - 2 * 2205
-    assert place == pytest.approx(first / 11025)
+    assert begin == pytest.approx(first / 11025)
     np.testing.assert_allclose(part, (tone[first : first + 1102].astype(float) - 128) / 128)
     change(run, val_frac=0)
     assert RunSummary(run).original(0.1)[1] == 0
@@ -89,37 +92,28 @@ def test_the_original_is_the_beginning_of_the_validation_part(run, tone):
     assert RunSummary(run).original(0.1) is None
 
 
-def test_a_run_in_its_first_moments_is_told_as_far_as_it_goes(run):
+def test_a_run_without_validation_has_no_best_and_one_without_log_is_rejected(run):
     run.val_file.unlink()
-    story = RunSummary(run)
-    assert (story.best(), len(story.val)) == (None, 0)
+    summary = RunSummary(run)
+    assert (summary.best(), len(summary.val)) == (None, 0)
     run.log_file.unlink()
-    with pytest.raises(InputError, match=r"has no log\.csv yet: let it train for a moment"):
+    with pytest.raises(InputError, match=r"no log\.csv yet"):
         RunSummary(run)
 
 
-def test_settings_that_are_missing_do_not_keep_the_rest_from_being_told(run):
-    run.config_file.write_text(json.dumps({"rate": 11025}))
-    assert facts(RunSummary(run))["Network"] == "NETWORK, ? layers of ?"
-    assert RunSummary(run).original(1) is None
-
-
-@pytest.mark.parametrize(("key", "value"), [("model", [1]), ("rate", "high"), ("inputs", "a.wav"), ("val_frac", "x")])
-def test_a_config_that_was_changed_is_named(run, key, value):
+@pytest.mark.parametrize(("key", "value"), [("model", [1]), ("val_frac", "x")])
+def test_a_damaged_config_is_rejected_by_key(run, key, value):
     change(run, **{key: value})
-    with pytest.raises(InputError, match=rf"config\.json is not as charrnn-train wrote it: {key} is "):
+    with pytest.raises(InputError, match=rf"config\.json .*: {key} is "):
         RunSummary(run)
 
 
-def test_a_damaged_val_csv_is_named(run):
+def test_a_damaged_validation_log_is_rejected(run):
     run.val_file.write_text("iteration,epoch\n1,2\n")
-    with pytest.raises(InputError, match=r"val\.csv is not as charrnn-train wrote it"):
+    with pytest.raises(InputError, match=r"val\.csv"):
         RunSummary(run)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
-    assert distinguish(["a", "a", "b"], [tmp_path / "x", tmp_path / "y", tmp_path]) == [
-        str(tmp_path / "x"),
-        str(tmp_path / "y"),
-        "b",
-    ]
+def test_runs_with_the_same_name_are_distinguished_by_path(tmp_path):
+    paths = [tmp_path / "x", tmp_path / "y", tmp_path]
+    assert distinct_names(["a", "a", "b"], paths) == [str(tmp_path / "x"), str(tmp_path / "y"), "b"]

@@ -324,8 +324,8 @@ def configs(folder: Path) -> Target:
         assert code in (0, 1)
         said = errors.getvalue()
         assert said.count("\n") == code, said
-        run_summary.facts(run_summary.RunSummary(run))
-        curves.flac_of(run)
+        run_summary.RunSummary(run).settings()
+        curves.flac_baseline(run)
 
     return Target([good], read, ".json")
 

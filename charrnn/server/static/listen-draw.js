@@ -1,16 +1,16 @@
-// Pictures of what is heard and of how the network learnt, and the WAV of the last seconds.
+// Waveform, spectrogram and loss curve on the page, and the WAV file of the last seconds.
 
-const SIZE = 512; // samples of a window of the spectrogram
-const LOUD = -20; // dB that are white, as in the report
-const QUIET = -90;
+const SIZE = 512; // samples per spectrum
+const LOUD = -20; // dB shown as white, as in the report
+const QUIET = -90; // dB shown as black
 const HEAT = [[0, 0, 3], [28, 16, 70], [80, 18, 123], [130, 37, 129], [182, 54, 121], [230, 81, 98], [251, 136, 97], [254, 196, 136], [251, 252, 191]]; // matplotlib's magma
 
 const hann = Float32Array.from({ length: SIZE }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / SIZE));
-const turns = Array.from({ length: SIZE / 2 }, (_, n) => [Math.cos((2 * Math.PI * n) / SIZE), -Math.sin((2 * Math.PI * n) / SIZE)]);
-const places = Uint16Array.from({ length: SIZE }, (_, n) => {
-  let place = 0;
-  for (let bit = 1, back = SIZE / 2; bit < SIZE; bit *= 2, back /= 2) if (n & bit) place += back;
-  return place;
+const twiddles = Array.from({ length: SIZE / 2 }, (_, n) => [Math.cos((2 * Math.PI * n) / SIZE), -Math.sin((2 * Math.PI * n) / SIZE)]);
+const bitReversed = Uint16Array.from({ length: SIZE }, (_, n) => {
+  let index = 0;
+  for (let bit = 1, back = SIZE / 2; bit < SIZE; bit *= 2, back /= 2) if (n & bit) index += back;
+  return index;
 });
 const heat = Uint32Array.from({ length: 256 }, (_, n) => {
   const at = (n / 255) * (HEAT.length - 1);
@@ -20,14 +20,14 @@ const heat = Uint32Array.from({ length: 256 }, (_, n) => {
   return (255 << 24) | (b << 16) | (g << 8) | r;
 });
 
-/** Decibels (SIZE / 2) of a window of samples, where a sine of full scale has 0. */
+/** Return the levels (SIZE / 2) of a window of samples in dB relative to a sine at full scale. */
 export function decibels(samples) {
   const re = new Float32Array(SIZE);
   const im = new Float32Array(SIZE);
-  for (let n = 0; n < SIZE; n += 1) re[places[n]] = samples[n] * hann[n];
+  for (let n = 0; n < SIZE; n += 1) re[bitReversed[n]] = samples[n] * hann[n];
   for (let half = 1; half < SIZE; half *= 2) {
     for (let n = 0; n < half; n += 1) {
-      const [cos, sin] = turns[(n * SIZE) / (2 * half)];
+      const [cos, sin] = twiddles[(n * SIZE) / (2 * half)];
       for (let a = n; a < SIZE; a += 2 * half) {
         const b = a + half;
         const x = re[b] * cos - im[b] * sin;
@@ -39,7 +39,7 @@ export function decibels(samples) {
       }
     }
   }
-  const gain = 16 / (SIZE * SIZE); // of the window, and of the half of a sine that is in negative frequencies
+  const gain = 16 / (SIZE * SIZE); // corrects for the window, and for the half of the amplitude at negative frequencies
   return Float32Array.from({ length: SIZE / 2 }, (_, k) => 10 * Math.log10((re[k] * re[k] + im[k] * im[k]) * gain + 1e-12));
 }
 
@@ -50,14 +50,14 @@ function createCopy(canvas) {
   return copy;
 }
 
-/** Waveform and spectrogram of the last seconds, going by from right to left, on two canvases. */
+/** Scrolling waveform and spectrogram of the last seconds, on two canvases. */
 export class Scroll {
   constructor(wave, spectrum, seconds) {
     Object.assign(this, { wave, spectrum, seconds, rate: 11025 });
     this.clear();
   }
 
-  /** Have the canvases as many dots as the window gives them, with what they show. */
+  /** Fit the resolution of the canvases to their size, and keep their contents. */
   fit() {
     const dots = Math.min(2, devicePixelRatio || 1);
     for (const canvas of [this.wave, this.spectrum]) {
@@ -70,7 +70,7 @@ export class Scroll {
     }
   }
 
-  /** Silence. */
+  /** Show silence. */
   clear() {
     this.fit();
     for (const canvas of [this.wave, this.spectrum]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
@@ -81,7 +81,7 @@ export class Scroll {
     this.before = new Float32Array(SIZE);
   }
 
-  /** Go on by samples, full scale 1, that have been heard. */
+  /** Append samples, full scale 1, that were played. */
   add(samples) {
     const all = new Float32Array(this.rest.length + samples.length);
     all.set(this.rest);
@@ -105,9 +105,9 @@ export class Scroll {
     const tall = this.spectrum.height;
     const image = pens[1].createImageData(columns, tall);
     const dots = new Uint32Array(image.data.buffer);
-    const heard = new Float32Array(this.before.length + all.length);
-    heard.set(this.before);
-    heard.set(all, this.before.length);
+    const context = new Float32Array(this.before.length + all.length);
+    context.set(this.before);
+    context.set(all, this.before.length);
     pens[0].fillStyle = "#8fb6ff";
     for (let column = 0; column < columns; column += 1) {
       const end = used - Math.floor((columns - 1 - column) * hop);
@@ -119,18 +119,18 @@ export class Scroll {
       }
       const top = ((1 - high) / 2) * height;
       pens[0].fillRect(width - columns + column, top, 1, Math.max(1, ((high - low) / 2) * height));
-      const levels = decibels(heard.subarray(end, end + SIZE));
+      const levels = decibels(context.subarray(end, end + SIZE));
       for (let y = 0; y < tall; y += 1) {
         const level = levels[Math.floor(((tall - 1 - y) / tall) * levels.length)];
         dots[y * columns + column] = heat[Math.max(0, Math.min(255, Math.round((255 * (level - QUIET)) / (LOUD - QUIET))))];
       }
     }
     pens[1].putImageData(image, width - columns, 0);
-    this.before = heard.slice(used, used + SIZE);
+    this.before = context.slice(used, used + SIZE);
   }
 }
 
-/** The losses of a run in an SVG; `step` is the iteration that is played. */
+/** Draw the losses of a run in an SVG; `step` is the iteration of the checkpoint that is played. */
 export function drawCurve(svg, curve, step) {
   const { clientWidth: width, clientHeight: height } = svg;
   const edge = { left: 34, right: 10, top: 10, bottom: 38 };
@@ -144,7 +144,7 @@ export function drawCurve(svg, curve, step) {
   };
   if (!curve.iteration.length) return;
   const last = Math.max(curve.iteration.at(-1), ...curve.val.iteration, step || 0);
-  const steep = last / 50; // the first moments, which would press all that follows flat
+  const steep = last / 50; // the scale leaves out the first iterations, whose losses are far higher
   const later = curve.mean.filter((_, n) => curve.iteration[n] >= steep);
   const levels = [...(later.length ? later : curve.mean), ...curve.val.bits, ...(curve.flac ? [curve.flac] : [])];
   const tick = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => (Math.max(...levels) - Math.min(...levels)) / one <= 5) || 10;
@@ -174,14 +174,14 @@ export function drawCurve(svg, curve, step) {
   if (step) put("path", { class: "here", d: `M${x(step)} ${edge.top}V${height - edge.bottom}` });
 }
 
-/** A 16-bit mono WAV of int16 pieces. */
+/** Return a 16-bit mono WAV file of int16 pieces. */
 export function wav(pieces, rate) {
   const size = 2 * pieces.reduce((sum, piece) => sum + piece.length, 0);
   const head = new DataView(new ArrayBuffer(44));
-  const words = (at, text) => [...text].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
-  words(0, "RIFF");
+  const write = (at, text) => [...text].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
+  write(0, "RIFF");
   head.setUint32(4, 36 + size, true);
-  words(8, "WAVEfmt ");
+  write(8, "WAVEfmt ");
   head.setUint32(16, 16, true);
   head.setUint16(20, 1, true); // PCM
   head.setUint16(22, 1, true);
@@ -189,7 +189,7 @@ export function wav(pieces, rate) {
   head.setUint32(28, 2 * rate, true);
   head.setUint16(32, 2, true);
   head.setUint16(34, 16, true);
-  words(36, "data");
+  write(36, "data");
   head.setUint32(40, size, true);
   return new Blob([head, ...pieces], { type: "audio/wav" });
 }

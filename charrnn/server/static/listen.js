@@ -1,49 +1,49 @@
 import { Scroll, drawCurve, wav } from "./listen-draw.js";
 
-const KEPT = 30; // seconds that can be kept
+const KEPT = 30; // seconds of sound that can be saved
 const SHOWN = 8; // seconds on the canvases
-const LARGEST = 50e6; // bytes of a recording that is dropped
-const LOOK = 4000; // milliseconds between looks at what training has added
-const FRAME = 30; // milliseconds between pictures, at least
-const CALM = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 0;
+const MAX_UPLOAD = 50e6; // bytes
+const POLL = 4000; // milliseconds between requests for new checkpoints and losses
+const FRAME = 30; // milliseconds between updates of the canvases
+const REDUCED = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 0;
 
 const $ = (id) => document.getElementById(id);
 const scroll = new Scroll($("wave"), $("spectrum"), SHOWN);
 let runs = [];
 let curve = null;
 let socket = null;
-let sound = null; // { context, gain, rate }
-let take = 0;
-let playing = null; // the take that plays: { node, ahead, heard, step, rate }
+let audio = null; // { context, gain, rate }
+let stream = 0; // number of the stream that was requested last
+let playing = null; // the stream that plays: { node, pieces, played, step, rate }
 let kept = { rate: 0, pieces: [], length: 0 };
-let unseen = []; // heard, and not drawn yet
+let undrawn = []; // samples that were played and are not drawn yet
 let start = null; // { file, id, run }
 
-// What there is to choose from.
+// Choice of run and checkpoint.
 
-async function ask(path, options) {
+async function request(path, options) {
   const answer = await fetch(path, options);
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }
 
-async function look() {
+async function poll() {
   try {
-    const found = await ask("/api/runs");
+    const found = await request("/api/runs");
     if (JSON.stringify(found.runs) !== JSON.stringify(runs)) {
       runs = found.runs;
       fillRuns();
     }
-    if (runs.length) curve = await ask(`/api/curves?run=${$("run").value}`);
+    if (runs.length) curve = await request(`/api/curves?run=${$("run").value}`);
     showCurve();
   } catch (error) {
-    if (!playing) say(error instanceof TypeError ? "The server has ended: start charrnn-listen again." : error.message, true);
+    if (!playing) showMessage(error instanceof TypeError ? "The server has stopped: start charrnn-listen again." : error.message, true);
   }
 }
 
 function fill(select, options) {
   const before = select.value;
-  select.replaceChildren(...options.map(([value, words]) => new Option(words, value)));
+  select.replaceChildren(...options.map(([value, label]) => new Option(label, value)));
   if (options.some(([value]) => String(value) === before)) select.value = before;
 }
 
@@ -54,17 +54,17 @@ function fillRuns() {
 
 function fillCheckpoints() {
   const run = runs[$("run").value];
-  const words = (step) => `iteration ${step.toLocaleString("en")}`;
+  const label = (step) => `iteration ${step.toLocaleString("en")}`;
   const steps = [...run.checkpoints].reverse();
-  const named = steps.length ? [["newest", `newest: ${words(steps[0])}`]] : [];
-  if (run.best !== null && steps.includes(run.best)) named.push(["best", `best: ${words(run.best)}`]);
-  fill($("checkpoint"), [...named, ...steps.map((step) => [step, words(step)])]);
+  const named = steps.length ? [["newest", `newest: ${label(steps[0])}`]] : [];
+  if (run.best !== null && steps.includes(run.best)) named.push(["best", `best: ${label(run.best)}`]);
+  fill($("checkpoint"), [...named, ...steps.map((step) => [step, label(step)])]);
   $("title").textContent = run.name;
   $("about").textContent = [run.network, run.inputs && `trained on ${run.inputs}`, run.rate && `${run.rate.toLocaleString("en")} Hz`].filter(Boolean).join(", ");
   $("play").disabled = !steps.length || !run.rate || run.kind === "frames";
-  if (run.kind === "frames") say("This is a frame predictor, which is not played live: charrnn-sample writes its sound.", true);
-  else if (!run.rate) say("This network was trained on text, and has no sound.", true);
-  else if (!steps.length) say("This network has no checkpoint yet: let it train until its first one.");
+  if (run.kind === "frames") showMessage("This is a frame predictor, which cannot be played live: use charrnn-sample.", true);
+  else if (!run.rate) showMessage("This network was trained on text and has no sound.", true);
+  else if (!steps.length) showMessage("This network has no checkpoint yet.");
 }
 
 function chosenStep() {
@@ -77,89 +77,89 @@ function showCurve() {
   if (!curve || !runs.length) return;
   const { iteration, mean, val, flac, unit } = curve;
   const last = iteration.at(-1);
-  const words = last === undefined ? "Nothing is logged yet." : `Iteration ${last.toLocaleString("en")}: training loss ${mean.at(-1).toFixed(2)} ${unit}`;
+  const summary = last === undefined ? "No iteration has been logged yet." : `Iteration ${last.toLocaleString("en")}: training loss ${mean.at(-1).toFixed(2)} ${unit}`;
   const best = val.bits.length ? `, best validation ${Math.min(...val.bits).toFixed(2)}` : "";
-  $("curve-words").textContent = words + best + (last === undefined ? "" : flac ? `, FLAC ${flac.toFixed(2)}.` : ".");
+  $("curve-text").textContent = summary + best + (last === undefined ? "" : flac ? `, FLAC ${flac.toFixed(2)}.` : ".");
   $("flac-key").hidden = !flac;
   drawCurve($("curve"), curve, playing ? playing.step : chosenStep());
 }
 
 // Playing.
 
-function say(words, wrong = false) {
-  if ($("message").textContent !== words) $("message").textContent = words;
-  $("message").classList.toggle("wrong", wrong);
+function showMessage(text, isError = false) {
+  if ($("message").textContent !== text) $("message").textContent = text;
+  $("message").classList.toggle("wrong", isError);
 }
 
-function sayWhat() {
+function showPlaying() {
   const { checkpoints, name } = runs[$("run").value];
-  const newer = $("checkpoint").value === "newest" && checkpoints.at(-1) > playing.step ? " A newer checkpoint is there: stop and play for it." : "";
-  say(`Playing ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
+  const newer = $("checkpoint").value === "newest" && checkpoints.at(-1) > playing.step ? " There is a newer checkpoint: stop and play again to use it." : "";
+  showMessage(`Playing ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
 }
 
-function connected() {
+function connect() {
   if (socket && socket.readyState === WebSocket.OPEN) return Promise.resolve();
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
   socket.binaryType = "arraybuffer";
-  const mine = socket;
-  socket.onmessage = ({ data }) => (typeof data === "string" ? told(JSON.parse(data)) : came(data));
+  const own = socket;
+  socket.onmessage = ({ data }) => (typeof data === "string" ? receiveMessage(JSON.parse(data)) : receivePiece(data));
   return new Promise((done, fail) => {
     socket.onopen = done;
     socket.onclose = () => {
-      fail(new Error("The connection cannot be made: is charrnn-listen still running?"));
-      if (mine === socket && playing) end("The connection has ended.", true);
+      fail(new Error("The server cannot be reached: is charrnn-listen still running?"));
+      if (own === socket && playing) end("The connection to the server was closed.", true);
     };
   });
 }
 
-function tell(message) {
+function send(message) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-async function makeSound(rate) {
-  if (sound && sound.rate === rate && sound.context.state !== "closed") return sound.context.resume();
-  if (sound) sound.context.close();
+async function openAudio(rate) {
+  if (audio && audio.rate === rate && audio.context.state !== "closed") return audio.context.resume();
+  if (audio) audio.context.close();
   let context;
   try {
     context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
-  } catch { // a browser that has no such rate: the worklet resamples
+  } catch { // the browser does not support the rate, so the worklet resamples
     context = new AudioContext({ latencyHint: "interactive" });
   }
-  const gain = new GainNode(context, { gain: loudness() });
+  const gain = new GainNode(context, { gain: volumeGain() });
   gain.connect(context.destination);
-  sound = { context, gain, rate };
+  audio = { context, gain, rate };
   await context.audioWorklet.addModule("/listen-worklet.js");
   return context.resume();
 }
 
-function loudness() {
+function volumeGain() {
   return (Number($("volume").value) / 100) ** 2;
 }
 
 async function play() {
   const run = runs[$("run").value];
-  hush();
-  const mine = (take += 1);
+  silence();
+  const own = (stream += 1);
   $("play").setAttribute("aria-pressed", "true");
-  $("play-word").textContent = "Stop";
-  say("Waking the network …");
-  playing = { node: null, ahead: [], heard: 0, step: chosenStep(), rate: run.rate, slow: 0 };
+  $("play-label").textContent = "Stop";
+  showMessage("Loading the network …");
+  playing = { node: null, pieces: [], played: 0, step: chosenStep(), rate: run.rate, slow: 0 };
   try {
-    await Promise.all([connected(), makeSound(run.rate)]);
+    await Promise.all([connect(), openAudio(run.rate)]);
     if (start && start.run !== $("run").value) await upload(start.file);
   } catch (error) {
-    if (mine === take) end(error.message, true);
+    if (own === stream) end(error.message, true);
     return;
   }
-  if (mine !== take) return;
+  if (own !== stream) return;
   const which = $("checkpoint").value;
-  tell({
-    type: "play", take, run: Number($("run").value), checkpoint: /^\d+$/.test(which) ? Number(which) : which,
+  send({
+    type: "play", stream, run: Number($("run").value), checkpoint: /^\d+$/.test(which) ? Number(which) : which,
     temperature: Number($("temperature").value), seed: Number($("seed").value), start: start ? start.id : null,
   });
 }
 
-function hush() {
+function silence() {
   if (playing && playing.node) {
     const { node } = playing;
     node.port.onmessage = null;
@@ -169,73 +169,73 @@ function hush() {
   playing = null;
 }
 
-function end(words = "", wrong = false) {
-  hush();
-  take += 1; // what is still under way belongs to no take
-  tell({ type: "stop" });
-  if (sound) sound.context.suspend();
+function end(message = "", isError = false) {
+  silence();
+  stream += 1; // pieces that are still in transit belong to no stream
+  send({ type: "stop" });
+  if (audio) audio.context.suspend();
   $("play").setAttribute("aria-pressed", "false");
-  $("play-word").textContent = "Play";
+  $("play-label").textContent = "Play";
   for (const id of ["speed", "buffer", "heard"]) $(id).textContent = "–";
-  say(words, wrong);
+  showMessage(message, isError);
   showCurve();
 }
 
-async function told(message) {
+async function receiveMessage(message) {
   if (message.type === "refused") end(message.why, true);
-  if (message.take !== take || !playing) return;
+  if (message.stream !== stream || !playing) return;
   if (message.type === "ended") end(message.why, true);
   if (message.type === "status") {
     $("speed").textContent = message.speed.toFixed(message.speed < 10 ? 2 : 0);
     playing.slow = message.speed < 1 ? playing.slow + 1 : 0;
-    if (playing.slow > 2) say("This network takes longer here than its sound lasts, so it comes in pieces.");
-    else if (!playing.slow) sayWhat();
+    if (playing.slow > 2) showMessage("This machine samples the network slower than real time, so the sound has gaps.");
+    else if (!playing.slow) showPlaying();
   }
   if (message.type === "playing") {
     Object.assign(playing, { rate: message.rate, step: message.step });
     if (scroll.rate !== message.rate) scroll.clear();
     scroll.rate = message.rate;
-    if (message.rate !== sound.rate) await makeSound(message.rate);
-    listen();
-    sayWhat();
+    if (message.rate !== audio.rate) await openAudio(message.rate);
+    startNode();
+    showPlaying();
     showCurve();
   }
 }
 
-function listen() {
-  const node = new AudioWorkletNode(sound.context, "player", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: playing.rate } });
-  node.connect(sound.gain);
-  node.port.onmessage = ({ data }) => report(data);
+function startNode() {
+  const node = new AudioWorkletNode(audio.context, "player", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: playing.rate } });
+  node.connect(audio.gain);
+  node.port.onmessage = ({ data }) => onProgress(data);
   playing.node = node;
-  for (const { samples } of playing.ahead) node.port.postMessage(samples);
+  for (const { samples } of playing.pieces) node.port.postMessage(samples);
 }
 
-function came(data) {
+function receivePiece(data) {
   const head = new DataView(data);
-  if (head.getUint32(0, true) !== take || !playing) return;
+  if (head.getUint32(0, true) !== stream || !playing) return;
   const pcm = new Int16Array(data, 8);
   const samples = Float32Array.from(pcm, (value) => value / 32768);
-  playing.ahead.push({ pcm, samples, temperature: head.getFloat32(4, true), used: 0 });
+  playing.pieces.push({ pcm, samples, temperature: head.getFloat32(4, true), used: 0 });
   if (playing.node) playing.node.port.postMessage(samples);
 }
 
-/** The worklet says how far it is. */
-function report({ played, buffered, gaps }) {
-  const now = playing;
-  while (now.heard < played && now.ahead.length) {
-    const [piece] = now.ahead;
-    const count = Math.min(played - now.heard, piece.pcm.length - piece.used);
-    unseen.push(piece.samples.subarray(piece.used, piece.used + count));
-    keep(piece.pcm.subarray(piece.used, piece.used + count), now.rate);
+/** Handle a progress report of the worklet. */
+function onProgress({ played, buffered, gaps }) {
+  const current = playing;
+  while (current.played < played && current.pieces.length) {
+    const [piece] = current.pieces;
+    const count = Math.min(played - current.played, piece.pcm.length - piece.used);
+    undrawn.push(piece.samples.subarray(piece.used, piece.used + count));
+    keep(piece.pcm.subarray(piece.used, piece.used + count), current.rate);
     piece.used += count;
-    now.heard += count;
+    current.played += count;
     $("heard").textContent = piece.temperature.toFixed(2);
-    if (piece.used === piece.pcm.length) now.ahead.shift();
+    if (piece.used === piece.pcm.length) current.pieces.shift();
   }
-  tell({ type: "heard", take, samples: played });
-  $("buffer").textContent = (buffered / now.rate).toFixed(2);
+  send({ type: "played", stream, samples: played });
+  $("buffer").textContent = (buffered / current.rate).toFixed(2);
   $("gaps").textContent = gaps;
-  $("played").textContent = `${(played / now.rate).toFixed(1)} s`;
+  $("played").textContent = `${(played / current.rate).toFixed(1)} s`;
 }
 
 function keep(pcm, rate) {
@@ -249,30 +249,30 @@ function keep(pcm, rate) {
 let drawn = 0;
 function draw(now) {
   requestAnimationFrame(draw);
-  if (!unseen.length || now - drawn < Math.max(FRAME, CALM)) return;
+  if (!undrawn.length || now - drawn < Math.max(FRAME, REDUCED)) return;
   drawn = now;
-  const length = unseen.reduce((sum, one) => sum + one.length, 0);
+  const length = undrawn.reduce((sum, one) => sum + one.length, 0);
   const samples = new Float32Array(length);
-  unseen.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
-  unseen = [];
+  undrawn.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
+  undrawn = [];
   scroll.add(samples.subarray(Math.max(0, length - SHOWN * scroll.rate)));
-  $("top").textContent = `up to ${(scroll.rate / 2000).toFixed(1)} kHz, louder is brighter`;
+  $("top").textContent = `0 to ${(scroll.rate / 2000).toFixed(1)} kHz, louder is brighter`;
 }
 
 // Starting from a recording.
 
 async function upload(file) {
   const run = $("run").value;
-  if (file.size > LARGEST) throw new Error(`${file.name} has more than ${LARGEST / 1e6} MB: a part that ends in the same way will do.`);
-  $("drop-words").textContent = `Reading ${file.name} …`;
+  if (file.size > MAX_UPLOAD) throw new Error(`${file.name} has more than ${MAX_UPLOAD / 1e6} MB: use its last minute.`);
+  $("drop-text").textContent = `Reading ${file.name} …`;
   try {
-    const found = await ask(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+    const found = await request(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     start = { file, id: found.id, run };
-    $("drop-words").textContent = `The network reads the last ${found.seconds.toFixed(1)} seconds of ${file.name} first.`;
+    $("drop-text").textContent = `The network continues the last ${found.seconds.toFixed(1)} seconds of ${file.name}.`;
     $("forget").hidden = false;
   } catch (error) {
     forget();
-    throw error instanceof TypeError ? new Error(`${file.name} was not taken: it is too large, or the server has ended.`) : error;
+    throw error instanceof TypeError ? new Error(`${file.name} could not be uploaded: it is too large, or the server has stopped.`) : error;
   }
 }
 
@@ -280,17 +280,17 @@ function forget() {
   start = null;
   $("file").value = "";
   $("forget").hidden = true;
-  $("drop-words").textContent = "Drop one here, or choose it: the network reads its last two seconds and goes on from them.";
+  $("drop-text").textContent = "Drop a recording here, or choose one: the network continues its last two seconds.";
 }
 
-async function dropped(file) {
+async function addRecording(file) {
   if (!file || !runs.length) return;
   try {
     await upload(file);
     if (playing) play();
-    else say("Ready: play begins where the recording ends.");
+    else showMessage("Ready: the network will continue the recording.");
   } catch (error) {
-    say(error.message, true);
+    showMessage(error.message, true);
   }
 }
 
@@ -300,17 +300,17 @@ $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => {
   const value = Number($("temperature").value);
   $("temperature-value").textContent = value.toFixed(2);
-  if (playing) tell({ type: "temperature", value });
+  if (playing) send({ type: "temperature", value });
 };
 $("volume").oninput = () => {
   $("volume-value").textContent = `${$("volume").value} %`;
-  if (sound) sound.gain.gain.setTargetAtTime(loudness(), sound.context.currentTime, 0.02);
+  if (audio) audio.gain.gain.setTargetAtTime(volumeGain(), audio.context.currentTime, 0.02);
 };
 $("run").onchange = () => {
   if (playing) end();
-  say("");
+  showMessage("");
   fillCheckpoints();
-  look();
+  poll();
 };
 $("checkpoint").onchange = () => (playing ? play() : showCurve());
 $("seed").onchange = () => {
@@ -322,7 +322,7 @@ $("another").onclick = () => {
   $("seed").value = Math.floor(Math.random() * 1e6);
   if (playing) play();
 };
-$("file").onchange = () => dropped($("file").files[0]);
+$("file").onchange = () => addRecording($("file").files[0]);
 $("forget").onclick = () => {
   forget();
   $("file").focus();
@@ -339,12 +339,12 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over-it", kind === "dragover");
-    if (kind === "drop") dropped(event.dataTransfer.files[0]);
+    if (kind === "drop") addRecording(event.dataTransfer.files[0]);
   });
 }
 addEventListener("keydown", (event) => {
-  const writes = event.target.closest("button, select, summary, a, input:not([type=range])");
-  if (event.key === " " && !writes && !$("play").disabled) {
+  const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
+  if (event.key === " " && !usesSpace && !$("play").disabled) {
     event.preventDefault();
     $("play").click();
   }
@@ -357,6 +357,6 @@ addEventListener("resize", () => {
 $("oldest").textContent = `${SHOWN} seconds ago`;
 $("temperature").oninput();
 $("volume").oninput();
-look();
-setInterval(() => document.hidden || look(), LOOK);
+poll();
+setInterval(() => document.hidden || poll(), POLL);
 requestAnimationFrame(draw);

@@ -3,9 +3,9 @@ const { curves, themes, units } = JSON.parse(document.getElementById("data").tex
 const plot = document.getElementById("plot");
 const choices = document.getElementById("choices");
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const asText = (name) => name.replace(/[$&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly reads tags and formulas
+const escaped = (name) => name.replace(/[$&<>]/g, (c) => `&#${c.charCodeAt(0)};`); // Plotly interprets tags and formulas
 
-// The curves.
+// Curves.
 
 function draw() {
   const chosen = Object.fromEntries(new FormData(choices));
@@ -16,37 +16,37 @@ function draw() {
   const inBits = chosen.unit === "bits";
   const levels = (run) => (inBits ? run : run.loss);
   const validations = (run) => (inBits ? run.val.bits : run.val.loss);
-  const digits = inBits ? ".3f" : ".4g"; // a mean squared error is a small number
-  const reached = curves.flatMap((run) => [...levels(run).low, ...levels(run).high, ...validations(run), ...(levels(run).flac ? [levels(run).flac] : [])]);
-  const lowest = reached.reduce((a, b) => Math.min(a, b), Infinity);
-  const highest = reached.reduce((a, b) => Math.max(a, b), -Infinity);
-  const yscale = lowest > 0 ? chosen.yscale : "linear"; // the nats of a density may be negative
+  const digits = inBits ? ".3f" : ".4g"; // mean squared errors are small
+  const values = curves.flatMap((run) => [...levels(run).low, ...levels(run).high, ...validations(run), ...(levels(run).flac ? [levels(run).flac] : [])]);
+  const lowest = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const yscale = lowest > 0 ? chosen.yscale : "linear"; // nats of a density may be negative
   choices.querySelector("input[name=yscale][value=log]").disabled = lowest <= 0;
   choices.querySelector(`input[name=yscale][value=${yscale}]`).checked = true;
-  const along = (points) => (chosen.x === "time" ? points.time.map((s) => s / divisor) : points.iteration);
+  const xOf = (points) => (chosen.x === "time" ? points.time.map((s) => s / divisor) : points.iteration);
   const longest = Math.max(...curves.map((run) => run.time[run.time.length - 1]));
-  const [divisor, word] = longest > 5400 ? [3600, "hours"] : longest > 90 ? [60, "minutes"] : [1, "seconds"];
+  const [divisor, timeUnit] = longest > 5400 ? [3600, "hours"] : longest > 90 ? [60, "minutes"] : [1, "seconds"];
   const traces = [];
   curves.forEach((run, number) => {
     const stroke = palette[number % palette.length];
-    const x = along(run);
-    const raw = run.low.every((value, at) => value === run.high[at]); // no band, but each iteration
-    const line = { width: raw ? 0.6 : 0, color: stroke + "80" };
+    const x = xOf(run);
+    const isUnreduced = run.low.every((value, at) => value === run.high[at]); // every iteration is a point of its own
+    const line = { width: isUnreduced ? 0.6 : 0, color: stroke + "80" };
     const band = { x, mode: "lines", line, hoverinfo: "skip", showlegend: false, legendgroup: run.name };
     traces.push({ ...band, y: levels(run).low });
     traces.push({ ...band, y: levels(run).high, fill: "tonexty", fillcolor: stroke + "40" });
     traces.push({
-      x, y: levels(run).mean, name: asText(run.name), legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
+      x, y: levels(run).mean, name: escaped(run.name), legendgroup: run.name, mode: "lines", line: { color: stroke, width: 1.6 },
       hovertemplate: `%{y:${digits}} training`,
     });
     traces.push({
-      x: along(run.val), y: validations(run), name: asText(run.name), legendgroup: run.name, showlegend: false,
+      x: xOf(run.val), y: validations(run), name: escaped(run.name), legendgroup: run.name, showlegend: false,
       mode: "lines+markers", line: { color: stroke, width: 1.4, dash: "dash" },
       marker: { size: 7, line: { color: color("--card"), width: 1.5 } }, hovertemplate: `%{y:${digits}} validation`,
     });
   });
-  const alike = new Set(curves.map((run) => run.bits_unit)).size === 1; // FLAC of bytes is no measure of 16-bit samples
-  const flac = [...new Set(curves.map((run) => levels(run).flac).filter((level) => alike && level).map((level) => level.toFixed(2)))];
+  const haveOneUnit = new Set(curves.map((run) => run.bits_unit)).size === 1; // FLAC of bytes does not compare with 16-bit samples
+  const flac = [...new Set(curves.map((run) => levels(run).flac).filter((level) => haveOneUnit && level).map((level) => level.toFixed(2)))];
   const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, tickcolor: color("--line") };
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
@@ -56,12 +56,12 @@ function draw() {
     hovermode: "x unified", hoverlabel: { bgcolor: color("--card"), bordercolor: color("--line"), font: { color: color("--ink") } },
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
     xaxis: {
-      ...axis, type: chosen.xscale, title: { text: chosen.x === "time" ? word + " trained" : "iteration" },
+      ...axis, type: chosen.xscale, title: { text: chosen.x === "time" ? `training time, ${timeUnit}` : "iteration" },
       tickformat: chosen.x === "time" ? "" : ",", ...(chosen.xscale === "log" ? { dtick: 1 } : {}),
     },
     yaxis: {
       ...axis, type: yscale, title: narrow ? undefined : { text: `loss, ${inBits ? units.bits : units.loss}` },
-      ...(yscale === "log" && inBits && lowest > 0.4 ? { tickmode: "array", tickvals: highest < 3 * lowest ? evenly(lowest, highest) : [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
+      ...(yscale === "log" && inBits && lowest > 0.4 ? { tickmode: "array", tickvals: highest < 3 * lowest ? evenTicks(lowest, highest) : [0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20] } : {}),
     },
     shapes: flac.map((level) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: Number(level), y1: Number(level), line: { color: color("--ink"), dash: "dot", width: 1.2 },
@@ -73,13 +73,13 @@ function draw() {
   };
   const config = {
     responsive: true, displaylogo: false, displayModeBar: !narrow, scrollZoom: false,
-    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // of the others one shares the data with a server
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // leaves out the button that uploads the data
   };
   return Plotly.react(plot, traces, layout, config);
 }
 
-/** Round values at equal distances from below one number to above another. */
-function evenly(low, high) {
+/** Return equally spaced round values that span two numbers. */
+function evenTicks(low, high) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => (high - low) / one < 8) || 10;
   const first = Math.floor(low / step);
   return Array.from({ length: Math.ceil(high / step) - first + 1 }, (_, n) => Number(((first + n) * step).toFixed(1)));
@@ -101,7 +101,7 @@ choices.addEventListener("click", (event) => {
 dark.addEventListener("change", draw);
 addEventListener("beforeprint", draw);
 
-// The sounds.
+// Sounds.
 
 const players = [...document.querySelectorAll("audio")];
 const volume = document.getElementById("volume");
@@ -113,11 +113,11 @@ function setVolume() {
   for (const player of players) player.volume = Number(volume.value);
 }
 
-function follow(player) {
-  const place = player.closest(".sound").querySelector(".place");
-  place.hidden = !player.currentTime;
-  place.style.left = `${(100 * player.currentTime) / (player.duration || 1)}%`;
-  if (!player.paused) requestAnimationFrame(() => follow(player));
+function showPosition(player) {
+  const marker = player.closest(".sound").querySelector(".position");
+  marker.hidden = !player.currentTime;
+  marker.style.left = `${(100 * player.currentTime) / (player.duration || 1)}%`;
+  if (!player.paused) requestAnimationFrame(() => showPosition(player));
 }
 
 function setOrder(playing) {
@@ -137,10 +137,10 @@ for (const player of players) {
     for (const other of players) if (other !== player) other.pause();
     card.classList.add("playing");
     now.textContent = player.getAttribute("aria-label");
-    follow(player);
+    showPosition(player);
   });
   player.addEventListener("pause", () => card.classList.remove("playing"));
-  player.addEventListener("seeked", () => follow(player));
+  player.addEventListener("seeked", () => showPosition(player));
   player.addEventListener("ended", () => {
     const next = players[players.indexOf(player) + 1];
     if (inOrder && next) start(next);

@@ -1,0 +1,189 @@
+"""Thread that samples a network for one listener, a moment ahead of what they have heard."""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.errors import InputError
+from bytecodec.pcm import decode_mulaw
+
+LEAD = 0.3  # seconds of sound sent ahead of playback; a new temperature is heard after so long
+PIECE_TIME = 0.03  # seconds of computation per piece
+PIECE_LENGTH = 0.05  # seconds of sound per piece at most, well below LEAD; each piece has a fixed cost
+MIN_PIECE, MAX_PIECE = 16, 4096  # symbols
+LISTENER_TIMEOUT = 10.0  # seconds without progress of playback
+STATUS_INTERVAL = 0.5  # seconds
+PRIME_BLOCK = 1024  # symbols; between blocks the sampler can be stopped
+HEADER = struct.Struct("<If")  # of a piece: stream number and temperature; int16 samples follow
+
+
+@dataclass(frozen=True)
+class PlayRequest:
+    """What to play.
+
+    Attributes
+    ----------
+    stream
+        Number that the listener gave to this stream; each piece carries it.
+    prime
+        Bytes to prime the network with, at the rate and in the encoding of ``prime_format``.
+    """
+
+    stream: int
+    checkpoint: Path
+    temperature: float
+    seed: int
+    prime: bytes = b""
+    prime_format: tuple[int, str] = (0, "")
+
+
+class Sampler(threading.Thread):
+    """Thread that samples a stream until it is stopped.
+
+    Parameters
+    ----------
+    send
+        Sends a message or a piece to the listener and returns when it was sent; raises ConnectionError if it cannot.
+    threads
+        Threads of the engine; 0 for one per core.
+    """
+
+    def __init__(self, request: PlayRequest, send: Callable[[dict[str, Any] | bytes], None], threads: int = 0) -> None:
+        super().__init__(name="sampler", daemon=True)
+        self.request = request
+        self._send, self._threads = send, threads
+        self._temperature = request.temperature
+        self._sent = self._played = 0  # samples
+        self._needed = 0  # samples to be played before the next piece is sent
+        self._symbol_time = 0.0  # seconds per symbol, recent mean
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    def change_temperature(self, value: float) -> None:
+        """Set the temperature of the following pieces."""
+        self._temperature = value
+
+    def receive(self, samples: int) -> None:
+        """Note how many samples of the stream have been played; a number above those sent is reduced to it."""
+        with self._changed:
+            self._played = max(self._played, min(samples, self._sent))
+            if self._played >= self._needed:
+                self._changed.notify()
+
+    def stop(self) -> None:
+        """Make the thread end soon."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Load the network and play it; report the reason if playing ends with an error."""
+        try:
+            self._play()
+        except InputError as error:
+            self._report_end(str(error))
+        except MemoryError:
+            self._report_end("There is not enough memory for this network.")
+        except ConnectionError:
+            return
+        except BaseException:
+            self._report_end("Sampling failed; charrnn-listen has printed the error.")
+            raise
+
+    def _report_end(self, why: str) -> None:
+        try:
+            self._send({"type": "ended", "stream": self.request.stream, "why": why})
+        except ConnectionError:
+            return
+
+    def _play(self) -> None:
+        from charrnn.engines import engine
+        from charrnn.sampling.generate import prime, uniforms
+        from charrnn.storage.checkpoint_format import load
+
+        request = self.request
+        checkpoint = load(request.checkpoint)
+        rate, encoding = checkpoint.rate, checkpoint.encoding or "linear"
+        if rate is None or checkpoint.vocab.alphabet is None:
+            raise InputError(f"{request.checkpoint.name} was trained on text; sample it with charrnn-sample.")
+        if request.prime and request.prime_format != (rate, encoding):
+            raise InputError("The recording to start from was read for another network: drop it again.")
+        network = engine(checkpoint, "auto", 1, threads=self._threads)
+        ids = np.frombuffer(request.prime, np.uint8).astype(np.int64)
+        for first in range(0, len(ids), PRIME_BLOCK):
+            prime(network, ids[first : first + PRIME_BLOCK])
+            if self._stopped:
+                return
+        self._send({"type": "playing", "stream": request.stream, "rate": rate, "step": checkpoint.step})
+        table, position, reported = sample_values(encoding), 0, 0.0
+        while self._wait_for_room(count := self._piece_size(rate), rate):
+            temperature, began = self._temperature, time.perf_counter()
+            drawn = network.run(uniforms(request.seed, 0, position, count)[:, None], temperature)[0]
+            if position:  # the first piece is slower than the rest, because threads and caches are cold
+                self._measure((time.perf_counter() - began) / count)
+            position += count
+            self._send_piece(table[drawn], temperature)
+            if self._symbol_time and time.monotonic() - reported > STATUS_INTERVAL:
+                reported = time.monotonic()
+                speed = 1 / (self._symbol_time * rate)
+                self._send({"type": "status", "stream": request.stream, "speed": speed})
+
+    def _piece_size(self, rate: int) -> int:
+        """Return the symbols of the next piece; slow networks send small pieces, so that each is heard soon."""
+        longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
+        return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
+
+    def _measure(self, seconds: float) -> None:
+        self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
+
+    def _send_piece(self, samples: NDArray[np.int16], temperature: float) -> None:
+        with self._changed:  # counted before they are sent, because they may be played before `_send` returns
+            self._sent += len(samples)
+        self._send(HEADER.pack(self.request.stream, temperature) + samples.tobytes())
+
+    def _wait_for_room(self, count: int, rate: int) -> bool:
+        """Wait until less than `LEAD` seconds are ahead of playback; return False if the sampler was stopped."""
+        with self._changed:
+            played, since = self._played, time.monotonic()
+            self._needed = math.ceil(self._sent + count - LEAD * rate)
+            while not self._stopped and self._played < self._needed:
+                self._changed.wait(timeout=1)
+                if self._played > played:
+                    played, since = self._played, time.monotonic()
+                if time.monotonic() - since > LISTENER_TIMEOUT:
+                    raise InputError(f"Nothing was played for {LISTENER_TIMEOUT:.0f} seconds, so sampling has stopped.")
+            return not self._stopped
+
+
+def sample_values(encoding: str) -> NDArray[np.int16]:
+    """Return the 16-bit sample of each byte: (256,), little-endian."""
+    codes = np.arange(256, dtype=np.uint8)
+    linear = (codes.astype(np.int16) - 128) * 256
+    return np.asarray(decode_mulaw(codes) if encoding == "mulaw" else linear, dtype="<i2")
+
+
+class SessionLimiter:
+    """Limit on the number of samplers that run at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._samplers: set[Sampler] = set()
+
+    def start(self, sampler: Sampler) -> bool:
+        """Start a sampler and return True, or return False if as many as allowed are running."""
+        self._samplers = {one for one in self._samplers if one.is_alive()}
+        if len(self._samplers) >= self.count:
+            return False
+        sampler.start()
+        self._samplers.add(sampler)
+        return True

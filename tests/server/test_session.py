@@ -1,0 +1,176 @@
+"""Sessions of the listening page: what a listener receives, and which messages are rejected."""
+
+import contextlib
+import json
+import socket
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+from hypothesis import event, given
+from hypothesis import strategies as st
+from listening import PLAY, Served, read_until, receive, sampled, samplers, send, wait_for
+from websockets.exceptions import ConnectionClosed
+
+from bytecodec import decode_mulaw
+from charrnn.server import messages, sampler, session
+from charrnn.storage.run_dir import Run
+
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+
+
+HANDSHAKE = (
+    b"GET /api/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def served(trained_run):
+    with Served([Run(trained_run)], listeners=2) as one:
+        yield one
+
+
+def test_a_listener_receives_what_charrnn_sample_draws_with_that_seed(served, trained):
+    with served.socket_to() as connection:
+        send(connection)
+        playing = read_until(connection, "playing")
+        received, _ = receive(connection, 6000)
+    assert playing == {"type": "playing", "stream": 1, "rate": 11025, "step": 400}
+    np.testing.assert_array_equal(received, sampled(trained, 7, len(received)))
+
+
+def test_sound_is_sent_only_a_moment_ahead_of_playback(served):
+    with served.socket_to() as connection:
+        send(connection)
+        read_until(connection, "playing")
+        time.sleep(1.5)
+        received = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                received.append(connection.recv(timeout=0.5))
+    sent = sum((len(one) - sampler.HEADER.size) // 2 for one in received if isinstance(one, bytes))
+    assert 0.8 * sampler.LEAD * 11025 < sent <= sampler.LEAD * 11025
+
+
+def test_temperature_and_checkpoint_change_while_playing(served):
+    with served.socket_to() as connection:
+        send(connection)
+        before = len(receive(connection, 3000)[0])
+        send(connection, type="temperature", value=0.25)
+        assert receive(connection, 9000, before=before)[1][-1] == 0.25
+        send(connection, type="stop")
+        send(connection, stream=2, checkpoint=200)
+        assert read_until(connection, "playing")["step"] == 200
+        receive(connection, 1000, stream=2)
+
+
+def test_a_listener_who_disconnects_leaves_no_sampler(served):
+    with served.socket_to() as connection:
+        send(connection)
+        read_until(connection, "playing")
+        assert samplers() == 1
+    wait_for(lambda: not samplers())
+
+
+def test_a_listener_who_does_not_play_leaves_no_sampler(served, monkeypatch):
+    monkeypatch.setattr(sampler, "LISTENER_TIMEOUT", 0.5)
+    with served.socket_to() as connection:
+        send(connection)
+        assert "Nothing was played" in read_until(connection, "ended")["why"]
+        wait_for(lambda: not samplers())
+
+
+def test_a_listener_who_does_not_read_leaves_no_sampler(served, monkeypatch):
+    monkeypatch.setattr(sampler, "LEAD", 1e6)
+    monkeypatch.setattr(session, "SEND_TIMEOUT", 0.5)
+    text = json.dumps(PLAY).encode()
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        one.connect(("127.0.0.1", served.port))
+        one.sendall(HANDSHAKE)
+        one.recv(10)
+        one.sendall(b"\x81" + bytes([0x80 | 126, 0, len(text)]) + bytes(4) + text)  # a frame with a mask of zeros
+        wait_for(samplers)
+        wait_for(lambda: not samplers())
+
+
+def test_at_most_as_many_play_as_allowed_and_a_place_is_free_after_a_stop(served):
+    with served.socket_to() as first, served.socket_to() as second, served.socket_to() as third:
+        for connection in (first, second):
+            send(connection)
+            read_until(connection, "playing")
+        send(third)
+        assert "At most 2" in read_until(third, "ended")["why"]
+        send(first, type="stop")
+        wait_for(lambda: samplers() == 1)
+        time.sleep(0.1)
+        send(third)
+        read_until(third, "playing")
+
+
+def test_a_connection_without_messages_is_closed(served, monkeypatch):
+    monkeypatch.setattr(session, "IDLE_TIMEOUT", 0.3)
+    with served.socket_to() as connection, pytest.raises(ConnectionClosed):
+        connection.recv(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("[" * 4000, "not JSON"),
+        ('{"type": ["play"]}', "play, temperature, played, stop"),
+        (b"abc", "binary"),
+        (json.dumps({**PLAY, "run": "../.."}), 'run is "../.."'),
+        ('{"type": "temperature", "value": NaN}', "value is NaN"),
+        (f'{{"type": "temperature", "value": 1{400 * "0"}}}', f"value is 1{39 * '0'}."),
+        ('{"type": "played", "stream": 1}', "samples is null"),
+    ],
+)
+def test_a_malformed_message_is_refused_and_ends_the_connection(served, message, why, capfd):
+    with served.socket_to() as connection:
+        connection.send(message)
+        assert why in read_until(connection, "refused")["why"]
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=10)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_message_of_a_megabyte_ends_the_connection_without_a_traceback(served, capfd):
+    with served.socket_to() as connection:
+        with contextlib.suppress(ConnectionClosed):
+            connection.send("x" * 1_000_000)
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=10)
+    assert capfd.readouterr().err == ""
+
+
+@given(
+    st.sampled_from(sorted(messages.FIELDS)),
+    st.dictionaries(
+        st.sampled_from(["stream", "run", "checkpoint", "temperature", "seed", "start", "value", "samples"]), JSON
+    ),
+)
+def test_a_parsed_message_has_every_field_or_is_rejected(kind, fields):
+    text = json.dumps({"type": kind, **fields})
+    try:
+        found = messages.parse({"type": "websocket.receive", "text": text})
+    except messages.MalformedError:
+        event("rejected")
+    else:
+        assert found.keys() == {"type", *messages.FIELDS[kind]}
+
+
+def test_a_start_may_be_left_out(served):
+    with served.socket_to() as connection:
+        connection.send(json.dumps({name: value for name, value in PLAY.items() if name != "start"}))
+        read_until(connection, "playing")
+
+
+def test_samples_are_decoded_by_the_networks_encoding():
+    np.testing.assert_array_equal(sampler.sample_values("mulaw"), decode_mulaw(np.arange(256, dtype=np.uint8)))
+    assert sampler.sample_values("linear")[[0, 128, 255]].tolist() == [-32768, 0, 32512]
