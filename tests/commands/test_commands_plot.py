@@ -203,7 +203,7 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(builtins, "__import__", without)
     assert charrnn_plot(["a.csv"]) == 1
     assert capsys.readouterr().err == (
-        "charrnn-plot: matplotlib is not installed, which this takes: pip install 'charrnn-sound[plots]' brings it.\n"
+        "charrnn-plot: matplotlib is not installed: install it with pip install 'charrnn-sound[plots]'.\n"
     )
 
 
