@@ -63,15 +63,6 @@ def test_a_saved_state_resumes_as_if_it_had_not_been_interrupted(cut):
     assert whole == first + sample_text("sound", "--length", f"{600 - cut}", "--state-in", "s")
 
 
-def test_a_saved_state_of_several_streams_resumes():
-    flags = ["sound", "--streams", "3", "--seed", "4", "-q"]
-    charrnn_sample([*flags, "--length", "500", "-o", "whole"])
-    charrnn_sample([*flags, "--length", "200", "-o", "a", "--state-out", "s"])
-    charrnn_sample(["sound", "--length", "300", "--streams", "3", "--state-in", "s", "-q", "-o", "b"])
-    for k in ("001.wav", "002.wav", "003.wav"):
-        np.testing.assert_array_equal(int16(f"whole/{k}"), np.concatenate([int16(f"a/{k}"), int16(f"b/{k}")]))
-
-
 # Interruptions
 
 

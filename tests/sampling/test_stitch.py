@@ -39,11 +39,6 @@ def test_carried_segments_are_one_long_sample_however_it_is_cut(tiny_model, segm
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), long)
 
 
-def test_segments_are_numbered_in_order(tiny_model):
-    numbers = [number for number, _ in stitch(EagerEngine(tiny_model), 4, 6, chunk=4)]
-    assert numbers == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
 def test_with_carry_the_start_is_read_once(tiny_model):
     parts = segments_of(primed(tiny_model, START), 3, 10, seed=4, start=START)
     np.testing.assert_array_equal(
@@ -60,9 +55,3 @@ def test_after_a_reset_the_start_is_read_again_and_the_positions_continue(tiny_m
         carried = segments_of(primed(tiny_model, start), 3, 10, seed=4, start=start, position=5)
         np.testing.assert_array_equal(parts[0], carried[0])
         assert any((a != b).any() for a, b in zip(parts[1:], carried[1:], strict=True))
-
-
-def test_a_segment_without_a_length_does_not_end(tiny_model):
-    endless = stitch(EagerEngine(tiny_model), 1, None, seed=4, chunk=8)
-    some = joined([ids for _, (number, ids) in zip(range(5), endless, strict=False) if number == 0])
-    np.testing.assert_array_equal(some, joined(generate(EagerEngine(tiny_model), 40, seed=4)))
