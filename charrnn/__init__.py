@@ -13,7 +13,7 @@ from bytecodec import __version__
 _HOME = {
     "load": ("charrnn.storage.checkpoint", "load_model"),
     "engine": ("charrnn.engines", "engine"),
-    "measure_seams": ("charrnn.sampling.stitch", "measure_seams"),
+    "measure_seams": ("charrnn.sampling.seams", "measure_seams"),
     "CharRNN": ("charrnn.models.char_rnn", "CharRNN"),
     "ModelConfig": ("charrnn.models.config", "ModelConfig"),
     "Vocab": ("charrnn.data.vocab", "Vocab"),

@@ -14,7 +14,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.engines.eager import EagerEngine
 from charrnn.frames import audio_metrics
 from charrnn.frames import model as frame_model
-from charrnn.frames.generate import Take
+from charrnn.frames.generate import FrameStream
 from charrnn.sampling.generate import generate, prime
 from charrnn.sampling.stitch import stitch
 from charrnn.storage import checkpoint
@@ -155,14 +155,14 @@ def test_takes_of_a_frame_predictor_refuse_wrong_arguments(predictor):
         "temperature": NOT_TEMPERATURES,
         "join": ("glue", None),
     }
-    each_refused(Take, {"model": predictor}, wrong)
+    each_refused(FrameStream, {"model": predictor}, wrong)
     for most in (0, -1, 1.5, None):
-        refused(Take(predictor).read, most)
+        refused(FrameStream(predictor).read, most)
 
 
 def test_a_take_does_not_keep_the_window_that_it_was_given(predictor):
     window = torch.full((20,), 0.25)
-    take, other = Take(predictor, window), Take(predictor, window.clone())
+    take, other = FrameStream(predictor, window), FrameStream(predictor, window.clone())
     window.zero_()
     np.testing.assert_array_equal(take.read(10), other.read(10))
 

@@ -39,7 +39,7 @@ def main() -> None:
     samples = np.rint(8000 * np.sin(np.arange(400) / 5)).astype(np.int16)
     predictor = frame_model.build(frame_model.FrameConfig(4, 1, taps=3, spacing=8, loss="gaussian"), 1, samples).eval()
     checkpoint.save(folder / "frames.safetensors", frame_model.FrameCheckpoint(predictor, 12, 1.5, 16000, 0.1, 0.2))
-    expected["frames"] = frame_generate.Take(predictor).read(8).tolist()
+    expected["frames"] = frame_generate.FrameStream(predictor).read(8).tolist()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""charrnn-convert: networks from one program's files to another's."""
+"""charrnn-convert: convert networks of torch-rnn to checkpoints, and checkpoints to ONNX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bytecodec.console import Parser, command, log, print_path, wrong_command_li
 from bytecodec.errors import InputError
 from bytecodec.files import refuse_same_file
 from charrnn import runtime
-from charrnn.commands.flags import given, path, whole
+from charrnn.commands import flags
+from charrnn.commands.flags import path
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ charrnn-convert runs/voice-001 voice.onnx
 
 
 def parser() -> Parser:
-    """The command line of charrnn-convert."""
+    """Return the parser of charrnn-convert."""
     p = Parser(
         "charrnn-convert",
         "Convert a network that torch-rnn trained (.t7) to a checkpoint (.safetensors), for charrnn-sample and "
@@ -38,69 +39,61 @@ def parser() -> Parser:
         "input", type=path, metavar="IN", help=".t7 checkpoint of torch-rnn, or a checkpoint or run to convert to .onnx"
     )
     p.add_argument("output", type=path, metavar="OUT", help=".safetensors or .onnx file to write")
-    p.add_argument(
-        "--checkpoint", default="newest", metavar="WHICH", help="checkpoint of a run: newest, best or an iteration"
-    )
+    flags.add_checkpoint(p)
     p.add_argument(
         "--vocab",
         type=path,
         metavar="FILE",
         help=".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)",
     )
-    p.add_argument(
-        "--rate",
-        type=whole(1000, 768000),
-        default=11025,
-        metavar="HZ",
-        help="sampling rate in Hz of the sound that it was trained on",
-    )
-    p.add_argument("--mulaw", action="store_true", help="mark its bytes as G.711 mu-law instead of linear")
+    flags.add_rate(p, "sampling rate in Hz of the sound that a .t7 was trained on")
+    p.add_argument("--mulaw", action="store_true", help="mark the bytes of a .t7 as G.711 mu-law instead of linear")
     return p
 
 
 @command
 def charrnn_convert(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-convert; returns the exit code."""
+    """Run charrnn-convert; return the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    named = given(p, argv)
+    named = flags.given(p, argv)
     kinds = tuple(Path(name).suffix.lower() for name in (args.input, args.output))
     convert: Callable[[Namespace, set[str]], Checkpoint]
     if kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-":
         if named & {"vocab", "rate", "mulaw"}:
-            wrong_command_line(p, "--vocab, --rate and --mulaw are for a .t7: a checkpoint holds them.")
+            wrong_command_line(p, "--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
         convert = _to_onnx
     elif kinds == (".t7", ".safetensors"):
         if "checkpoint" in named:
-            wrong_command_line(p, "--checkpoint chooses one of a run: leave it out with a .t7.")
+            wrong_command_line(p, "--checkpoint is for a run: leave it out with a .t7.")
         convert = _from_torch_rnn
     else:
         wrong_command_line(
             p,
-            f"{args.input} to {args.output}: IN has to end in .t7, and OUT in .safetensors; "
-            "or IN is a checkpoint or a run, and OUT ends in .onnx.",
+            f"{args.input} to {args.output}: IN must end in .t7 and OUT in .safetensors, "
+            "or IN must be a checkpoint or a run and OUT end in .onnx.",
         )
     refuse_same_file(args.input, args.output)
     runtime.before_torch()
-    _say_what_it_is(convert(args, named), args)
+    log(_summary(convert(args, named)), args.quiet)
     print_path(Path(args.output))
     return 0
 
 
 def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
-    """Write what torch-rnn trained as a checkpoint."""
+    """Convert a network of torch-rnn to a checkpoint."""
     from charrnn.storage import torch_rnn
     from charrnn.storage.checkpoint import save
 
     checkpoint = torch_rnn.load(args.input, args.vocab, args.rate, args.mulaw)
     if checkpoint.rate is None and named & {"rate", "mulaw"}:
-        raise InputError(f"{args.input} was trained on text, which --rate and --mulaw say nothing of: leave them out.")
+        raise InputError(f"{args.input} was trained on text: leave --rate and --mulaw out.")
     save(args.output, checkpoint)
     return checkpoint
 
 
 def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
-    """Write the step of a checkpoint's network."""
+    """Convert one step of a checkpoint's network to ONNX."""
     from charrnn.storage import onnx_export
     from charrnn.storage.checkpoint_format import kind_of
 
@@ -116,13 +109,13 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
     return checkpoint
 
 
-def _say_what_it_is(checkpoint: Checkpoint, args: Namespace) -> None:
+def _summary(checkpoint: Checkpoint) -> str:
+    """Return the layers, vocabulary and sound of a network."""
     config = checkpoint.model.config
     sound = f" at {checkpoint.rate} Hz, {checkpoint.encoding}" if checkpoint.rate else ""
-    log(
+    return (
         f"{config.cell}, {config.layers} layer{'s' * (config.layers > 1)} of {config.rnn_size}, embeddings of "
-        f"{config.wordvec_size}, after {checkpoint.step:,} iterations; {checkpoint.vocab.describe()}{sound}.",
-        args.quiet,
+        f"{config.wordvec_size}, after {checkpoint.step:,} iterations; {checkpoint.vocab.describe()}{sound}."
     )
 
 

@@ -7,57 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from bytecodec.errors import InputError
-from bytecodec.formats import STANDARD_INPUT
-from charrnn.commands.eval import Task, file_fractions, fractions, named, not_as_written, own_run
+from charrnn.commands.eval_task import EvaluationTask, choose_data
 from charrnn.commands.flags import options_of
 from charrnn.data import baselines
-from charrnn.frames import data as frame_data
-from charrnn.frames import model as frame_model
-from charrnn.frames.data import Recordings
-from charrnn.frames.model import FrameCheckpoint
-from charrnn.storage import run_dir
-from charrnn.storage.run_dir import is_frames
+from charrnn.frames.data import Recordings, open_recordings, prepare
+from charrnn.frames.model import load
+from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.run_kind import FRAME_BITS, FRAME_LOSSES
 
 
-def frame_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: Path) -> Task:
-    """Return the evaluation of a frame predictor on its run's data, or on a recording at its rate."""
-    checkpoint = frame_model.load(file)
-    model, max_lag = checkpoint.model, checkpoint.model.config.context.max_lag
-    if args.file:
+def frame_task(args: Namespace, file: Path, run: Run | None, folder: Path) -> EvaluationTask:
+    """Return the evaluation of a frame predictor on its run's data, or on a recording."""
+    checkpoint = load(file)
+    model = checkpoint.model
+    context = model.config.context
+
+    def read_file() -> Recordings:
         if args.table or args.encoding != "utf-8":
             flag = "--table" if args.table else "--encoding"
             raise InputError(f"{file} is a frame predictor, which is evaluated on recordings: {flag} is for texts.")
-        name = STANDARD_INPUT if args.file == "-" else args.file
-        recordings = frame_data.prepare(
-            [args.file], folder / "corpus.bin", options_of(checkpoint, args), args.quiet, args.skip_unreadable
-        )
-        val_frac, test_frac = file_fractions(run)
-    else:
-        name, recordings, (val_frac, test_frac) = _run_data(args, checkpoint, run)
-    parts = {**recordings.split(val_frac, test_frac, max_lag), "all": recordings.ids}
+        options, path = options_of(checkpoint, args), folder / "corpus.bin"
+        return prepare([args.file], path, options, args.quiet, args.skip_unreadable)
 
-    def of_others(part: str, bar: Any) -> dict[str, float]:
-        samples = parts[part][max_lag:]
+    def open_run(path: Path, config: dict[str, Any]) -> Recordings:
+        if not is_frames(config) or config["rate"] != checkpoint.rate:
+            raise ValueError("the checkpoint is of another run")
+        return open_recordings(path, tuple(config["inputs"]))
+
+    name, recordings, fractions = choose_data(args, run, read_file, open_run)
+    parts = {**recordings.split(*fractions, context.max_lag), "all": recordings.ids}
+
+    def measure(part: str, bar: Any) -> dict[str, float]:
+        samples = parts[part][context.max_lag :]
         bar.reset(min(len(samples), baselines.MOST_SYMBOLS))
         return baselines.measure_frame_baselines(samples, checkpoint.rate, bar.update)
 
     units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
-    return Task(checkpoint, name, parts, model.config.context, "samples", *units, model.bits, of_others)
-
-
-def _run_data(
-    args: Namespace, checkpoint: FrameCheckpoint, run: run_dir.Run | None
-) -> tuple[str, Recordings, tuple[float, float]]:
-    """Return the data of the network's run."""
-    run = own_run(args, run)
-    config = run.config()
-    try:
-        if not is_frames(config) or config["rate"] != checkpoint.rate:
-            raise ValueError("the checkpoint is of another run")
-        recordings = frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
-        if len(recordings.ids) != config["symbols"]:
-            raise ValueError(f"it counts {config['symbols']!r} samples, and there are {len(recordings.ids)}")
-        return named(recordings.names), recordings, fractions(config)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise not_as_written(run, error) from None
+    return EvaluationTask(checkpoint, name, parts, context, "samples", context.max_lag, *units, model.bits, measure)

@@ -1,4 +1,4 @@
-"""Kinds of values that flags take; a wrong one exits with 2 and says what would be right."""
+"""Types of the values of flags, and flags that several commands have."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bytecodec.arguments import HIGHEST_RATE, LOWEST_RATE
 from bytecodec.channels import parse_channel
 from bytecodec.errors import InputError
+from charrnn import runtime
 from charrnn.data.recordings import SoundOptions
 
-LONGEST_SHOWN = 40  # characters of a wrong value in a message
+MAX_SHOWN = 40  # characters of a wrong value in a message
+MAX_WHOLE = 2**63 - 1
 
 
-def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
-    """A whole number in [least, most]."""
+def whole(least: int, most: int = MAX_WHOLE) -> Callable[[str], int]:
+    """Return a parser of whole numbers in [least, most]."""
 
     def parse(text: str) -> int:
         try:
@@ -35,7 +38,7 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
 
 
 def number(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
-    """A finite number in [least, most], or in (least, most] if ``above``."""
+    """Return a parser of finite numbers in [least, most], or in (least, most] if ``above``."""
     limits = f"{'more than' if above else 'at least'} {least:g} and finite"
     if most != float("inf"):
         limits += f", and at most {most:g}"
@@ -53,7 +56,7 @@ def number(least: float, most: float = float("inf"), above: bool = False) -> Cal
 
 
 def number_or(word: str, least: float) -> Callable[[str], float | str]:
-    """A finite number of at least ``least``, or a word."""
+    """Return a parser of finite numbers of at least ``least``, or a word."""
 
     def parse(text: str) -> float | str:
         if text == word:
@@ -71,7 +74,7 @@ def encoding(text: str) -> str:
     try:
         codecs.getincrementaldecoder(text)().decode(b"", True)
         name = codecs.lookup(text).name
-        "".encode(name)  # fails for codecs of other things than text, such as base64
+        "".encode(name)  # fails for codecs that are not of text, such as base64
     except (LookupError, UnicodeError):
         raise ArgumentTypeError(
             f"{text!r} is not the name of a text encoding, such as utf-8, latin-1 or utf-16"
@@ -80,7 +83,7 @@ def encoding(text: str) -> str:
 
 
 def numbers(least: float) -> Callable[[str], list[float]]:
-    """Numbers of at least ``least``, with commas between them."""
+    """Return a parser of lists of numbers of at least ``least``, separated by commas."""
 
     def parse(text: str) -> list[float]:
         return [number(least)(part) for part in text.split(",")]
@@ -89,40 +92,29 @@ def numbers(least: float) -> Callable[[str], list[float]]:
 
 
 def _range(least: int, most: int) -> str:
-    return f"it must be {least} or more" if most == 2**63 - 1 else f"it must be from {least} to {most}"
+    return f"it must be {least} or more" if most == MAX_WHOLE else f"it must be from {least} to {most}"
 
 
 def _shown(text: str) -> str:
     """Return a value as messages show it, cut if it is long."""
-    return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
+    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
 def path(text: str) -> str:
-    """The name of a file or folder. An empty one, as a script's unset variable gives, is not taken for no flag."""
+    """Return the name of a file or folder, and reject an empty one, which a script's unset variable gives."""
     if not text:
         raise ArgumentTypeError("it is empty: name a file or folder, or leave it out")
     return text
 
 
-def add_channel(p: argparse._ActionsContainer, of: str) -> None:
-    """Add --channel, which replaces the channel that the network was trained on."""
-    p.add_argument(
-        "--channel",
-        type=parse_channel,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help=f"channel {of}: left, right, a number from 1, or mix (default: as in training; a mono file has only one)",
-    )
-
-
 def options_of(network: Any, args: Namespace) -> SoundOptions:
-    """Return how to read a recording for a network: as in training, apart from a --channel that is given."""
+    """Return how to read a recording for a network: as in training, except for a given --channel."""
     options = SoundOptions.of_network(network.rate, getattr(network, "encoding", None), network.sound)
     return replace(options, channel=args.channel, mono_as_is=False) if "channel" in args else options
 
 
 def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
-    """The names of the arguments that stand on the command line, as against those left at their defaults."""
+    """Return the names of the arguments that are on the command line, not left at their defaults."""
     missing = object()
     blank = Namespace(**{action.dest: missing for action in parser._actions})
     return {
@@ -132,13 +124,75 @@ def given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[st
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around the import of what an extra brings; an InputError that says how to get it where it is not installed."""
+    """Turn a failed import of an extra's package into an InputError that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "charrnn", "bytecodec"):
             raise
-        raise InputError(
-            f"{package} is not installed, which this takes: pip install 'charrnn-sound[{extra}]' brings it."
-        ) from None
+        raise InputError(f"{package} is not installed: install it with pip install 'charrnn-sound[{extra}]'.") from None
+
+
+# Flags of several commands. The help texts of those without a ``help`` argument are the same in all of them.
+
+
+def add_checkpoint(p: argparse._ActionsContainer) -> None:
+    """Add --checkpoint, which chooses a checkpoint of a run."""
+    p.add_argument(
+        "--checkpoint", default="newest", metavar="WHICH", help="checkpoint of a run: newest, best or an iteration"
+    )
+
+
+def add_rate(p: argparse._ActionsContainer, help: str) -> None:
+    """Add --rate, a sampling rate in Hz."""
+    p.add_argument("--rate", type=whole(LOWEST_RATE, HIGHEST_RATE), default=11025, metavar="HZ", help=help)
+
+
+def add_channel(p: argparse._ActionsContainer, of: str) -> None:
+    """Add --channel, which replaces the channel that the network was trained on; absent unless it is given."""
+    p.add_argument(
+        "--channel",
+        type=parse_channel,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"channel {of}: left, right, a number from 1, or mix (default: as in training; a mono file has only one)",
+    )
+
+
+def add_encoding(p: argparse._ActionsContainer, help: str = "encoding of texts without a byte order mark") -> None:
+    """Add --encoding of texts."""
+    p.add_argument("--encoding", type=encoding, default="utf-8", metavar="NAME", help=help)
+
+
+def add_table(p: argparse._ActionsContainer, help: str, metavar: str = "TABLE") -> None:
+    """Add --table of texts that BinToUTF8 wrote."""
+    p.add_argument("--table", type=path, metavar=metavar, help=help)
+
+
+def add_skip_unreadable(p: argparse._ActionsContainer) -> None:
+    """Add --skip-unreadable."""
+    p.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and list them")
+
+
+def add_device(p: argparse._ActionsContainer, help: str) -> None:
+    """Add --device to compute on."""
+    p.add_argument("--device", choices=runtime.DEVICES, default="auto", help=help)
+
+
+def add_precision(
+    p: argparse._ActionsContainer, help: str, default: str = "auto", choices: Sequence[str] = runtime.PRECISIONS
+) -> None:
+    """Add --precision of the computation."""
+    p.add_argument("--precision", choices=choices, default=default, help=help)
+
+
+def add_threads(p: argparse._ActionsContainer, of: str = "", default: str = "CHARRNN_THREADS, or 0") -> None:
+    """Add --threads; ``default`` describes what is used if it is not given, which leaves None."""
+    p.add_argument(
+        "--threads",
+        type=whole(0, runtime.MOST_THREADS),
+        default=None,
+        metavar="N",
+        help=f"number of CPU threads{of}; 0 for one per core (default: {default})",
+    )

@@ -1,4 +1,4 @@
-"""charrnn-sample --choices: the most likely next symbols, for people who choose by hand."""
+"""charrnn-sample --choices: the likeliest next symbols, for a user who chooses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bytecodec.files import open_output
 from charrnn.engines import NOTHING
 
 if TYPE_CHECKING:
-    from charrnn.commands.sample import Job
+    from charrnn.sampling.task import SymbolSampling
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 
-# The flags of the network, its start and the computation; all others concern sampled symbols.
-GOES_WITH = {
+# Flags of the network, its start and the computation; all others concern sampling.
+COMPATIBLE = {
     *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
     *("start_text", "start_file", "start_seconds", "channel", "table"),
     *("encoding", "unknown", "state_in", "state_out"),
@@ -26,26 +26,29 @@ GOES_WITH = {
 
 def check_choices(p: Parser, args: Namespace, named: set[str]) -> None:
     """Reject the flags that cannot be combined with --choices."""
-    if foreign := sorted(named - GOES_WITH):
+    if foreign := sorted(named - COMPATIBLE):
         flag = "--" + foreign[0].replace("_", "-")
         wrong_command_line(p, f"--choices K samples nothing, so {flag} has no effect: leave one of them out")
     if len(args.temperature) > 1 or (args.streams or 1) > 1:
-        wrong_command_line(p, "--choices K takes one stream and one temperature.")
+        wrong_command_line(p, "--choices K needs one stream and one temperature.")
 
 
-def print_choices(job: Job) -> None:
-    """Print the most likely next symbols, one per line: the probability, the symbol and its meaning."""
-    job.rewind()
-    if (job.engine.get_state()[1] == NOTHING).any():
+def print_choices(task: SymbolSampling, args: Namespace) -> None:
+    """Print the likeliest next symbols, one per line: probability, symbol and meaning."""
+    task.restart(args.temperature[0])
+    if (task.engine.get_state()[1] == NOTHING).any():
         log(
-            "nothing has been read, so all symbols have the same probability: give a --start-text or --start-file.",
-            job.args.quiet,
+            "the network has read nothing, so all symbols have the same probability: give a --start-text or "
+            "--start-file.",
+            args.quiet,
         )
-    probabilities = job.engine.probabilities(job.args.temperature[0])[0]
-    likeliest = np.argsort(-probabilities, kind="stable")[: job.args.choices]
+    probabilities = task.engine.probabilities(args.temperature[0])[0]
+    likeliest = np.argsort(-probabilities, kind="stable")[: args.choices]
     with open_output("-", binary=False) as file:
         for symbol in likeliest.tolist():
-            file.write(f"{probabilities[symbol]:<11.6g} {_described(job.checkpoint, symbol)}\n".encode())
+            file.write(f"{probabilities[symbol]:<11.6g} {_described(task.checkpoint, symbol)}\n".encode())
+    if args.state_out:
+        task.save_state(args.state_out)
 
 
 def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:

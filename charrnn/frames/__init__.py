@@ -1,1 +1,1 @@
-"""The frame predictor: model, data, generation and measurements."""
+"""The frame predictor: model, data, generation, sampling and audio metrics."""

@@ -1,4 +1,4 @@
-"""How like a recording a generated sound is over minutes: its long-term spectrum, and whether its level drifts."""
+"""Measures of generated sound over minutes: distance of its spectrum from a recording's, and drift of its level."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from bytecodec.arguments import check_real, check_whole
 from bytecodec.errors import InputError
 
 WINDOW = 1024  # samples of a spectrum
-LOWEST, HIGHEST = 50.0, 0.45  # Hz, and of the rate: the band that is compared
-DYNAMICS = 60.0  # dB below a spectrum's highest bin, under which all counts as this low
-BLOCK_SECONDS = 1.0  # of which a level is taken
+LOWEST, HIGHEST = 50.0, 0.45  # limits of the band: in Hz, and relative to the rate
+DYNAMICS = 60.0  # dB below the highest bin or level, to which lower ones are raised
+BLOCK_SECONDS = 1.0  # in which a level is measured
 SILENCE = 1e-9
 
 
 def level(x: NDArray[Any]) -> float:
-    """The level of samples (n,) of full scale 1, in dB of full scale."""
+    """Return the level of samples (n,) of full scale 1 in dB relative to full scale."""
     return float(20 * np.log10(np.std(x) + SILENCE))
 
 
 def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
-    """The rms difference of two sounds' long-term average spectra over the bins, in dB; levels count too.
+    """Return the rms difference over the bins, in dB, of the long-term average spectra of two sounds.
+
+    A difference in level counts, too. Bins from 50 Hz to 0.45 times the rate are compared. Bins more than 60 dB below
+    the highest one of either sound count as 60 dB below it.
 
     Parameters
     ----------
     x, y
         (n,) and (m,), full scale 1, each of 1,024 samples or more.
     rate
-        Of both, in Hz. Bins from 50 Hz to 0.45 of it are compared, and those 60 dB under the highest of either count
-        as 60 dB under it.
+        Sampling rate of both in Hz.
 
     Raises
     ------
@@ -41,13 +43,13 @@ def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
     check_whole("rate", rate, 1)
     for name, samples in (("x", x), ("y", y)):
         if len(check_real(name, samples, 1)) < WINDOW:
-            raise InputError(f"{name} has {len(samples)} samples, and {WINDOW:,} or more are needed.")
+            raise InputError(f"{name} has {len(samples)} samples, and at least {WINDOW:,} are needed.")
     from scipy.signal import welch  # takes long to import
 
     bands = []
     for samples in (x, y):
-        at, power = welch(samples, rate, nperseg=WINDOW)
-        inside = power[(at >= LOWEST) & (at <= HIGHEST * rate)]
+        frequency, power = welch(samples, rate, nperseg=WINDOW)
+        inside = power[(frequency >= LOWEST) & (frequency <= HIGHEST * rate)]
         bands.append(10 * np.log10(inside + SILENCE**2))
     floor = max(band.max() for band in bands) - DYNAMICS
     a, b = (np.maximum(band, floor) for band in bands)
@@ -55,9 +57,9 @@ def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
 
 
 def level_drift(x: NDArray[Any], rate: int) -> float:
-    """How the level of samples (n,) moves, in dB a minute: the slope of a line through the levels of its seconds.
+    """Return the drift of the level of samples (n,) in dB per minute: the slope of a line through levels of seconds.
 
-    A second of silence counts as 60 dB under the loudest one, so that pauses do not decide.
+    Seconds more than 60 dB below the loudest one count as 60 dB below it, so that pauses have little influence.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def level_drift(x: NDArray[Any], rate: int) -> float:
     size = round(BLOCK_SECONDS * rate)
     blocks = np.asarray(x)[: len(x) // size * size].reshape(-1, size)
     if len(blocks) < 2:
-        raise InputError(f"{len(x)} samples are less than the two seconds that a slope needs.")
+        raise InputError(f"{len(x)} samples are shorter than the two seconds that a slope needs.")
     levels = np.array([level(block) for block in blocks])
     levels = np.maximum(levels, levels.max() - DYNAMICS)
     return float(np.polyfit(np.arange(len(levels)) * BLOCK_SECONDS / 60, levels, 1)[0])

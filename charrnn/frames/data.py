@@ -20,14 +20,14 @@ SAMPLE = np.dtype("<i2")
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples of a run, on disk, mapped into memory as they are needed.
+    """All samples of a run, in a memory-mapped file.
 
     Attributes
     ----------
     ids
         (n,) int16.
     names
-        The files that they come from, in order.
+        Names of the files that they come from, in order.
     skipped
         Files that could not be read and were left out.
     sound
@@ -39,31 +39,31 @@ class Recordings:
     skipped: tuple[str, ...] = ()
     sound: SoundOptions | None = None
 
-    def split(self, val_frac: float, test_frac: float, far: int) -> dict[str, NDArray[np.int16]]:
+    def split(self, val_frac: float, test_frac: float, max_lag: int) -> dict[str, NDArray[np.int16]]:
         """Return the parts of `charrnn.data.corpus.Corpus.split`.
 
-        val and test begin ``far`` samples early, with the samples that their first targets are predicted from.
+        val and test begin ``max_lag`` samples early, with the samples that their first targets are predicted from.
         """
         train, val = borders(len(self.ids), val_frac, test_frac)
         return {
             "train": self.ids[:train],
-            "val": self.ids[max(0, train - far) : val],
-            "test": self.ids[max(0, val - far) :],
+            "val": self.ids[max(0, train - max_lag) : val],
+            "test": self.ids[max(0, val - max_lag) :],
         }
 
 
 def prepare(
     inputs: Sequence[str], target: Path, options: SoundOptions, quiet: bool = False, skip_unreadable: bool = False
 ) -> Recordings:
-    """Lay recordings end to end as int16 in the file ``target``.
+    """Write recordings one after another as int16 to the file ``target``.
 
     A folder stands for the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
-    error before any is read, or are left out with ``skip_unreadable``.
+    error before any is converted, or are left out with ``skip_unreadable``.
 
     Raises
     ------
     InputError
-        A file is no recording, or is damaged.
+        A file is not a recording, or is damaged.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable, quiet, texts=False) as found:
@@ -71,7 +71,7 @@ def prepare(
         for file in found:
             with unreadable.noting(file.name):
                 if not file.is_sound:
-                    raise InputError(f"{file.name} is no recording, and --frames learns sound: name recordings.")
+                    raise InputError(f"{file.name} is not a recording, and --frames trains on sound: name recordings.")
                 files.append(file)
         options, files = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
@@ -98,12 +98,14 @@ def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray
     Raises
     ------
     InputError
-        It is no recording, or is shorter.
+        It is not a recording, or is shorter.
     """
     kept = np.empty(0, dtype=np.int16)
     with opened(str(name)) as file:
         if not file.is_sound:
-            raise InputError(f"{file.name} is no recording, and a frame predictor starts from sound: name a recording.")
+            raise InputError(
+                f"{file.name} is not a recording, and a frame predictor starts from sound: name a recording."
+            )
         for block in read_sound(file, options, 16, quiet=True):
             kept = np.concatenate([kept, block])[-count:]
         if len(kept) < count:

@@ -1,9 +1,9 @@
-"""Sound without end from a frame predictor that hears its own output."""
+"""Generation of sound with a frame predictor that reads its own output."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,28 @@ from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_number, check_real, check_whole
 from bytecodec.errors import InputError
-from charrnn.frames.model import LOUDEST, NOISE_TAPS, FrameRNN
+from charrnn.frames.model import MAX_SAMPLE, NOISE_TAPS, FrameRNN
 from charrnn.models.char_rnn import State
-from charrnn.sampling.generate import MOST_KEY, uniforms
+from charrnn.sampling.generate import MAX_KEY, uniforms
 from charrnn.sampling.stitch import JOINS
 from charrnn.storage import checkpoint as files
 
 STREAMS_KIND = "frame-streams"
-MIDDLE = 2.0**-25  # from a number of 24 bits to the middle of what it stands for, so that none is 0
+MIDDLE = 2.0**-25  # from a 24-bit number to the middle of its interval, so that no number is 0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a take is, before a pass.
+class GeneratorState:
+    """The state of a stream before a pass.
 
     Attributes
     ----------
     state
-        The hidden state, of one row.
+        Hidden state of one row.
     window
-        (1, N T) the samples that the pass sees.
+        (1, N T) samples that the pass reads.
     driven
-        (NOISE_TAPS - 1,) what was last drawn, which the filter of the noise still hears.
+        (NOISE_TAPS - 1,) last noise drawn, which is in the memory of the noise filter.
     """
 
     state: State
@@ -43,28 +43,29 @@ class Place:
     driven: NDArray[np.float64]
 
 
-class Take:
-    """One take: samples of full scale 1, made pass by pass and handed out in pieces of any length.
+class FrameStream:
+    """One stream of samples of full scale 1, generated pass by pass and read in pieces of any length.
 
-    A pass predicts T samples from a window of N T in one call; they are handed out and join the window, and the oldest
-    T leave it. What is heard is what the network hears: a value beyond full scale is limited before both, and nothing
-    else touches a level.
+    A pass predicts T samples from a window of N T in one call. These samples are appended to the window, and the oldest
+    T are removed. Values beyond full scale are limited both in the output and in the window, so the network reads
+    exactly what is played; levels are not changed otherwise.
 
     Parameters
     ----------
     window
-        (N T,) to begin with, full scale 1 (None: the network's own).
+        (N T,) first window, full scale 1 (None: the network's own).
     seed, number
-        Of what is drawn, which hangs on them and the position alone: a take is the same, whatever is made beside it.
+        Seed of the noise, and number of the stream. The noise depends only on them and the position, so a stream is the
+        same whatever streams are beside it.
     join
-        carry: a pass starts from the state in which the last one ended; reset: from zeros, as people did before.
+        carry: a pass starts from the state after the last one; reset: from the zero state.
 
     Attributes
     ----------
     position : int
-        Samples handed out.
+        Number of samples that have been read.
     limited : int
-        How many of them were beyond full scale.
+        Number of them that were beyond full scale.
 
     Raises
     ------
@@ -84,42 +85,46 @@ class Take:
         if not isinstance(model, FrameRNN):
             raise InputError(f"model is a {type(model).__name__}; it must be the network of a frame predictor.")
         window = model.window if window is None else _checked_window(window, model.config.context.max_lag)
-        check_whole("seed", seed, 0, MOST_KEY)
-        check_whole("number", number, 0, MOST_KEY)
+        check_whole("seed", seed, 0, MAX_KEY)
+        check_whole("number", number, 0, MAX_KEY)
         check_number("temperature", temperature, 0)
         check_choice("join", join, JOINS)
         self.model, self.seed, self.number = model, seed, number
         self.temperature, self.join = temperature, join
-        self.place = Place(model.initial_state(1), window[None], np.zeros(NOISE_TAPS - 1))
-        self.position = self.limited = 0
-        self._made: tuple[NDArray[np.float32], Place] | None = None  # a pass, and the place after it
+        self.seek(GeneratorState(model.initial_state(1), window[None], np.zeros(NOISE_TAPS - 1)), 0)
+
+    def seek(self, state: GeneratorState, position: int) -> None:
+        """Continue from the state before the pass that contains a position."""
+        self.state, self.position, self.limited = state, position, 0
+        self._pass: tuple[NDArray[np.float32], GeneratorState] | None = None  # its samples, and the state after it
 
     def read(self, most: int) -> NDArray[np.float32]:
-        """Return the next samples, up to the end of a pass, (n,) with 1 <= n <= most."""
+        """Return the next samples, at most up to the end of a pass, (n,) with 1 <= n <= most."""
         check_whole("most", most, 1)
         spacing = self.model.config.spacing
         offset = self.position % spacing
-        samples, after = self._made = self._made or self._pass(self.position - offset)
+        samples, after = self._pass = self._pass or self._run_pass(self.position - offset)
         piece = samples[offset : offset + most]
         self.position += len(piece)
         if self.position % spacing == 0:
-            self.place, self._made = after, None
-        self.limited += int(np.count_nonzero((piece < -1) | (piece > LOUDEST)))
+            self.state, self._pass = after, None
+        self.limited += int(np.count_nonzero((piece < -1) | (piece > MAX_SAMPLE)))
         return limit(piece)
 
     @torch.no_grad()
-    def _pass(self, position: int) -> tuple[NDArray[np.float32], Place]:
-        """The T samples from a position on, as they are before they are limited, and the place after them."""
-        model, place = self.model, self.place
-        state = place.state if self.join == "carry" else model.initial_state(1)
-        means, variances, state = model(place.window, state)
-        samples, driven = means[0].numpy(), place.driven
+    def _run_pass(self, position: int) -> tuple[NDArray[np.float32], GeneratorState]:
+        """Return the T samples from a position on, before they are limited, and the state after them."""
+        model, before = self.model, self.state
+        hidden = before.state if self.join == "carry" else model.initial_state(1)
+        means, variances, hidden = model(before.window, hidden)
+        samples, driven = means[0].numpy(), before.driven
         if variances is not None:
             driven = np.concatenate([driven, self._draw(variances[0].numpy(), position)])
             samples = (samples + np.convolve(driven, model.noise.numpy(), "valid")).astype(np.float32)
             driven = driven[len(samples) :]
-        heard = torch.from_numpy(limit(samples))[None]
-        return samples, Place(state, torch.cat([place.window[:, len(samples) :], heard], dim=1), driven)
+        fed_back = torch.from_numpy(limit(samples))[None]
+        window = torch.cat([before.window[:, len(samples) :], fed_back], dim=1)
+        return samples, GeneratorState(hidden, window, driven)
 
     def _draw(self, variances: NDArray[np.float32], position: int) -> NDArray[np.float64]:
         from scipy.special import ndtri
@@ -136,32 +141,32 @@ def _checked_window(window: Any, length: int) -> Tensor:
 
 
 def limit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples within what int16 holds: [-1, 1 - 1/32768]."""
-    return np.clip(samples, np.float32(-1), np.float32(LOUDEST))
+    """Limit samples to the range of int16: [-1, 1 - 1/32768]."""
+    return np.clip(samples, np.float32(-1), np.float32(MAX_SAMPLE))
 
 
-def save_takes(path: str | Path, takes: Sequence[Take]) -> None:
-    """Write where takes are to a file that appears whole or not at all."""
-    places = [take.place for take in takes]
-    layers = zip(*(place.state for place in places), strict=True)
-    state = tuple(tuple(torch.cat(tensors) for tensors in zip(*layer, strict=True)) for layer in layers)
-    tensors = files.state_tensors(state) | {
-        "window": torch.cat([place.window for place in places]),
-        "driven": torch.from_numpy(np.stack([place.driven for place in places])),
+def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
+    """Write the states of streams to a file, which appears whole or not at all."""
+    states = [stream.state for stream in streams]
+    layers = zip(*(state.state for state in states), strict=True)
+    hidden = tuple(tuple(torch.cat(tensors) for tensors in zip(*layer, strict=True)) for layer in layers)
+    tensors = files.state_tensors(hidden) | {
+        "window": torch.cat([state.window for state in states]),
+        "driven": torch.from_numpy(np.stack([state.driven for state in states])),
     }
-    facts = {"seed": takes[0].seed, "position": takes[0].position}
-    files.write_tensors(path, STREAMS_KIND, tensors, facts)
+    metadata = {"seed": streams[0].seed, "position": streams[0].position}
+    files.write_tensors(path, STREAMS_KIND, tensors, metadata)
 
 
-def load_takes(path: str | Path, model: FrameRNN) -> list[Take]:
-    """Takes of a network of this shape, to go on with as if they had never been stopped.
+def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
+    """Return the streams in a file, which continue as if they had not been interrupted.
 
     Raises
     ------
     InputError
-        They are those of another network.
+        The file cannot be read, or is of a network of another shape.
     """
-    facts, tensors = files.read_tensors(path, STREAMS_KIND)
+    metadata, tensors = files.read_tensors(path, STREAMS_KIND)
     try:
         window, driven = tensors["window"], tensors["driven"].numpy()
         count = len(window)
@@ -171,14 +176,14 @@ def load_takes(path: str | Path, model: FrameRNN) -> list[Take]:
             or not count
         ):
             raise ValueError("its windows are those of another network")
-        state = files.state_from_tensors(tensors, model.initial_state(count))
+        hidden = files.state_from_tensors(tensors, model.initial_state(count))
         for name in ("seed", "position"):
-            if type(facts[name]) is not int or not 0 <= facts[name] < 2**64:
-                raise ValueError(f"its {name} is {facts[name]!r}")
+            if type(metadata[name]) is not int or not 0 <= metadata[name] < 2**64:
+                raise ValueError(f"its {name} is {metadata[name]!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit this network: {error}.") from None
-    takes = [Take(model, window[k], facts["seed"], k) for k in range(count)]
-    for k, take in enumerate(takes):
-        own = tuple(tuple(tensor[k : k + 1].contiguous() for tensor in layer) for layer in state)
-        take.place, take.position = replace(take.place, state=own, driven=driven[k]), facts["position"]
-    return takes
+    streams = [FrameStream(model, window[k], metadata["seed"], k) for k in range(count)]
+    for k, stream in enumerate(streams):
+        own = tuple(tuple(tensor[k : k + 1].contiguous() for tensor in layer) for layer in hidden)
+        stream.seek(GeneratorState(own, stream.state.window, driven[k]), metadata["position"])
+    return streams

@@ -1,6 +1,6 @@
-"""The frame predictor: samples as real numbers, each predicted from samples at equal distances before it.
+"""The frame predictor: a network that predicts each sample, a real number, from equally spaced earlier samples.
 
-After a blog of the course IFT6266 (Montreal 2016); docs/explanation/frame-predictor.md says what it left open.
+It follows a blog of the course IFT6266 (Montreal 2016); docs/model.md describes where the blog left a choice.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ KIND = "frames"
 LOSSES = ("mse", "gaussian")
 FULL_SCALE = 0x8000  # of int16
 STEP = 1 / FULL_SCALE
-LOUDEST = 1 - STEP  # the highest sample that int16 holds
-MOST_LOG_VARIANCE = 8.0  # in units of the recording's variance: what lies above is no sound, and exp of it has an end
-NOISE_TAPS = 512  # of the filter that gives what is drawn the spectrum of what cannot be predicted
-RATE = 16000
+MAX_SAMPLE = 1 - STEP  # the largest sample of int16
+MAX_LOG_VARIANCE = 8.0  # relative to the recording's variance; it keeps exp() finite
+NOISE_TAPS = 512  # of the filter that shapes the spectrum of the noise
+RATE = 16000  # Hz
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class FrameConfig:
     Attributes
     ----------
     taps
-        N, the samples that a step sees.
+        N, the number of samples in the input of a step.
     spacing
-        T, the samples from one to the next of them, and from the last to the one that is predicted; also the length of
-        a pass.
+        T, the distance in samples between two taps, and from the last tap to the predicted sample; also the number of
+        samples that one pass generates.
     loss
-        mse: it predicts a number; gaussian: a mean and a log-variance.
+        mse: the network predicts a sample; gaussian: its mean and log-variance.
     """
 
     rnn_size: int = 300
@@ -66,29 +66,30 @@ class FrameConfig:
 
     @property
     def context(self) -> ContextWindow:
-        """Which samples belong to a target."""
+        """The samples that a target is predicted from."""
         return ContextWindow(self.taps * self.spacing, self.spacing)
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return the configuration as it is stored in a checkpoint."""
         return asdict(self)
 
 
 class FrameRNN(Layers):
     """A network that predicts sample s from samples s - N T, ..., s - 2 T, s - T and its state.
 
-    B rows, N taps, T their spacing. Between samples lies no more than the state, so a window of N T samples is enough
-    for T predictions at once, and carried states join windows without a seam.
+    B is the number of rows, N of taps, T their spacing. The newest input of a step is T samples old, so a window of N T
+    samples is enough for T predictions at once, and carried states join windows without a seam.
 
     Attributes
     ----------
     window
-        (N T,) the samples from which it begins to generate, of the recording that it was trained on.
+        (N T,) samples of the training recording from which generation begins.
     unit
-        The deviation of that recording, in which the network counts: what it reads is divided by it and what it
-        predicts multiplied, so that quiet recordings are learnt as fast as loud ones and no level is changed.
+        (1,) RMS level of the training recording. Inputs are divided by it and predictions multiplied, so quiet
+        recordings are learnt as fast as loud ones, at their own level.
     noise
-        Of a gaussian one, (NOISE_TAPS,): the filter of what is drawn (`charrnn.frames.noise`), at first without effect.
+        (NOISE_TAPS,) filter of the noise that a gaussian network draws (`charrnn.frames.noise`), initially without
+        effect.
     """
 
     config: FrameConfig
@@ -105,19 +106,19 @@ class FrameRNN(Layers):
             self.register_buffer("noise", torch.eye(1, NOISE_TAPS)[0])
 
     def table(self, x: Tensor) -> Tensor:
-        """The N samples (B, M, N) that each of M steps sees, of x (B, (N - 1) T + M) in the order of time.
+        """Return the N samples (B, M, N) in the input of each of M steps, of x (B, (N - 1) T + M) in order of time.
 
-        For M = T this is the window of N T samples as a table of N columns, filled column by column.
+        For M = T, this is the window of N T samples as a table of N columns, filled column by column.
         """
         taps, spacing = self.config.taps, self.config.spacing
         return x.unfold(1, (taps - 1) * spacing + 1, 1)[..., ::spacing]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
-        """Predictions for the M samples after x (B, (N - 1) T + M), which are T beyond its last M, and the state.
+        """Predict the M samples that are T after the last M of x (B, (N - 1) T + M).
 
         Returns
         -------
-        means (B, M), full scale 1; their variances (B, M), or None where the loss is the mean squared error; the state.
+        means (B, M) of full scale 1; variances (B, M), or None if the loss is the mean squared error; and the state.
         """
         return self._predict(self.table(x), state)
 
@@ -127,11 +128,11 @@ class FrameRNN(Layers):
         means = y[..., 0] * self.unit
         if self.config.loss == "mse":
             return means, None, state
-        variances = self.unit**2 * y[..., 1].clamp(max=MOST_LOG_VARIANCE).exp() + STEP**2
+        variances = self.unit**2 * y[..., 1].clamp(max=MAX_LOG_VARIANCE).exp() + STEP**2
         return means, variances, state
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mean squared error, or mean nats of the normal density, of int16 samples y (B, M) given x, and the state."""
+        """Return the mean squared error, or the mean nats of the density, of int16 samples y (B, M), and the state."""
         y = y.float() / FULL_SCALE
         means, variances, state = self._predict(self.table(x).float() / FULL_SCALE, state)
         if variances is None:
@@ -140,46 +141,50 @@ class FrameRNN(Layers):
         return nats.mean(), state
 
     def bits(self, loss: float) -> float:
-        """Bits a 16-bit sample that a coder takes which is driven by the predicted densities; for a mean squared error
-        by normal ones of that one variance."""
+        """Convert a loss to bits per 16-bit sample of a coder that uses the predicted densities.
+
+        For a mean squared error, these are normal densities of that variance.
+        """
         if self.config.loss == "mse":
             loss = (math.log(2 * math.pi * max(loss, STEP**2)) + 1) / 2
         return (loss - math.log(STEP)) / math.log(2)
 
 
 def build(config: FrameConfig, seed: int, samples: NDArray[np.int16]) -> FrameRNN:
-    """A new network for int16 samples (n,), whose initial values hang on the seed; n > N T."""
+    """Make a network for int16 samples (n,), n > N T, with initial weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FrameRNN(config)
     level = rms(samples)
     model.unit.fill_(max(level, STEP))
-    model.window.copy_(as_numbers(typical_window(samples, config.taps * config.spacing, level)))
+    model.window.copy_(to_float(typical_window(samples, config.taps * config.spacing, level)))
     return model
 
 
-def as_numbers(samples: NDArray[np.int16]) -> Tensor:
-    """int16 to [-1, 1)."""
+def to_float(samples: NDArray[np.int16]) -> Tensor:
+    """Convert int16 to [-1, 1)."""
     return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
 
 
 def rms(samples: NDArray[np.int16], block: int = 1 << 20) -> float:
-    """The level of samples (n,), full scale 1, read in blocks."""
+    """Return the RMS level, full scale 1, of samples (n,), which are read in blocks."""
     squares = sum(
-        float(np.square(samples[at : at + block], dtype=np.float64).sum()) for at in range(0, len(samples), block)
+        float(np.square(samples[start : start + block], dtype=np.float64).sum())
+        for start in range(0, len(samples), block)
     )
     return math.sqrt(squares / len(samples)) / FULL_SCALE
 
 
 def typical_window(samples: NDArray[np.int16], length: int, level: float) -> NDArray[np.int16]:
-    """The window of so many samples whose level is nearest to that of all: recordings begin and end in silence."""
+    """Return the window whose level is closest to a level: recordings often begin and end in silence."""
     starts = range(0, len(samples) - length + 1, max(1, length // 2))
-    return samples[(best := min(starts, key=lambda at: abs(rms(samples[at : at + length]) - level))) : best + length]
+    best = min(starts, key=lambda start: abs(rms(samples[start : start + length]) - level))
+    return samples[best : best + length]
 
 
 @dataclass
 class FrameCheckpoint:
-    """A trained frame predictor and what is known of it: see `charrnn.storage.checkpoint.Checkpoint`."""
+    """A trained frame predictor and its metadata; see `charrnn.storage.checkpoint.Checkpoint`."""
 
     kind: ClassVar[str] = KIND
     model: FrameRNN
@@ -192,18 +197,18 @@ class FrameCheckpoint:
     sound: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
-        """All but the tensors, as JSON."""
+        """Return everything but the tensors, as JSON."""
         known = {name: getattr(self, name, None) for name in checkpoint_format.METADATA_TYPES}
         return {"model": self.model.config.to_json(), **known}
 
 
 def load(path: str | Path) -> FrameCheckpoint:
-    """Read a frame predictor's checkpoint, or a run directory's newest one.
+    """Load the checkpoint of a frame predictor, or the newest one of a run directory.
 
     Raises
     ------
     InputError
-        The file is missing, cut off, or no checkpoint of this kind.
+        The file is missing, truncated, or not a checkpoint of this kind.
     """
     path = run_dir.checkpoint_path(path)
     facts = checkpoint_format.read_metadata(path, KIND)

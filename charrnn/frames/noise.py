@@ -1,4 +1,4 @@
-"""The spectrum of what a Gaussian frame predictor draws."""
+"""The filter that shapes the spectrum of the noise of a Gaussian frame predictor."""
 
 from __future__ import annotations
 
@@ -7,102 +7,105 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.data.batches import ContiguousBatches
-from charrnn.frames.model import FULL_SCALE, LOUDEST, NOISE_TAPS, FrameRNN
+from charrnn.frames.model import FULL_SCALE, MAX_SAMPLE, NOISE_TAPS, FrameRNN
 
-SAMPLES = 300_000  # of the recording that are looked at
-ROW_SAMPLES = 100_000  # of all rows in a pass, at most
+SAMPLES = 300_000  # of the recording that are measured
+ROW_SAMPLES = 100_000  # largest total of a pass over all rows
 ROWS = 64
-FLOOR = 1e-8  # of the largest power in the spectrum: -80 dB, below which a filter would have to be longer
+FLOOR = 1e-8  # relative to the largest power of a spectrum: -80 dB, as lower powers would need a longer filter
 
-FREE_ROWS = 16  # that run by themselves, side by side
-FREE_ROUNDS = 16  # after each of which the filter is set anew
-FREE_STEPS, FREE_PASSES = 80_000, 1_000  # of a row, at most: what fewer than 4 rounds of this is left out
-LEAST_ROUND = 4096  # samples of a row
-CORRECTION = 4.0  # the most by which a power is changed after a round
+FREE_ROWS = 16  # rows that generate side by side
+FREE_ROUNDS = 16  # after each of which the filter is corrected
+FREE_STEPS, FREE_PASSES = 80_000, 1_000  # largest numbers per row in all rounds
+LEAST_ROUNDS = 4  # with fewer, the correction is left out
+LEAST_ROUND = 4096  # samples per row
+CORRECTION = 4.0  # largest factor by which a power is changed after a round
 
 Array = NDArray[np.float64]
 
 
 def shape_noise(model: FrameRNN, samples: NDArray[np.int16]) -> None:
-    """Fit a Gaussian network's ``noise`` to int16 samples (n,); any other network is left as it is.
+    """Fit the noise filter of a Gaussian network to int16 samples (n,); leave any other network unchanged.
 
-    The draws of a pass do not hear each other, so alone they are white, whatever is learnt, and what a pass cannot
-    know of its own T samples becomes hiss. With s(t) the predicted deviations and n(t) white noise, what is added to
-    the means is the filter ``noise`` of s(t) n(t): it has the long-term spectrum of the deviations from the recording.
+    The T samples of a pass are drawn independently, so without a filter the noise is white and sounds like hiss. With
+    predicted standard deviations s(t) and white noise n(t), the filter is applied to s(t) n(t), and is chosen so that
+    the result has the long-term spectrum of the prediction errors on the recording.
 
-    Then the network runs by itself, from windows all over the recording, and the filter is corrected round by round
-    until what is generated has the recording's long-term spectrum, and with it its level. Where a round takes too
-    long (windows of minutes), this is left out.
+    Then the network generates from windows at equal distances in the recording, and the filter is corrected after each
+    round until the generated sound has the recording's long-term spectrum, and with it its level. With windows so long
+    that there would be fewer than `LEAST_ROUNDS` rounds, this step is left out.
     """
     if model.config.loss != "gaussian":
         return
     training = model.training
     model.eval()
-    deviations, scales = measure(model, samples)
-    power = spectrum(deviations)
+    errors, scales = measure(model, samples)
+    power = spectrum(errors)
     power = np.maximum(power, FLOOR * power.max())
     taps = minimum_phase(power)
-    power *= np.mean(deviations**2) / np.mean(scales**2) / np.sum(taps**2)
+    power *= np.mean(errors**2) / np.mean(scales**2) / np.sum(taps**2)
     model.noise.copy_(torch.from_numpy(minimum_phase(power)))
-    close_loop(model, samples, power)
+    match_spectrum(model, samples, power)
     model.train(training)
 
 
 @torch.no_grad()
 def measure(model: FrameRNN, samples: NDArray[np.int16]) -> tuple[Array, Array]:
-    """Deviations of samples (n,) from their predictions, and the deviations that were predicted, (rows, m) each."""
+    """Return the prediction errors of samples (n,), and the predicted standard deviations, (rows, m) each."""
     spacing, context = model.config.spacing, model.config.context
     rows = max(1, min(ROWS, ROW_SAMPLES // spacing, (len(samples) - context.max_lag) // (4 * spacing)))
     batches = ContiguousBatches(samples, rows, spacing, context=context)
     passes = min(max(2, SAMPLES // (rows * spacing)), batches.row_length // spacing)
     state = model.initial_state(rows)
-    deviations, scales = [], []
+    errors, scales = [], []
     for number in range(passes):
         x, y = (torch.from_numpy(a).to(model.unit).float() / FULL_SCALE for a in batches.at(number * spacing, spacing))
         means, variances, state = model(x, state)
-        if number or passes == 1:  # the first pass begins from nothing
-            deviations.append((y - means).cpu().double().numpy())
+        if number or passes == 1:  # the first pass starts from the zero state
+            errors.append((y - means).cpu().double().numpy())
             scales.append(variances.sqrt().cpu().double().numpy())
-    return np.concatenate(deviations, axis=1), np.concatenate(scales, axis=1)
+    return np.concatenate(errors, axis=1), np.concatenate(scales, axis=1)
 
 
 @torch.no_grad()
-def close_loop(model: FrameRNN, samples: NDArray[np.int16], power: Array) -> None:
-    """Correct ``noise``, which has this power spectrum, until the network's own sound has that of samples (n,)."""
+def match_spectrum(model: FrameRNN, samples: NDArray[np.int16], power: Array) -> None:
+    """Correct the filter, of this power spectrum, until generated sound has the spectrum of samples (n,)."""
     from scipy.signal import oaconvolve  # takes long to import
 
     spacing, max_lag = model.config.spacing, model.config.context.max_lag
     passes = -(-max(max_lag, LEAST_ROUND) // spacing)
     rounds = min(FREE_ROUNDS, FREE_STEPS // (passes * spacing), FREE_PASSES // passes)
-    if rounds < 4:
+    if rounds < LEAST_ROUNDS:
         return
     starts = np.linspace(0, len(samples) - max_lag, FREE_ROWS).astype(int)
     window = torch.from_numpy(np.stack([samples[at : at + max_lag] for at in starts])).to(model.unit) / FULL_SCALE
-    wanted = spectrum(samples[None].astype(np.float64) / FULL_SCALE)
+    target = spectrum(samples[None].astype(np.float64) / FULL_SCALE)
     driven, state = np.zeros((FREE_ROWS, NOISE_TAPS - 1)), model.initial_state(FREE_ROWS)
     normal = np.random.Generator(np.random.Philox(0)).standard_normal
-    settled = np.zeros_like(power)
+    log_power = np.zeros_like(power)
     for number in range(rounds):
-        taps, made = minimum_phase(power)[None], []
+        taps, generated = minimum_phase(power)[None], []
         for _ in range(passes):
             means, variances, state = model(window, state)
             drawn = variances.sqrt().cpu().double().numpy() * normal(means.shape)
             driven = np.concatenate([driven[:, 1 - NOISE_TAPS :], drawn], axis=1)
-            made.append(means.cpu().double().numpy() + oaconvolve(driven, taps, mode="valid", axes=1))
-            heard = torch.from_numpy(made[-1].clip(-1, LOUDEST)).to(model.unit)
-            window = torch.cat([window[:, spacing:], heard], dim=1)
-        if number:  # what the first one makes is not yet from what it made itself
-            found = spectrum(np.concatenate(made, axis=1))
-            power = power * np.sqrt((wanted / found).clip(1 / CORRECTION**2, CORRECTION**2))
+            generated.append(means.cpu().double().numpy() + oaconvolve(driven, taps, mode="valid", axes=1))
+            fed_back = torch.from_numpy(generated[-1].clip(-1, MAX_SAMPLE)).to(model.unit)
+            window = torch.cat([window[:, spacing:], fed_back], dim=1)
+        if number:  # the first round still reads the recording
+            found = spectrum(np.concatenate(generated, axis=1))
+            power = power * np.sqrt((target / found).clip(1 / CORRECTION**2, CORRECTION**2))
             power = np.maximum(power, FLOOR * power.max())
         if number >= rounds // 2:
-            settled += np.log(power) / (rounds - rounds // 2)
-    model.noise.copy_(torch.from_numpy(minimum_phase(np.exp(settled))))
+            log_power += np.log(power) / (rounds - rounds // 2)
+    model.noise.copy_(torch.from_numpy(minimum_phase(np.exp(log_power))))
 
 
 def spectrum(x: Array) -> Array:
-    """The mean power (NOISE_TAPS + 1,) of rows (rows, m) in windows of 2 NOISE_TAPS that overlap by half (Welch 1967);
-    rows that are shorter than one are read end to end."""
+    """Return the mean power (NOISE_TAPS + 1,) of rows (rows, m) in windows of 2 NOISE_TAPS that overlap by half.
+
+    This is Welch's method (1967). Rows shorter than a window are concatenated.
+    """
     size = 2 * NOISE_TAPS
     if x.shape[1] < size:
         x = x.reshape(1, -1)
@@ -117,8 +120,11 @@ def spectrum(x: Array) -> Array:
 
 
 def minimum_phase(power: Array) -> Array:
-    """The filter (NOISE_TAPS,) with a power spectrum (NOISE_TAPS + 1,) that answers soonest, so that what is drawn is
-    loud when the predicted deviation is large: from the folded cepstrum (Oppenheim and Schafer 1975)."""
+    """Return the minimum-phase filter (NOISE_TAPS,) of a power spectrum (NOISE_TAPS + 1,).
+
+    Its response is earliest, so the noise is loud where the predicted deviation is large. It is computed from the
+    folded cepstrum (Oppenheim and Schafer 1975).
+    """
     cepstrum = np.fft.irfft(np.log(power) / 2)
     size = len(cepstrum)
     cepstrum[1 : size // 2] *= 2

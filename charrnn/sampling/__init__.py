@@ -1,1 +1,1 @@
-"""Symbols from an engine, segments joined without seams, and where they are written or played."""
+"""Sampling from a network, joining segments, and writing or playing the result."""

@@ -1,4 +1,4 @@
-"""Sound on the default output while it is sampled."""
+"""Playback of sound on the default output while it is sampled."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec import decode_mulaw
 from bytecodec.console import log
 from bytecodec.errors import InputError
 
-BUFFER = 0.25  # seconds between a sample and its sound, for which the sampling may fall behind
+BUFFER = 0.25  # seconds by which the sampling may fall behind before there is a gap
 
 
 class PlayError(InputError):
-    """The sound device does not play, or not any more."""
+    """The sound device cannot play, or stopped."""
 
 
 def library() -> Any:
-    """The sounddevice module.
+    """Return the sounddevice module.
 
     Raises
     ------
     InputError
-        It is not installed, or the library is not that it calls.
+        It is not installed, or the library that it calls is not.
     """
     try:
         import sounddevice
     except ImportError:
-        raise InputError(
-            "sounddevice is not installed, which this takes: pip install 'charrnn-sound[play]' brings it."
-        ) from None
+        raise InputError("sounddevice is not installed: install it with pip install 'charrnn-sound[play]'.") from None
     except OSError:
         raise InputError(
             "sounddevice finds no PortAudio library: install it (on Debian and Ubuntu: apt-get install libportaudio2)."
@@ -42,90 +39,86 @@ def library() -> Any:
 
 
 class Player:
-    """Plays symbols of a network of sound, at the volume that they have."""
+    """Player of int16 samples at a rate in Hz.
 
-    def __init__(self, rate: int, mulaw: bool) -> None:
-        self.gaps = 0  # moments in which the device had nothing to play
-        self._mulaw = mulaw
+    Attributes
+    ----------
+    gaps : int
+        Number of times that the device ran out of samples.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.gaps = 0
         self._failed = False
-        self._waiting: list[bytes] | None = []  # what comes before the sound begins
-        self._missing = round(BUFFER * rate)  # samples until then
+        self._buffered: list[bytes] | None = []  # None once the sound has begun
+        self._missing = round(BUFFER * rate)  # samples until the sound begins
         self._error = library().PortAudioError
-        with self._explained("there is no sound output that plays this"):
+        with self._errors("there is no sound output that plays this"):
             self._stream = library().RawOutputStream(samplerate=rate, channels=1, dtype="int16", latency=BUFFER)
 
-    def write(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Play the next symbols (n,); returns once they are in the buffer."""
-        data = as_int16(ids.astype(np.uint8), self._mulaw).tobytes()
-        with self._explained("the sound output stopped"):
-            if self._waiting is None:
+    def write(self, samples: NDArray[np.int16]) -> None:
+        """Play the next samples (n,); return once they are in the buffer."""
+        data = samples.tobytes()
+        with self._errors("the sound output stopped"):
+            if self._buffered is None:
                 self.gaps += bool(self._stream.write(data))
                 return
-            self._waiting.append(data)
-            self._missing -= len(ids)
+            self._buffered.append(data)
+            self._missing -= len(samples)
             if self._missing <= 0:
                 self._begin()
 
     def finish(self) -> None:
-        """Return when all has been heard."""
+        """Return when everything has been played."""
         if not self._failed:
-            with self._explained("the sound output stopped"):
+            with self._errors("the sound output stopped"):
                 self._begin()
                 self._stream.stop()
 
     def close(self) -> None:
-        """Be silent."""
+        """Stop at once."""
         with contextlib.suppress(self._error):
             self._stream.abort()
         with contextlib.suppress(self._error):
             self._stream.close()
 
     def _begin(self) -> None:
-        if self._waiting is not None:
+        if self._buffered is not None:
             self._stream.start()
-            self._stream.write(b"".join(self._waiting))  # a gap before the first sample is none
-            self._waiting = None
+            self._stream.write(b"".join(self._buffered))  # a gap before the first sample does not count
+            self._buffered = None
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (self._error, ValueError) as error:  # sounddevice raises both, of devices that are not there
+        except (self._error, ValueError) as error:  # sounddevice raises both for devices that do not exist
             self._failed = True
             raise PlayError(f"{what}: {str(error).rstrip('.')}. Leave --play out, and play a file of -o.") from None
 
 
 @contextlib.contextmanager
-def open_player(rate: int, mulaw: bool = False, quiet: bool = False) -> Iterator[Player]:
-    """A player on the default output; all that it was given has been heard when the block ends well.
+def open_player(rate: int, quiet: bool = False) -> Iterator[Player]:
+    """Open a player on the default output, and play everything before the block ends without an error.
 
     Parameters
     ----------
     rate
-        In Hz.
-    mulaw
-        The symbols are G.711 mu-law and not unsigned linear bytes.
+        Sampling rate in Hz.
     quiet
-        Do not say on stderr, at the end, that there were gaps.
+        Do not report gaps on stderr at the end.
 
     Raises
     ------
     PlayError
-        There is no such output, or it went away.
+        There is no such output, or it stopped.
     """
-    player = Player(rate, mulaw)
+    player = Player(rate)
     try:
         yield player
         player.finish()
     finally:
         player.close()
     if player.gaps:
-        log(
-            f"the sound had {player.gaps:,} gap{'s' * (player.gaps > 1)}: the sampling is slower than it plays.",
-            quiet,
-        )
-
-
-def as_int16(samples: NDArray[np.uint8], mulaw: bool) -> NDArray[np.int16]:
-    """Bytes (n,) of sound as 16-bit samples."""
-    return decode_mulaw(samples) if mulaw else ((samples.astype(np.int16) - 128) * 256).astype(np.int16)
+        plural = "s" * (player.gaps > 1)
+        log(f"the sound had {player.gaps:,} gap{plural}: sampling is slower than playback.", quiet)

@@ -1,131 +1,128 @@
-"""Where sampled symbols go: text, sound, takes side by side, and segments of them."""
+"""Files that sampled symbols or samples are written to, as text or WAV."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.files import is_special_file, open_output
+from charrnn.data.vocab import Vocab
 
 if TYPE_CHECKING:
-    from charrnn.storage.checkpoint import Checkpoint
-    from charrnn.storage.checkpoint_format import StoredCheckpoint
+    from charrnn.storage.checkpoint_format import CheckpointMeta
+
+Samples = NDArray[Any]
 
 
 class Output(Protocol):
-    """Takes the symbols of one stream."""
+    """Destination of one stream."""
 
-    def write(self, ids: NDArray[Any]) -> None:
-        """Take the next symbols (n,), or samples."""
+    def write(self, piece: Samples) -> None:
+        """Write the next symbols or samples (n,)."""
 
     def mark(self) -> None:
-        """Note that a segment begins here."""
+        """Mark the next symbol or sample as the first one of a segment, if the format has marks."""
+
+
+class TextOutput:
+    """UTF-8 text of symbols; ``live`` flushes it after each piece."""
+
+    def __init__(self, file: BinaryIO, vocab: Vocab, live: bool) -> None:
+        self._file, self._vocab, self._live = file, vocab, live
+
+    def write(self, piece: NDArray[np.integer[Any]]) -> None:
+        self._file.write(self._vocab.decode(piece).encode("utf-8", "surrogatepass"))
+        if self._live:
+            self._file.flush()
+
+    def mark(self) -> None:
+        """Do nothing: text has no marks."""
+
+
+class WavOutput:
+    """WAV file with a cue point at each mark; ``convert`` returns a piece in the file's sample format."""
+
+    def __init__(self, wav: bytecodec.WavWriter, convert: Callable[[Samples], Samples]) -> None:
+        self._wav, self._convert = wav, convert
+
+    def write(self, piece: Samples) -> None:
+        self._wav.write(self._convert(piece))
+
+    def mark(self) -> None:
+        self._wav.cue()
 
 
 @contextlib.contextmanager
-def open_text(path: str, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[Output]:
-    """UTF-8 text, to a file or, for ``-``, to standard output as it comes."""
+def open_text(path: str, vocab: Vocab) -> Iterator[Output]:
+    """Open a text file, or for ``-`` standard output, for symbols of a vocabulary."""
     with open_output(path, binary=False) as file:
-        live = path == "-" or is_special_file(path)
-
-        class Text:
-            def write(self, ids: NDArray[np.integer[Any]]) -> None:
-                file.write(checkpoint.vocab.decode(ids).encode("utf-8", "surrogatepass"))
-                if live:
-                    file.flush()
-
-            def mark(self) -> None:
-                pass
-
-        yield Text()
+        yield TextOutput(file, vocab, live=path == "-" or is_special_file(path))
 
 
 @contextlib.contextmanager
-def open_sound(path: str, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[Output]:
-    """An 8-bit WAV with a cue point at each mark; ids are its bytes."""
+def open_sound(path: str, checkpoint: CheckpointMeta) -> Iterator[Output]:
+    """Open an 8-bit WAV file for symbols that are its bytes, at the rate and in the encoding of a network of sound."""
     if checkpoint.rate is None:
         raise ValueError("a network of text makes no sound")
-    mulaw = checkpoint.encoding == "mulaw"
-    with open_output(path) as file, bytecodec.WavWriter(file, checkpoint.rate, mulaw) as wav:
-
-        class Sound:
-            def write(self, ids: NDArray[np.integer[Any]]) -> None:
-                wav.write(ids.astype(np.uint8))
-
-            def mark(self) -> None:
-                wav.cue()
-
-        yield Sound()
+    with open_output(path) as file, bytecodec.WavWriter(file, checkpoint.rate, checkpoint.encoding == "mulaw") as wav:
+        yield WavOutput(wav, lambda ids: ids.astype(np.uint8))
 
 
 @contextlib.contextmanager
 def open_samples(path: str, rate: int, as_float: bool = False) -> Iterator[Output]:
-    """A WAV of 16 bits, or of 32-bit floats, with a cue point at each mark, for samples of full scale 1."""
+    """Open a WAV file of 16 bits, or of 32-bit floating point, for samples of full scale 1."""
+    convert = (lambda samples: samples.astype("<f4")) if as_float else as_int16
     with open_output(path) as file, bytecodec.WavWriter(file, rate, bits=32 if as_float else 16) as wav:
-
-        class Sound:
-            def write(self, ids: NDArray[Any]) -> None:
-                wav.write(ids.astype("<f4") if as_float else as_int16(ids))
-
-            def mark(self) -> None:
-                wav.cue()
-
-        yield Sound()
+        yield WavOutput(wav, convert)
 
 
 def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples of full scale 1 rounded to int16; what lies beyond its range becomes its ends."""
+    """Round samples of full scale 1 to int16 and limit them to its range."""
     rounded = np.floor(samples * np.float32(32768) + np.float32(0.5))
     return np.asarray(np.clip(rounded, -32768, 32767), dtype="<i2")
 
 
-@contextlib.contextmanager
-def open_takes(paths: list[str], sound: bool, checkpoint: Checkpoint | StoredCheckpoint) -> Iterator[list[Output]]:
-    """An output for each path."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(open_take(path, sound, checkpoint)) for path in paths]
+class SegmentWriter:
+    """Writer of each segment of a stream to a file of its own, such as FOLDER/001.wav.
 
-
-def open_take(
-    path: str, sound: bool, checkpoint: Checkpoint | StoredCheckpoint
-) -> contextlib.AbstractContextManager[Output]:
-    """The output of one take, to be entered."""
-    return (open_sound if sound else open_text)(path, checkpoint)
-
-
-class Segments:
-    """Writes each segment of a stream to a file of its own: FOLDER/001.wav (or .txt) and on."""
+    Parameters
+    ----------
+    suffix
+        Suffix of the files.
+    open_file
+        Function that returns an `Output` for a path, as a context manager.
+    """
 
     def __init__(
-        self, folder: Path, sound: bool, open_one: Callable[[str], contextlib.AbstractContextManager[Output]]
+        self, folder: str, suffix: str, open_file: Callable[[str], contextlib.AbstractContextManager[Output]]
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._sound, self._open_one = folder, sound, open_one
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._folder, self._suffix, self._open_file = folder, suffix, open_file
         self._number = -1
-        self._open = contextlib.ExitStack()
+        self._file = contextlib.ExitStack()
 
-    def write(self, number: int, ids: NDArray[Any]) -> None:
-        """Take the next symbols (n,) of a segment; the numbers count up from 0."""
+    def write(self, number: int, piece: Samples) -> None:
+        """Write the next piece (n,) of a segment; the numbers count up from 0."""
         if number != self._number:
-            self._open.close()
-            path = take_path(self._folder, number, self._sound)
-            self._output = self._open.enter_context(self._open_one(path))
+            self._file.close()
+            path = numbered_path(self._folder, number, self._suffix)
+            self._output = self._file.enter_context(self._open_file(path))
             self._number = number
-        self._output.write(ids)
+        self._output.write(piece)
 
-    def __enter__(self) -> Segments:
+    def __enter__(self) -> SegmentWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
+        self._file.__exit__(*error)
 
 
-def take_path(folder: Path, number: int, sound: bool) -> str:
-    """The file of a take or segment, whose numbers count from 0 and whose names from 001."""
-    return str(folder / f"{number + 1:03d}{'.wav' if sound else '.txt'}")
+def numbered_path(folder: str, number: int, suffix: str) -> str:
+    """Return the path of a stream or segment: numbers count from 0, names from 001."""
+    return str(Path(folder) / f"{number + 1:03d}{suffix}")

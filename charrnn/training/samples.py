@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bytecodec.console import progress
 from charrnn.engines import engine
 from charrnn.frames import model as frame_model
-from charrnn.frames.generate import Take
+from charrnn.frames.generate import FrameStream
 from charrnn.runtime import set_threads
 from charrnn.sampling.generate import generate
 from charrnn.sampling.writers import open_samples, open_sound
@@ -79,7 +79,7 @@ class FrameSampler(CheckpointSampler):
         set_threads(self._threads)
         checkpoint = frame_model.load(self._run.checkpoint_file(step))
         left = max(1, round(self._seconds * checkpoint.rate))
-        take = Take(checkpoint.model, seed=self._seed, temperature=temperature)
+        take = FrameStream(checkpoint.model, seed=self._seed, temperature=temperature)
         with (
             progress(left, " samples", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
             open_samples(str(self._run.sample_file(step, temperature)), checkpoint.rate) as sound,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from charrnn.engines.cpu import library as cpu_library
 from charrnn.engines.cpu import pack as cpu_packed
 from charrnn.engines.cpu.library import UnavailableError
-from charrnn.frames.generate import Take
+from charrnn.frames.generate import FrameStream
 from charrnn.frames.model import FrameConfig, FrameRNN
 from charrnn.models.cells import GRU, LSTM, LSTMP, RNN
 
@@ -91,10 +91,10 @@ def test_a_frame_predictor_makes_the_same_sound_compiled(cell):
     torch.manual_seed(0)
     model = FrameRNN(FrameConfig(rnn_size=20, layers=2, cell=cell, taps=4, spacing=10)).eval()
     model.window.normal_(0, 0.1)
-    take = Take(model)
+    take = FrameStream(model)
     sound = [take.read(10) for _ in range(20)]
     compile_layers(model)
-    again = Take(model)
+    again = FrameStream(model)
     torch.testing.assert_close(
         torch.tensor([again.read(10).tolist() for _ in range(20)]), torch.tensor([piece.tolist() for piece in sound])
     )

@@ -1,4 +1,4 @@
-"""Spectra and levels of minutes of sound."""
+"""Distances of spectra and drifts of levels of sound."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_the_level_of_a_full_scale_sine_is_minus_3_db():
     assert level(np.sin(np.arange(RATE))) == pytest.approx(-3.01, abs=0.05)
 
 
-def test_two_halves_of_one_noise_are_alike():
+def test_two_noises_of_one_kind_have_a_small_distance():
     assert spectrum_distance(NOISE, MORE, RATE) < 0.5
 
 
@@ -26,23 +26,23 @@ def test_a_dull_sound_is_far_from_a_bright_one():
     assert spectrum_distance(NOISE, np.convolve(NOISE, np.ones(8) / 8, "same"), RATE) > 6
 
 
-def test_what_lies_60_db_down_does_not_count():
+def test_bins_60_db_below_the_highest_do_not_count():
     tone = np.sin(2 * np.pi * 1000 * np.arange(30 * RATE) / RATE)
     assert spectrum_distance(tone, tone + NOISE * 1e-7, RATE) == pytest.approx(0, abs=0.01)
 
 
-@pytest.mark.parametrize("slope", [-12.0, 0.0, 6.0])
-def test_drift_is_the_slope_of_the_level(slope):
+def test_drift_is_the_slope_of_the_level():
     minutes = np.arange(len(NOISE)) / RATE / 60
-    assert level_drift(NOISE * 10 ** (slope * minutes / 20), RATE) == pytest.approx(slope, abs=0.5)
+    for slope in (-12.0, 0.0, 6.0):
+        assert level_drift(NOISE * 10 ** (slope * minutes / 20), RATE) == pytest.approx(slope, abs=0.5)
 
 
-def test_pauses_of_silence_do_not_decide():
+def test_silent_pauses_have_little_influence_on_the_drift():
     x = NOISE.copy()
     x[5 * RATE : 6 * RATE] = x[24 * RATE : 25 * RATE] = 0
     assert abs(level_drift(x, RATE)) < 2
 
 
 def test_a_sound_of_less_than_two_seconds_has_no_slope():
-    with pytest.raises(ValueError, match="less than the two seconds"):
+    with pytest.raises(ValueError, match="two seconds"):
         level_drift(NOISE[: 2 * RATE - 1], RATE)

@@ -1,4 +1,4 @@
-"""What a frame predictor makes of its own output: levels, passes, places, noise."""
+"""Generation with a frame predictor: levels, passes, noise, and resuming."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from bytecodec.errors import InputError
 from charrnn.frames import generate as frame_generate
 from charrnn.frames import noise as frame_noise
 from charrnn.frames.audio_metrics import spectrum_distance
-from charrnn.frames.generate import Take, load_takes, save_takes
+from charrnn.frames.generate import FrameStream, load_streams, save_streams
 from charrnn.frames.model import NOISE_TAPS, FrameConfig, FrameRNN, build
 from charrnn.sampling.writers import as_int16
 
@@ -21,12 +21,12 @@ SAMPLES = (np.random.default_rng(0).normal(0, 3000, 6000)).astype(np.int16)
 def network(**fields):
     model = build(FrameConfig(**{"rnn_size": 6, "layers": 1, "taps": TAPS, "spacing": SPACING} | fields), 0, SAMPLES)
     with torch.no_grad():
-        model.output.weight.mul_(3)  # so that what it makes moves
+        model.output.weight.mul_(3)  # so that its output varies
     return model.eval()
 
 
 class Gain(FrameRNN):
-    """Predicts that sound goes on as it was T samples ago, times a factor."""
+    """A network that repeats the sound of T samples ago, times a factor."""
 
     factor = 1.0
 
@@ -41,11 +41,11 @@ def gain(factor, level=1.0):
     return model
 
 
-def read(take, count, most=2**62):
-    """``count`` samples in pieces of ``most``."""
+def read(stream, count, most=2**62):
+    """Return ``count`` samples, which are read in pieces of ``most``."""
     pieces = []
     while count:
-        pieces.append(take.read(min(most, count)))
+        pieces.append(stream.read(min(most, count)))
         count -= len(pieces[-1])
     return np.concatenate(pieces)
 
@@ -53,28 +53,28 @@ def read(take, count, most=2**62):
 # Levels
 
 
-def test_a_network_that_repeats_what_it_hears_keeps_every_sample_to_the_last_bit_for_ever():
+def test_a_network_that_repeats_its_input_keeps_every_sample_to_the_last_bit():
     model = gain(1.0)
-    sound = read(Take(model), 5000 * SPACING)
+    sound = read(FrameStream(model), 5000 * SPACING)
     assert np.array_equal(
         as_int16(sound).reshape(5000, SPACING), np.tile(SAMPLES[(TAPS - 1) * SPACING : TAPS * SPACING], (5000, 1))
     )
 
 
-def test_what_is_beyond_full_scale_is_limited_and_counted_and_never_wraps():
-    take = Take(gain(3.0))
-    sound = as_int16(read(take, 40 * SPACING)).astype(int)
+def test_samples_beyond_full_scale_are_limited_and_counted_and_do_not_wrap():
+    stream = FrameStream(gain(3.0))
+    sound = as_int16(read(stream, 40 * SPACING)).astype(int)
     last = SAMPLES[(TAPS - 1) * SPACING : TAPS * SPACING].astype(int)
     expected, limited = last, 0
     for row in sound.reshape(40, SPACING):
         limited += np.count_nonzero((3 * expected > 32767) | (3 * expected < -32768))
         expected = np.clip(3 * expected, -32768, 32767)
         assert np.abs(row - expected).max() <= 1
-    assert take.limited == limited > 0
+    assert stream.limited == limited > 0
     assert np.array_equal(np.sign(sound[-SPACING:]), np.sign(last))
 
 
-def test_the_ends_of_the_range_are_those_of_int16():
+def test_the_limits_are_those_of_int16():
     assert as_int16(np.float32([-1, 1, 32767 / 32768, -2, 2, 0])).tolist() == [-32768, 32767, 32767, -32768, 32767, 0]
 
 
@@ -84,19 +84,19 @@ def test_the_ends_of_the_range_are_those_of_int16():
 @settings(max_examples=25)
 @given(pieces=st.lists(st.integers(1, 30), min_size=1, max_size=10))
 @pytest.mark.parametrize("loss", ["mse", "gaussian"])
-def test_samples_do_not_hang_on_how_they_are_handed_out(loss, pieces):
+def test_samples_do_not_depend_on_the_pieces_in_which_they_are_read(loss, pieces):
     model = network(loss=loss)
-    take, cut = Take(model, seed=3), []
+    stream, cut = FrameStream(model, seed=3), []
     for most in pieces:
-        cut.append(take.read(most))
+        cut.append(stream.read(most))
         assert 1 <= len(cut[-1]) <= most
-    assert np.array_equal(np.concatenate(cut), read(Take(model, seed=3), sum(map(len, cut))))
+    assert np.array_equal(np.concatenate(cut), read(FrameStream(model, seed=3), sum(map(len, cut))))
 
 
 @torch.no_grad()
 def test_a_pass_appends_its_predictions_to_the_window_and_the_oldest_leave_it():
     model = network()
-    sound = torch.from_numpy(read(Take(model), 5 * SPACING))
+    sound = torch.from_numpy(read(FrameStream(model), 5 * SPACING))
     history, state = torch.cat([model.window, sound]), model.initial_state(1)
     for number in range(5):
         window = history[number * SPACING : (number + TAPS) * SPACING]
@@ -105,78 +105,78 @@ def test_a_pass_appends_its_predictions_to_the_window_and_the_oldest_leave_it():
 
 
 @torch.no_grad()
-def test_after_a_reset_every_pass_starts_from_zeros():
+def test_with_reset_every_pass_starts_from_the_zero_state():
     model = network()
-    sound = torch.from_numpy(read(Take(model, join="reset"), 5 * SPACING))
+    sound = torch.from_numpy(read(FrameStream(model, join="reset"), 5 * SPACING))
     history = torch.cat([model.window, sound])
     for number in range(5):
         means, _, _ = model(history[None, number * SPACING : (number + TAPS) * SPACING], model.initial_state(1))
         assert torch.allclose(sound[number * SPACING : (number + 1) * SPACING], means[0], atol=1e-6)
 
 
-# What is drawn
+# Noise
 
 
-def test_what_is_drawn_hangs_on_seed_number_and_temperature():
+def test_the_noise_depends_on_seed_number_and_temperature():
     model = network(loss="gaussian")
-    first = read(Take(model, seed=1), 50)
-    assert np.array_equal(first, read(Take(model, seed=1), 50))
+    first = read(FrameStream(model, seed=1), 50)
+    assert np.array_equal(first, read(FrameStream(model, seed=1), 50))
     for other in ({"seed": 2}, {"seed": 1, "number": 1}, {"seed": 1, "temperature": 0.5}):
-        assert not np.array_equal(first, read(Take(model, **other), 50))
+        assert not np.array_equal(first, read(FrameStream(model, **other), 50))
 
 
-def test_at_temperature_0_a_take_is_its_means():
+def test_at_temperature_0_samples_are_the_means():
     model = network(loss="gaussian")
-    cold = read(Take(model, temperature=0.0, seed=1), 50)
-    assert np.array_equal(cold, read(Take(model, temperature=0.0, seed=2), 50))
+    cold = read(FrameStream(model, temperature=0.0, seed=1), 50)
+    assert np.array_equal(cold, read(FrameStream(model, temperature=0.0, seed=2), 50))
     means, _, _ = model(model.window[None], model.initial_state(1))
     assert np.allclose(cold[:SPACING], means[0].detach(), atol=1e-6)
 
 
-def test_a_filter_has_the_power_that_was_asked_for_and_answers_at_once():
+def test_a_minimum_phase_filter_has_the_requested_power():
     at = np.linspace(0, np.pi, NOISE_TAPS + 1)
     power = 1 / np.abs(1 - 0.9 * np.exp(-1j * at)) ** 2  # of 1, 0.9, 0.81, ...
     taps = frame_noise.minimum_phase(power)
     assert np.allclose(taps, 0.9 ** np.arange(NOISE_TAPS), atol=1e-3)
 
 
-def test_what_is_drawn_has_the_level_and_the_spectrum_of_what_cannot_be_predicted():
+def test_shaped_noise_has_the_level_and_the_spectrum_of_the_prediction_errors():
     noise = np.random.default_rng(1).normal(0, 1, 200_000)
     dull = np.convolve(noise, np.hanning(9) / 4, "same")
     recording = np.clip(6000 * dull, -32768, 32767).astype(np.int16)
     model = build(FrameConfig(rnn_size=2, layers=1, taps=TAPS, spacing=200, loss="gaussian"), 0, recording)
     with torch.no_grad():
-        model.output.weight.zero_()  # it predicts nothing, and a deviation that is twice too large
+        model.output.weight.zero_()  # it predicts zeros, and a deviation that is twice too large
         model.output.bias.copy_(torch.tensor([0, np.log(4)]))
     x = recording / 32768
-    hiss = read(Take(model), 30_000)
+    hiss = read(FrameStream(model), 30_000)
     frame_noise.shape_noise(model, recording)
-    shaped = read(Take(model), 30_000)
+    shaped = read(FrameStream(model), 30_000)
     assert spectrum_distance(x, hiss, 16000) > 10
     assert spectrum_distance(x, shaped, 16000) < 1
     assert np.std(shaped) == pytest.approx(np.std(x), rel=0.03)
 
 
-class Wrong(FrameRNN):
-    """Believes that sound goes on as 0.7 of what it was T samples ago, turned over."""
+class Inverting(FrameRNN):
+    """A network that predicts -0.7 times the sound of T samples ago."""
 
     def forward(self, x, state):
         newest = self.table(x)[..., -1]
         return -0.7 * newest, torch.full_like(newest, 0.01), state
 
 
-def test_a_network_that_makes_itself_too_loud_by_what_it_hears_is_brought_to_the_recordings_level():
+def test_feedback_that_makes_a_network_too_loud_is_corrected_to_the_recordings_level():
     recording = np.random.default_rng(1).normal(0, 3000, 100_000).astype(np.int16)
-    model = Wrong(FrameConfig(rnn_size=1, layers=1, taps=TAPS, spacing=2000, loss="gaussian"))
+    model = Inverting(FrameConfig(rnn_size=1, layers=1, taps=TAPS, spacing=2000, loss="gaussian"))
     model.window.copy_(torch.from_numpy(recording[: TAPS * 2000] / np.float32(32768)))
     level = np.std(recording) / 32768
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_noise, "FREE_ROUNDS", 0)
         frame_noise.shape_noise(model, recording)
-    alone = np.std(read(Take(model), 60_000)[20_000:]) / level
+    uncorrected = np.std(read(FrameStream(model), 60_000)[20_000:]) / level
     frame_noise.shape_noise(model, recording)
-    sound = read(Take(model), 60_000)[20_000:]
-    assert alone == pytest.approx(np.sqrt(1.49 / 0.51), rel=0.05)  # its deviations, fed back
+    sound = read(FrameStream(model), 60_000)[20_000:]
+    assert uncorrected == pytest.approx(np.sqrt(1.49 / 0.51), rel=0.05)  # its noise, fed back
     assert np.std(sound) / level == pytest.approx(1, abs=0.07)
     assert spectrum_distance(recording / 32768, sound, 16000) < 1.5
 
@@ -187,29 +187,35 @@ def test_a_recording_of_two_passes_is_enough_to_shape_noise():
     assert torch.isfinite(model.noise).all()
 
 
-# Places
+# Resuming
 
 
-@pytest.mark.parametrize("loss", ["mse", "gaussian"])
-@pytest.mark.parametrize("cell", ["lstm", "lstmp", "lstmor", "gru"])
-@pytest.mark.parametrize("stop", [0, 1, SPACING, 2 * SPACING + 3])
-def test_going_on_from_a_file_is_as_if_it_had_never_been_stopped(tmp_path, loss, cell, stop):
+@pytest.mark.parametrize(
+    ("loss", "cell", "stop"),
+    [
+        ("mse", "lstm", 0),
+        ("gaussian", "lstmp", 1),
+        ("gaussian", "lstmor", SPACING),
+        ("mse", "gru", 2 * SPACING + 3),
+    ],
+)
+def test_streams_resume_from_a_file_as_if_they_had_not_been_interrupted(tmp_path, loss, cell, stop):
     model = network(loss=loss, cell=cell)
-    whole = [read(Take(model, seed=5, number=k), 60) for k in range(2)]
-    takes = [Take(model, seed=5, number=k) for k in range(2)]
-    parts = [[read(take, stop)] if stop else [] for take in takes]
-    save_takes(tmp_path / "s", takes)
-    for k, take in enumerate(load_takes(tmp_path / "s", model)):
-        assert np.array_equal(np.concatenate([*parts[k], read(take, 60 - stop)]), whole[k])
+    whole = [read(FrameStream(model, seed=5, number=k), 60) for k in range(2)]
+    streams = [FrameStream(model, seed=5, number=k) for k in range(2)]
+    parts = [[read(stream, stop)] if stop else [] for stream in streams]
+    save_streams(tmp_path / "s", streams)
+    for k, stream in enumerate(load_streams(tmp_path / "s", model)):
+        assert np.array_equal(np.concatenate([*parts[k], read(stream, 60 - stop)]), whole[k])
 
 
-def test_a_place_of_another_network_is_refused(tmp_path):
-    save_takes(tmp_path / "s", [Take(network())])
+def test_streams_of_another_network_are_rejected(tmp_path):
+    save_streams(tmp_path / "s", [FrameStream(network())])
     for other in (network(rnn_size=7), network(taps=4), network(cell="gru")):
         with pytest.raises(InputError, match="does not fit this network"):
-            load_takes(tmp_path / "s", other)
+            load_streams(tmp_path / "s", other)
 
 
-def test_a_number_of_0_draws_no_infinity(monkeypatch):
+def test_a_random_number_of_0_gives_finite_noise(monkeypatch):
     monkeypatch.setattr(frame_generate, "uniforms", lambda *_: np.zeros(SPACING, np.float32))
-    assert np.isfinite(read(Take(network(loss="gaussian")), SPACING)).all()
+    assert np.isfinite(read(FrameStream(network(loss="gaussian")), SPACING)).all()

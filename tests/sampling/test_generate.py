@@ -1,9 +1,8 @@
-"""Random numbers hang on seed, stream and place alone, and symbols on nothing else."""
+"""Random numbers depend on seed, stream and position only, and symbols on nothing else."""
 
 import itertools
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +26,13 @@ def joined(chunks):
 
 
 def test_the_numbers_of_a_seed_never_change():
-    """A seed that somebody wrote down stands for the same sound in every version."""
+    """A seed gives the same sound in every version."""
     scaled = [(uniforms(*where, 3).astype(np.float64) * 2**24).tolist() for where in PINNED]
     assert scaled == list(PINNED.values())
 
 
 def philox(counter, key):
-    """Four numbers of 64 bits, as Salmon, Moraes, Dror and Shaw print Philox4x64-10."""
+    """Return four 64-bit numbers of Philox4x64-10 (Salmon, Moraes, Dror and Shaw 2011)."""
     mask, (k0, k1) = 2**64 - 1, key
     c0, c1, c2, c3 = (counter >> 64 * i & mask for i in range(4))
     for _ in range(10):
@@ -43,12 +42,12 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def test_the_numbers_are_philoxs():
-    assert philox(0, (0, 0))[0] == 0x16554D9ECA36314C  # the authors' known answer
+def test_the_numbers_are_those_of_philox():
+    assert philox(0, (0, 0))[0] == 0x16554D9ECA36314C  # from the authors' test vectors
     for seed, stream, position in [(0, 0, 0), (5, 2**63, 7), (2**64 - 1, 1, 4 * 2**64 - 1), (9, 9, 2**66 + 2)]:
-        blocks = [philox(position // 4 + 1 + i, (seed, stream)) for i in range(3)]  # numpy counts up first
-        want = [number >> 40 for block in blocks for number in block][position % 4 :][:8]
-        assert (uniforms(seed, stream, position, 8).astype(np.float64) * 2**24).tolist() == want
+        blocks = [philox(position // 4 + 1 + i, (seed, stream)) for i in range(3)]  # numpy increments first
+        expected = [number >> 40 for block in blocks for number in block][position % 4 :][:8]
+        assert (uniforms(seed, stream, position, 8).astype(np.float64) * 2**24).tolist() == expected
 
 
 @given(seeds, seeds, st.integers(0, 2**70), st.integers(0, 40))
@@ -62,7 +61,7 @@ def test_numbers_are_float32_in_0_to_1_with_24_bits(seed, stream, position, coun
 
 
 @given(seeds, seeds, st.integers(0, 2**40), st.lists(st.integers(0, 9), min_size=1, max_size=8))
-def test_any_cut_gives_the_same_numbers(seed, stream, position, counts):
+def test_numbers_do_not_depend_on_how_they_are_cut(seed, stream, position, counts):
     whole = uniforms(seed, stream, position, sum(counts))
     starts = itertools.accumulate([position, *counts])
     pieces = [uniforms(seed, stream, start, count) for start, count in zip(starts, counts, strict=False)]
@@ -91,7 +90,7 @@ def test_the_size_of_a_chunk_has_no_influence_on_symbols(tiny_model, chunk, leng
     assert whole.shape == (2, length)
 
 
-def test_a_stream_is_the_same_whatever_its_neighbours(tiny_model):
+def test_a_stream_does_not_depend_on_the_number_of_streams(tiny_model):
     many = joined(generate(EagerEngine(tiny_model, 5), 40, seed=3))
     for k in range(5):
         alone = joined(generate(EagerEngine(tiny_model, 1), 40, seed=3, first_stream=k))
@@ -99,24 +98,23 @@ def test_a_stream_is_the_same_whatever_its_neighbours(tiny_model):
     assert len({tuple(row) for row in many}) == 5
 
 
-def test_going_on_from_a_place_is_never_having_stopped(tiny_model):
+def test_sampling_resumes_at_a_position(tiny_model):
     whole = joined(generate(EagerEngine(tiny_model), 40, seed=3))
     engine = EagerEngine(tiny_model)
-    halves = [joined(generate(engine, n, seed=3, position=place)) for n, place in ((13, 0), (27, 13))]
+    halves = [joined(generate(engine, n, seed=3, position=position)) for n, position in ((13, 0), (27, 13))]
     np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
 
 
-def test_without_a_length_it_goes_on_for_ever(tiny_model):
+def test_without_a_length_sampling_does_not_end(tiny_model):
     endless = generate(EagerEngine(tiny_model), None, seed=3, chunk=7)
     some = joined(itertools.islice(endless, 5))
     np.testing.assert_array_equal(some, joined(generate(EagerEngine(tiny_model), 35, seed=3)))
 
 
-@pytest.mark.parametrize("streams", [1, 3])
-def test_priming_has_every_stream_read_the_same(tiny_model, streams):
-    engine = EagerEngine(tiny_model, streams)
+def test_priming_feeds_the_same_symbols_to_every_stream(tiny_model):
+    engine = EagerEngine(tiny_model, 3)
     prime(engine, np.array([1, 2, 3], dtype=np.uint8))
     state, last = engine.get_state()
-    assert last.tolist() == [3] * streams
+    assert last.tolist() == [3, 3, 3]
     assert all((array == array[0]).all() for layer in state for array in layer)
     assert state[0][0].any()

@@ -29,4 +29,4 @@ def test_a_network_of_format_1_loads_and_scores_as_it_did(cell):
 def test_a_frame_predictor_of_format_1_loads_and_sounds_as_it_did():
     found = frame_model.load(FOLDER / "frames.safetensors")
     assert (found.step, found.rate, found.val_loss) == (12, 16000, 0.2)
-    np.testing.assert_allclose(frame_generate.Take(found.model).read(8), EXPECTED["frames"], atol=1e-5)
+    np.testing.assert_allclose(frame_generate.FrameStream(found.model).read(8), EXPECTED["frames"], atol=1e-5)

@@ -269,14 +269,14 @@ def frame_generation(preset: str, loss: str, compiled: bool = True) -> float:
 
     runtime.before_torch()
     from charrnn.engines.cpu.layer import compile_layers
-    from charrnn.frames.generate import Take
+    from charrnn.frames.generate import FrameStream
     from charrnn.frames.model import FrameConfig, FrameRNN
 
     cell, layers, units, taps, spacing, _ = FRAMES[preset]
     model = FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing, loss=loss)).eval()
     if compiled:
         compile_layers(model)
-    take = Take(model)
+    take = FrameStream(model)
     return spacing * per_second(lambda: take.read(spacing))
 
 

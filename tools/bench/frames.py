@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import bytecodec
 from charrnn.frames.audio_metrics import level, level_drift, spectrum_distance
-from charrnn.sampling.stitch import measure_seams
+from charrnn.sampling.seams import measure_seams
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run
 

@@ -232,9 +232,9 @@ def checkpoints(folder: Path) -> Target:
         of_frames = frame_model.FrameRNN(frame_model.FrameConfig(3, 1, taps=2, spacing=4, loss=loss)).eval()
         checkpoint.save(path, frame_model.FrameCheckpoint(of_frames, 3, 0.5, 16000, 0.1, 0.2))
         seeds.append(path.read_bytes())
-    take = frame_generate.Take(of_frames)
+    take = frame_generate.FrameStream(of_frames)
     take.read(4)
-    frame_generate.save_takes(path, [take])
+    frame_generate.save_streams(path, [take])
     takes = path.read_bytes()
     torch.set_num_threads(1)
 
@@ -243,9 +243,9 @@ def checkpoints(folder: Path) -> Target:
         if kind == checkpoint_format.STREAMS_KIND:
             checkpoint_format.load_streams(path, small.config)
         elif kind == frame_generate.STREAMS_KIND:
-            frame_generate.load_takes(path, of_frames)[0].read(4)
+            frame_generate.load_streams(path, of_frames)[0].read(4)
         elif kind == frame_model.KIND:
-            frame_generate.Take(frame_model.load(path).model).read(4)
+            frame_generate.FrameStream(frame_model.load(path).model).read(4)
         else:
             made = checkpoint.load(path)
             for ids in generate.generate(engine(made), 2, 1.0, 0):

@@ -1,0 +1,163 @@
+"""The interface of a network that is sampled, and its implementation for networks of symbols."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec import decode_mulaw
+from charrnn.engines import Engine
+from charrnn.sampling.generate import CHUNK, prime
+from charrnn.sampling.stitch import stitch
+from charrnn.sampling.writers import Output, as_int16, open_sound, open_text
+from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams, save_streams
+
+DEFAULT_SECONDS = 10
+DEFAULT_SYMBOLS = 2000
+
+Pieces = Iterator[tuple[int, list[NDArray[Any]]]]
+
+
+class SamplingTask(ABC):
+    """Streams of one network, which are sampled side by side. Call `restart` before anything else.
+
+    Attributes
+    ----------
+    path
+        Path of the checkpoint.
+    rate
+        Sampling rate of the sound in Hz; None for a network of text.
+    streams
+        Number of streams, N.
+    unit
+        "symbols" or "samples".
+    """
+
+    path: str
+    rate: int | None
+    streams: int
+    unit: str
+
+    @property
+    def default_length(self) -> int:
+        """Number of symbols or samples per stream if no length is given."""
+        return DEFAULT_SYMBOLS if self.rate is None else DEFAULT_SECONDS * self.rate
+
+    @abstractmethod
+    def restart(self, temperature: float) -> None:
+        """Return all streams to where they began, to sample at a temperature."""
+
+    @abstractmethod
+    def pieces(self, segments: int, length: int | None) -> Pieces:
+        """Sample segments of a length, or one without an end.
+
+        Yields
+        ------
+        The number of the segment, from 0, and the next symbols or samples (n,) of each of the N streams.
+        """
+
+    @abstractmethod
+    def save_state(self, path: str) -> None:
+        """Write the state of the streams to a file, to resume from."""
+
+    @abstractmethod
+    def open_output(self, path: str) -> AbstractContextManager[Output]:
+        """Open a file, or for ``-`` standard output, for the pieces of a stream."""
+
+    def suffix(self, output: str, several: bool) -> str:
+        """Return the suffix of the files of several streams, or of the segments of an output."""
+        return ".wav"
+
+    def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
+        """Return a piece of a stream of sound as 16-bit samples."""
+        return as_int16(piece)
+
+    def summary(self) -> str:
+        """Return a message to report after sampling, or ""."""
+        return ""
+
+
+class SymbolSampling(SamplingTask):
+    """Streams of a network of symbols in an engine.
+
+    Parameters
+    ----------
+    start
+        Symbols (P,) to prime all streams with.
+    saved
+        State to resume from, before the start symbols are read.
+    seed
+        Seed of the random numbers; None for that of the state, or 0.
+    join
+        How segments are joined; see `charrnn.sampling.stitch.stitch`.
+    chunk
+        Largest number of symbols per piece and stream.
+    """
+
+    unit = "symbols"
+
+    def __init__(
+        self,
+        checkpoint: StoredCheckpoint,
+        engine: Engine,
+        start: NDArray[np.integer[Any]],
+        saved: Streams | None = None,
+        seed: int | None = None,
+        join: str = "carry",
+        chunk: int = CHUNK,
+    ) -> None:
+        self.path, self.rate, self.streams = checkpoint.path, checkpoint.rate, engine.streams
+        self.checkpoint, self.engine = checkpoint, engine
+        self._start, self._saved, self._join, self._chunk = start, saved, join, chunk
+        self._seed = seed if seed is not None else saved.seed if saved else 0
+        self._temperature, self._position = 1.0, 0
+
+    def restart(self, temperature: float) -> None:
+        self._temperature = temperature
+        self._position = self._saved.position if self._saved else 0
+        self.engine.reset()
+        if self._saved:
+            self.engine.set_state(self._saved.state, self._saved.last)
+        if len(self._start):
+            prime(self.engine, self._start)
+
+    def pieces(self, segments: int, length: int | None) -> Pieces:
+        chunks = stitch(
+            self.engine,
+            segments,
+            length,
+            self._temperature,
+            self._seed,
+            self._join,
+            self._start,
+            self._position,
+            chunk=self._chunk,
+        )
+        for number, ids in chunks:
+            self._position += ids.shape[1]
+            yield number, list(ids)
+
+    def save_state(self, path: str) -> None:
+        save_streams(path, Streams(*self.engine.get_state(), self._seed, self._position))
+
+    def suffix(self, output: str, several: bool) -> str:
+        return ".wav" if _is_wav(output) or (several and self.rate is not None) else ".txt"
+
+    def open_output(self, path: str) -> AbstractContextManager[Output]:
+        return open_sound(path, self.checkpoint) if _is_wav(path) else open_text(path, self.checkpoint.vocab)
+
+    def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
+        data = piece.astype(np.uint8)
+        if self.checkpoint.encoding == "mulaw":
+            return decode_mulaw(data)
+        return ((data.astype(np.int16) - 128) * 256).astype(np.int16)
+
+
+def _is_wav(path: str) -> bool:
+    return Path(path).suffix.lower() == ".wav"
