@@ -175,7 +175,7 @@ def _symbol_task(args: Namespace, file: Path, run: run_dir.Run | None, folder: P
 
     def of_others(part: str, bar: Any) -> dict[str, float]:
         ids, train = parts[part], parts["train"] if part in ("val", "test") else None
-        bar.reset(baselines.steps(ids, train))
+        bar.reset(baselines.total_symbols(ids, train))
         is_mulaw = checkpoint.encoding == "mulaw"
         return baselines.measure_baselines(ids, train, checkpoint.vocab, checkpoint.rate, is_mulaw, bar.update)
 
@@ -272,12 +272,12 @@ def _run_data(
     args: Namespace, checkpoint: Checkpoint, run: run_dir.Run | None
 ) -> tuple[str, Corpus, tuple[float, float]]:
     """Return the data of the network's run."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import open_corpus
 
     run = own_run(args, run)
     config = run.config()
     try:
-        corpus = corpora.open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
+        corpus = open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
         if config["vocab"] != checkpoint.vocab.to_json():
             raise ValueError("its vocabulary is not the checkpoint's")
         if len(corpus.ids) != config["symbols"]:
@@ -291,10 +291,10 @@ def _file_data(
     args: Namespace, checkpoint: Checkpoint, run: run_dir.Run | None, folder: Path
 ) -> tuple[str, Corpus, tuple[float, float]]:
     """Another file, read as a recording at the network's rate and in its encoding, or as a text of its characters."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import prepare_corpus
 
     table = bytecodec.read_table(args.table) if args.table else None
-    corpus = corpora.prepare(
+    corpus = prepare_corpus(
         [args.file],
         folder / "corpus.bin",
         options_of(checkpoint, args),

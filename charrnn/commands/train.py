@@ -130,7 +130,7 @@ def _make_symbols(
     args: Namespace, named: set[str], inputs: Sequence[str], run: run_dir.Run, settings: Settings
 ) -> tuple[CharRNN, Corpus, dict[str, Any]]:
     """Network, data, and what config.json says of them, for a new run of a character network."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import prepare_corpus
     from charrnn.models.char_rnn import build
     from charrnn.models.config import ModelConfig
     from charrnn.storage.checkpoint import load
@@ -142,7 +142,7 @@ def _make_symbols(
     options = sound_options(args, args.rate)
     table = bytecodec.read_table(args.table) if args.table else None
     known = old.vocab if old else None
-    corpus = corpora.prepare(
+    corpus = prepare_corpus(
         inputs, run.corpus_file, options, known, args.quiet, table, args.encoding, args.skip_unreadable
     )
     is_sound = corpus.vocab.alphabet is not None
@@ -179,19 +179,19 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
         return baselines.measure_frame_baselines(samples, config["rate"]) if len(samples) else {}
     if len(val) < 2:
         return {}
-    with progress(baselines.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
+    with progress(baselines.total_symbols(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
         return baselines.measure_baselines(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import open_corpus
     from charrnn.data.vocab import Vocab
     from charrnn.models.char_rnn import CharRNN
     from charrnn.models.config import ModelConfig
     from charrnn.storage.checkpoint import meta_model
-    from charrnn.storage.checkpoint_format import UNUSABLE
+    from charrnn.storage.checkpoint_format import LOAD_ERRORS
 
     run = run_dir.find_run(args.resume)
     run.check_links()
@@ -220,7 +220,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             shape = ModelConfig(**config["model"])
             meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
             model = CharRNN(shape)
-            corpus = corpora.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+            corpus = open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         else:
             from charrnn.commands import train_frames
 
@@ -230,7 +230,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         if config.get("processes", 1) != world.size:  # the cores are shared anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
-    except (*UNUSABLE, AttributeError) as error:
+    except (*LOAD_ERRORS, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         reason = first_line(error)

@@ -43,7 +43,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
         f"run       {trainer.run.path}",
     ]
     if bits:
-        lines.insert(2, f"yardstick the validation part takes {baselines.sentence(bits)}")
+        lines.insert(2, f"yardstick the validation part takes {baselines.summary(bits)}")
     for line in lines:
         log(line, quiet)
     if not len(trainer.parts["val"]) > trainer.context.max_lag:

@@ -63,19 +63,19 @@ def measure_frame_baselines(samples: NDArray[Any], rate: int, tell: Tell = _sile
     return {"flac": _flac_bits(samples, rate, lambda block: block, "PCM_16", tell)}
 
 
-def sentence(bits: Mapping[str, float]) -> str:
+def summary(bits: Mapping[str, float]) -> str:
     """What a part takes, such as '3.29 bits a sample in FLAC, 5.25 under the histogram of the training part'."""
     known = [(f"{bits[name]:.2f}", phrase) for name, phrase in PHRASES.items() if name in bits]
     unit = " bits a sample" if "flac" in bits else " bits a symbol"
     return ", ".join(f"{value}{'' if place else unit} {phrase}" for place, (value, phrase) in enumerate(known))
 
 
-def in_brief(bits: Mapping[str, float]) -> str:
+def short_summary(bits: Mapping[str, float]) -> str:
     """The same for a line that has little room, such as 'FLAC 3.29, order-0 5.25'."""
     return ", ".join(f"{NAMES[name]} {value:.2f}" for name, value in bits.items() if name in NAMES)
 
 
-def steps(ids: NDArray[Any], train: Ids | None = None) -> int:
+def total_symbols(ids: NDArray[Any], train: Ids | None = None) -> int:
     """How many symbols `yardsticks` tells of in all, for a progress bar."""
     return sum(min(n, MOST_SYMBOLS) for n in (len(ids), len(ids), 0 if train is None else len(train)))
 

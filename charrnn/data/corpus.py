@@ -49,17 +49,17 @@ class Corpus:
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
         torch-rnn cuts, and the rest for train."""
-        train, val = borders(len(self.ids), val_frac, test_frac)
+        train, val = part_bounds(len(self.ids), val_frac, test_frac)
         return {"train": self.ids[:train], "val": self.ids[train:val], "test": self.ids[val:]}
 
 
-def borders(n: int, val_frac: float, test_frac: float) -> tuple[int, int]:
+def part_bounds(n: int, val_frac: float, test_frac: float) -> tuple[int, int]:
     """Where the training part of n symbols ends, and where the validation part does."""
     val, test = int(val_frac * n), int(test_frac * n)
     return n - val - test, n - test
 
 
-def prepare(
+def prepare_corpus(
     inputs: Sequence[str],
     target: Path,
     options: SoundOptions,
@@ -207,7 +207,7 @@ def _texts_by_table(
 
 
 def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Corpus:
-    """Map a file that `prepare` wrote. An InputError where it holds nothing."""
+    """Map a file that `prepare_corpus` wrote. An InputError where it holds nothing."""
     if path.stat().st_size == 0:
         raise _nothing_in(names)
     return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names, skipped)

@@ -119,7 +119,7 @@ def _second_best(streams: int, precision: str) -> str:
     """The engine to take where the compiled one is not there."""
     from charrnn.storage import onnx_export
 
-    return "onnx" if precision == "auto" and streams <= FEW and onnx_export.installed() else "eager"
+    return "onnx" if precision == "auto" and streams <= FEW and onnx_export.is_installed() else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

@@ -144,7 +144,7 @@ def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
 
 def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads: int) -> Any:
     """onnxruntime, ready to run the step."""
-    onnx_export.needed("onnx", "onnxruntime")
+    onnx_export.require("onnx", "onnxruntime")
     import onnxruntime
     from onnx import helper
 
@@ -165,6 +165,6 @@ def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads
                 data,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                nodes_to_exclude=[onnx_export.FED_BACK + onnx_export.PRODUCT],  # whose rounding would go round with it
+                nodes_to_exclude=[onnx_export.RECURRENT_WEIGHT + onnx_export.PRODUCT],  # rounding would accumulate
             )
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -191,7 +191,7 @@ class FrameCheckpoint:
     path: str = ""
     sound: dict[str, Any] | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
         known = {name: getattr(self, name, None) for name in checkpoint_format.METADATA_TYPES}
         return {"model": self.model.config.to_json(), **known}
@@ -209,12 +209,12 @@ def load(path: str | Path) -> FrameCheckpoint:
     facts = checkpoint_format.read_metadata(path, KIND)
     try:
         config = FrameConfig(**facts["model"])
-        known = checkpoint_format.known(facts)
+        known = checkpoint_format.validated_metadata(facts)
         del known["encoding"]
         if known["rate"] is None:
             raise ValueError("it has no rate")
         model = files.meta_model(path, config.layers, lambda: FrameRNN(config))
         files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
         return FrameCheckpoint(model.eval(), path=str(path), **known)
-    except checkpoint_format.UNUSABLE as error:
-        raise checkpoint_format.unusable(path, error) from None
+    except checkpoint_format.LOAD_ERRORS as error:
+        raise checkpoint_format.load_error(path, error) from None

@@ -12,8 +12,8 @@ CELLS = {
     "gru": 3,
     "rnn": 1,
 }  # charrnn.models.cells has them; how many rows each unit has
-PROJECTING = ("lstmp",)
-FEEDING_BACK = ("lstmor",)  # whose output layer is recurrent, too
+PROJECTED_CELLS = ("lstmp",)
+RECURRENT_OUTPUT_CELLS = ("lstmor",)  # whose output layer is recurrent, too
 MOST_LAYERS = 1000
 MOST_BIAS = 1e30  # within a float32
 UNIFORM = "uniform"  # a forget bias of its own for each unit
@@ -89,7 +89,7 @@ def check_layers(config: Any) -> None:
     bias = config.forget_bias
     if bias != UNIFORM and not (isinstance(bias, int | float) and -MOST_BIAS <= bias <= MOST_BIAS):
         raise ValueError(f"forget_bias is {bias!r}, and has to be a number within 1e30, or {UNIFORM!r}")
-    projects = config.cell in PROJECTING
+    projects = config.cell in PROJECTED_CELLS
     if config.proj_size is None and projects:
         object.__setattr__(config, "proj_size", max(1, config.rnn_size // 2))
     size = config.proj_size
@@ -101,7 +101,7 @@ def check_layers(config: Any) -> None:
         )
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The weights that a file keeps of a network, by name: all but those that are zero for ever."""
     v, h, gates = config.vocab_size, config.rnn_size, CELLS[config.cell]
     size, out = config.wordvec_size, config.proj_size or h
@@ -115,13 +115,13 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         }
         if config.cell == "gru":
             found[f"{layer}bias_hh_l0"] = (gates * h,)
-        if config.cell in PROJECTING:
+        if config.cell in PROJECTED_CELLS:
             found[f"{layer}weight_hr_l0"] = (out, h)
         if config.layer_norm:
             found |= {f"norms.{i}.weight": (out,), f"norms.{i}.bias": (out,)}
         size = out
     found |= {"output.weight": (v, out), "output.bias": (v,)}
-    if config.cell in FEEDING_BACK:
+    if config.cell in RECURRENT_OUTPUT_CELLS:
         found["output.recurrent_weight"] = (v, v)
     return found
 
@@ -130,4 +130,4 @@ def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
     """How long the arrays of a stream's state are: per layer, and of a recurrent output layer."""
     handed_on = config.proj_size or config.rnn_size
     layer = (handed_on, config.rnn_size) if CELLS[config.cell] == 4 else (handed_on,)
-    return (layer,) * config.layers + (((config.vocab_size,),) if config.cell in FEEDING_BACK else ())
+    return (layer,) * config.layers + (((config.vocab_size,),) if config.cell in RECURRENT_OUTPUT_CELLS else ())

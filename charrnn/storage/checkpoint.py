@@ -23,7 +23,7 @@ from charrnn.storage.checkpoint_format import KIND
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Keepable(Protocol):
+class Saveable(Protocol):
     """A network and what is known of it, as a file keeps them."""
 
     @property
@@ -34,7 +34,7 @@ class Keepable(Protocol):
     def model(self) -> nn.Module:
         """The network."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What stands beside its tensors, as JSON."""
 
 
@@ -59,13 +59,13 @@ class Checkpoint(checkpoint_format.CheckpointMeta):
         """What the network is."""
         return self.model.config
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
         known = {name: getattr(self, name) for name in checkpoint_format.METADATA_TYPES}
         return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **known}
 
 
-def save(path: str | Path, checkpoint: Keepable) -> None:
+def save(path: str | Path, checkpoint: Saveable) -> None:
     """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns.
 
     Raises
@@ -76,7 +76,7 @@ def save(path: str | Path, checkpoint: Keepable) -> None:
     path = check_path("path", path)
     if not isinstance(getattr(checkpoint, "model", None), nn.Module):
         raise InputError(f"checkpoint is a {type(checkpoint).__name__}; it must hold a torch module.")
-    write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
+    write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.metadata())
 
 
 def set_val_loss(path: Path, val_loss: float) -> None:
@@ -93,10 +93,10 @@ def load(path: str | Path) -> Checkpoint:
     InputError
         The file is missing, cut off, or no checkpoint of this program's.
     """
-    return of_stored(checkpoint_format.load(path))
+    return to_torch(checkpoint_format.load(path))
 
 
-def of_stored(network: checkpoint_format.StoredCheckpoint) -> Checkpoint:
+def to_torch(network: checkpoint_format.StoredCheckpoint) -> Checkpoint:
     """The same network in torch."""
     with torch.device("meta"):  # its weights are those of the file
         model = CharRNN(network.config)
@@ -125,7 +125,7 @@ def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefi
     checkpoint_format.check_depth(layers, found)
     with torch.device("meta"):
         model = make()
-    checkpoint_format.check_heads(found, _shapes(model))
+    checkpoint_format.check_tensor_info(found, _shapes(model))
     return model
 
 
@@ -155,7 +155,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
     """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
     heads = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-    checkpoint_format.check_heads(heads, _shapes(model))
+    checkpoint_format.check_tensor_info(heads, _shapes(model))
     frozen = _frozen(model)
     zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name in frozen}
     model.load_state_dict({**tensors, **zeros}, assign=assign)

@@ -25,7 +25,7 @@ from bytecodec.errors import InputError
 from bytecodec.safe_text import is_utf8, printable
 from charrnn.data.recordings import check_sound
 from charrnn.data.vocab import Vocab
-from charrnn.models.config import ModelConfig, shapes, state_sizes
+from charrnn.models.config import ModelConfig, state_sizes, weight_shapes
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
-UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
+LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # as numpy says them
 MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MOST_SHOWN = 60  # characters of a value in a message
-MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
-Head = tuple[tuple[int, ...], str]  # shape and type
+MOST_METADATA = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
+TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 METADATA_TYPES: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
     "step": (int,),
@@ -93,9 +93,9 @@ class StoredCheckpoint(CheckpointMeta):
     @property
     def model(self) -> CharRNN:
         """The network in torch, made anew."""
-        from charrnn.storage.checkpoint import of_stored
+        from charrnn.storage.checkpoint import to_torch
 
-        return of_stored(self).model
+        return to_torch(self).model
 
 
 def load(path: str | Path) -> StoredCheckpoint:
@@ -113,15 +113,15 @@ def load(path: str | Path) -> StoredCheckpoint:
         config = ModelConfig(**facts["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        found, heads = known(facts), read_tensor_info(path)
+        found, heads = validated_metadata(facts), read_tensor_info(path)
         check_depth(config.layers, heads)
-        check_heads(heads, shapes(config))  # before anything of their size is read
+        check_tensor_info(heads, weight_shapes(config))  # before anything of their size is read
         return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **found)
-    except UNUSABLE as error:
-        raise unusable(path, error) from None
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from None
 
 
-def unusable(path: str | Path, error: Exception) -> InputError:
+def load_error(path: str | Path, error: Exception) -> InputError:
     """What to say of a file whose facts or tensors do not make a network."""
     if isinstance(error, InputError):  # has a message already
         return error
@@ -134,7 +134,7 @@ def check_depth(layers: int, heads: Mapping[str, Any]) -> None:
         raise ValueError(f"it says that it has {layers} layers, and holds {len(heads)} tensors")
 
 
-def check_heads(heads: Mapping[str, Head], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensor_info(heads: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Raise a ValueError that names what is missing, foreign, or no float32 of its shape."""
     for name in sorted(expected.keys() | heads.keys()):
         if name not in heads:
@@ -164,7 +164,7 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     try:
         return read(path, kind, "np")
     except (TypeError, AttributeError) as error:  # numbers of a kind that numpy does not have
-        raise unusable(path, error) from None
+        raise load_error(path, error) from None
 
 
 def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -189,12 +189,12 @@ def kind_of(path: str | Path) -> str:
     try:
         with _opened(path) as file:
             text = (file.metadata() or {})[METADATA_KEY]
-        return str(json.loads(text)["kind"]) if len(text) <= MOST_FACTS else ""
+        return str(json.loads(text)["kind"]) if len(text) <= MOST_METADATA else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
-def read_tensor_info(path: str | Path) -> dict[str, Head]:
+def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
     """Shape and type of each of a file's tensors, which are not read."""
     with _opened(path) as file:
         heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -234,7 +234,7 @@ def _cut_off(path: str | Path, error: Exception) -> InputError:
 def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     if text is None:
         raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
-    if len(text) > MOST_FACTS:
+    if len(text) > MOST_METADATA:
         raise InputError(f"{path} describes itself in {len(text):,} characters, which no network needs.")
     try:
         facts = json.loads(text)
@@ -255,7 +255,7 @@ def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     return dict(facts)
 
 
-def known(facts: Mapping[str, Any]) -> dict[str, Any]:
+def validated_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The `FACTS` that there are; a ValueError where one is nothing of its kind."""
     found = {name: facts[name] for name in METADATA_TYPES if name in facts}
     for name, value in found.items():

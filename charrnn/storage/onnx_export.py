@@ -31,12 +31,12 @@ NEW = "new."  # before it: what the step makes of it
 METADATA_KEY = "charrnn"  # one JSON text in the model's metadata
 MOST_BYTES = 2**31 - 2**20  # what protobuf holds in one file, but for what stands around the weights
 EPSILON = 1e-5  # of torch's LayerNorm
-FED_BACK = "output.recurrent_weight"  # of an lstmor: its rows limited as charrnn.models.cells does it
+RECURRENT_WEIGHT = "output.recurrent_weight"  # of an lstmor: its rows limited as charrnn.models.cells does it
 PRODUCT = ".product"  # what the node that multiplies by a weight is called after it
 FEEDBACK_LIMIT = 0.99  # as there; that module takes torch
 
 
-def needed(*packages: str) -> None:
+def require(*packages: str) -> None:
     """Raise an InputError that says how to get packages, onnx or onnxruntime, where they are not installed."""
     for name in packages:
         try:
@@ -47,10 +47,10 @@ def needed(*packages: str) -> None:
             ) from None
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether both packages are there."""
     try:
-        needed("onnx", "onnxruntime")
+        require("onnx", "onnxruntime")
     except InputError:
         return False
     return True
@@ -73,7 +73,7 @@ def save(path: str, tensors: Mapping[str, Floats], config: Any, facts: Mapping[s
     InputError
         The onnx package is not installed, or the network is larger than an ONNX file can be.
     """
-    needed("onnx")
+    require("onnx")
     if sum(array.nbytes for array in tensors.values()) > MOST_BYTES:
         raise InputError("the network is larger than the 2 GB that an ONNX file can hold.")
     data = step_model(tensors, config, facts).SerializeToString()
@@ -190,8 +190,8 @@ def _output(graph: _Graph, config: Any, x: str) -> None:
     if config.cell != "lstmor":
         graph.add("Add", product, bias, name="logits")
         return
-    state, weight = STATE.format(config.layers, 0), graph.tensors[FED_BACK]
+    state, weight = STATE.format(config.layers, 0), graph.tensors[RECURRENT_WEIGHT]
     limited = weight / np.maximum(np.abs(weight).sum(axis=1, keepdims=True) / FEEDBACK_LIMIT, 1)
-    back = graph.product(state, FED_BACK, rows=limited.astype(np.float32))
+    back = graph.product(state, RECURRENT_WEIGHT, rows=limited.astype(np.float32))
     y = graph.add("Add", graph.add("Add", product, bias), back, name=NEW + state)
     graph.add("Identity", y, name="logits")

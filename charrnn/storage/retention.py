@@ -21,7 +21,7 @@ def count_stale(run: Run) -> int:
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def forget_old(run: Run, keep: int) -> None:
+def delete_old(run: Run, keep: int) -> None:
     """Delete all checkpoints but the newest ``keep`` and the best one; 0 keeps all."""
     if keep:
         best = (run.best() or {}).get("iteration")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bytecodec import InputError, encode_mulaw, read_blocks
 from bytecodec.commands import wav2utf8
-from charrnn.data import corpus as corpora
+from charrnn.data.corpus import Corpus, prepare_corpus
 from charrnn.data.recordings import SoundOptions, check_sound
 from charrnn.frames import data as frame_data
 
@@ -270,9 +270,9 @@ def peaks(values: NDArray[Any]) -> list[int]:
 
 
 def test_a_set_gets_one_gain_and_files_each_their_own(folder: Path, tmp_path: Path) -> None:
-    def prepared(over: str) -> corpora.Corpus:
+    def prepared(over: str) -> Corpus:
         options = SoundOptions(normalize=True, remove_dc=True, normalize_over=over)
-        return corpora.prepare([str(folder)], tmp_path / "corpus", options, quiet=True)
+        return prepare_corpus([str(folder)], tmp_path / "corpus", options, quiet=True)
 
     assert peaks(prepared("files").ids.astype(int) - 128) == [127, 127, 127]
     corpus = prepared("set")
@@ -281,7 +281,7 @@ def test_a_set_gets_one_gain_and_files_each_their_own(folder: Path, tmp_path: Pa
     assert corpus.sound.set_gain_db == pytest.approx(20 * np.log10(2 * 127 / 128), abs=0.01)
     again = SoundOptions.of_network(RATE, "linear", json.loads(json.dumps(corpus.sound.to_json())))
     assert (
-        corpora.prepare([str(folder / "a.wav")], tmp_path / "one", again).ids.tolist()
+        prepare_corpus([str(folder / "a.wav")], tmp_path / "one", again).ids.tolist()
         == corpus.ids[: len(TONE)].tolist()
     )
 
@@ -290,7 +290,7 @@ def test_a_recording_too_quiet_for_the_gain_of_its_set_is_reported(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = SoundOptions(normalize=True, remove_dc=True, normalize_over="set")
-    corpora.prepare([str(folder)], tmp_path / "corpus", options)
+    prepare_corpus([str(folder)], tmp_path / "corpus", options)
     said = capsys.readouterr().err
     assert f"{folder}/c.wav is too quiet" in said
     assert "--normalize" not in said

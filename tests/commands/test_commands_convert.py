@@ -159,7 +159,7 @@ def test_a_run_becomes_a_step_for_other_programs(trained_run, trained, capsys):
     newest = Path("x.onnx").read_bytes()
     model = onnx.load_from_string(newest)
     facts = json.loads({prop.key: prop.value for prop in model.metadata_props}["charrnn"])
-    assert facts == trained.facts()
+    assert facts == trained.metadata()
     assert (facts["vocab"], facts["rate"], facts["encoding"]) == ({"alphabet": "braille"}, 11025, "linear")
     assert charrnn_convert([str(trained_run), "x.onnx", "--checkpoint", "200", "-q"]) == 0
     assert Path("x.onnx").read_bytes() != newest

@@ -19,11 +19,11 @@ from charrnn.data.baselines import (
     bzip2_bits,
     entropy_bits,
     flac_bits,
-    in_brief,
     mulaw_levels,
     order0_bits,
-    sentence,
-    steps,
+    short_summary,
+    summary,
+    total_symbols,
 )
 from charrnn.data.vocab import Vocab
 
@@ -167,7 +167,7 @@ def test_each_kind_has_its_own_yardsticks_and_tells_of_each_symbol_it_reads(tone
     part, learnt = tone[:5000], tone[5000:] if train else None
     bits = baselines.measure_baselines(part, learnt, BYTES, rate, tell=told.append)
     assert set(bits) == {"flac" if rate else "bzip2", "order0" if train else "entropy"}
-    assert sum(told) == steps(part, learnt)
+    assert sum(told) == total_symbols(part, learnt)
 
 
 def test_ids_that_are_no_bytes_are_held_against_bzip2_even_where_a_rate_is_known(tone):
@@ -181,7 +181,7 @@ def test_mulaw_reaches_flac(tone):
 
 def test_the_words_for_it():
     sound, text = {"flac": 3.294, "order0": 5.249}, {"bzip2": 2.0, "order0": 4.5}
-    assert sentence(sound) == "3.29 bits a sample in FLAC, 5.25 under the histogram of the training part"
-    assert sentence(text) == "2.00 bits a symbol in bzip2, 4.50 under the histogram of the training part"
-    assert in_brief(sound) == "FLAC 3.29, order-0 5.25"
-    assert in_brief({}) == ""
+    assert summary(sound) == "3.29 bits a sample in FLAC, 5.25 under the histogram of the training part"
+    assert summary(text) == "2.00 bits a symbol in bzip2, 4.50 under the histogram of the training part"
+    assert short_summary(sound) == "FLAC 3.29, order-0 5.25"
+    assert short_summary({}) == ""

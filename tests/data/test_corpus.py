@@ -9,7 +9,7 @@ import bytecodec
 from bytecodec.errors import InputError
 from charrnn.data import texts
 from charrnn.data.batches import ContiguousBatches
-from charrnn.data.corpus import Corpus, last_symbols, open_corpus, prepare
+from charrnn.data.corpus import Corpus, last_symbols, open_corpus, prepare_corpus
 from charrnn.data.inputs import Input
 from charrnn.data.recordings import SoundOptions
 from charrnn.data.vocab import Vocab
@@ -22,7 +22,7 @@ def corpus(tmp_path):
     """``corpus(*inputs, vocab=None)`` prepares files."""
 
     def make(*inputs, vocab=None, options=OPTIONS):
-        return prepare([str(i) for i in inputs], tmp_path / "corpus.bin", options, vocab, quiet=True)
+        return prepare_corpus([str(i) for i in inputs], tmp_path / "corpus.bin", options, vocab, quiet=True)
 
     return make
 
@@ -147,7 +147,7 @@ def test_a_text_in_an_alphabet_gives_bytes_whatever_an_editor_added(corpus, tmp_
 def test_a_text_of_sound_is_read_without_the_line_ends_and_marks_in_it(tmp_path, capsys, alphabet, joint):
     one, two = (bytecodec.encode(part, alphabet) for part in (b"\0\1", b"\xff"))
     path = written(tmp_path / "a.txt", one + joint + two + "\n")
-    found = prepare([str(path)], tmp_path / "corpus.bin", OPTIONS)
+    found = prepare_corpus([str(path)], tmp_path / "corpus.bin", OPTIONS)
     assert found.ids.tolist() == [0, 1, 255]
     assert found.vocab == Vocab.of_alphabet(alphabet)
     assert "a.txt is a text of sound" in capsys.readouterr().err
@@ -155,7 +155,7 @@ def test_a_text_of_sound_is_read_without_the_line_ends_and_marks_in_it(tmp_path,
 
 
 def test_an_editors_line_end_at_the_end_is_not_worth_a_note(tmp_path, capsys):
-    prepare([str(written(tmp_path / "a.txt", "\ufeff⠀⠁\r\n"))], tmp_path / "corpus.bin", OPTIONS)
+    prepare_corpus([str(written(tmp_path / "a.txt", "\ufeff⠀⠁\r\n"))], tmp_path / "corpus.bin", OPTIONS)
     assert capsys.readouterr().err == ""
 
 
@@ -169,10 +169,10 @@ def test_a_text_is_read_the_same_in_blocks_of_any_size(tmp_path, content, size, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "BLOCK", size)
         path = written(tmp_path / "a.txt", bytecodec.encode(content, alphabet) + "\n")
-        found = prepare([str(path)], tmp_path / "corpus.bin", OPTIONS, quiet=True)
+        found = prepare_corpus([str(path)], tmp_path / "corpus.bin", OPTIONS, quiet=True)
         assert bytes(found.ids) == content
         path = written(tmp_path / "b.txt", "x" + bytecodec.encode(content, alphabet))
-        found = prepare([str(path)], tmp_path / "corpus.bin", OPTIONS, quiet=True)
+        found = prepare_corpus([str(path)], tmp_path / "corpus.bin", OPTIONS, quiet=True)
         assert found.vocab.decode(found.ids) == path.read_text("utf-8")
 
 

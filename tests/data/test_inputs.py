@@ -17,7 +17,7 @@ from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
-from charrnn.data.corpus import SoundOptions, prepare
+from charrnn.data.corpus import SoundOptions, prepare_corpus
 from charrnn.data.inputs import Unreadable, files_in, opened
 from charrnn.frames import data as frame_data
 
@@ -40,7 +40,7 @@ def ids():
         sound = sound or SoundOptions()
         if frames:
             return frame_data.prepare(inputs, Path("corpus"), sound, quiet=False, **more)
-        return prepare(inputs, Path("corpus"), sound, **more)
+        return prepare_corpus(inputs, Path("corpus"), sound, **more)
 
     return make
 
@@ -139,7 +139,7 @@ def test_a_recording_whose_damage_is_found_late_is_removed_from_the_corpus(ids, 
         ids("a.wav", "b.wav", frames=frames)
 
 
-@pytest.mark.parametrize("prepared", [prepare, frame_data.prepare])
+@pytest.mark.parametrize("prepared", [prepare_corpus, frame_data.prepare])
 def test_a_damaged_recording_of_a_set_with_one_gain_is_listed_once(write_wav, prepared):
     write_wav(Path("a.wav"), [1, 2, 3])
     soundfile.write("b.flac", np.random.default_rng(1).uniform(-0.5, 0.5, 30_000), 11025)

@@ -230,7 +230,7 @@ def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path, tiny_checkpoint):
 )
 def test_facts_that_make_no_network_are_refused_in_a_sentence(tmp_path, facts):
     good = FrameCheckpoint(network())
-    told = good.facts()
+    told = good.metadata()
     model = (
         {**told["model"], **facts["model"]}
         if isinstance(facts.get("model"), dict)
