@@ -275,15 +275,15 @@ def _run_data(
     from charrnn.data.corpus import open_corpus
 
     run = own_run(args, run)
-    config = run.config()
+    config = run.config(complete=True)
     try:
         corpus = open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
         if config["vocab"] != checkpoint.vocab.to_json():
             raise ValueError("its vocabulary is not the checkpoint's")
         if len(corpus.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} symbols, and there are {len(corpus.ids)}")
-        return named(corpus.names), corpus, fractions(config)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return named(corpus.names), corpus, (config["val_frac"], config["test_frac"])
+    except (IndexError, ValueError) as error:
         raise not_as_written(run, error) from None
 
 
@@ -311,26 +311,15 @@ def file_fractions(run: run_dir.Run | None) -> tuple[float, float]:
     """Return the fractions of a FILE for validation and test: those of the checkpoint's run."""
     if run is None:
         return FRACTION, FRACTION
-    try:
-        return fractions(run.config())
-    except (KeyError, TypeError, ValueError) as error:
-        raise not_as_written(run, error) from None
-
-
-def fractions(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the fractions of a run for validation and test, or raise ValueError if they are impossible."""
-    val, test = float(config["val_frac"]), float(config["test_frac"])
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise ValueError(f"val_frac is {val:g}, test_frac {test:g}")
-    return val, test
+    config = run.config(complete=True)
+    return config["val_frac"], config["test_frac"]
 
 
 def not_as_written(run: run_dir.Run, error: Exception) -> InputError:
     """What to say of a config.json that somebody has changed."""
     if isinstance(error, InputError):
         return error
-    words = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-    return InputError(f"{run.config_file} is not as charrnn-train wrote it: {words}.")
+    return InputError(f"{run.config_file} is not as charrnn-train wrote it: {error}.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
-from charrnn.commands.eval import Task, file_fractions, fractions, named, not_as_written, own_run
+from charrnn.commands.eval import Task, file_fractions, named, not_as_written, own_run
 from charrnn.commands.flags import options_of
 from charrnn.data import baselines
 from charrnn.frames import data as frame_data
@@ -51,13 +51,13 @@ def _run_data(
 ) -> tuple[str, Recordings, tuple[float, float]]:
     """Return the data of the network's run."""
     run = own_run(args, run)
-    config = run.config()
+    config = run.config(complete=True)
     try:
         if not is_frames(config) or config["rate"] != checkpoint.rate:
             raise ValueError("the checkpoint is of another run")
         recordings = frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
         if len(recordings.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} samples, and there are {len(recordings.ids)}")
-        return named(recordings.names), recordings, fractions(config)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return named(recordings.names), recordings, (config["val_frac"], config["test_frac"])
+    except (IndexError, ValueError) as error:
         raise not_as_written(run, error) from None

@@ -16,10 +16,10 @@ from bytecodec.console import DONE, Interruption, command, log, print_path, prog
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
 from charrnn.commands.flags import given, needs
-from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser, sound_options
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.storage import run_dir
+from charrnn.storage.run_dir import is_frames
 from charrnn.training import distributed
 from charrnn.training.recipe import LAYER_NORM, RECIPES, Settings
 
@@ -51,7 +51,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
-        if world.is_main and uses_tensorboard(trainer.run.config()):
+        if world.is_main and trainer.run.config()["tensorboard"]:
             from charrnn.training.tensorboard import TensorBoard
 
             board = TensorBoard(trainer)
@@ -198,12 +198,12 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
     if world.is_main:
         stack.enter_context(run.locked())
         run.sweep()
-    config = run.config()
+    config = run.config(complete=True)
     if not run.resume_file.exists():  # to begin at 0 would cut the logs away
         raise InputError(
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
-    if world.is_main and uses_tensorboard(config):
+    if world.is_main and config["tensorboard"]:
         _require_tensorboard()
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     model: Any
@@ -215,7 +215,7 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         device_before = config["training"].get("device")
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
-        settings = Settings.from_json(config["training"])
+        settings = Settings.from_json(config["training"], run.config_file)
         if not is_frames(config):
             shape = ModelConfig(**config["model"])
             meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
@@ -225,9 +225,8 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
             from charrnn.commands import train_frames
 
             model, corpus = train_frames.reopen(run, config)
-        check_config(config)
         _check_rows(settings.batch_size, world)
-        if config.get("processes", 1) != world.size:  # the cores are shared anew
+        if config["processes"] != world.size:  # the cores are shared anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
     except (*LOAD_ERRORS, AttributeError) as error:
@@ -253,7 +252,7 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
     from charrnn.training.samples import CheckpointSampler, FrameSampler
 
     config = trainer.run.config()
-    samples = config.get("samples", NO_SAMPLES)
+    samples = config["samples"]
     if not samples["seconds"]:
         return None
     seed = trainer.settings.seed

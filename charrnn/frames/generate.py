@@ -172,9 +172,6 @@ def load_takes(path: str | Path, model: FrameRNN) -> list[Take]:
         ):
             raise ValueError("its windows are those of another network")
         state = files.state_from_tensors(tensors, model.initial_state(count))
-        for name in ("seed", "position"):
-            if type(facts[name]) is not int or not 0 <= facts[name] < 2**64:
-                raise ValueError(f"its {name} is {facts[name]!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit this network: {error}.") from None
     takes = [Take(model, window[k], facts["seed"], k) for k in range(count)]

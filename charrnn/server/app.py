@@ -85,16 +85,17 @@ class AppState:
         """Decode what was dropped on the page for a run; returns what to call it by."""
         from charrnn.data.recordings import SoundOptions
 
-        config = self.run(number).config()
+        run = self.run(number)
+        try:
+            config = run.config()
+        except InputError:  # its message may hold paths of this machine
+            raise InputError(f"The config.json of {self.names[int(number)]} is damaged.") from None
         if is_frames(config):
             raise InputError(_not_played(self.names[int(number)]))
         sound = (_rate(config), str(config.get("encoding") or "linear"))
         if not sound[0]:
             raise InputError(f"{self.names[int(number)]} was trained on text: it cannot start from a recording.")
-        try:
-            options = SoundOptions.of_network(*sound, config.get("sound"))
-        except ValueError as error:
-            raise InputError(f"The config.json of {self.names[int(number)]} is damaged: {error}.") from None
+        options = SoundOptions.of_network(*sound, config.get("sound"))
         last = last_bytes(path, options, START_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
         self._starts[key] = (last, sound)

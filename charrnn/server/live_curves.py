@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from charrnn.storage.csv_log import parse_columns, read_appended
 from charrnn.storage.run_dir import Run
 from charrnn.viz.curves import MOST_BITS, Curve, config_of, curve, flac_of, loss_column, loss_unit, rolling, spread
 
@@ -43,20 +43,19 @@ class GrowingLog:
                 if (status.st_dev, status.st_ino) != self._file or status.st_size < self._read:
                     self._forget()
                 self._file = (status.st_dev, status.st_ino)
-                file.seek(self._read)
-                data = file.read()
+                whole = read_appended(file, self._read)
         except OSError:
             self._forget()
             return self._curve
-        whole = data[: data.rfind(b"\n") + 1]
         if whole:
-            self._add(whole.decode("utf-8", "replace").replace("\0", "?").splitlines())
+            self._add(whole)
             self._read += len(whole)
         return self._curve
 
-    def _add(self, lines: list[str]) -> None:
+    def _add(self, lines: bytes) -> None:
         if self._read == 0:
-            self._header, lines = lines[0].split(","), lines[1:]
+            header, _, lines = lines.partition(b"\n")
+            self._header = header.decode("utf-8", "replace").rstrip("\r").split(",")
         try:
             loss, factor = loss_column(self.path, self._header, self._loss, "bits", self._config)
             places = [self._header.index(name) for name in ("iteration", loss)]
@@ -64,26 +63,10 @@ class GrowingLog:
             return
         if not lines:
             return
-        rows = _numbers(lines, places, len(self._header))
+        rows, _ = parse_columns(lines, places, len(self._header))
         old = self._curve
         bits = np.clip(rows[:, 1] * factor, -MOST_BITS, MOST_BITS)
         self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, bits))
-
-
-def _numbers(lines: list[str], places: list[int], fields: int) -> NDArray[np.float64]:
-    """Columns (rows, 2) of the lines that have them."""
-    if all(line.count(",") == fields - 1 for line in lines):
-        try:
-            return np.loadtxt(lines, delimiter=",", usecols=places, ndmin=2, comments=None)
-        except ValueError:  # a row that is none
-            pass
-    found = []
-    for row in csv.reader(lines):
-        try:
-            found.append([float(row[place]) for place in places] if len(row) == fields else [np.nan, np.nan])
-        except ValueError:
-            continue
-    return np.array(found, np.float64).reshape(-1, 2)
 
 
 class GrowingCurves:

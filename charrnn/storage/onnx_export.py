@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bytecodec import __version__
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from charrnn.models.config import FEEDBACK_LIMIT, STATE_NAME, ModelConfig, state_shapes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 OPSET, IR_VERSION = 17, 8  # of 2022: the first with LayerNormalization
-STATE = "state.{}.{}"  # of a layer, the place in its state
 NEW = "new."  # before it: what the step makes of it
 METADATA_KEY = "charrnn"  # one JSON text in the model's metadata
 MOST_BYTES = 2**31 - 2**20  # what protobuf holds in one file, but for what stands around the weights
 EPSILON = 1e-5  # of torch's LayerNorm
 RECURRENT_WEIGHT = "output.recurrent_weight"  # of an lstmor: its rows limited as charrnn.models.cells does it
 PRODUCT = ".product"  # what the node that multiplies by a weight is called after it
-FEEDBACK_LIMIT = 0.99  # as there; that module takes torch
 
 
 def require(*packages: str) -> None:
@@ -56,7 +55,7 @@ def is_installed() -> bool:
     return True
 
 
-def save(path: str, tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, Any]) -> None:
+def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, facts: Mapping[str, Any]) -> None:
     """Write a network's step to a file that appears whole or not at all.
 
     Parameters
@@ -81,7 +80,9 @@ def save(path: str, tensors: Mapping[str, Floats], config: Any, facts: Mapping[s
         file.write(data)
 
 
-def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, Any] | None = None) -> ModelProto:
+def step_model(
+    tensors: Mapping[str, Floats], config: ModelConfig, facts: Mapping[str, Any] | None = None
+) -> ModelProto:
     """The step as a model; see `save`, and `charrnn.models.char_rnn.CharRNN.step` for what it computes."""
     from onnx import TensorProto, checker, helper
 
@@ -97,11 +98,7 @@ def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, A
     def array(name: str, *shape: str | int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    sizes = {
-        STATE.format(i, j): size
-        for i, layer_sizes in enumerate(state_sizes(config))
-        for j, size in enumerate(layer_sizes)
-    }
+    sizes = {name: size for name, (_, size) in state_shapes(config, 1).items()}
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["N"])
     inputs = [ids, *(array(name, "N", size) for name, size in sizes.items())]
     outputs = [array("logits", "N", config.vocab_size), *(array(NEW + name, "N", size) for name, size in sizes.items())]
@@ -115,14 +112,6 @@ def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, A
     helper.set_model_props(model, {METADATA_KEY: json.dumps(facts or {})})
     checker.check_model(model, full_check=True)
     return model
-
-
-def state_sizes(config: Any) -> tuple[tuple[int, ...], ...]:
-    """Of each layer of the state, the lengths of its arrays' rows."""
-    units: int = config.rnn_size
-    two = {"lstm": (units, units), "lstmor": (units, units), "lstmp": (config.proj_size, units)}
-    layers: tuple[tuple[int, ...], ...] = (two.get(config.cell, (units,)),) * config.layers
-    return (*layers, (config.vocab_size,)) if config.cell == "lstmor" else layers
 
 
 class _Graph:
@@ -162,10 +151,10 @@ class _Graph:
         return outputs
 
 
-def _layer(graph: _Graph, config: Any, layer: int, x: str) -> str:
+def _layer(graph: _Graph, config: ModelConfig, layer: int, x: str) -> str:
     """What a layer hands on; its new state gets its name."""
     part = f"layers.{layer}."
-    h, c = STATE.format(layer, 0), STATE.format(layer, 1)
+    h, c = STATE_NAME.format(layer, 0), STATE_NAME.format(layer, 1)
     add = graph.add
     from_x = add("Add", graph.product(x, part + "weight_ih_l0"), graph.constant(part + "bias_ih_l0"))
     from_h = graph.product(h, part + "weight_hh_l0")
@@ -184,13 +173,13 @@ def _layer(graph: _Graph, config: Any, layer: int, x: str) -> str:
     return new_h if config.cell != "lstmp" else graph.product(new_h, part + "weight_hr_l0", name=NEW + h)
 
 
-def _output(graph: _Graph, config: Any, x: str) -> None:
+def _output(graph: _Graph, config: ModelConfig, x: str) -> None:
     """The logits; a recurrent output layer's are its new state as well."""
     product, bias = graph.product(x, "output.weight"), graph.constant("output.bias")
     if config.cell != "lstmor":
         graph.add("Add", product, bias, name="logits")
         return
-    state, weight = STATE.format(config.layers, 0), graph.tensors[RECURRENT_WEIGHT]
+    state, weight = STATE_NAME.format(config.layers, 0), graph.tensors[RECURRENT_WEIGHT]
     limited = weight / np.maximum(np.abs(weight).sum(axis=1, keepdims=True) / FEEDBACK_LIMIT, 1)
     back = graph.product(state, RECURRENT_WEIGHT, rows=limited.astype(np.float32))
     y = graph.add("Add", graph.add("Add", product, bias), back, name=NEW + state)

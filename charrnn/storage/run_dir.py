@@ -14,6 +14,7 @@ from bytecodec.arguments import check_path
 from bytecodec.console import is_special_file, open_output, shortened, sync_folder
 from bytecodec.errors import InputError
 from bytecodec.safe_text import printable
+from charrnn.storage import schema
 
 RUNS = Path("runs")
 MOST_JSON = 1 << 26  # bytes of config.json, which may hold a large vocabulary and the names of many files
@@ -137,14 +138,27 @@ class Run:
         files = self.checkpoints_folder.glob("[0-9]*.safetensors")
         return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
 
-    def config(self) -> dict[str, Any]:
-        """What config.json holds; an InputError where it is not a run's."""
+    def config(self, complete: bool = False) -> dict[str, Any]:
+        """Return config.json, validated, with the defaults of what older versions did not write.
+
+        Parameters
+        ----------
+        complete
+            Whether a missing setting is an error; otherwise it is left out.
+
+        Raises
+        ------
+        InputError
+            The folder is not a run, or config.json holds an impossible value.
+        """
         try:
             config = read_json(self.config_file)
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: there is no config.json in it.") from None
-        if not isinstance(config, dict):
-            raise InputError(f"{self.config_file} is not a run's settings.")
+        kind = schema.FRAMES_CONFIG if isinstance(config, dict) and is_frames(config) else schema.CONFIG
+        config = schema.validate(config, kind, self.config_file, partial=not complete)
+        if (fractions := config.get("val_frac", 0) + config.get("test_frac", 0)) >= 1:
+            raise InputError(f"{self.config_file}: val_frac and test_frac add up to {fractions:g}, not less than 1.")
         return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -152,13 +166,11 @@ class Run:
         write_json(self.config_file, config)
 
     def best(self) -> dict[str, Any] | None:
-        """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
+        """Return best.json: iteration, val_loss, checkpoint; None before the first validation or if it is damaged."""
         try:
-            best = read_json(self.best_file)
+            return schema.validate(read_json(self.best_file), schema.BEST, self.best_file)
         except (OSError, InputError):
             return None
-        named = isinstance(best, dict) and type(best.get("iteration")) is int
-        return best if named and isinstance(best.get("checkpoint"), str) else None
 
     def is_half_made(self) -> bool:
         """Whether the folder holds nothing but what a trainer leaves that was killed before the run was made."""

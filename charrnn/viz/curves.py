@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from charrnn.storage.csv_log import column_names, read_columns
 from charrnn.storage.run_dir import Run, is_frames
 
 Floats = NDArray[np.float64]
@@ -21,10 +20,7 @@ Tell = Callable[[str], object]
 Done = Callable[[int], object]
 
 BITS = 1 / math.log(2)  # a nat
-BLOCK = 1 << 24  # bytes of a file that are looked at in one go
 MOST_BITS = 1e6  # per sample; larger values are not measurements
-LONGEST_HEADER = 1 << 17  # bytes
-DELIMITERS = ",;\t"
 LOSSES = ("train_loss", "loss", "val_loss")  # what is drawn of a CSV where no column is named
 IN_BITS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # columns of a run's logs with the same losses in bits
 UNITS = ("nats", "bits")  # nats stands for the loss as it was trained
@@ -77,59 +73,6 @@ class Series:
     val: Curve | None = None
     flac: float | None = None
     unit: str = ""
-
-
-@dataclass
-class _Rows:
-    """Numbers (rows, columns) read so far, and what of the file was no row of them."""
-
-    blocks: list[Floats] = field(default_factory=list)
-    line: int = 1  # lines read so far; the header is the first
-    broken: list[int] = field(default_factory=list)
-
-
-def column_names(path: Path) -> list[str]:
-    """The names in the header of a CSV file; an InputError where there is none."""
-    with path.open("rb") as file:
-        return _header(file, path)[0]
-
-
-def read_columns(path: Path, names: Sequence[str], tell: Tell, done: Done = _nothing) -> Floats:
-    """Read columns of a CSV file by their names: (rows, names), an empty field as nan.
-
-    Rows that are not whole are left out, and so is a last row without a line end, as it may be in the middle of being
-    written. In constant memory but for what is returned.
-
-    Parameters
-    ----------
-    tell
-        Is called with a sentence on what was left out.
-    done
-        Is called with the bytes of each block that is read.
-
-    Raises
-    ------
-    InputError
-        The file is empty, has no header, has no such column, or has no row of numbers.
-    """
-    rows = _Rows()
-    with path.open("rb") as file:
-        header, delimiter = _header(file, path)
-        for name in names:
-            if name not in header:
-                raise InputError(f"{path} has no column {name!r}. It has {', '.join(header)}.")
-        wanted = [header.index(name) for name in names]
-        for block in _whole_lines(file, path, tell):
-            rows.blocks.append(_numbers(block, delimiter, len(header), wanted, rows))
-            rows.line += block.count(b"\n")
-            done(len(block))
-    found = np.concatenate(rows.blocks) if rows.blocks else np.empty((0, len(names)))
-    if rows.broken:
-        many = f"{len(rows.broken):,} rows are" if len(rows.broken) > 1 else "a row is"
-        tell(f"{path}: {many} not {len(header)} numbers and left out; see line {rows.broken[0]:,}.")
-    if not len(found):
-        raise InputError(f"{path} has a header and no row of numbers{' yet' if not rows.broken else ''}.")
-    return found
 
 
 def csv_series(
@@ -314,65 +257,3 @@ def thinned(points: Curve, edges: Floats, most: int | None = None) -> NDArray[np
     if most is not None and len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
     return rows
-
-
-def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
-    line = file.readline(LONGEST_HEADER)
-    if len(line) == LONGEST_HEADER:
-        raise InputError(f"{path} is no CSV file: its first line is longer than {LONGEST_HEADER:,} bytes.")
-    if not line.strip():
-        raise InputError(f"{path} is empty: it has {'0 bytes' if not line else 'no header'}.")
-    try:
-        text = line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is neither a CSV file nor a recording that can be read.") from None
-    delimiter = max(DELIMITERS, key=text.count)
-    names = [name.strip() for name in next(csv.reader([text.replace("\r", " ")], delimiter=delimiter), [])]
-    if all(_is_number(name) for name in names):
-        raise InputError(f"{path} has no header: its first line is {text[:60]!r}. Put the columns' names above it.")
-    return names, delimiter
-
-
-def _whole_lines(file: BinaryIO, path: Path, tell: Tell) -> Iterator[bytes]:
-    """Blocks that end with a line end; what follows the last one may be half-written, and is left out."""
-    rest = b""
-    while block := file.read(BLOCK):
-        cut = block.rfind(b"\n") + 1
-        if cut:
-            yield rest + block[:cut]
-            rest = block[cut:]
-        else:
-            rest += block
-    if rest.strip():
-        tell(f"{path}: the last row has no line end, so it may be half-written, and is left out.")
-
-
-def _numbers(block: bytes, delimiter: str, fields: int, wanted: list[int], rows: _Rows) -> Floats:
-    """The wanted columns of a block of lines."""
-    if block.count(delimiter.encode()) == (fields - 1) * block.count(b"\n") and block.strip():  # no ragged row
-        try:
-            text = io.StringIO(block.decode("ascii"))
-            return np.loadtxt(text, delimiter=delimiter, usecols=wanted, ndmin=2, comments=None)
-        except ValueError:  # an empty field, a word, a quote
-            pass
-    found = []
-    lines = block.decode("utf-8", "replace").replace("\0", "?").splitlines()
-    lines = [line if len(line) <= csv.field_size_limit() else "" for line in lines]  # no row of numbers, but damage
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), rows.line + 1):
-        values = [_number(row[place]) for place in wanted] if len(row) == fields else [None]
-        if None not in values:
-            found.append(values)
-        elif row:
-            rows.broken.append(number)
-    return np.array(found, np.float64).reshape(-1, len(wanted))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text) if text.strip() else math.nan
-    except ValueError:
-        return None
-
-
-def _is_number(text: str) -> bool:
-    return _number(text) is not None

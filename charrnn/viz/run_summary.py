@@ -17,20 +17,11 @@ from bytecodec.console import duration
 from bytecodec.errors import InputError
 from bytecodec.mulaw import decode_mulaw
 from bytecodec.safe_text import printable
-from charrnn.storage.csv_log import read_rows
+from charrnn.storage.csv_log import column_names, read_columns, read_rows
 from charrnn.storage.run_dir import Run, is_frames
-from charrnn.viz.curves import Curve, Tell, column_names, curve, flac_of, loss_column, loss_unit, read_columns, rolling
+from charrnn.viz.curves import Curve, Tell, curve, flac_of, loss_column, loss_unit, rolling
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
-KINDS: dict[str, tuple[type, ...]] = {  # of what config.json holds, where it holds it
-    "model": (dict,),
-    "training": (dict,),
-    "inputs": (list,),
-    "symbols": (int,),
-    "rate": (int,),
-    "val_frac": (int, float),
-    "test_frac": (int, float),
-}
 MOST_NAME = 80  # characters of a run's or a recording's name
 MOST_FACT = 300  # characters of a line of settings
 MOST_WORD = 30  # characters of a setting
@@ -82,10 +73,6 @@ class RunSummary:
 
     def __init__(self, run: Run, tell: Tell = lambda _: None, done: Callable[[int], object] = lambda _: None) -> None:
         self.run, self.config = run, run.config()
-        for key, kinds in KINDS.items():
-            if not _is_one_of(self.config.get(key), kinds):
-                words = printable(repr(self.config[key]), MOST_WORD)
-                raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {key} is {words}.")
         self.name = run.path.resolve().name
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: let it train for a moment.")
@@ -304,10 +291,3 @@ def network_of(config: Mapping[str, Any]) -> str:
 
 def _word(settings: Mapping[str, Any], name: str) -> str:
     return printable(settings.get(name, "?"), MOST_WORD)
-
-
-def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
-    """Return whether a value of config.json has the right type and, if it is a number, a possible value."""
-    if isinstance(value, int | float):
-        return isinstance(value, kinds) and 0 <= value < 2**63
-    return value is None or isinstance(value, kinds)

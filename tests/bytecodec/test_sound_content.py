@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bytecodec import InputError, encode_mulaw, read_blocks
 from bytecodec.commands import wav2utf8
 from charrnn.data.corpus import Corpus, prepare_corpus
-from charrnn.data.recordings import SoundOptions, check_sound
+from charrnn.data.recordings import SoundOptions
 from charrnn.frames import data as frame_data
 
 RATE = 11025
@@ -300,21 +300,3 @@ def test_a_set_of_samples_for_frames_gets_one_gain(folder: Path, tmp_path: Path)
     options = SoundOptions(normalize=True, remove_dc=True, normalize_over="set")
     samples = frame_data.prepare([str(folder)], tmp_path / "corpus", options, quiet=True).ids
     assert peaks(samples) == pytest.approx([16256, 32512, 65], abs=2)
-
-
-@pytest.mark.parametrize(
-    "kept",
-    [
-        [],
-        {"channel": 0},
-        {"channel": "left"},
-        {"channel": True},
-        {"remove_dc": 1},
-        {"gain_db": float("nan")},
-        {"normalize_over": "all"},
-        {"other": 1},
-    ],
-)
-def test_invalid_stored_options_are_refused(kept: Any) -> None:
-    with pytest.raises(ValueError, match="sound"):
-        check_sound(kept)

@@ -221,11 +221,11 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(my_run, arguments, word
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"val_frac": "a"}, "could not convert string to float: 'a'"),
-        ({"val_frac": 0.6, "test_frac": 0.5}, "val_frac is 0.6, test_frac 0.5"),
+        ({"val_frac": "a"}, "val_frac is 'a'"),
+        ({"val_frac": 0.6, "test_frac": 0.5}, "val_frac and test_frac add up to 1.1"),
         ({"symbols": 7}, "it counts 7 symbols, and there are 22050"),
         ({"vocab": {"alphabet": "cjk"}}, "its vocabulary is not the checkpoint's"),
-        ({"inputs": 3}, "'int' object is not iterable"),
+        ({"inputs": 3}, "inputs is 3"),
         ({"inputs": []}, "tuple index out of range"),
     ],
 )
@@ -233,8 +233,9 @@ def test_a_config_that_was_changed_is_refused(my_run, change, words, capsys):
     file = my_run / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert charrnn_eval(["mine"]) == 1
-    expected = f"charrnn-eval: {file} is not as charrnn-train wrote it: {words}.\n"
-    assert capsys.readouterr().err == expected
+    err = capsys.readouterr().err
+    assert str(file) in err
+    assert words in err
 
 
 def test_a_run_whose_data_are_gone_says_so(my_run, capsys):

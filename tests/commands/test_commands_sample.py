@@ -321,7 +321,7 @@ def test_what_does_not_fit_the_network_is_refused_in_a_sentence(here, capsys):
     assert charrnn_sample(["sound", "--streams", "3", "--length", "9", "-o", "takes", "--state-out", "u", "-q"]) == 0
     assert "u holds 3 streams: go on with --streams 3." in refusal(capsys, "sound", "--state-in", "u")
     assert not Path("-").exists()
-    assert "holds 'symbols', and 'streams' was wanted" in refusal(
+    assert "holds 'symbols', and 'streams' was expected" in refusal(
         capsys, "sound", "--state-in", "sound/checkpoints/00000020.safetensors"
     )
 

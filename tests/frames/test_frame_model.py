@@ -207,9 +207,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, loss):
 def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path, tiny_checkpoint):
     checkpoint.save(tmp_path / "symbols.safetensors", tiny_checkpoint)
     checkpoint.save(tmp_path / "frames.safetensors", FrameCheckpoint(network()))
-    with pytest.raises(InputError, match="holds 'symbols', and 'frames' was wanted"):
+    with pytest.raises(InputError, match="holds 'symbols', and 'frames' was expected"):
         frame_model.load(tmp_path / "symbols.safetensors")
-    with pytest.raises(InputError, match="holds 'frames', and 'symbols' was wanted"):
+    with pytest.raises(InputError, match="holds 'frames', and 'symbols' was expected"):
         checkpoint.load(tmp_path / "frames.safetensors")
 
 
@@ -238,5 +238,5 @@ def test_facts_that_make_no_network_are_refused_in_a_sentence(tmp_path, facts):
     )
     told = told | facts | {"model": model} if facts else {}
     checkpoint.write_tensors(tmp_path / "a.safetensors", "frames", checkpoint.model_tensors(good.model), told)
-    with pytest.raises(InputError, match="is not a checkpoint that this version can use"):
+    with pytest.raises(InputError, match=r"a\.safetensors"):
         frame_model.load(tmp_path / "a.safetensors")

@@ -72,11 +72,6 @@ def test_names_shapes_and_facts_are_the_promised_ones(model, tmp_path):
     assert json.loads(step.get_modelmeta().custom_metadata_map["charrnn"]) == {"rate": 8000}
 
 
-def test_the_sizes_of_a_state_are_the_networks_own(model):
-    expected = tuple(tuple(tensor.shape[1] for tensor in layer) for layer in model.initial_state(1))
-    assert onnx_export.state_sizes(model.config) == expected
-
-
 def test_the_limit_of_a_recurrent_output_is_that_of_the_cell():
     assert onnx_export.FEEDBACK_LIMIT == FEEDBACK_LIMIT
     model = worked(replace(CONFIG, cell="lstmor"))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytecodec import InputError
+from charrnn.storage import csv_log
+from charrnn.storage.csv_log import column_names, read_columns
 from charrnn.storage.run_dir import Run
-from charrnn.viz import curves
-from charrnn.viz.curves import Curve, column_names, csv_series, read_columns, rolling, run_series, spread
+from charrnn.viz.curves import Curve, csv_series, rolling, run_series, spread
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_blocks_of_any_size_give_the_same_and_lines_keep_their_numbers(csv_file,
     path = csv_file("x,y\n" + "\n".join(lines) + "\n")
     whole = read_columns(path, ("y",), lambda _: None)
     for size in (1, 7, 1000):
-        monkeypatch.setattr(curves, "BLOCK", size)
+        monkeypatch.setattr(csv_log, "BLOCK", size)
         heard, counted = [], []
         np.testing.assert_array_equal(read_columns(path, ("y",), heard.append, counted.append), whole)
         assert heard == [f"{path}: a row is not 2 numbers and left out; see line 202."]

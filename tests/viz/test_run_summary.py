@@ -107,7 +107,7 @@ def test_settings_that_are_missing_do_not_keep_the_rest_from_being_told(run):
 @pytest.mark.parametrize(("key", "value"), [("model", [1]), ("rate", "high"), ("inputs", "a.wav"), ("val_frac", "x")])
 def test_a_config_that_was_changed_is_named(run, key, value):
     change(run, **{key: value})
-    with pytest.raises(InputError, match=rf"config\.json is not as charrnn-train wrote it: {key} is "):
+    with pytest.raises(InputError, match=rf"config\.json: {key} is "):
         RunSummary(run)
 
 
