@@ -74,7 +74,7 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
             gain_db=options.gain_db,
             mulaw=options.mulaw,
             bits=bits,
-            tell=lambda sentence: log(sentence, quiet),
+            tell=lambda message: log(message, quiet),
             progress=lambda done, of: _show(bar, done, of),
         )
 

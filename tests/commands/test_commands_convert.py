@@ -185,7 +185,7 @@ def test_what_cannot_become_onnx_is_refused_and_what_was_there_stays(trained_run
     )
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert refusal(capsys, str(trained_run), "x.onnx") == (
-        "onnx is not installed, which this takes: pip install 'charrnn-sound[onnx]' brings it."
+        "this needs onnx, which is not installed: install it with pip install 'charrnn-sound[onnx]'."
     )
     assert Path("x.onnx").read_text() == "old"
 

@@ -151,7 +151,7 @@ def test_text_has_its_own_vocabulary_and_yardstick(ask, poem_run, capsys):
     assert set(ask(poem_run, "more.txt")) >= {"bzip2", "entropy"}
     Path("other.txt").write_text("kůň Q", encoding="utf-8")
     assert charrnn_eval(["poem", "other.txt"]) == 1
-    assert "other.txt: the network does not know 'Q' (U+0051), character 4" in capsys.readouterr().err
+    assert "other.txt: the network has no symbol 'Q' (U+0051), character 4" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are no bytes there")
@@ -203,8 +203,8 @@ def test_a_network_can_take_more_bits_too(bits, words):
             "mine few.txt --part val",
             "the val part of few.txt has 1 symbols",
         ),
-        ("mine plain.txt", "the network knows bytes as braille characters, and plain.txt is of another kind."),
-        ("mine empty", "there is nothing in empty: give a recording, or a text with characters in it."),
+        ("mine plain.txt", "the network was trained on bytes as braille characters, and plain.txt is of another kind."),
+        ("mine empty", "empty: there is nothing to learn from"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_one_line(my_run, arguments, words, capsys):

@@ -307,7 +307,7 @@ def test_what_cannot_be_sampled_from_is_refused_in_a_sentence(here, capsys, tmp_
 
 
 def test_what_does_not_fit_the_network_is_refused_in_a_sentence(here, capsys):
-    assert "does not know 'A' (U+0041), character 1 of the text" in refusal(capsys, "sound", "--start-text", "⠁A")
+    assert "has no symbol 'A' (U+0041), character 1 of the text" in refusal(capsys, "sound", "--start-text", "⠁A")
     assert "was trained on text, which has no seconds" in refusal(capsys, "poem", "--seconds", "1")
     assert "was trained on text" in refusal(capsys, "poem", "-o", "x.wav")
     assert "--seconds 1e-05 is less than one sample" in refusal(capsys, "sound", "--seconds", "0.00001")
@@ -455,7 +455,7 @@ def test_a_text_of_sound_in_any_alphabet_is_what_the_recording_is(starts):
 
 
 def test_unknown_characters_are_skipped_and_counted_if_asked_for(starts, capsys):
-    assert "does not know" in refusal(capsys, "poem", "--start-text", "k@u")
+    assert "has no symbol" in refusal(capsys, "poem", "--start-text", "k@u")
     Path("some.txt").write_text("@kůň@@", encoding="utf-8")
     for start, skipped, known in (
         (["--start-text", "@kůň@@"], "3 of 6", ["--start-text", "kůň"]),

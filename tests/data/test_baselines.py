@@ -181,7 +181,7 @@ def test_mulaw_reaches_flac(tone):
 
 def test_the_words_for_it():
     sound, text = {"flac": 3.294, "order0": 5.249}, {"bzip2": 2.0, "order0": 4.5}
-    assert summary(sound) == "3.29 bits a sample in FLAC, 5.25 under the histogram of the training part"
-    assert summary(text) == "2.00 bits a symbol in bzip2, 4.50 under the histogram of the training part"
+    assert summary(sound) == "3.29 bits per sample in FLAC, 5.25 under the histogram of the training part"
+    assert summary(text) == "2.00 bits per symbol in bzip2, 4.50 under the histogram of the training part"
     assert short_summary(sound) == "FLAC 3.29, order-0 5.25"
     assert short_summary({}) == ""

@@ -13,6 +13,7 @@ from bytecodec import InputError
 from charrnn.storage import csv_log
 from charrnn.storage.csv_log import column_names, read_columns
 from charrnn.storage.run_dir import Run
+from charrnn.viz import curves
 from charrnn.viz.curves import Curve, csv_series, rolling, run_series, spread
 
 
