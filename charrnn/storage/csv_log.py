@@ -152,7 +152,7 @@ def parse_columns(
     fields
         Number of fields of a complete row.
     """
-    if lines.count(delimiter.encode()) == (fields - 1) * lines.count(b"\n") and lines.strip():  # no incomplete row
+    if lines.strip() and all(line.count(delimiter.encode()) == fields - 1 for line in lines.splitlines()):
         try:
             text = io.StringIO(lines.decode("ascii"))
             return np.loadtxt(text, delimiter=delimiter, usecols=columns, ndmin=2, comments=None), []

@@ -46,10 +46,10 @@ def test_a_required_field_may_be_missing_only_from_a_partial_document():
     assert validate({}, {"a": Field(int)}, "x.json", partial=True) == {}
 
 
-@pytest.mark.parametrize("document", [None, 7, "text", []])
-def test_a_document_that_is_not_a_table_is_rejected(document):
-    with pytest.raises(InputError, match=r"x\.json"):
-        validate(document, {}, "x.json")
+def test_a_document_that_is_not_a_table_is_rejected():
+    for document in (None, 7, "text", []):
+        with pytest.raises(InputError, match=r"x\.json"):
+            validate(document, {}, "x.json")
 
 
 @pytest.mark.parametrize(
@@ -96,29 +96,15 @@ def test_a_config_of_an_older_version_gets_the_defaults_of_newer_settings():
     assert found["samples"] == {"seconds": 0.0, "temperatures": []}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"threads": -3},
-        {"rate": "x"},
-        {"encoding": "alaw"},
-        {"val_frac": 1},
-        {"inputs": [3]},
-        {"yardsticks": {"flac": "x"}},
-        {"samples": {"seconds": 1}},
-        {"samples": {"seconds": math.inf, "temperatures": []}},
-        {"sound": {"channel": 0}},
-        {"sound": {"gain_db": math.nan}},
-        {"sound": {"normalize_over": "all"}},
-        {"sound": {"other": 1}},
-        {"tensorboard": 1},
-    ],
-    ids=str,
-)
-def test_a_changed_config_is_rejected_by_the_name_of_the_setting(changes):
+def test_a_changed_config_is_rejected_by_the_name_of_the_setting():
     validate(CONFIG, schema.CONFIG, "config.json")
-    with pytest.raises(InputError, match=next(iter(changes))):
-        validate(CONFIG | changes, schema.CONFIG, "config.json")
+    changes = {"threads": -3, "rate": "x", "encoding": "alaw", "val_frac": 1, "inputs": [3], "tensorboard": 1}
+    changes |= {"yardsticks": {"flac": "x"}, "samples": {"seconds": 1}}
+    sounds = [{"channel": 0}, {"gain_db": math.nan}, {"normalize_over": "all"}, {"remove_dc": 1}, {"other": 1}]
+    samples = [{"seconds": math.inf, "temperatures": []}, {"seconds": 1, "temperatures": [-1]}]
+    for name, value in [*changes.items(), *(("sound", x) for x in sounds), *(("samples", x) for x in samples)]:
+        with pytest.raises(InputError, match=name):
+            validate(CONFIG | {name: value}, schema.CONFIG, "config.json")
 
 
 def test_the_tables_name_the_fields_of_the_classes_that_they_describe():
