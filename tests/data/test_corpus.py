@@ -38,21 +38,19 @@ def refusal(call, *args, **kwargs):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("n", "fractions", "sizes"),
-    [
+def test_parts_have_the_sizes_of_torch_rnn():
+    cases = [
         (6615000, (0.1, 0.1), (5292000, 661500, 661500)),  # torch-rnn's sizes for 10 minutes
         (19, (0.1, 0.1), (17, 1, 1)),
         (9, (0.1, 0.1), (9, 0, 0)),
         (10, (0.25, 0), (8, 2, 0)),
-    ],
-)
-def test_parts_have_the_sizes_of_torch_rnn(n, fractions, sizes):
-    ids = np.arange(n)
-    parts = Corpus(ids, Vocab("ab"), ()).split(*fractions)
-    assert list(parts) == ["train", "val", "test"]
-    assert tuple(map(len, parts.values())) == sizes
-    np.testing.assert_array_equal(np.concatenate(list(parts.values())), ids)
+    ]
+    for n, fractions, sizes in cases:
+        ids = np.arange(n)
+        parts = Corpus(ids, Vocab("ab"), ()).split(*fractions)
+        assert list(parts) == ["train", "val", "test"]
+        assert tuple(map(len, parts.values())) == sizes
+        np.testing.assert_array_equal(np.concatenate(list(parts.values())), ids)
 
 
 # Texts
@@ -109,16 +107,13 @@ def test_a_text_gives_the_same_ids_in_blocks_of_any_size(tmp_path, content, size
         assert found.vocab.decode(found.ids) == path.read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    ("content", "offset"), [(b"ab\xffcd", 2), ("aä€".encode() + b"\xc3(", 6), ("a€".encode()[:-1], 1), (b"\x80", 0)]
-)
-def test_a_text_that_is_not_utf8_is_rejected_with_the_offset_in_blocks_of_any_size(
-    corpus, tmp_path, monkeypatch, content, offset
-):
-    path = written(tmp_path / "a.txt", content)
-    for size in (1, 2, 3, 5, 1 << 22):
-        monkeypatch.setattr(texts, "BLOCK", size)
-        assert f"offset {offset} " in refusal(corpus, path)
+def test_a_text_that_is_not_utf8_is_rejected_with_the_offset_in_blocks_of_any_size(corpus, tmp_path, monkeypatch):
+    cases = [(b"ab\xffcd", 2), ("aä€".encode() + b"\xc3(", 6), ("a€".encode()[:-1], 1), (b"\x80", 0)]
+    for content, offset in cases:
+        path = written(tmp_path / "a.txt", content)
+        for size in (1, 2, 3, 5, 1 << 22):
+            monkeypatch.setattr(texts, "BLOCK", size)
+            assert f"offset {offset} " in refusal(corpus, path)
 
 
 def test_an_empty_text_is_rejected(corpus, tmp_path):

@@ -201,21 +201,19 @@ def test_a_text_in_a_given_encoding_is_read(ids, monkeypatch):
         assert found.vocab.decode(found.ids) == text
 
 
-@pytest.mark.parametrize(
-    ("content", "advice"),
-    [
+def test_the_encoding_of_a_text_that_is_not_utf8_is_advised(ids):
+    cases = [
         ("Zwölf Jäger".encode("latin-1"), "--encoding latin-1"),
         ("“Zwölf”".encode("cp1252"), "--encoding cp1252"),
         ("Zwölf Jäger".encode("utf-16-le"), "--encoding utf-16-le"),
         ("Мир и мир, и ещё раз мир\n".encode("utf-16-be"), "--encoding utf-16-be"),
         ("Zwölf Jäger".encode("utf-32-be"), "--encoding utf-32-be"),
         ("㥿㦀㦁\r\n㦃".encode("utf-16-be"), "--encoding utf-16-be"),
-    ],
-)
-def test_the_encoding_of_a_text_that_is_not_utf8_is_advised(ids, content, advice):
-    files("a.txt", content=content)
-    with pytest.raises(InputError, match=rf"a\.txt .*{advice}"):
-        ids("a.txt")
+    ]
+    for content, advice in cases:
+        files("a.txt", content=content)
+        with pytest.raises(InputError, match=rf"a\.txt .*{advice}"):
+            ids("a.txt")
 
 
 def test_no_encoding_is_advised_for_damaged_utf8(ids):

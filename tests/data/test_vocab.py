@@ -73,9 +73,8 @@ def test_a_vocabulary_is_read_back_from_json(text):
     assert Vocab.from_json(json.loads(json.dumps(vocab.to_json()))) == vocab
 
 
-@pytest.mark.parametrize(
-    "foreign",
-    [
+def test_other_json_is_rejected():
+    cases = [
         None,
         "abc",
         {},
@@ -84,12 +83,10 @@ def test_a_vocabulary_is_read_back_from_json(text):
         {"characters": ""},
         {"characters": "aa"},
         {"characters": ["a"]},
-    ],
-    ids=str,
-)
-def test_other_json_is_rejected(foreign):
-    with pytest.raises(ValueError, match="vocabulary"):
-        Vocab.from_json(foreign)
+    ]
+    for foreign in cases:
+        with pytest.raises(ValueError, match="vocabulary"):
+            Vocab.from_json(foreign)
 
 
 def test_a_character_is_described_with_its_code_point():

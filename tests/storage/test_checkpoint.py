@@ -160,14 +160,11 @@ def test_a_missing_file_is_named(tmp_path):
     assert "no file" in refusal(tmp_path / "none", read_tensors, "symbols")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"RIFF", bytes(8), b"\xff" * 1000, pickle.dumps({"a": np.zeros(3)}), b'{"a": 1}' * 99],
-    ids=["empty", "short", "zeros", "ones", "pickle", "json"],
-)
-def test_other_files_are_rejected(tmp_path, content):
-    (tmp_path / "foreign").write_bytes(content)
-    assert "not a whole safetensors file" in refusal(tmp_path / "foreign")
+def test_other_files_are_rejected(tmp_path):
+    cases = [b"", b"RIFF", bytes(8), b"\xff" * 1000, pickle.dumps({"a": np.zeros(3)}), b'{"a": 1}' * 99]
+    for content in cases:
+        (tmp_path / "foreign").write_bytes(content)
+        assert "not a whole safetensors file" in refusal(tmp_path / "foreign")
 
 
 def test_nothing_is_ever_unpickled(tmp_path, tiny_model, monkeypatch):
@@ -199,18 +196,17 @@ def test_another_format_or_kind_is_named(saved):
     assert "'streams'" in refusal(saved, load_streams, ModelConfig(7))
 
 
-@pytest.mark.parametrize(
-    ("metadata", "key"),
-    [
+def test_impossible_metadata_are_rejected(saved, tiny_checkpoint):
+    cases = [
         (lambda metadata: without(metadata, "model"), "model is missing"),
         (lambda metadata: metadata | {"model": []}, "model is []"),
         (lambda metadata: metadata | {"step": -1}, "step is -1"),
         (lambda metadata: metadata | {"vocab": {}}, "the vocabulary"),
         (lambda metadata: metadata | {"vocab": {"alphabet": "braille"}}, "7 symbols, its vocabulary 256"),
-    ],
-)
-def test_impossible_metadata_are_rejected(saved, metadata, key):
-    assert key in refusal(rewrite(saved, metadata))
+    ]
+    for metadata, key in cases:
+        save(saved, tiny_checkpoint)
+        assert key in refusal(rewrite(saved, metadata))
 
 
 @pytest.mark.parametrize(
@@ -234,18 +230,17 @@ def test_a_configuration_that_does_not_fit_the_weights_is_rejected_before_it_tak
     assert key in refusal(rewrite(saved, lambda metadata: metadata | {"model": metadata["model"] | changes}))
 
 
-@pytest.mark.parametrize(
-    ("tensors", "key"),
-    [
+def test_a_tensor_that_does_not_fit_is_named(saved, tiny_checkpoint):
+    cases = [
         (lambda tensors: without(tensors, "output.bias"), "output.bias is missing"),
         (lambda tensors: tensors | {"more": torch.zeros(2)}, "more"),
         (lambda tensors: tensors | {"output.bias": torch.zeros(7, 1)}, "output.bias is (7, 1) float32"),
         (lambda tensors: tensors | {"output.bias": torch.zeros(7).half()}, "output.bias is (7,) float16"),
         (lambda _: {}, "0 tensors"),
-    ],
-)
-def test_a_tensor_that_does_not_fit_is_named(saved, tensors, key):
-    assert key in refusal(rewrite(saved, tensors=tensors))
+    ]
+    for tensors, key in cases:
+        save(saved, tiny_checkpoint)
+        assert key in refusal(rewrite(saved, tensors=tensors))
 
 
 def test_a_file_that_is_cut_off_anywhere_is_rejected(saved):
@@ -323,9 +318,8 @@ def test_streams_of_another_network_are_rejected(tmp_path, tiny_config):
     assert "hidden state" in refusal(tmp_path / "s", load_streams, tiny_config)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "key"),
-    [
+def test_streams_whose_tensors_do_not_fit_together_are_rejected(tmp_path, tiny_config):
+    cases = [
         (lambda tensors: without(tensors, "last"), "last symbols"),
         (lambda tensors: tensors | {"last": torch.zeros(3)}, "last symbols"),
         (lambda tensors: tensors | {"last": torch.tensor(1)}, "last symbols"),
@@ -334,12 +328,11 @@ def test_streams_of_another_network_are_rejected(tmp_path, tiny_config):
         (lambda tensors: tensors | {"last": torch.zeros(2, dtype=torch.int64)}, "hidden state"),
         (lambda tensors: tensors | {"state.1.0": torch.zeros(3, 6, dtype=torch.int32)}, "hidden state"),
         (lambda tensors: without(tensors, "state.0.1"), "hidden state"),
-    ],
-)
-def test_streams_whose_tensors_do_not_fit_together_are_rejected(tmp_path, tiny_config, tensors, key):
-    save_streams(tmp_path / "s", streams_of(tiny_config))
-    rewrite(tmp_path / "s", tensors=tensors)
-    assert key in refusal(tmp_path / "s", load_streams, tiny_config)
+    ]
+    for tensors, key in cases:
+        save_streams(tmp_path / "s", streams_of(tiny_config))
+        rewrite(tmp_path / "s", tensors=tensors)
+        assert key in refusal(tmp_path / "s", load_streams, tiny_config)
 
 
 def test_streams_with_an_impossible_seed_are_rejected(tmp_path, tiny_config):

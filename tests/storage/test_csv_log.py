@@ -133,12 +133,13 @@ def test_columns_are_read_by_name_and_damaged_rows_are_reported(tmp_path):
     assert "line 3" in messages[1]
 
 
-@pytest.mark.parametrize("content", ["", "\n", "1,2\n3,4\n", "a,b\n", "a,b\nc,d\n", "x,y\n1,2\n"])
-def test_a_file_without_such_columns_is_rejected(tmp_path, content):
-    path = tmp_path / "a.csv"
-    path.write_text(content)
-    with pytest.raises(InputError, match=r"a\.csv"):
-        read_columns(path, ("a", "b"), lambda _: None)
+def test_a_file_without_such_columns_is_rejected(tmp_path):
+    cases = ["", "\n", "1,2\n3,4\n", "a,b\n", "a,b\nc,d\n", "x,y\n1,2\n"]
+    for content in cases:
+        path = tmp_path / "a.csv"
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"a\.csv"):
+            read_columns(path, ("a", "b"), lambda _: None)
 
 
 ROWS = ("1,0.5", "2,", "x,1", "3,1,1", '"4",2', "", "\0", "é,1")
