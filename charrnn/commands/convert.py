@@ -100,12 +100,12 @@ def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
     file = run_dir.checkpoint_path(args.input, args.checkpoint)
     if kind_of(file) == "frames":
         raise InputError(f"{file} is a frame predictor, and only networks of symbols can be converted to .onnx.")
-    onnx_export.needed("onnx")
+    onnx_export.require("onnx")
     from charrnn.engines import arrays
     from charrnn.storage.checkpoint import load
 
     checkpoint = load(file)
-    onnx_export.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.facts())
+    onnx_export.save(args.output, arrays(checkpoint.model), checkpoint.model.config, checkpoint.metadata())
     return checkpoint
 
 

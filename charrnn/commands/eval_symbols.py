@@ -11,7 +11,7 @@ from charrnn.commands.eval_task import EvaluationTask, choose_data
 from charrnn.commands.flags import options_of
 from charrnn.data import baselines
 from charrnn.data.batches import NEXT_SYMBOL
-from charrnn.data.corpus import Corpus, open_corpus, prepare
+from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
 from charrnn.storage.checkpoint import load
 from charrnn.storage.run_dir import Run
 from charrnn.training.evaluate import in_bits
@@ -25,7 +25,7 @@ def symbol_task(args: Namespace, file: Path, run: Run | None, folder: Path) -> E
     def read_file() -> Corpus:
         options, path = options_of(checkpoint, args), folder / "corpus.bin"
         table = bytecodec.read_table(args.table) if args.table else None
-        return prepare([args.file], path, options, vocab, args.quiet, table, args.encoding, args.skip_unreadable)
+        return prepare_corpus([args.file], path, options, vocab, args.quiet, table, args.encoding, args.skip_unreadable)
 
     def open_run(path: Path, config: dict[str, Any]) -> Corpus:
         if config["vocab"] != vocab.to_json():
@@ -37,7 +37,7 @@ def symbol_task(args: Namespace, file: Path, run: Run | None, folder: Path) -> E
 
     def measure(part: str, bar: Any) -> dict[str, float]:
         ids, train = parts[part], parts["train"] if part in ("val", "test") else None
-        bar.reset(baselines.steps(ids, train))
+        bar.reset(baselines.total_symbols(ids, train))
         is_mulaw = checkpoint.encoding == "mulaw"
         return baselines.measure_baselines(ids, train, vocab, checkpoint.rate, is_mulaw, bar.update)
 

@@ -85,7 +85,7 @@ def choose_data(
         Function that reads FILE.
     open_run
         Function that opens the data of a run, from the path of the file and the run's configuration. It raises
-        KeyError, TypeError or ValueError if they are not those of the checkpoint.
+        ValueError if they are not those of the checkpoint.
 
     Raises
     ------
@@ -99,36 +99,25 @@ def choose_data(
         raise InputError(f"{args.network} is not in a run, so its training data are unknown: name a FILE.")
     if not run.corpus_file.is_file():
         raise InputError(f"{run.corpus_file} no longer exists: name a FILE.")
-    config = run.config()
+    config = run.config(complete=True)
     try:
         data = open_run(run.corpus_file, config)
         if len(data.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} symbols, and there are {len(data.ids)}")
         others = f" and {len(data.names) - 1} more" if len(data.names) > 1 else ""
-        return data.names[0] + others, data, _fractions(config)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return data.names[0] + others, data, (config["val_frac"], config["test_frac"])
+    except (IndexError, ValueError) as error:
         raise _changed_config(run, error) from None
 
 
 def _file_fractions(run: Run | None) -> tuple[float, float]:
     if run is None:
         return FRACTION, FRACTION
-    try:
-        return _fractions(run.config())
-    except (KeyError, TypeError, ValueError) as error:
-        raise _changed_config(run, error) from None
-
-
-def _fractions(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the fractions of a run for validation and test, or raise ValueError if they are impossible."""
-    val, test = float(config["val_frac"]), float(config["test_frac"])
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise ValueError(f"val_frac is {val:g}, test_frac {test:g}")
-    return val, test
+    config = run.config(complete=True)
+    return config["val_frac"], config["test_frac"]
 
 
 def _changed_config(run: Run, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-    return InputError(f"{run.config_file} is not as charrnn-train wrote it: {reason}.")
+    return InputError(f"{run.config_file} is not as charrnn-train wrote it: {error}.")

@@ -33,7 +33,7 @@ class Narrator(Listener):
         self._loss = 0.0
         config = trainer.run.config()
         self._counted, self._bits = ("samples", "16-bit sample") if is_frames(config) else ("symbols", "symbol")
-        beside = baselines.in_brief(config.get("yardsticks", {}))  # a run of before has none
+        beside = baselines.short_summary(config.get("yardsticks", {}))  # a run of before has none
         self._beside = f"; {beside}" if beside else ""
         minutes = trainer.settings.max_minutes
         self._by_clock = trainer.iterations is None and minutes is not None

@@ -16,10 +16,10 @@ from bytecodec.console import DONE, Interruption, command, log, print_path, prog
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
 from charrnn.commands.flags import given, needs
-from charrnn.commands.train_config import NO_SAMPLES, check_config, is_frames, uses_tensorboard
 from charrnn.commands.train_flags import LENGTH_FLAGS, MODEL_FLAGS, check, parser, sound_options
 from charrnn.commands.train_words import say_how_it_ended, say_the_plan
 from charrnn.storage import run_dir
+from charrnn.storage.run_dir import is_frames
 from charrnn.training import distributed
 from charrnn.training.recipe import LAYER_NORM, RECIPES, Settings
 
@@ -51,7 +51,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         trainer = _begin(args, named, stack, narrator, world)
         narrator.begin(trainer)
         stack.callback(narrator.end)
-        if world.is_main and uses_tensorboard(trainer.run.config()):
+        if world.is_main and trainer.run.config()["tensorboard"]:
             from charrnn.training.tensorboard import TensorBoard
 
             board = TensorBoard(trainer)
@@ -130,7 +130,7 @@ def _make_symbols(
     args: Namespace, named: set[str], inputs: Sequence[str], run: run_dir.Run, settings: Settings
 ) -> tuple[CharRNN, Corpus, dict[str, Any]]:
     """Network, data, and what config.json says of them, for a new run of a character network."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import prepare_corpus
     from charrnn.models.char_rnn import build
     from charrnn.models.config import ModelConfig
     from charrnn.storage.checkpoint import load
@@ -142,7 +142,7 @@ def _make_symbols(
     options = sound_options(args, args.rate)
     table = bytecodec.read_table(args.table) if args.table else None
     known = old.vocab if old else None
-    corpus = corpora.prepare(
+    corpus = prepare_corpus(
         inputs, run.corpus_file, options, known, args.quiet, table, args.encoding, args.skip_unreadable
     )
     is_sound = corpus.vocab.alphabet is not None
@@ -179,31 +179,31 @@ def _yardsticks(trainer: Trainer, corpus: Corpus, config: dict[str, Any], quiet:
         return baselines.measure_frame_baselines(samples, config["rate"]) if len(samples) else {}
     if len(val) < 2:
         return {}
-    with progress(baselines.steps(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
+    with progress(baselines.total_symbols(val, train), " symbols", quiet, unit_scale=True, desc="yardsticks") as bar:
         mulaw = config["encoding"] == "mulaw"
         return baselines.measure_baselines(val, train, corpus.vocab, config["rate"], mulaw, bar.update)
 
 
 def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, world: World) -> Trainer:
     """A run that goes on, as its config.json says."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import open_corpus
     from charrnn.data.vocab import Vocab
     from charrnn.models.char_rnn import CharRNN
     from charrnn.models.config import ModelConfig
     from charrnn.storage.checkpoint import meta_model
-    from charrnn.storage.checkpoint_format import UNUSABLE
+    from charrnn.storage.checkpoint_format import LOAD_ERRORS
 
     run = run_dir.find_run(args.resume)
     run.check_links()
     if world.is_main:
         stack.enter_context(run.locked())
         run.sweep()
-    config = run.config()
+    config = run.config(complete=True)
     if not run.resume_file.exists():  # to begin at 0 would cut the logs away
         raise InputError(
             f"there is no {run.resume_file} to go on from: start a new run with --init-from {run.path} instead."
         )
-    if world.is_main and uses_tensorboard(config):
+    if world.is_main and config["tensorboard"]:
         _require_tensorboard()
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     model: Any
@@ -215,22 +215,21 @@ def _resumed(args: Namespace, stack: contextlib.ExitStack, narrator: Narrator, w
         device_before = config["training"].get("device")
         if args.device != "auto":
             config["training"]["device"] = runtime.choose_device(args.device)
-        settings = Settings.from_json(config["training"])
+        settings = Settings.from_json(config["training"], run.config_file)
         if not is_frames(config):
             shape = ModelConfig(**config["model"])
             meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")
             model = CharRNN(shape)
-            corpus = corpora.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+            corpus = open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         else:
             from charrnn.commands import train_frames
 
             model, corpus = train_frames.reopen(run, config)
-        check_config(config)
         _check_rows(settings.batch_size, world)
-        if config.get("processes", 1) != world.size:  # the cores are shared anew
+        if config["processes"] != world.size:  # the cores are shared anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
-    except (*UNUSABLE, AttributeError) as error:
+    except (*LOAD_ERRORS, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         reason = first_line(error)
@@ -253,7 +252,7 @@ def _sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> Check
     from charrnn.training.samples import CheckpointSampler, FrameSampler
 
     config = trainer.run.config()
-    samples = config.get("samples", NO_SAMPLES)
+    samples = config["samples"]
     if not samples["seconds"]:
         return None
     seed = trainer.settings.seed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import duration, log
-from charrnn.commands.train_config import is_frames
+from charrnn.storage.run_dir import is_frames
 
 if TYPE_CHECKING:
     from charrnn.training.trainer import Trainer
@@ -31,7 +31,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     until = f"until {settings.max_minutes:g} minutes have passed" if settings.max_minutes else ""
     if trainer.iterations is not None:
         until = f"{trainer.iterations:,} iterations" + (f" or {until}" if until else "")
-    bits = config.get("yardsticks", {})
+    bits = config["yardsticks"]
     how = f" projected to {model.proj_size}" if model.proj_size else ""
     how += ", normalised" if model.layer_norm else ""
     lines = [
@@ -43,7 +43,7 @@ def say_the_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
         f"run       {trainer.run.path}",
     ]
     if bits:
-        lines.insert(2, f"yardstick the validation part takes {baselines.sentence(bits)}")
+        lines.insert(2, f"yardstick the validation part takes {baselines.summary(bits)}")
     for line in lines:
         log(line, quiet)
     if not len(trainer.parts["val"]) > trainer.context.max_lag:

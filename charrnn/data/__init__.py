@@ -1,1 +1,1 @@
-"""Recordings and texts as symbols: vocabulary, corpus on disk, batches, and what other coders need for them."""
+"""Recordings and texts as symbols: vocabulary, corpus on disk, batches, and the bits of other coders."""

@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 
 from charrnn.data.vocab import Ids
 
-RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are given back
+RELEASE = 1 << 26  # symbols that are read from a mapped corpus before its pages are released
 
 
 @dataclass(frozen=True)
 class ContextWindow:
-    """Which symbols a network may read to predict symbol s: from s - max_lag to s - min_lag."""
+    """The symbols that a network may read to predict symbol s: from s - max_lag to s - min_lag."""
 
     max_lag: int = 1
     min_lag: int = 1
 
 
-NEXT_SYMBOL = ContextWindow()  # of a network that reads one symbol and predicts the one after it
+NEXT_SYMBOL = ContextWindow()  # of a network that reads one symbol and predicts the next one
 
 
 class ContiguousBatches:
-    """The batches of a part: N rows that lie end to end in it, read side by side.
+    """Batches of a part, which is divided into N contiguous rows that are read in parallel.
 
-    A batch is a function of the position in the rows, counted in symbols, so that a run is resumed by one
-    integer; targets are the inputs shifted by one. What is left after the last whole batch is dropped, as in
-    torch-rnn. Of a corpus that is mapped from disk, only what was read lately stays in the process's memory.
+    A batch is a function of the position in the rows, counted in symbols, so one integer is enough to resume a run.
+    Targets are the inputs shifted by one. The rest after the last complete batch is dropped, as in torch-rnn. Of a
+    corpus that is mapped from disk, only the last `RELEASE` symbols stay in memory.
 
-    With another ``context`` the rows are cut so that the targets lie end to end: what the first ones of a row are
-    predicted from is the end of the row before.
+    With another ``context`` the targets of the rows are contiguous: the first ones of a row are predicted from the end
+    of the row before.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ class ContiguousBatches:
     n
         N, the number of rows.
     multiple
-        A row's length is a multiple of this: the number of steps T of a batch.
+        The length of a row is a multiple of this, the sequence length T of a batch.
     rank, world
-        Which of how many workers this is: it gets rows ``rank * N / world`` and on, the slice ``own`` of the N.
+        Number of this worker and number of workers. Its rows are the slice ``own`` of the N, an equal share.
     context
-        Inputs of a target: m targets have max_lag - min_lag + m inputs.
+        Inputs of a target; m targets have max_lag - min_lag + m inputs.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ContiguousBatches:
             raise ValueError(f"{len(ids)} symbols are less than a batch of {n} x {multiple} + {context.max_lag}")
         self.own = slice(rank * n // world, (rank + 1) * n // world)
         shape, (size,) = (n, self.row_length + context.max_lag), ids.strides
-        rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # each laps over the next by far
+        rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # rows overlap by max_lag
         self._rows, self._rest = rows[self.own], ids[None, n * self.row_length :]
         self.rows = self._rows.shape[0]
         self.context = context
-        self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # what torch takes: samples, or ids
+        self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # types that torch accepts: samples, or ids
         self._map = _map_below(ids)
         self._read = 0
 
@@ -73,11 +73,11 @@ class ContiguousBatches:
         self._read += self.rows * steps
         if self._map is not None and self._read > RELEASE:
             self._read = 0
-            self._map.madvise(mmap.MADV_DONTNEED)  # the system may keep them as cache; they are mapped again if needed
+            self._map.madvise(mmap.MADV_DONTNEED)  # releases the pages, which are mapped again when needed
         return self._pair(self._rows[:, start : start + self.context.max_lag + steps])
 
     def rest(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Inputs and targets of what follows the last row and fills no rows, (1, ·)."""
+        """Return inputs and targets of the rest after the last row, (1, ·)."""
         return self._pair(self._rest)
 
     def _pair(self, piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -86,7 +86,7 @@ class ContiguousBatches:
 
 
 def _map_below(ids: Ids) -> mmap.mmap | None:
-    """The file in memory that an array is a part of, where there is one and the system can be told what it needs."""
+    """Return the mapped file that an array is a view of; None if there is none, or the system has no madvise."""
     below: object = ids
     while isinstance(below, np.ndarray):
         below = below.base

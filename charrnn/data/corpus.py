@@ -1,4 +1,4 @@
-"""Recordings and texts as ids on disk, and their division into parts."""
+"""The corpus of a run: recordings and texts as ids on disk, and their division into parts."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set
 from charrnn.data.texts import LINE_ENDS, UTF8, Characters, decoded, read_text
 from charrnn.data.vocab import Ids, Vocab, describe
 
-BEGINNING = 4000  # characters of a text by which it is recognised as a text of sound
+BEGINNING = 4000  # characters by which a text of sound is recognised
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """All symbols of a run, on disk, mapped into memory as they are needed.
+    """All symbols of a run, mapped from disk.
 
     Attributes
     ----------
     ids
-        (n,) in the vocabulary's dtype: one byte a symbol up to 256 symbols.
+        (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols.
     vocab
-        What the ids mean.
+        Vocabulary of the ids.
     names
-        The files that they come from, in order.
+        Input files in order.
     skipped
-        Files that could not be read and were left out.
+        Input files that could not be read and were left out.
     sound
         Options with which the recordings were read; None if there are none, or if unknown.
     """
@@ -48,19 +48,21 @@ class Corpus:
     sound: SoundOptions | None = None
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
-        """Contiguous parts in the order train, val, test: int(fraction n) symbols for val and test, as
-        torch-rnn cuts, and the rest for train."""
-        train, val = borders(len(self.ids), val_frac, test_frac)
+        """Return contiguous parts in the order train, val, test.
+
+        As in torch-rnn, val and test have int(fraction n) symbols, and train has the rest.
+        """
+        train, val = part_bounds(len(self.ids), val_frac, test_frac)
         return {"train": self.ids[:train], "val": self.ids[train:val], "test": self.ids[val:]}
 
 
-def borders(n: int, val_frac: float, test_frac: float) -> tuple[int, int]:
-    """Where the training part of n symbols ends, and where the validation part does."""
+def part_bounds(n: int, val_frac: float, test_frac: float) -> tuple[int, int]:
+    """Return where the training part of n symbols ends, and where the validation part ends."""
     val, test = int(val_frac * n), int(test_frac * n)
     return n - val - test, n - test
 
 
-def prepare(
+def prepare_corpus(
     inputs: Sequence[str],
     target: Path,
     options: SoundOptions,
@@ -70,20 +72,32 @@ def prepare(
     encoding: str = UTF8,
     skip_unreadable: bool = False,
 ) -> Corpus:
-    """Lay texts and recordings end to end as ids in the file ``target``.
+    """Write texts and recordings as ids, one after the other, to the file ``target``.
 
-    Recordings, and texts that lie wholly in one of the codec's alphabets, become bytes with the alphabet's 256
-    characters as vocabulary; other texts together make a vocabulary of what occurs in them. A folder stands for
-    the recordings in it, or for its texts if there are none, sorted by path; ``-`` is standard input. A given ``vocab``
-    is not extended. ``encoding`` is that of texts without a byte order mark. A text of the characters of a ``table``
-    is converted to bytes with it. Files that cannot be read are an error before any is read, or are left out with
-    ``skip_unreadable``.
+    Recordings, and texts in one of the codec's alphabets, become bytes with the alphabet's 256 characters as
+    vocabulary. The vocabulary of other texts is the set of their characters.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders; ``-`` is standard input. A folder stands for its recordings, or for its texts if it has no
+        recording, sorted by path.
+    options
+        Options for the conversion of recordings.
+    vocab
+        Vocabulary to use without extending it; by default it is made from the inputs.
+    table
+        Table to convert texts of BinToUTF8 to bytes.
+    encoding
+        Encoding of texts without a byte order mark.
+    skip_unreadable
+        Whether to leave out files that cannot be read; otherwise one is an error before any file is read.
 
     Raises
     ------
     InputError
-        A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, or nothing is
-        in them; or a text has a character that is not in the table, or needs a table.
+        A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, the inputs are
+        empty, or a text has a character that is not in the table, or needs a table.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable, quiet) as found:
@@ -92,17 +106,11 @@ def prepare(
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
         options, files = with_gain_of_set(options, files, unreadable, quiet)
         with target.open("wb") as out:
-            read = [
-                file
-                for file in files
-                if write_readable(
-                    _blocks(file, vocab, options, encoding, table if file in by_table else None, quiet),
-                    out,
-                    file,
-                    vocab.dtype,
-                    unreadable,
-                )
-            ]
+            read = []
+            for file in files:
+                blocks = _blocks(file, vocab, options, encoding, table if file in by_table else None, quiet)
+                if write_readable(blocks, out, file, vocab.dtype, unreadable):
+                    read.append(file)
             sync(out)
     unreadable.report()
     if not read:
@@ -114,7 +122,7 @@ def prepare(
 def write_readable(
     blocks: Iterable[NDArray[Any]], out: BinaryIO, source: Input, dtype: np.dtype[Any], unreadable: Unreadable
 ) -> bool:
-    """Write what is read from a file, and return True; if it cannot be read to its end, remove it again."""
+    """Write the blocks of a file and return True; if it cannot be read to its end, remove them and return False."""
     begin, reading = out.tell(), iter(blocks)
     while True:
         try:
@@ -164,7 +172,7 @@ def _vocabulary(
         )
     if vocab is not None:
         if bool(plain) == (vocab.alphabet is not None):
-            raise InputError(f"the network knows {vocab.describe()}, and {files[0].name} is of another kind.")
+            raise InputError(f"the network was trained on {vocab.describe()}, and {files[0].name} is of another kind.")
         return vocab
     if not plain:
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
@@ -186,9 +194,7 @@ def _texts_by_table(
     """Return the texts to read with the table, or raise InputError for one that needs a table or another one."""
     if table is None:
         foreign = next((file for file, text in characters.items() if lacks_table(text.code_points)), None)
-        if foreign is not None and (
-            vocab is None or vocab.alphabet is not None
-        ):  # a network of text may have these characters itself
+        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # a text network may have them
             raise NoTableError(
                 f"{foreign.name} mixes ASCII and characters from U+3900 on, as texts of BinToUTF8 do: "
                 "give the table that BinToUTF8 wrote with it as --table FILE."
@@ -208,14 +214,16 @@ def _texts_by_table(
 
 
 def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple[str, ...] = ()) -> Corpus:
-    """Map a file that `prepare` wrote. An InputError where it holds nothing."""
+    """Map a file that `prepare_corpus` wrote, or raise InputError if it is empty."""
     if path.stat().st_size == 0:
         raise _nothing_in(names)
     return Corpus(np.memmap(path, dtype=vocab.dtype, mode="r"), vocab, names, skipped)
 
 
 def _nothing_in(names: tuple[str, ...]) -> InputError:
-    return InputError(f"there is nothing in {', '.join(names)}: give a recording, or a text with characters in it.")
+    return InputError(
+        f"{', '.join(names)}: there is nothing to learn from. Give a recording, or a text that is not empty."
+    )
 
 
 def last_symbols(
@@ -244,12 +252,12 @@ def last_symbols(
         for block in _blocks(file, vocab, options, encoding, table, quiet, skip_unknown):
             kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
         if not len(kept):
-            raise InputError(f"there is nothing in {file.name} to start from.")
+            raise InputError(f"{file.name} is empty, so there is nothing to start from.")
     return kept
 
 
 def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table | None) -> None:
-    """Raise InputError for sound where the network was trained on text, and the other way round.
+    """Raise InputError for sound if the network was trained on text, and the other way round.
 
     A text stands for sound if most characters of its beginning are in the codec's alphabets.
     """
@@ -317,15 +325,15 @@ def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Ite
     InputError
         None of them is in the vocabulary.
     """
-    characters = known = 0
+    characters = found = 0
     for text in texts:
         ids = vocab.encode_known(text)
-        characters, known = characters + len(text), known + len(ids)
+        characters, found = characters + len(text), found + len(ids)
         yield ids
-    if characters and not known:
+    if characters and not found:
         raise InputError(f"no character of {name} is in the vocabulary: the network was trained on {vocab.describe()}.")
-    if characters > known:
+    if characters > found:
         log(
-            f"{name}: skipped {characters - known:,} of {characters:,} characters, which are not in the vocabulary.",
+            f"{name}: skipped {characters - found:,} of {characters:,} characters, which are not in the vocabulary.",
             quiet,
         )

@@ -64,7 +64,7 @@ class Unreadable:
         """Raise the error, or report it once per file and return."""
         if not self.skip:
             raise error
-        if name in self.names:  # already found when its peak was measured
+        if name in self.names:  # reported when its peak was measured
             return
         self.names.append(name)
         log(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -52,37 +52,12 @@ class SoundOptions:
         return {name: value for name, value in asdict(self).items() if name not in ("rate", "mulaw", "mono_as_is")}
 
     @classmethod
-    def of_network(cls, rate: int | None, encoding: str | None, kept: dict[str, Any] | None) -> SoundOptions:
-        """Return how to read another recording for a network, from the stored options of its training.
+    def of_network(cls, rate: int | None, encoding: str | None, stored: dict[str, Any] | None) -> SoundOptions:
+        """Return how to read another recording for a network, from the options that its checkpoint stores.
 
-        A recording of one channel is read whatever the channel. Raise ValueError if ``kept`` is not as from `to_json`.
+        A recording of one channel is read whatever the channel.
         """
-        kept = check_sound(kept) or {}
-        return cls(rate=rate or cls.rate, mulaw=encoding == "mulaw", mono_as_is=True, **kept)
-
-
-def check_sound(kept: Any) -> dict[str, Any] | None:
-    """Return ``kept`` if it is a result of `SoundOptions.to_json` or a part of one, else raise ValueError."""
-
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_GAIN
-
-    valid: dict[str, Callable[[Any], bool]] = {
-        "channel": lambda value: value is None or (type(value) is int and value >= 1),
-        "remove_dc": lambda value: isinstance(value, bool),
-        "normalize": lambda value: isinstance(value, bool),
-        "normalize_over": lambda value: value in NORMALIZE_OVER,
-        "gain_db": is_number,
-        "set_gain_db": lambda value: value is None or is_number(value),
-    }
-    if kept is None:
-        return None
-    if not isinstance(kept, dict) or not kept.keys() <= valid.keys():
-        raise ValueError(f"sound is {kept!r}")
-    for name, value in kept.items():
-        if not valid[name](value):
-            raise ValueError(f"{name} of sound is {value!r}")
-    return kept
+        return cls(rate=rate or cls.rate, mulaw=encoding == "mulaw", mono_as_is=True, **(stored or {}))
 
 
 def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> Iterator[NDArray[Any]]:

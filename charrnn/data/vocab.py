@@ -1,4 +1,4 @@
-"""Characters to ids and back."""
+"""Vocabularies: characters to ids and back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Ids = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Vocab:
-    """The characters that a network knows; a character's id is its place.
+    """The characters of a network; the id of a character is its position.
 
     Attributes
     ----------
     characters
-        Each character once. Sorted by code point where we made it; a converted one keeps its own order.
+        Each character once, sorted by code point; a converted vocabulary keeps its order.
     alphabet
-        The name of the codec's alphabet where the characters are its 256, so that an id is a byte; else None.
+        Name of the codec's alphabet if the characters are its 256, so that an id is a byte; else None.
     """
 
     characters: str
@@ -33,13 +33,13 @@ class Vocab:
 
     @classmethod
     def of_alphabet(cls, name: str) -> Vocab:
-        """The 256 characters of an alphabet of bytecodec, in the order of their bytes."""
+        """Return the 256 characters of an alphabet of bytecodec, in the order of their bytes."""
         first = ALPHABETS[name]
         return cls("".join(map(chr, range(first, first + 256))), name)
 
     @classmethod
     def of_code_points(cls, code_points: NDArray[np.integer[Any]]) -> Vocab:
-        """The given code points, each once and sorted."""
+        """Return the given code points, each once and sorted."""
         return cls("".join(map(chr, np.unique(code_points).tolist())))
 
     def __len__(self) -> int:
@@ -61,18 +61,18 @@ class Vocab:
         return code_points(self.characters)
 
     def encode(self, text: str, offset: int = 0) -> Ids:
-        """The ids (n,) of the n characters of ``text``, in `dtype`.
+        """Return the ids (n,) of the n characters of ``text``, in `dtype`.
 
         Raises
         ------
         InputError
-            A character is not in the vocabulary; its place is counted from ``offset``.
+            A character is not in the vocabulary; its position is counted from ``offset``.
         """
         ids = self._id_of_code_point[code_points(text)]
         if ids.size and ids.min() < 0:
-            place = int(np.argmax(ids < 0))
+            position = int(np.argmax(ids < 0))
             raise InputError(
-                f"the network does not know {describe(text[place])}, character {offset + place} of the text: "
+                f"the network has no symbol {describe(text[position])}, character {offset + position} of the text: "
                 f"it was trained on {self.describe()}. Leave it out, as charrnn-sample --unknown skip does, or "
                 "train on text that has it."
             )
@@ -84,25 +84,25 @@ class Vocab:
         return ids[ids >= 0].astype(self.dtype)
 
     def decode(self, ids: Ids) -> str:
-        """The text of ids (n,); an IndexError for one that is out of range."""
+        """Return the text of ids (n,), or raise IndexError for an id that is out of range."""
         ids = np.asarray(ids)
         if ids.size and ids.min() < 0:
             raise IndexError(f"id {ids.min()} is out of range")
         return self._code_point_of_id[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """Return a description for messages."""
         if self.alphabet:
             return f"bytes as {self.alphabet} characters"
         return f"{len(self)} characters from {describe(min(self.characters))} to {describe(max(self.characters))}"
 
     def to_json(self) -> dict[str, str]:
-        """What a checkpoint keeps of it."""
+        """Return the value to store in config.json and checkpoints."""
         return {"alphabet": self.alphabet} if self.alphabet else {"characters": self.characters}
 
     @classmethod
     def from_json(cls, data: Any) -> Vocab:
-        """Back from `to_json`; a ValueError where it is not of that form."""
+        """Return the vocabulary of a result of `to_json`, or raise ValueError for another value."""
         alphabet = data.get("alphabet") if isinstance(data, dict) else None
         if isinstance(alphabet, str) and alphabet in ALPHABETS:
             return cls.of_alphabet(alphabet)
@@ -113,10 +113,10 @@ class Vocab:
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """The code point (n,) of each character."""
+    """Return the code points (n,) of the characters."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint32, copy=False)
 
 
 def describe(character: str) -> str:
-    """A character as messages show it, such as 'A' (U+0041)."""
+    """Return a character as messages show it, such as 'A' (U+0041)."""
     return f"{character!r} (U+{ord(character):04X})"

@@ -90,10 +90,10 @@ def engine(
     if kind == "cuda":
         from charrnn.engines.cuda.engine import CudaEngine
 
-        return CudaEngine(loaded.model, streams, precision)
+        return CudaEngine(_network(loaded), streams, precision)
     from charrnn.engines.eager import EagerEngine
 
-    return EagerEngine(loaded.model, streams, precision)
+    return EagerEngine(_network(loaded), streams, precision)
 
 
 def _loaded(checkpoint: Any) -> Checkpoint | StoredCheckpoint:
@@ -115,11 +115,19 @@ def _weights(loaded: Checkpoint | StoredCheckpoint) -> Mapping[str, NDArray[np.f
     return loaded.weights if isinstance(loaded, StoredCheckpoint) else arrays(loaded.model)
 
 
+def _network(loaded: Checkpoint | StoredCheckpoint) -> CharRNN:
+    """Return the network as a torch module."""
+    from charrnn.storage.checkpoint import to_torch
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
+
+    return to_torch(loaded).model if isinstance(loaded, StoredCheckpoint) else loaded.model
+
+
 def _second_best(streams: int, precision: str) -> str:
     """The engine to take where the compiled one is not there."""
     from charrnn.storage import onnx_export
 
-    return "onnx" if precision == "auto" and streams <= FEW and onnx_export.installed() else "eager"
+    return "onnx" if precision == "auto" and streams <= FEW and onnx_export.is_installed() else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

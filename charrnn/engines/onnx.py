@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState, Ids
+from charrnn.models.config import STATE_NAME
 from charrnn.storage import onnx_export
 
 Floats = NDArray[np.float32]
@@ -93,10 +94,7 @@ class OnnxEngine(Engine):
     def get_state(self) -> tuple[EngineState, Ids]:
         """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(
-            tuple(
-                np.concatenate([feed[onnx_export.STATE.format(i, j)] for feed in self._streams])
-                for j in range(len(sizes))
-            )
+            tuple(np.concatenate([feed[STATE_NAME.format(i, j)] for feed in self._streams]) for j in range(len(sizes)))
             for i, sizes in enumerate(self._state_sizes)
         )
         return state, self._last.copy()
@@ -110,9 +108,7 @@ class OnnxEngine(Engine):
 
     def _feeds(self, state: EngineState) -> list[dict[str, NDArray[Any]]]:
         """Of each stream, the state's arrays (1, ·) by the model's names."""
-        arrays = {
-            onnx_export.STATE.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)
-        }
+        arrays = {STATE_NAME.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
         n = len(next(iter(arrays.values())))
         return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
 
@@ -144,7 +140,7 @@ def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
 
 def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads: int) -> Any:
     """onnxruntime, ready to run the step."""
-    onnx_export.needed("onnx", "onnxruntime")
+    onnx_export.require("onnx", "onnxruntime")
     import onnxruntime
     from onnx import helper
 
@@ -165,6 +161,6 @@ def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads
                 data,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                nodes_to_exclude=[onnx_export.FED_BACK + onnx_export.PRODUCT],  # whose rounding would go round with it
+                nodes_to_exclude=[onnx_export.RECURRENT_WEIGHT + onnx_export.PRODUCT],  # rounding would accumulate
             )
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

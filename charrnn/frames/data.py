@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from bytecodec.files import sync
-from charrnn.data.corpus import borders, write_readable
+from charrnn.data.corpus import part_bounds, write_readable
 from charrnn.data.inputs import Unreadable, nothing_readable, opened, opened_all
 from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set
 
@@ -44,7 +44,7 @@ class Recordings:
 
         val and test begin ``max_lag`` samples early, with the samples that their first targets are predicted from.
         """
-        train, val = borders(len(self.ids), val_frac, test_frac)
+        train, val = part_bounds(len(self.ids), val_frac, test_frac)
         return {
             "train": self.ids[:train],
             "val": self.ids[max(0, train - max_lag) : val],

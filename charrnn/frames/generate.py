@@ -177,9 +177,6 @@ def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
         ):
             raise ValueError("its windows are those of another network")
         hidden = files.state_from_tensors(tensors, model.initial_state(count))
-        for name in ("seed", "position"):
-            if type(metadata[name]) is not int or not 0 <= metadata[name] < 2**64:
-                raise ValueError(f"its {name} is {metadata[name]!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit this network: {error}.") from None
     streams = [FrameStream(model, window[k], metadata["seed"], k) for k in range(count)]

@@ -20,7 +20,7 @@ from charrnn.data.batches import ContextWindow
 from charrnn.models.char_rnn import Layers, State
 from charrnn.models.config import check_layers, check_whole
 from charrnn.storage import checkpoint as files
-from charrnn.storage import checkpoint_format, run_dir
+from charrnn.storage import checkpoint_format, run_dir, schema
 
 KIND = "frames"
 LOSSES = ("mse", "gaussian")
@@ -196,10 +196,10 @@ class FrameCheckpoint:
     path: str = ""
     sound: dict[str, Any] | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON."""
-        known = {name: getattr(self, name, None) for name in checkpoint_format.METADATA_TYPES}
-        return {"model": self.model.config.to_json(), **known}
+        fields = {name: getattr(self, name, None) for name in schema.CHECKPOINT}
+        return {"model": self.model.config.to_json(), **fields}
 
 
 def load(path: str | Path) -> FrameCheckpoint:
@@ -211,15 +211,12 @@ def load(path: str | Path) -> FrameCheckpoint:
         The file is missing, truncated, or not a checkpoint of this kind.
     """
     path = run_dir.checkpoint_path(path)
-    facts = checkpoint_format.read_metadata(path, KIND)
+    metadata = checkpoint_format.read_metadata(path, KIND)
     try:
-        config = FrameConfig(**facts["model"])
-        known = checkpoint_format.known(facts)
-        del known["encoding"]
-        if known["rate"] is None:
-            raise ValueError("it has no rate")
+        config = FrameConfig(**metadata["model"])
         model = files.meta_model(path, config.layers, lambda: FrameRNN(config))
         files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
-        return FrameCheckpoint(model.eval(), path=str(path), **known)
-    except checkpoint_format.UNUSABLE as error:
-        raise checkpoint_format.unusable(path, error) from None
+        fields = {name: metadata[name] for name in schema.CHECKPOINT if name != "encoding"}
+        return FrameCheckpoint(model.eval(), path=str(path), **fields)
+    except checkpoint_format.LOAD_ERRORS as error:
+        raise checkpoint_format.load_error(path, error) from None

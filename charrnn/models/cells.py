@@ -23,14 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.models.config import UNIFORM
+from charrnn.models.config import FEEDBACK_LIMIT, UNIFORM
 from charrnn.models.projected_lstm import projected_lstm
 
 CellState = tuple[Tensor, ...]
 Backend = Callable[..., tuple[Tensor, Tensor, Tensor]]  # (an LSTM, x: (N, T, D), h, c) -> y: (N, T, H), h, c
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
-
-FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 
 
 class LSTM(nn.LSTM):

@@ -1,48 +1,44 @@
-"""What says what a network is, and what follows from it: the shapes of its weights and of its state."""
+"""The configuration of a network, and the shapes of its weights and of its state."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CELLS = {
-    "lstm": 4,
-    "lstmp": 4,
-    "lstmor": 4,
-    "gru": 3,
-    "rnn": 1,
-}  # charrnn.models.cells has them; how many rows each unit has
-PROJECTING = ("lstmp",)
-FEEDING_BACK = ("lstmor",)  # whose output layer is recurrent, too
+CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # rows of a matrix per unit
+PROJECTED_CELLS = ("lstmp",)
+RECURRENT_OUTPUT_CELLS = ("lstmor",)
+FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
+STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, position in the layer's tuple
 MOST_LAYERS = 1000
-MOST_BIAS = 1e30  # within a float32
-UNIFORM = "uniform"  # a forget bias of its own for each unit
+MOST_BIAS = 1e30  # fits in a float32
+UNIFORM = "uniform"  # a forget bias drawn for each unit
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that says what a network is.
+    """Everything that determines the architecture of a network.
 
     Attributes
     ----------
     vocab_size
-        V, the number of different symbols, 1 or more.
+        V, the vocabulary size, 1 or more.
     wordvec_size
         D, the length of an embedding.
     rnn_size
-        H, the units of a layer.
+        H, the hidden size.
     layers
         The number of recurrent layers.
     cell
         A name in `CELLS`.
     dropout
-        The probability with which each output of each layer is dropped while training, in [0, 1).
+        Probability of dropping each output of each layer during training, in [0, 1).
     forget_bias
-        The initial bias of the forget gates, of cells that have them; "uniform": from U(0, 1), for each unit its own.
+        Initial bias of the forget gates, of cells that have them; "uniform" draws it from U(0, 1) for each unit.
     proj_size
-        P, the numbers that an lstmp layer hands on, less than H (None: half of H). None for every other cell.
+        P, the output size of an lstmp layer, less than H (None: half of H). None for every other cell.
     layer_norm
-        Whether what a layer hands on, above it, is normalised (Ba, Kiros and Hinton 2016); its state is not.
+        Whether the output of each layer, but not its state, is normalised (Ba, Kiros and Hinton 2016).
     """
 
     vocab_size: int
@@ -60,36 +56,36 @@ class ModelConfig:
         check_layers(self)
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return the fields to store in config.json and checkpoints."""
         return asdict(self)
 
 
 def check_whole(config: object, *names: str) -> None:
-    """Raise a ValueError where one of these is no whole number above 0."""
+    """Raise a ValueError if one of these attributes is not a whole number of 1 or more."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}, and has to be a whole number of 1 or more")
+            raise ValueError(f"{name} is {value!r}, and must be a whole number of 1 or more")
 
 
 def check_layers(config: Any) -> None:
-    """Raise a ValueError where a config's layers make no network; a projection's size that is left out is settled.
+    """Raise a ValueError if a configuration's layers are impossible; set the default of ``proj_size``.
 
-    Of a config it takes what `ModelConfig` has from ``rnn_size`` on, with the same meanings.
+    The configuration has the attributes of `ModelConfig` from ``rnn_size`` on.
     """
     check_whole(config, "rnn_size", "layers")
     if config.layers > MOST_LAYERS:
-        raise ValueError(f"layers is {config.layers}, and {MOST_LAYERS} is the most")
+        raise ValueError(f"layers is {config.layers}, and must be at most {MOST_LAYERS}")
     if not isinstance(config.layer_norm, bool):
-        raise ValueError(f"layer_norm is {config.layer_norm!r}, and has to be true or false")
+        raise ValueError(f"layer_norm is {config.layer_norm!r}, and must be true or false")
     if not isinstance(config.cell, str) or config.cell not in CELLS:
-        raise ValueError(f"cell is {config.cell!r}, and has to be one of {', '.join(CELLS)}")
+        raise ValueError(f"cell is {config.cell!r}, and must be one of {', '.join(CELLS)}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout is {config.dropout!r}, and has to be at least 0 and less than 1")
+        raise ValueError(f"dropout is {config.dropout!r}, and must be at least 0 and less than 1")
     bias = config.forget_bias
     if bias != UNIFORM and not (isinstance(bias, int | float) and -MOST_BIAS <= bias <= MOST_BIAS):
-        raise ValueError(f"forget_bias is {bias!r}, and has to be a number within 1e30, or {UNIFORM!r}")
-    projects = config.cell in PROJECTING
+        raise ValueError(f"forget_bias is {bias!r}, and must be a number from -1e30 to 1e30, or {UNIFORM!r}")
+    projects = config.cell in PROJECTED_CELLS
     if config.proj_size is None and projects:
         object.__setattr__(config, "proj_size", max(1, config.rnn_size // 2))
     size = config.proj_size
@@ -97,37 +93,43 @@ def check_layers(config: Any) -> None:
         raise ValueError(f"proj_size is {size!r}, and {config.cell} has no projection")
     if size is not None and (type(size) is not int or not 1 <= size < config.rnn_size):
         raise ValueError(
-            f"proj_size is {size!r}, and has to be a whole number from 1 to less than rnn_size, {config.rnn_size}"
+            f"proj_size is {size!r}, and must be a whole number from 1 to less than rnn_size, {config.rnn_size}"
         )
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The weights that a file keeps of a network, by name: all but those that are zero for ever."""
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights that a checkpoint stores, by name; weights that always are zero are left out."""
     v, h, gates = config.vocab_size, config.rnn_size, CELLS[config.cell]
     size, out = config.wordvec_size, config.proj_size or h
-    found: dict[str, tuple[int, ...]] = {"embedding.weight": (v, size)}
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, size)}
     for i in range(config.layers):
         layer = f"layers.{i}."
-        found |= {
+        shapes |= {
             f"{layer}weight_ih_l0": (gates * h, size),
             f"{layer}weight_hh_l0": (gates * h, out),
             f"{layer}bias_ih_l0": (gates * h,),
         }
         if config.cell == "gru":
-            found[f"{layer}bias_hh_l0"] = (gates * h,)
-        if config.cell in PROJECTING:
-            found[f"{layer}weight_hr_l0"] = (out, h)
+            shapes[f"{layer}bias_hh_l0"] = (gates * h,)
+        if config.cell in PROJECTED_CELLS:
+            shapes[f"{layer}weight_hr_l0"] = (out, h)
         if config.layer_norm:
-            found |= {f"norms.{i}.weight": (out,), f"norms.{i}.bias": (out,)}
+            shapes |= {f"norms.{i}.weight": (out,), f"norms.{i}.bias": (out,)}
         size = out
-    found |= {"output.weight": (v, out), "output.bias": (v,)}
-    if config.cell in FEEDING_BACK:
-        found["output.recurrent_weight"] = (v, v)
-    return found
+    shapes |= {"output.weight": (v, out), "output.bias": (v,)}
+    if config.cell in RECURRENT_OUTPUT_CELLS:
+        shapes["output.recurrent_weight"] = (v, v)
+    return shapes
 
 
 def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
-    """How long the arrays of a stream's state are: per layer, and of a recurrent output layer."""
-    handed_on = config.proj_size or config.rnn_size
-    layer = (handed_on, config.rnn_size) if CELLS[config.cell] == 4 else (handed_on,)
-    return (layer,) * config.layers + (((config.vocab_size,),) if config.cell in FEEDING_BACK else ())
+    """Return the row lengths of the state's arrays: per layer, and of a recurrent output layer."""
+    out = config.proj_size or config.rnn_size
+    layer = (out, config.rnn_size) if CELLS[config.cell] == 4 else (out,)
+    return (layer,) * config.layers + (((config.vocab_size,),) if config.cell in RECURRENT_OUTPUT_CELLS else ())
+
+
+def state_shapes(config: ModelConfig, streams: int) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the state's arrays by their names in files."""
+    layers = enumerate(state_sizes(config))
+    return {STATE_NAME.format(i, j): (streams, size) for i, sizes in layers for j, size in enumerate(sizes)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from charrnn.storage.csv_log import parse_columns, read_appended
 from charrnn.storage.run_dir import Run
 from charrnn.viz.curves import MAX_BITS, Curve, config_or_empty, curve, flac_baseline, rolling, spread
 from charrnn.viz.run_kind import RunKind
@@ -43,20 +43,19 @@ class GrowingLog:
                 if (status.st_dev, status.st_ino) != self._file_id or status.st_size < self._offset:
                     self._reset()
                 self._file_id = (status.st_dev, status.st_ino)
-                file.seek(self._offset)
-                data = file.read()
+                complete = read_appended(file, self._offset)
         except OSError:
             self._reset()
             return self._curve
-        complete = data[: data.rfind(b"\n") + 1]
         if complete:
-            self._add(complete.decode("utf-8", "replace").replace("\0", "?").splitlines())
+            self._add(complete)
             self._offset += len(complete)
         return self._curve
 
-    def _add(self, lines: list[str]) -> None:
+    def _add(self, lines: bytes) -> None:
         if self._offset == 0:
-            self._header, lines = lines[0].split(","), lines[1:]
+            header, _, lines = lines.partition(b"\n")
+            self._header = header.decode("utf-8", "replace").rstrip("\r").split(",")
         try:
             loss, factor = self._kind.column(self.path, self._header, self._loss, "bits")
             columns = [self._header.index(name) for name in ("iteration", loss)]
@@ -64,26 +63,10 @@ class GrowingLog:
             return
         if not lines:
             return
-        rows = _parse_rows(lines, columns, len(self._header))
+        rows, _ = parse_columns(lines, columns, len(self._header))
         old = self._curve
         bits = np.clip(rows[:, 1] * factor, -MAX_BITS, MAX_BITS)
         self._curve = curve(np.append(old.x, rows[:, 0]), np.append(old.y, bits))
-
-
-def _parse_rows(lines: list[str], columns: list[int], fields: int) -> NDArray[np.float64]:
-    """Return two columns (rows, 2) of the lines that are complete."""
-    if all(line.count(",") == fields - 1 for line in lines):
-        try:
-            return np.loadtxt(lines, delimiter=",", usecols=columns, ndmin=2, comments=None)
-        except ValueError:  # a field that is not a number
-            pass
-    found = []
-    for row in csv.reader(lines):
-        try:
-            found.append([float(row[column]) for column in columns] if len(row) == fields else [np.nan, np.nan])
-        except ValueError:
-            continue
-    return np.array(found, np.float64).reshape(-1, 2)
 
 
 class LiveCurves:

@@ -58,16 +58,17 @@ class AppState:
         """Decode an uploaded recording for a run, and return its id and its length in seconds."""
         from charrnn.data.recordings import SoundOptions
 
-        config, name = self.run(number).config(), self.names[int(number)]
+        run, name = self.run(number), self.names[int(number)]
+        try:
+            config = run.config()
+        except InputError:  # its message may contain paths of this machine
+            raise InputError(f"The config.json of {name} is damaged.") from None
         if is_frames(config):
             raise InputError(_frames_refusal(name))
         sound = (_rate(config), str(config.get("encoding") or "linear"))
         if not sound[0]:
             raise InputError(f"{name} was trained on text, so it cannot start from a recording.")
-        try:
-            options = SoundOptions.of_network(*sound, config.get("sound"))
-        except ValueError as error:
-            raise InputError(f"The config.json of {name} is damaged: {error}.") from None
+        options = SoundOptions.of_network(*sound, config.get("sound"))
         prime = last_bytes(path, options, PRIME_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
         self._starts[key] = (prime, sound)

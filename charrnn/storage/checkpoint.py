@@ -1,4 +1,4 @@
-"""Networks of torch to and from the files of `charrnn.storage.checkpoint_format`."""
+"""Checkpoints as torch modules; `charrnn.storage.checkpoint_format` reads and checks the files."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, first_line
 from charrnn.data.vocab import Vocab
 from charrnn.models.char_rnn import CharRNN, State
-from charrnn.models.config import ModelConfig
-from charrnn.storage import checkpoint_format
+from charrnn.models.config import STATE_NAME, ModelConfig
+from charrnn.storage import checkpoint_format, schema
 from charrnn.storage.checkpoint_format import KIND
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Keepable(Protocol):
-    """A network and what is known of it, as a file keeps them."""
+class Saveable(Protocol):
+    """A network with its metadata, of any kind."""
 
     @property
     def kind(self) -> str:
-        """What the file says that it holds."""
+        """Kind of network, as stored in the file."""
 
     @property
     def model(self) -> nn.Module:
         """The network."""
 
-    def facts(self) -> dict[str, Any]:
-        """What stands beside its tensors, as JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata to store beside the tensors, as JSON."""
 
 
 @dataclass
 class Checkpoint(checkpoint_format.CheckpointMeta):
-    """A trained network and what is known of it.
+    """A trained network of symbols with its metadata.
 
     Attributes
     ----------
     model
-        On the CPU, in evaluation mode.
+        The network, on the CPU and in evaluation mode.
     vocab
-        What its ids mean.
+        Its vocabulary.
     """
 
     kind: ClassVar[str] = KIND
@@ -56,16 +56,16 @@ class Checkpoint(checkpoint_format.CheckpointMeta):
 
     @property
     def config(self) -> ModelConfig:
-        """What the network is."""
+        """Configuration of the network."""
         return self.model.config
 
-    def facts(self) -> dict[str, Any]:
-        """All but the tensors, as JSON."""
-        known = {name: getattr(self, name) for name in checkpoint_format.METADATA_TYPES}
-        return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **known}
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata to store beside the tensors, as JSON."""
+        fields = {name: getattr(self, name) for name in schema.CHECKPOINT}
+        return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **fields}
 
 
-def save(path: str | Path, checkpoint: Keepable) -> None:
+def save(path: str | Path, checkpoint: Saveable) -> None:
     """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns.
 
     Raises
@@ -76,13 +76,13 @@ def save(path: str | Path, checkpoint: Keepable) -> None:
     path = check_path("path", path)
     if not isinstance(getattr(checkpoint, "model", None), nn.Module):
         raise InputError(f"checkpoint is a {type(checkpoint).__name__}; it must hold a torch module.")
-    write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.facts())
+    write_tensors(path, checkpoint.kind, model_tensors(checkpoint.model), checkpoint.metadata())
 
 
 def set_val_loss(path: Path, val_loss: float) -> None:
     """Rewrite a checkpoint of any kind with its validation loss; the file is replaced whole or not at all."""
-    facts, tensors = read_tensors(path, kind := checkpoint_format.kind_of(path))
-    write_tensors(path, kind, tensors, facts | {"val_loss": val_loss})
+    metadata, tensors = read_tensors(path, kind := checkpoint_format.kind_of(path))
+    write_tensors(path, kind, tensors, metadata | {"val_loss": val_loss})
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -91,29 +91,29 @@ def load(path: str | Path) -> Checkpoint:
     Raises
     ------
     InputError
-        The file is missing, cut off, or no checkpoint of this program's.
+        The file is missing, or fails one of the checks of `charrnn.storage.checkpoint_format.load`.
     """
-    return of_stored(checkpoint_format.load(path))
+    return to_torch(checkpoint_format.load(path))
 
 
-def of_stored(network: checkpoint_format.StoredCheckpoint) -> Checkpoint:
-    """The same network in torch."""
-    with torch.device("meta"):  # its weights are those of the file
-        model = CharRNN(network.config)
-    set_model_tensors(model, {name: torch.from_numpy(array) for name, array in network.weights.items()}, assign=True)
-    known = {name: getattr(network, name) for name in checkpoint_format.METADATA_TYPES}
-    return Checkpoint(model.eval(), network.vocab, path=network.path, **known)
+def to_torch(stored: checkpoint_format.StoredCheckpoint) -> Checkpoint:
+    """Return a checkpoint with its network as a torch module, which shares the arrays' memory."""
+    with torch.device("meta"):  # allocates nothing: the weights are those of the file
+        model = CharRNN(stored.config)
+    set_model_tensors(model, {name: torch.from_numpy(array) for name, array in stored.weights.items()}, assign=True)
+    fields = {name: getattr(stored, name) for name in schema.CHECKPOINT}
+    return Checkpoint(model.eval(), stored.vocab, path=stored.path, **fields)
 
 
 def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
-    """A network that takes no memory yet, once it is known to be that of a file.
+    """Return a network on the meta device, which has no weights yet, if a file's tensors are those of the network.
 
     Parameters
     ----------
     layers
-        How many ``make`` would make.
+        Number of layers of the network that ``make`` returns.
     prefix
-        Of the tensors' names in the file.
+        Prefix of the network's tensors in the file.
 
     Raises
     ------
@@ -121,11 +121,11 @@ def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefi
         The file's tensors are not those of the network.
     """
     every = checkpoint_format.read_tensor_info(path)
-    found = {name.removeprefix(prefix): head for name, head in every.items() if name.startswith(prefix)}
-    checkpoint_format.check_depth(layers, found)
+    tensor_info = {name.removeprefix(prefix): info for name, info in every.items() if name.startswith(prefix)}
+    checkpoint_format.check_depth(layers, tensor_info)
     with torch.device("meta"):
         model = make()
-    checkpoint_format.check_heads(found, _shapes(model))
+    checkpoint_format.check_tensor_info(tensor_info, _shapes(model))
     return model
 
 
@@ -147,15 +147,15 @@ def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network that a file keeps, by name: all but those that are zero for ever (see cells.py)."""
+    """Return the tensors of a network that are stored: all but the parameters that always are zero (see cells.py)."""
     frozen = _frozen(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
-    """Put a file's tensors into a network; a ValueError names what is missing, foreign or of another shape."""
-    heads = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-    checkpoint_format.check_heads(heads, _shapes(model))
+    """Load a file's tensors into a network; a ValueError names one that is missing, foreign or of another shape."""
+    tensor_info = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+    checkpoint_format.check_tensor_info(tensor_info, _shapes(model))
     frozen = _frozen(model)
     zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items() if name in frozen}
     model.load_state_dict({**tensors, **zeros}, assign=assign)
@@ -168,32 +168,33 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    """Names of the parameters that stay zero, as the cells say."""
-    return {f"{place}.{name}" for place, part in model.named_modules() for name in getattr(part, "FROZEN", ())}
+    """Return the names of the parameters that always are zero."""
+    return {f"{path}.{name}" for path, part in model.named_modules() for name in getattr(part, "FROZEN", ())}
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
-    """A hidden state as named tensors: state.LAYER.PLACE."""
-    return {f"state.{i}.{j}": tensor.contiguous() for i, layer in enumerate(state) for j, tensor in enumerate(layer)}
+    """Return a hidden state as tensors by their names in files."""
+    layers = enumerate(state)
+    return {STATE_NAME.format(i, j): tensor.contiguous() for i, layer in layers for j, tensor in enumerate(layer)}
 
 
 def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
-    """Back from `state_tensors`, in the form of ``like``; a ValueError where it does not fit."""
-    wanted = state_tensors(like)
+    """Return the hidden state of a file in the form of ``like``; a ValueError if it does not fit."""
+    expected = state_tensors(like)
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("state.")}
-    if found.keys() != wanted.keys() or any(
-        found[name].shape != tensor.shape or not found[name].is_floating_point() for name, tensor in wanted.items()
+    if found.keys() != expected.keys() or any(
+        found[name].shape != tensor.shape or not found[name].is_floating_point() for name, tensor in expected.items()
     ):
         raise ValueError("its hidden state is that of another network")
-    return tuple(tuple(found[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(like))
+    return tuple(tuple(found[STATE_NAME.format(i, j)] for j in range(len(layer))) for i, layer in enumerate(like))
 
 
-def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors with facts beside them as JSON; the file appears whole or not at all."""
+def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata to a file that appears whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    checkpoint_format.write(path, kind, facts, partial(serialise, plain))
+    checkpoint_format.write(path, kind, metadata, partial(serialise, plain))
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors of a file of the given kind; an InputError for any other file."""
+    """Return metadata and tensors of a file; see `charrnn.storage.checkpoint_format.read_metadata` for the errors."""
     return checkpoint_format.read(path, kind, "pt")

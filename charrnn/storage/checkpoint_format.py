@@ -1,6 +1,6 @@
-"""Checkpoints and hidden states on disk, read without torch: safetensors files, written whole or not at all.
+"""Checkpoints and hidden states as files, read without torch: safetensors files, written whole or not at all.
 
-Nothing here unpickles, so a file from a stranger cannot run code.
+Nothing here unpickles, so a file from a stranger cannot run code. `load` lists how a checkpoint is checked.
 """
 
 from __future__ import annotations
@@ -11,64 +11,50 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
-from bytecodec.arguments import HIGHEST_RATE
-from bytecodec.errors import InputError, is_utf8, printable
+from bytecodec.errors import InputError, first_line, is_utf8, printable
 from bytecodec.files import open_output
-from charrnn.data.recordings import check_sound
 from charrnn.data.vocab import Vocab
-from charrnn.models.config import ModelConfig, shapes, state_sizes
-from charrnn.storage import run_dir
-
-if TYPE_CHECKING:
-    from charrnn.models.char_rnn import CharRNN
+from charrnn.models.config import STATE_NAME, ModelConfig, state_shapes, state_sizes, weight_shapes
+from charrnn.storage import run_dir, schema
 
 FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
-UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)  # the last two are torch's, of sizes
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # as numpy says them
+#: What a damaged file makes the constructors of a network raise; the last two are torch's, for sizes.
+LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
 MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
+MOST_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
 MOST_SHOWN = 60  # characters of a value in a message
-MOST_FACTS = 1 << 24  # characters of JSON: 1.1 million characters, the most there are, escaped, fit in
-Head = tuple[tuple[int, ...], str]  # shape and type
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
-METADATA_TYPES: dict[str, tuple[type, ...]] = {  # what else a checkpoint holds, and of which types
-    "step": (int,),
-    "epoch": (int, float),
-    "rate": (int, NoneType),
-    "encoding": (str, NoneType),
-    "sound": (dict, NoneType),
-    "train_loss": (int, float, NoneType),
-    "val_loss": (int, float, NoneType),
-}
+TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
 
 @dataclass(kw_only=True)
 class CheckpointMeta:
-    """What is known of a trained network beside its weights.
+    """Metadata of a trained network.
 
     Attributes
     ----------
     step, epoch
         Iterations and epochs of training.
     rate
-        Samples a second of the sound that it was trained on, or None for text.
+        Sampling rate in Hz of the sound that it was trained on, or None for text.
     encoding
-        What a byte of that sound means, linear or mulaw; None for text.
+        Encoding of a byte of that sound, linear or mulaw; None for text.
     sound
         Options with which its recordings were read (`charrnn.data.recordings.SoundOptions.to_json`); None if unknown.
     train_loss, val_loss
-        In nats a symbol; None where not measured.
+        In nats per symbol; None where not measured.
     path
-        Of the file that it was read from.
+        Path of the file that it was read from.
     """
 
     step: int = 0
@@ -83,128 +69,135 @@ class CheckpointMeta:
 
 @dataclass
 class StoredCheckpoint(CheckpointMeta):
-    """A checkpoint as numbers."""
+    """A checkpoint with its weights as arrays by name; `charrnn.storage.checkpoint.to_torch` makes a torch module."""
 
     config: ModelConfig
     weights: Mapping[str, NDArray[np.float32]]
     vocab: Vocab
 
-    @property
-    def model(self) -> CharRNN:
-        """The network in torch, made anew."""
-        from charrnn.storage.checkpoint import of_stored
-
-        return of_stored(self).model
-
 
 def load(path: str | Path) -> StoredCheckpoint:
-    """Read a checkpoint, or a run directory's newest one.
+    """Read a checkpoint, or a run directory's newest one. Each step checks what the next one relies on:
+
+    1. The file is complete, and its header is of a sensible size (`_open`).
+    2. The metadata have a known format and kind, and each field a possible value (`read_metadata`).
+    3. The vocabulary and the configuration are possible, and have the same number of symbols.
+    4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
+       make the program allocate much memory.
+    5. Only then are the weights read.
 
     Raises
     ------
     InputError
-        The file is missing, cut off, or no checkpoint of this program's.
+        The file is missing, or one of these checks fails.
     """
     path = run_dir.checkpoint_path(path)
-    facts = read_metadata(path, KIND)
+    metadata = read_metadata(path, KIND)
     try:
-        vocab = Vocab.from_json(facts["vocab"])
-        config = ModelConfig(**facts["model"])
+        vocab, config = Vocab.from_json(metadata["vocab"]), ModelConfig(**metadata["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        found, heads = known(facts), read_tensor_info(path)
-        check_depth(config.layers, heads)
-        check_heads(heads, shapes(config))  # before anything of their size is read
-        return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **found)
-    except UNUSABLE as error:
-        raise unusable(path, error) from None
+        tensor_info = read_tensor_info(path)
+        check_depth(config.layers, tensor_info)
+        check_tensor_info(tensor_info, weight_shapes(config))
+        fields = {name: metadata[name] for name in schema.CHECKPOINT}
+        return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **fields)
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from None
 
 
-def unusable(path: str | Path, error: Exception) -> InputError:
-    """What to say of a file whose facts or tensors do not make a network."""
-    if isinstance(error, InputError):  # has a message already
+def load_error(path: str | Path, error: Exception) -> InputError:
+    """Return the error for a file whose metadata or tensors do not make a network."""
+    if isinstance(error, InputError):
         return error
-    return InputError(f"{path} is not a checkpoint that this version can use: {words(error)}.")
+    return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")
 
 
-def check_depth(layers: int, heads: Mapping[str, Any]) -> None:
-    """Raise a ValueError where there are more layers than tensors."""
-    if layers > len(heads):
-        raise ValueError(f"it says that it has {layers} layers, and holds {len(heads)} tensors")
+def check_depth(layers: int, tensor_info: Mapping[str, Any]) -> None:
+    """Raise a ValueError if there are more layers than tensors."""
+    if layers > len(tensor_info):
+        raise ValueError(f"the network has {layers} layers, and the file {len(tensor_info)} tensors")
 
 
-def check_heads(heads: Mapping[str, Head], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a ValueError that names what is missing, foreign, or no float32 of its shape."""
-    for name in sorted(expected.keys() | heads.keys()):
-        if name not in heads:
+def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a ValueError that names the first tensor that is missing, foreign, or not float32 of the given shape."""
+    for name in sorted(shapes.keys() | tensor_info.keys()):
+        if name not in tensor_info:
             raise ValueError(f"{name} is missing")
-        if name not in expected:
-            raise ValueError(f"{printable(name, MOST_SHOWN)} belongs to no network like this")
-        if heads[name] != (expected[name], "float32"):
-            shape, kind = heads[name]
-            shown = printable(shape, MOST_SHOWN)
-            raise ValueError(f"{name} is {shown} {kind}, and has to be {expected[name]} float32")
+        if name not in shapes:
+            raise ValueError(f"the network has no tensor {printable(name, MOST_SHOWN)}")
+        if tensor_info[name] != (shapes[name], "float32"):
+            shape, dtype = tensor_info[name]
+            raise ValueError(f"{name} is {printable(shape, MOST_SHOWN)} {dtype}, and must be {shapes[name]} float32")
 
 
-def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write arrays with facts beside them as JSON; the file appears whole or not at all."""
-    write(path, kind, facts, partial(serialise, {name: np.asarray(a, order="C") for name, a in arrays.items()}))
+def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
+    """Write arrays and metadata to a file that appears whole or not at all."""
+    write(path, kind, metadata, partial(serialise, {name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
-def write(path: str | Path, kind: str, facts: Mapping[str, Any], serialised: Callable[[dict[str, str]], bytes]) -> None:
-    """Write what comes of serialising something with these facts as metadata."""
-    data = serialised({METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **facts})})
+def write(
+    path: str | Path, kind: str, metadata: Mapping[str, Any], serialised: Callable[[dict[str, str]], bytes]
+) -> None:
+    """Write the bytes that ``serialised`` returns for safetensors' metadata."""
+    data = serialised({METADATA_KEY: json.dumps({"format": FORMAT, "kind": kind, **metadata})})
     with open_output(str(path)) as file:
         file.write(data)
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Facts and arrays of a file of the given kind; an InputError for any other file."""
+    """Return metadata and arrays of a file of the given kind; see `read_metadata` for the errors."""
     try:
         return read(path, kind, "np")
-    except (TypeError, AttributeError) as error:  # numbers of a kind that numpy does not have
-        raise unusable(path, error) from None
+    except (TypeError, AttributeError) as error:  # a type of numbers that numpy does not have
+        raise load_error(path, error) from None
 
 
 def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same in arrays or tensors of a framework, by safetensors' name for it."""
-    facts = read_metadata(path, kind)
-    with _opened(path, framework) as file:
-        return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    """Return metadata and the arrays or tensors of a framework, by safetensors' name for it."""
+    metadata = read_metadata(path, kind)
+    with _open(path, framework) as file:
+        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
-    """The facts of a file of the given kind, without its tensors; an InputError for any other file."""
+    """Return the validated metadata of a file, without reading its tensors.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, of another kind, of a newer version, or a field has an impossible value.
+    """
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
-    with _opened(path) as file:
-        return _facts((file.metadata() or {}).get(METADATA_KEY), path, kind)
+    with _open(path) as file:
+        text = (file.metadata() or {}).get(METADATA_KEY)
+    return schema.validate(_checked_header(text, path, kind), schema.STORED.get(kind, {}), path)
 
 
 def kind_of(path: str | Path) -> str:
     """Return the kind of checkpoint in a file, or "" if it cannot be read."""
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             text = (file.metadata() or {})[METADATA_KEY]
-        return str(json.loads(text)["kind"]) if len(text) <= MOST_FACTS else ""
+        return str(json.loads(text)["kind"]) if len(text) <= MOST_METADATA else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
-def read_tensor_info(path: str | Path) -> dict[str, Head]:
-    """Shape and type of each of a file's tensors, which are not read."""
-    with _opened(path) as file:
-        heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
+    """Return shape and type of each tensor of a file, without reading the tensors."""
+    with _open(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
-            name: (tuple(head.get_shape()), DTYPES.get(head.get_dtype(), head.get_dtype()))
-            for name, head in heads.items()
+            name: (tuple(one.get_shape()), DTYPES.get(one.get_dtype(), one.get_dtype())) for name, one in slices.items()
         }
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
+def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
     """Open a safetensors file; charrnn opens all such files with this function.
 
     Raises
@@ -222,74 +215,46 @@ def _opened(path: str | Path, framework: str = "np") -> Iterator[Any]:
             with safe_open(name, framework=framework) as opened:
                 yield opened
         except (SafetensorError, UnicodeDecodeError) as error:
-            raise _cut_off(path, error) from None
+            reason = printable(str(error).partition(", expected one of")[0], 200)  # some messages list all types
+            raise InputError(
+                f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else."
+            ) from None
 
 
-def _cut_off(path: str | Path, error: Exception) -> InputError:
-    reason = printable(str(error).partition(", expected one of")[0], 200)  # some messages list all types of numbers
-    return InputError(f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else.")
-
-
-def _facts(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
+def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
+    """Return the metadata of a JSON text if its format and kind are the right ones."""
     if text is None:
-        raise InputError(f"{path} is a safetensors file, but none of charrnn's.")
-    if len(text) > MOST_FACTS:
-        raise InputError(f"{path} describes itself in {len(text):,} characters, which no network needs.")
+        raise InputError(f"{path} is a safetensors file, but not one of charrnn.")
+    if len(text) > MOST_METADATA:
+        raise InputError(f"{path} has {len(text):,} characters of metadata, which is more than any network needs.")
     try:
-        facts = json.loads(text)
-        version, found = facts["format"], facts["kind"]
+        metadata = json.loads(text)
+        version, found = metadata["format"], metadata["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(
-            f"{path} has no description of a network in its safetensors metadata that can be read."
-        ) from None
-    if type(version) is int and version > FORMAT:
-        raise InputError(
-            f"{path} has format {_short(version)}, which a newer version of charrnn wrote: this one reads format "
-            f"{FORMAT}. Update it with pip."
-        )
+        raise InputError(f"{path} has no metadata of a network that can be read.") from None
     if type(version) is not int or version != FORMAT:
-        raise InputError(f"{path} has format {_short(version)}, and this version of charrnn reads format {FORMAT}.")
+        newer = type(version) is int and version > FORMAT
+        advice = ", which a newer version of charrnn wrote: update it with pip" if newer else ""
+        raise InputError(f"{path} has format {_short(version)}, and this version reads format {FORMAT}{advice}.")
     if found != kind:
-        raise InputError(f"{path} holds {_short(found)}, and {kind!r} was wanted.")
-    return dict(facts)
-
-
-def known(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The `FACTS` that there are; a ValueError where one is nothing of its kind."""
-    found = {name: facts[name] for name in METADATA_TYPES if name in facts}
-    for name, value in found.items():
-        if not isinstance(value, METADATA_TYPES[name]) or isinstance(value, bool):
-            raise ValueError(f"its {name} is {_short(value)}")
-    if found.get("rate") is not None and not 1 <= found["rate"] <= HIGHEST_RATE:
-        raise ValueError(f"its rate is {_short(found['rate'])}")
-    for name in ("step", "epoch"):
-        if not 0 <= found.get(name, 0) < 2**63:
-            raise ValueError(f"its {name} is {_short(found[name])}")
-    if found.get("encoding") not in (None, "linear", "mulaw"):
-        raise ValueError(f"its encoding is {_short(found['encoding'])}")
-    check_sound(found.get("sound"))
-    return found
+        raise InputError(f"{path} holds {_short(found)}, and {kind!r} was expected.")
+    return dict(metadata)
 
 
 def _short(value: object) -> str:
     return printable(repr(value), MOST_SHOWN)
 
 
-def words(error: Exception) -> str:
-    """Return an error's first line, or for a KeyError which value is missing."""
-    return f"it does not say its {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-
-
 @dataclass(frozen=True)
 class Streams:
-    """N streams that stopped sampling: all that going on from there takes.
+    """State of N streams of which sampling was stopped and can be resumed.
 
     Attributes
     ----------
     state
         Per layer, a tuple of (N, ·) arrays.
     last
-        (N,) the last symbols, which the network has not read yet.
+        (N,) the last symbols, which the network has not read yet; -1 before the first symbol of a stream.
     seed, position
         The generator's seed, and how many of its numbers each stream has used.
     """
@@ -302,30 +267,33 @@ class Streams:
 
 def save_streams(path: str | Path, streams: Streams) -> None:
     """Write streams to a file that appears whole or not at all."""
-    arrays = {f"state.{i}.{j}": array for i, layer in enumerate(streams.state) for j, array in enumerate(layer)}
-    facts = {"seed": streams.seed, "position": streams.position}
-    write_arrays(path, STREAMS_KIND, {**arrays, "last": streams.last}, facts)
+    arrays = {STATE_NAME.format(i, j): a for i, layer in enumerate(streams.state) for j, a in enumerate(layer)}
+    metadata = {"seed": streams.seed, "position": streams.position}
+    write_arrays(path, STREAMS_KIND, {**arrays, "last": streams.last}, metadata)
 
 
 def load_streams(path: str | Path, config: ModelConfig) -> Streams:
-    """Read streams of a network of this shape; an InputError where they are of another."""
-    facts, arrays = read_arrays(path, STREAMS_KIND)
-    try:
-        last = arrays["last"]
-        known = range(-1, config.vocab_size)  # -1: a stream before its first symbol
-        if last.ndim != 1 or not len(last) or last.dtype != np.int64 or not {*last.tolist()} <= {*known}:
-            raise ValueError("its last symbols are not those of this network")
-        sizes = state_sizes(config)
-        wanted = {f"state.{i}.{j}": (len(last), n) for i, layer in enumerate(sizes) for j, n in enumerate(layer)}
-        found = {name: array for name, array in arrays.items() if name.startswith("state.")}
-        if {name: array.shape for name, array in found.items()} != wanted or any(
-            array.dtype != np.float32 for array in found.values()
-        ):
-            raise ValueError("its hidden state is that of another network")
-        state = tuple(tuple(found[f"state.{i}.{j}"] for j in range(len(layer))) for i, layer in enumerate(sizes))
-        for name in ("seed", "position"):
-            if not isinstance(facts[name], int) or not 0 <= facts[name] < 2**64:
-                raise ValueError(f"its {name} is {_short(facts[name])}")
-        return Streams(state, last, facts["seed"], facts["position"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not fit this network: {words(error)}.") from None
+    """Read streams of a network of this configuration.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or the streams are those of another network.
+    """
+    metadata, arrays = read_arrays(path, STREAMS_KIND)
+    last = arrays.pop("last", np.empty(0))
+    if (
+        last.ndim != 1
+        or not last.size
+        or last.dtype != np.int64
+        or not -1 <= last.min() <= last.max() < config.vocab_size
+    ):
+        raise InputError(f"{path} does not fit this network: its last symbols are not those of this network.")
+    state = {name: array for name, array in arrays.items() if name.startswith("state.")}
+    if {name: array.shape for name, array in state.items()} != state_shapes(config, len(last)) or any(
+        array.dtype != np.float32 for array in state.values()
+    ):
+        raise InputError(f"{path} does not fit this network: its hidden state is that of another network.")
+    layers = enumerate(state_sizes(config))
+    layered = tuple(tuple(state[STATE_NAME.format(i, j)] for j in range(len(sizes))) for i, sizes in layers)
+    return Streams(layered, last, metadata["seed"], metadata["position"])

@@ -1,9 +1,9 @@
-"""A network's step as ONNX, for the programs that run such files.
+"""Export of one step of a network to ONNX.
 
     ids (N,) int64, state.0.0 (N, ·), ... -> logits (N, V), new.state.0.0 (N, ·), ...
 
-N is free, and the arrays of the state have the names, the places and the shapes of a resume file's. Whoever runs it
-hands the new state back in with the next symbols; zeros are the state before the first.
+N is free. The arrays of the state have the names, order and shapes of those in a file of --state-out. The caller passes
+the new state back in with the next symbols; the initial state is zero.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bytecodec import __version__
 from bytecodec.errors import InputError
 from bytecodec.files import open_output
+from charrnn.models.config import FEEDBACK_LIMIT, STATE_NAME, ModelConfig, state_shapes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,63 +27,63 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 OPSET, IR_VERSION = 17, 8  # of 2022: the first with LayerNormalization
-STATE = "state.{}.{}"  # of a layer, the place in its state
-NEW = "new."  # before it: what the step makes of it
+NEW = "new."  # prefix of the state after the step
 METADATA_KEY = "charrnn"  # one JSON text in the model's metadata
-MOST_BYTES = 2**31 - 2**20  # what protobuf holds in one file, but for what stands around the weights
+MOST_BYTES = 2**31 - 2**20  # of weights; a protobuf file holds 2 GB with everything around them
 EPSILON = 1e-5  # of torch's LayerNorm
-FED_BACK = "output.recurrent_weight"  # of an lstmor: its rows limited as charrnn.models.cells does it
-PRODUCT = ".product"  # what the node that multiplies by a weight is called after it
-FEEDBACK_LIMIT = 0.99  # as there; that module takes torch
+RECURRENT_WEIGHT = "output.recurrent_weight"  # of an lstmor; its rows are limited as in charrnn.models.cells
+PRODUCT = ".product"  # suffix of the node that multiplies by a weight
 
 
-def needed(*packages: str) -> None:
-    """Raise an InputError that says how to get packages, onnx or onnxruntime, where they are not installed."""
+def require(*packages: str) -> None:
+    """Raise an InputError that tells how to install packages, onnx or onnxruntime, if one is missing."""
     for name in packages:
         try:
             import_module(name)
         except ImportError:
             raise InputError(
-                f"{name} is not installed, which this takes: pip install 'charrnn-sound[onnx]' brings it."
+                f"this needs {name}, which is not installed: install it with pip install 'charrnn-sound[onnx]'."
             ) from None
 
 
-def installed() -> bool:
-    """Whether both packages are there."""
+def is_installed() -> bool:
+    """Return whether both packages are installed."""
     try:
-        needed("onnx", "onnxruntime")
+        require("onnx", "onnxruntime")
     except InputError:
         return False
     return True
 
 
-def save(path: str, tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, Any]) -> None:
+def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
     """Write a network's step to a file that appears whole or not at all.
 
     Parameters
     ----------
     tensors
-        The weights by the names of a checkpoint, float32.
+        The weights by their names in a checkpoint, float32.
     config
-        A `charrnn.models.char_rnn.ModelConfig` of any cell.
-    facts
-        What is known of the network, which the file keeps as JSON in its metadata.
+        Configuration of the network, with any cell.
+    metadata
+        Metadata of the network, stored as JSON in the metadata of the file.
 
     Raises
     ------
     InputError
         The onnx package is not installed, or the network is larger than an ONNX file can be.
     """
-    needed("onnx")
+    require("onnx")
     if sum(array.nbytes for array in tensors.values()) > MOST_BYTES:
         raise InputError("the network is larger than the 2 GB that an ONNX file can hold.")
-    data = step_model(tensors, config, facts).SerializeToString()
+    data = step_model(tensors, config, metadata).SerializeToString()
     with open_output(path) as file:
         file.write(data)
 
 
-def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, Any] | None = None) -> ModelProto:
-    """The step as a model; see `save`, and `charrnn.models.char_rnn.CharRNN.step` for what it computes."""
+def step_model(
+    tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any] | None = None
+) -> ModelProto:
+    """Return the step as a model; see `save`, and `charrnn.models.char_rnn.CharRNN.step` for what it computes."""
     from onnx import TensorProto, checker, helper
 
     graph = _Graph(tensors)
@@ -97,11 +98,7 @@ def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, A
     def array(name: str, *shape: str | int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    sizes = {
-        STATE.format(i, j): size
-        for i, layer_sizes in enumerate(state_sizes(config))
-        for j, size in enumerate(layer_sizes)
-    }
+    sizes = {name: size for name, (_, size) in state_shapes(config, 1).items()}
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["N"])
     inputs = [ids, *(array(name, "N", size) for name, size in sizes.items())]
     outputs = [array("logits", "N", config.vocab_size), *(array(NEW + name, "N", size) for name, size in sizes.items())]
@@ -112,21 +109,13 @@ def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, A
         producer_name="charrnn",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts or {})})
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata or {})})
     checker.check_model(model, full_check=True)
     return model
 
 
-def state_sizes(config: Any) -> tuple[tuple[int, ...], ...]:
-    """Of each layer of the state, the lengths of its arrays' rows."""
-    units: int = config.rnn_size
-    two = {"lstm": (units, units), "lstmor": (units, units), "lstmp": (config.proj_size, units)}
-    layers: tuple[tuple[int, ...], ...] = (two.get(config.cell, (units,)),) * config.layers
-    return (*layers, (config.vocab_size,)) if config.cell == "lstmor" else layers
-
-
 class _Graph:
-    """Nodes and constants as they come; every name is used once."""
+    """Nodes and constants in the order of their creation; every name is used once."""
 
     def __init__(self, tensors: Mapping[str, Floats]) -> None:
         self.nodes: list[Any] = []
@@ -134,7 +123,7 @@ class _Graph:
         self.tensors = tensors
 
     def constant(self, name: str, array: NDArray[Any] | None = None) -> str:
-        """An array, or the network's own tensor of that name."""
+        """Add an array, by default the network's tensor of that name; return the name."""
         from onnx import numpy_helper
 
         array = self.tensors[name] if array is None else array
@@ -142,16 +131,16 @@ class _Graph:
         return name
 
     def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node of one output, which has the node's name."""
+        """Add a node with one output; return their common name."""
         return self._add(kind, inputs, [name or f"{kind}.{len(self.nodes)}"], attributes)[0]
 
     def split(self, x: str, parts: int) -> list[str]:
-        """An array (N, ·) cut into so many equal parts."""
+        """Split an array (N, ·) into equal parts; return their names."""
         number = len(self.nodes)
         return self._add("Split", (x,), [f"Split.{number}.{part}" for part in range(parts)], {"axis": 1})
 
     def product(self, x: str, weight: str, name: str = "", rows: Floats | None = None) -> str:
-        """What x (N, D) times the transpose of a weight (M, D) is, the weight laid out as MatMul takes it."""
+        """Multiply x (N, D) by the transpose of a weight (M, D); return the name of the product."""
         rows = self.tensors[weight] if rows is None else rows
         return self.add("MatMul", x, self.constant(weight, rows.T), name=name or weight + PRODUCT)
 
@@ -162,10 +151,10 @@ class _Graph:
         return outputs
 
 
-def _layer(graph: _Graph, config: Any, layer: int, x: str) -> str:
-    """What a layer hands on; its new state gets its name."""
+def _layer(graph: _Graph, config: ModelConfig, layer: int, x: str) -> str:
+    """Add a layer; return the name of its output."""
     part = f"layers.{layer}."
-    h, c = STATE.format(layer, 0), STATE.format(layer, 1)
+    h, c = STATE_NAME.format(layer, 0), STATE_NAME.format(layer, 1)
     add = graph.add
     from_x = add("Add", graph.product(x, part + "weight_ih_l0"), graph.constant(part + "bias_ih_l0"))
     from_h = graph.product(h, part + "weight_hh_l0")
@@ -184,14 +173,14 @@ def _layer(graph: _Graph, config: Any, layer: int, x: str) -> str:
     return new_h if config.cell != "lstmp" else graph.product(new_h, part + "weight_hr_l0", name=NEW + h)
 
 
-def _output(graph: _Graph, config: Any, x: str) -> None:
-    """The logits; a recurrent output layer's are its new state as well."""
+def _output(graph: _Graph, config: ModelConfig, x: str) -> None:
+    """Add the output layer; the logits of a recurrent one are also its new state."""
     product, bias = graph.product(x, "output.weight"), graph.constant("output.bias")
     if config.cell != "lstmor":
         graph.add("Add", product, bias, name="logits")
         return
-    state, weight = STATE.format(config.layers, 0), graph.tensors[FED_BACK]
+    state, weight = STATE_NAME.format(config.layers, 0), graph.tensors[RECURRENT_WEIGHT]
     limited = weight / np.maximum(np.abs(weight).sum(axis=1, keepdims=True) / FEEDBACK_LIMIT, 1)
-    back = graph.product(state, FED_BACK, rows=limited.astype(np.float32))
+    back = graph.product(state, RECURRENT_WEIGHT, rows=limited.astype(np.float32))
     y = graph.add("Add", graph.add("Add", product, bias), back, name=NEW + state)
     graph.add("Identity", y, name="logits")

@@ -1,9 +1,10 @@
-"""Selection of the best checkpoint of a run and of those to keep, by val.csv. Imports no torch."""
+"""The best checkpoint of a run, by val.csv, and deletion of old checkpoints. Imports no torch."""
 
 from __future__ import annotations
 
 from charrnn.storage.csv_log import read_rows
-from charrnn.storage.run_dir import Run, write_json
+from charrnn.storage.json_file import write_json
+from charrnn.storage.run_dir import Run
 
 
 def mark_best(run: Run) -> None:
@@ -21,8 +22,8 @@ def count_stale(run: Run) -> int:
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def forget_old(run: Run, keep: int) -> None:
-    """Delete all checkpoints but the newest ``keep`` and the best one; 0 keeps all."""
+def delete_old(run: Run, keep: int) -> None:
+    """Delete all checkpoints except the newest ``keep`` and the best one; 0 keeps all."""
     if keep:
         best = (run.best() or {}).get("iteration")
         for old in run.checkpoints()[:-keep]:
@@ -31,6 +32,6 @@ def forget_old(run: Run, keep: int) -> None:
 
 
 def _losses(run: Run) -> dict[int, float]:
-    """The validation losses in nats by iteration, in order."""
+    """Return the validation losses in nats by iteration, in order."""
     rows = read_rows(run.val_file) if run.val_file.exists() else []
     return {int(row["iteration"]): float(row["val_loss"]) for row in rows}

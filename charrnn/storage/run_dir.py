@@ -1,9 +1,8 @@
-"""The run directory: its files, names and logs. Imports no torch, so that whatever reads runs starts at once."""
+"""The run directory: its files, its name, and the checkpoint that a name stands for. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +11,14 @@ from typing import IO, Any
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, printable
-from bytecodec.files import is_special_file, open_output, shortened, sync_folder
+from bytecodec.files import is_special_file, shortened, sync_folder
+from charrnn.storage import schema
+from charrnn.storage.json_file import read_json, write_json
 
 RUNS = Path("runs")
-MOST_JSON = 1 << 26  # bytes of config.json, which may hold a large vocabulary and the names of many files
 MOST_SHOWN = 250  # characters of a path in a message
 MOST_STEM = 100  # bytes of an input's name in a run's default name
-LEFTOVER = re.compile(  # the names under which bytecodec.files.open_output writes what only a trainer writes
+LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
 ENTRIES = (
@@ -31,13 +31,13 @@ class Run:
     """A run directory.
 
     ========================  ==============================================================
-    config.json               what was decided when it was started
-    log.csv, val.csv          a row an iteration, a row a validation; losses in nats a symbol
-    checkpoints/00001000.…    the network at an iteration; best.json names the best
-    resume.safetensors        all that going on needs; the newest only
-    corpus.bin                the ids that it trains on
-    samples/00001000_t1.00.…  what a checkpoint sounds like, at a temperature
-    tensorboard/              event files for TensorBoard, where --tensorboard asked for them
+    config.json               settings, fixed when the run is started
+    log.csv, val.csv          a row per iteration, a row per validation; losses in nats per symbol
+    checkpoints/00001000.…    the network at an iteration; best.json names the best one
+    resume.safetensors        the state from which training resumes, of the newest checkpoint only
+    corpus.bin                the ids of the training data
+    samples/00001000_t1.00.…  a sample of a checkpoint at a temperature
+    tensorboard/              event files for TensorBoard, with --tensorboard
     ========================  ==============================================================
     """
 
@@ -124,11 +124,11 @@ class Run:
         return self.inside("tensorboard")
 
     def checkpoint_file(self, step: int) -> Path:
-        """Where the checkpoint of an iteration is."""
+        """Return the path of the checkpoint of an iteration."""
         return self.inside(f"checkpoints/{step:08d}.safetensors")
 
     def sample_file(self, step: int, temperature: float) -> Path:
-        """Where the sound of an iteration's checkpoint at a temperature is."""
+        """Return the path of the sample of an iteration's checkpoint at a temperature."""
         return self.inside(f"samples/{step:08d}_t{temperature:.2f}.wav")
 
     def checkpoints(self) -> list[Path]:
@@ -136,14 +136,27 @@ class Run:
         files = self.checkpoints_folder.glob("[0-9]*.safetensors")
         return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
 
-    def config(self) -> dict[str, Any]:
-        """What config.json holds; an InputError where it is not a run's."""
+    def config(self, complete: bool = False) -> dict[str, Any]:
+        """Return config.json, validated, with the defaults of what older versions did not write.
+
+        Parameters
+        ----------
+        complete
+            Whether a missing setting is an error; otherwise it is left out.
+
+        Raises
+        ------
+        InputError
+            The folder is not a run, or config.json holds an impossible value.
+        """
         try:
             config = read_json(self.config_file)
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: there is no config.json in it.") from None
-        if not isinstance(config, dict):
-            raise InputError(f"{self.config_file} is not a run's settings.")
+        kind = schema.FRAMES_CONFIG if isinstance(config, dict) and is_frames(config) else schema.CONFIG
+        config = schema.validate(config, kind, self.config_file, partial=not complete)
+        if (fractions := config.get("val_frac", 0) + config.get("test_frac", 0)) >= 1:
+            raise InputError(f"{self.config_file}: val_frac and test_frac add up to {fractions:g}, not less than 1.")
         return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -151,29 +164,27 @@ class Run:
         write_json(self.config_file, config)
 
     def best(self) -> dict[str, Any] | None:
-        """What best.json says: iteration, val_loss, checkpoint; None before the first validation."""
+        """Return best.json: iteration, val_loss, checkpoint; None before the first validation or if it is damaged."""
         try:
-            best = read_json(self.best_file)
+            return schema.validate(read_json(self.best_file), schema.BEST, self.best_file)
         except (OSError, InputError):
             return None
-        named = isinstance(best, dict) and type(best.get("iteration")) is int
-        return best if named and isinstance(best.get("checkpoint"), str) else None
 
     def is_half_made(self) -> bool:
-        """Whether the folder holds nothing but what a trainer leaves that was killed before the run was made."""
+        """Return whether the folder holds only files of a trainer that was killed before the run was complete."""
         logs = [file.read_bytes() for file in (self.log_file, self.val_file) if file.is_file()]
         own = {self.lock_file, self.corpus_file, self.log_file, self.val_file, self.resume_file}
         others = [path for path in self.path.iterdir() if path not in own and not _is_leftover(path)]
         return self.lock_file.is_file() and not others and all(log.count(b"\n") <= 1 for log in logs)
 
     def clear(self) -> None:
-        """Empty a folder that `is_half_made`; the lock has to be held, and stays."""
+        """Empty a folder that `is_half_made`, except for the lock, which the caller must hold."""
         for path in self.path.iterdir():
             if path != self.lock_file:
                 path.unlink()
 
     def sweep(self) -> None:
-        """Take away what a killed trainer was writing when it was killed; the lock has to be held."""
+        """Remove the temporary files of a trainer that was killed; the caller must hold the lock."""
         for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder, self.samples_folder)):
             for path in folder.iterdir():
                 if _is_leftover(path):
@@ -181,7 +192,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one that writes here. The system lets go of the lock when the process ends, however it ends.
+        """Hold the lock of the run, which the system releases however the process ends.
 
         Raises
         ------
@@ -222,38 +233,8 @@ def _lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file of a run.
-
-    Raises
-    ------
-    InputError
-        The file is not valid JSON, or is larger than any run writes.
-    OSError
-        The file cannot be opened.
-    """
-    with path.open("rb") as file:
-        data = file.read(MOST_JSON + 1)
-    if len(data) > MOST_JSON:
-        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which is more than any run writes.")
-    try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}).") from None
-
-
-def write_json(path: Path, data: Any) -> None:
-    r"""Write JSON to a file that appears whole or not at all.
-
-    A file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates: ``backslashreplace``
-    writes these as \udcff, which is how JSON escapes them.
-    """
-    with open_output(str(path)) as file:
-        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-
-
 def make_folder(path: Path) -> None:
-    """Make a folder, and those that it lies in, and have them on the disk."""
+    """Make a folder and its parents, and write them to the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -261,7 +242,7 @@ def make_folder(path: Path) -> None:
 
 
 def new_run(folder: str | None, first_input: str) -> Path:
-    """The folder for a new run, by default runs/STEM-001, counting up; it is not made yet.
+    """Return the folder for a new run, by default runs/STEM-001, counting up, without making it.
 
     Raises
     ------
@@ -280,14 +261,16 @@ def new_run(folder: str | None, first_input: str) -> Path:
         return RUNS / f"{stem}-{number:03d}"
     path = Path(folder)
     if (path / "config.json").exists():
-        raise InputError(f"there is a run in {path} already: go on with --resume {path}, or name another --run-dir.")
+        raise InputError(
+            f"there is a run in {path} already: resume it with --resume {path}, or name another --run-dir."
+        )
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_half_made())):
-        raise InputError(f"{path} is there already and is no empty folder: name another --run-dir.")
+        raise InputError(f"{path} exists and is not an empty folder: name another --run-dir.")
     return path
 
 
 def find_run(name: str) -> Run:
-    """The run called NAME: a path if there is one, else runs/NAME. An InputError where there is none."""
+    """Return the run of a name: a path if there is one, else runs/NAME. Raise InputError if there is neither."""
     for path in (Path(name), RUNS / name):
         if (path / "config.json").is_file():
             return Run(path)
@@ -295,7 +278,7 @@ def find_run(name: str) -> Run:
 
 
 def newest_run() -> Run:
-    """The run under ./runs that was written to last.
+    """Return the run under ./runs that was written last.
 
     Raises
     ------
@@ -334,19 +317,19 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
 
 
 def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
-    """The checkpoint file that a path or a run's name stands for.
+    """Return the checkpoint file that a path or a run's name stands for.
 
     Parameters
     ----------
     name
         A checkpoint file, a run directory, or the name of a run under ./runs.
     which
-        Of a run: newest, best (by validation loss), or the number of an iteration.
+        Checkpoint of a run: newest, best (by validation loss), or the number of an iteration.
 
     Raises
     ------
     InputError
-        There is no such thing.
+        There is no such checkpoint.
     """
     path = Path(check_path("the checkpoint", name))
     if path.is_file():
@@ -367,7 +350,7 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
         file = run.inside(str(best["checkpoint"]))
         if not file.is_file():
-            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which is not there.")
+            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which does not exist.")
         return file
     if which.isdecimal() and len(which) < 20 and (file := run.checkpoint_file(int(which))).exists():
         return file

@@ -1,26 +1,25 @@
-"""Reads what Torch7's torch.save writes, in its binary format, as plain Python and numpy objects.
+"""Reader of the binary files of Torch7's torch.save, as plain Python and numpy objects.
 
-Nothing that a file holds is ever run: the bytecode of functions is skipped, and a class is a name beside a table of
-data. What a file can make the reader do is bounded by its own size, and numbers are not copied: tensors are views of
-the mapped file.
+Nothing in a file is executed: the bytecode of functions is skipped, and a class is a name with a table of data. Time
+and memory are bounded by the size of the file, and numbers are not copied: tensors are views of the mapped file.
 
-The format, as Torch7's File.lua, generic/Storage.c and generic/Tensor.c have it, on a 64-bit little-endian machine: an
-object is an int (4 bytes) with its type, and then
+The format, from Torch7's File.lua, generic/Storage.c and generic/Tensor.c, on a 64-bit little-endian machine: an object
+is an int (4 bytes) with its type, and then
 
 =====================  ======================================================================================
 0 nil
 1 number               a double
 2 string               an int with its length, its bytes
 3 table                an int with its index, an int with its number of entries, each a key and a value
-4 object of a class    index, two strings (``V`` with a version, and the name), what the class writes: a table
+4 object of a class    index, two strings (``V`` with a version, and the name), the data of the class: a table
 5 boolean              an int
 6 function             length and bytes of its bytecode, a table of upvalues
 7, 8 function          the same after an index
 =====================  ======================================================================================
 
-What has an index is written whole the first time, and afterwards as its type and index alone. A storage is a long (8
-bytes) with its length and its elements. A tensor is an int with its number of dimensions, the size of each as longs,
-the strides as longs, its place in the storage as a long that counts from 1, and the storage or nil.
+An object with an index is written whole the first time, and then only as its type and index. A storage is a long (8
+bytes) with its length, and its elements. A tensor is an int with its number of dimensions, the sizes as longs, the
+strides as longs, its offset in the storage as a long that counts from 1, and the storage or nil.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ from bytecodec.errors import InputError
 from bytecodec.files import is_special_file
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_RECURSIVE_FUNCTION, RECURSIVE_FUNCTION = range(9)
-MOST_VALUES = 500_000  # tables of numbers count as one, strings as one for each 64 bytes; a checkpoint has thousands
-MOST_DEPTH = 64  # of tables within tables; torch-rnn's go down about ten
+MOST_VALUES = 500_000  # a table of numbers counts as one, a string as one per 64 bytes; a checkpoint has thousands
+MOST_DEPTH = 64  # of nested tables; torch-rnn nests about ten
 STRING_BYTES = 64  # that count as a value
 MOST_DIMENSIONS = 8
-LEAST_ENTRY = 12  # bytes of a table's entry: the shortest key takes 8, nil 4
+LEAST_ENTRY = 12  # bytes of the shortest entry of a table: a key of 8, nil of 4
 
 _INT, _LONG, _DOUBLE = struct.Struct("<i"), struct.Struct("<q"), struct.Struct("<d")
 _TWO_NUMBERS = np.dtype([("key type", "<i4"), ("key", "<f8"), ("value type", "<i4"), ("value", "<f8")])
-_ELEMENTS = {  # cutorch and cltorch write what they have on the GPU as the CPU's classes do
+_ELEMENTS = {  # cutorch and cltorch write arrays of a GPU in the format of the CPU's classes
     **dict.fromkeys(("Float", "Cuda", "Cl"), "<f4"),
     **dict.fromkeys(("Double", "CudaDouble"), "<f8"),
     **dict.fromkeys(("Half", "CudaHalf"), "<f2"),
@@ -73,26 +72,26 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Storage:
-    """The elements (n,) that tensors lie in."""
+    """The elements (n,) that tensors are views of."""
 
     values: NDArray[Any]
 
 
 @dataclass(frozen=True)
 class TorchObject:
-    """An object of a class: the class's name and what it holds."""
+    """An object of a class: the name of the class, and its data."""
 
     name: str
-    fields: Table = field(default_factory=dict, repr=False)  # may hold itself
+    fields: Table = field(default_factory=dict, repr=False)  # may contain the object itself
 
 
 @dataclass(frozen=True)
 class Function:
-    """Where a function was, whose bytecode was skipped."""
+    """A placeholder for a function, whose bytecode is skipped."""
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read a file's object; see `loads`.
+    """Read the object of a file; see `loads`.
 
     Raises
     ------
@@ -107,18 +106,18 @@ def load(path: str | os.PathLike[str]) -> Any:
     with open(name, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise InputError(f"{name} is empty.")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # stays while a view of it does
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # stays open as long as a view of it
     return loads(data, name)
 
 
 def loads(data: bytes | mmap.mmap, name: str = "this") -> Any:
-    """The object that ``data`` holds.
+    """Read the object in ``data``.
 
     Returns
     -------
-    nil as None, a number as float, a string as str (UTF-8, with surrogates for bytes that are none, so that nothing is
-    lost), a boolean as bool, a table as `Table` or `Numbers`, a storage as `Storage`, a tensor as a read-only array,
-    any other class as `TorchObject`, a function as `Function`. What is shared in the file is one object here.
+    nil as None, a number as float, a string as str (UTF-8, with surrogates for other bytes), a boolean as bool, a table
+    as `Table` or `Numbers`, a storage as `Storage`, a tensor as a read-only array, an object of any other class as
+    `TorchObject`, a function as `Function`. An object that is shared in the file is one object here.
 
     Raises
     ------
@@ -134,23 +133,21 @@ def loads(data: bytes | mmap.mmap, name: str = "this") -> Any:
 
 
 class _Reader:
-    """Reads one object after the other. Recursion is as deep as the objects, and that is limited."""
+    """Reader of one object after the other. It recurses as deep as the objects are nested, up to `MOST_DEPTH`."""
 
     def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
         self._data = memoryview(data)
         self._name = name
-        self._at = 0
+        self._position = 0
         self._values = 0
         self._objects: dict[int, Any] = {}
 
     def read(self, depth: int, fields: bool = False) -> Any:
-        """The object at this place, ``depth`` objects down; ``fields``: as an object's table, which is no `Numbers`."""
+        """Read the next object, nested ``depth`` deep; ``fields``: as the table of an object, not as `Numbers`."""
         self._count(1)
         if depth > MOST_DEPTH:
-            raise self._refusal(
-                f"tables lie more than {MOST_DEPTH} deep within each other, which in no network they do"
-            )
-        begin, kind = self._at, self._int()
+            raise self._error(f"tables are nested more than {MOST_DEPTH} deep, which is more than any network needs")
+        begin, kind = self._position, self._int()
         if kind == NIL:
             return None
         if kind == NUMBER:
@@ -162,8 +159,8 @@ class _Reader:
         if kind == FUNCTION:
             return self._function(depth)
         if not TABLE <= kind <= RECURSIVE_FUNCTION:
-            self._at = begin
-            raise self._refusal(f"type {kind} is none of the format's")
+            self._position = begin
+            raise self._error(f"type {kind} does not exist in the format")
         index = self._int()
         if index in self._objects:
             return self._objects[index]
@@ -175,8 +172,8 @@ class _Reader:
         return self._function(depth)
 
     def _function(self, depth: int) -> Function:
-        self._take(self._size("bytes of a function", 1))
-        self.read(depth + 1)  # the values that it has captured
+        self._read_bytes(self._size("bytes of a function", 1))
+        self.read(depth + 1)  # the captured values
         return Function()
 
     def _table(self, index: int, depth: int, fields: bool) -> Table | Numbers:
@@ -190,36 +187,36 @@ class _Reader:
         for _ in range(size):
             key = self.read(depth + 1)
             if not isinstance(key, str | float) or key != key:
-                raise self._refusal("a table's key is neither a string nor a number, as all of torch-rnn's are")
+                raise self._error("a table's key is neither a string nor a number")
             table[key] = self.read(depth + 1)
         return table
 
     def _numbers(self, size: int) -> Numbers | None:
-        """The table of ``size`` entries at this place if it holds nothing but numbers."""
+        """Read the table of ``size`` entries at this position if all of them are numbers."""
         if not size or size * _TWO_NUMBERS.itemsize > self._left() or self._peek() != NUMBER:
             return None
-        entries = np.frombuffer(self._data, _TWO_NUMBERS, size, self._at)
+        entries = np.frombuffer(self._data, _TWO_NUMBERS, size, self._position)
         if (entries["key type"] != NUMBER).any() or (entries["value type"] != NUMBER).any():
             return None
-        self._at += entries.nbytes
+        self._position += entries.nbytes
         return Numbers(entries["key"], entries["value"])
 
     def _torch(self, index: int, depth: int) -> NDArray[Any] | Storage | TorchObject:
         version = self._string()
-        name = self._string() if version.startswith("V ") else version  # before there were versions, there was a name
+        name = self._string() if version.startswith("V ") else version  # classes without a version have only the name
         if name in _STORAGES:
             storage = self._objects[index] = self._storage(_STORAGES[name])
             return storage
         if name in _TENSORS:
             tensor = self._objects[index] = self._tensor(_TENSORS[name], depth)
             return tensor
-        thing = self._objects[index] = TorchObject(name)  # before what it holds, which may be itself
+        thing = self._objects[index] = TorchObject(name)  # known before its data, which may contain it
         is_table = self._left() < _INT.size or self._peek() == TABLE
         table = self.read(depth + 1, fields=True) if is_table else None
         if not isinstance(table, dict):
             raise InputError(
-                f"{self._name} holds an object of class {name[:60]!r}, whose data is in a form of its own: "
-                "only classes that are tables of data can be read, as those of torch-rnn are."
+                f"{self._name} holds an object of class {name[:60]!r}, whose data is not a table: "
+                "only classes with a table of data can be read, such as those of torch-rnn."
             )
         thing.fields.update(table)
         return thing
@@ -228,8 +225,8 @@ class _Reader:
         size = self._long()
         if not 0 <= size <= self._left() // dtype.itemsize:
             raise self._too_large(f"{size:,} elements of a storage")
-        values = np.frombuffer(self._data, dtype, size, self._at) if size else np.empty(0, dtype)
-        self._at += values.nbytes
+        values = np.frombuffer(self._data, dtype, size, self._position) if size else np.empty(0, dtype)
+        self._position += values.nbytes
         return Storage(values)
 
     def _tensor(self, dtype: np.dtype[Any], depth: int) -> NDArray[Any]:
@@ -243,12 +240,12 @@ class _Reader:
         if storage is None:
             storage = Storage(np.empty(0, dtype))
         if not isinstance(storage, Storage) or storage.values.dtype != dtype:
-            raise self._refusal("a tensor lies in something that is no storage of its kind")
+            raise self._error("a tensor is not a view of a storage of its type")
         if not dimensions or 0 in shape:
             return np.empty(0, dtype)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         size = len(storage.values)
-        # Strides of 0 would let a few bytes be more numbers than any memory holds.
+        # With strides of 0, a few bytes would stand for more numbers than fit in memory.
         if min(offset, *shape, *strides) < 0 or last >= size or math.prod(shape) > size:
             raise self._too_large(f"a tensor of sizes {shape} and strides {strides} in a storage of {size:,}")
         steps = [dtype.itemsize * stride if n > 1 else 0 for n, stride in zip(shape, strides, strict=True)]
@@ -258,15 +255,15 @@ class _Reader:
     def _string(self) -> str:
         size = self._size("bytes of a string", 1)
         self._count(size // STRING_BYTES)
-        return bytes(self._take(size)).decode("utf-8", "surrogateescape")
+        return bytes(self._read_bytes(size)).decode("utf-8", "surrogateescape")
 
     def _count(self, values: int) -> None:
         self._values += values
         if self._values > MOST_VALUES:
-            raise self._refusal(f"there are more than {MOST_VALUES:,} values, which no network has")
+            raise self._error(f"there are more than {MOST_VALUES:,} values, which is more than any network needs")
 
     def _size(self, what: str, least: int) -> int:
-        """An int that counts things of at least ``least`` bytes each that follow."""
+        """Read the number of following items, of at least ``least`` bytes each."""
         size = self._int()
         if not 0 <= size <= self._left() // least:
             raise self._too_large(f"{size:,} {what}")
@@ -279,28 +276,28 @@ class _Reader:
         return int(self._unpack(_LONG))
 
     def _peek(self) -> int:
-        return int(_INT.unpack_from(self._data, self._at)[0])
+        return int(_INT.unpack_from(self._data, self._position)[0])
 
     def _unpack(self, form: struct.Struct) -> Any:
-        return form.unpack(self._take(form.size))[0]
+        return form.unpack(self._read_bytes(form.size))[0]
 
-    def _take(self, size: int) -> memoryview:
+    def _read_bytes(self, size: int) -> memoryview:
         if size > self._left():
             raise InputError(
                 f"{self._name} ends at byte {len(self._data):,} in the middle of an object: it was cut off. "
                 "Copy it anew."
             )
-        self._at += size
-        return self._data[self._at - size : self._at]
+        self._position += size
+        return self._data[self._position - size : self._position]
 
     def _left(self) -> int:
-        return len(self._data) - self._at
+        return len(self._data) - self._position
 
     def _too_large(self, what: str) -> InputError:
-        return self._refusal(f"{what} cannot be in the {self._left():,} bytes that follow")
+        return self._error(f"{what} cannot be in the {self._left():,} bytes that follow")
 
-    def _refusal(self, what: str) -> InputError:
+    def _error(self, what: str) -> InputError:
         return InputError(
             f"{self._name} is cut off or damaged, or not what Torch7 writes on a 64-bit machine: "
-            f"at byte {self._at:,}, {what}."
+            f"at byte {self._position:,}, {what}."
         )

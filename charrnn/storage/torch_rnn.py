@@ -1,13 +1,12 @@
-"""Networks that torch-rnn trained, as checkpoints of ours.
+"""Conversion of torch-rnn's networks to checkpoints of charrnn.
 
-torch-rnn's checkpoint is a table with the network under ``model``, an nn.LanguageModel, whose ``net`` is a list of
-layers: nn.LookupTable; then, as often as there are layers, nn.LSTM or nn.VanillaRNN, nn.BatchNormalization between two
-nn.View where it was asked for, nn.Dropout where it was asked for; at the end nn.View, nn.Linear, nn.View
-(LanguageModel.lua).
+A checkpoint of torch-rnn is a table with the network under ``model``, an nn.LanguageModel, whose ``net`` is a list of
+layers: nn.LookupTable; for each layer nn.LSTM or nn.VanillaRNN, optionally nn.BatchNormalization between two nn.View,
+optionally nn.Dropout; at the end nn.View, nn.Linear, nn.View (LanguageModel.lua).
 
-Batch normalisation (Ioffe and Szegedy 2015), once trained, multiplies and shifts each unit's output by what it has
-learnt, y = a x + c, so it goes into the next layer's matrix and bias: W y + b = (W a) x + (W c + b). The function is
-the same. Trained further, though, such a network is one without batch normalisation: its statistics stay as they were.
+A trained batch normalisation (Ioffe and Szegedy 2015) scales and shifts the output of each unit, y = a x + c. The
+conversion includes it in the next layer's matrix and bias: W y + b = (W a) x + (W c + b). The function is the same, but
+training the converted network further does not update the statistics.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from charrnn.storage.torch7 import load as load_torch7
 
 Floats = NDArray[np.floating[Any]]
 RATE = 11025
-MOST_COLUMNS = 1 << 18  # of a matrix, such as the four gates of 65,536 units
+MOST_COLUMNS = 1 << 18  # of a matrix: the four gates of 65,536 units
 MOST_LAYERS = 1000
-UNSEEN = 20.0  # nats by which a byte that the network never saw is less likely than the mean of the others
+UNSEEN = 20.0  # nats by which a byte that is not in the vocabulary is less likely than the mean of the others
 
-# Where the gates of ours stand in torch-rnn's matrices: input, forget, output, candidate there; input, forget,
-# candidate, output in torch.nn.
+# Positions in torch-rnn's matrices (input, forget, output, candidate) of the gates in the order of torch.nn (input,
+# forget, candidate, output).
 _CELLS = {"nn.LSTM": ("lstm", (0, 1, 3, 2)), "nn.VanillaRNN": ("rnn", (0,))}
 _BATCH_NORMS = ("nn.BatchNormalization", "cudnn.BatchNormalization")
 _LEARNT = ("weight", "bias", "running_mean", "running_var", "running_std")
@@ -49,26 +48,26 @@ _LEARNT = ("weight", "bias", "running_mean", "running_var", "running_std")
 def load(
     path: str | os.PathLike[str], vocab_file: str | None = None, rate: int = RATE, mulaw: bool = False
 ) -> Checkpoint:
-    """Read torch-rnn's checkpoint, a .t7.
+    """Read a checkpoint of torch-rnn, a .t7 file.
 
     Parameters
     ----------
     vocab_file
-        The .json that torch-rnn's preprocess.py wrote, instead of the vocabulary in the checkpoint; where that has
-        none, the .json of the same name beside it is tried.
+        The .json file of torch-rnn's preprocess.py, instead of the vocabulary in the checkpoint. If the checkpoint has
+        none, the default is the .json file of the same name beside it.
     rate, mulaw
-        What the bytes mean if they are sound; no .t7 says so.
+        Sampling rate in Hz and encoding of the sound, which are not in a .t7 file; not used for text.
 
     Returns
     -------
-    A network whose log-probabilities are torch-rnn's in evaluation mode, to the rounding of 32-bit floats. Characters
-    that all lie in one alphabet of the codec become its 256 (see `_as_bytes`); others keep torch-rnn's order. The
-    epoch is 0, since torch-rnn keeps none.
+    A network with the log-probabilities of torch-rnn in evaluation mode, up to the rounding of 32-bit floats. A
+    vocabulary within one alphabet of the codec becomes its 256 characters (see `_as_bytes`); any other keeps its order.
+    The epoch is 0, since torch-rnn does not store it.
 
     Raises
     ------
     InputError
-        The file is no checkpoint of torch-rnn's, is damaged, or has layers or symbols that charrnn has not.
+        The file is not a checkpoint of torch-rnn, is damaged, or has layers or symbols that charrnn does not support.
     OSError
         It cannot be opened.
     """
@@ -76,7 +75,7 @@ def load(
     try:
         model = root.get("model") if isinstance(root, dict) else None
         if not isinstance(model, TorchObject) or model.name != "nn.LanguageModel":
-            raise ValueError("it holds no network of torch-rnn's, which is an nn.LanguageModel called model")
+            raise ValueError("it has no network of torch-rnn, an nn.LanguageModel called model")
         cell, tensors = _tensors(_layers(model, os.path.getsize(path)))
         characters = _characters(path, root, model, vocab_file)
         if len(characters) != len(tensors["embedding.weight"]):
@@ -105,27 +104,27 @@ def load(
 
 @dataclass(frozen=True)
 class _Input:
-    """What the next matrix reads: scale * x + shift of the ``width`` numbers x that the layer before gives."""
+    """Input of the next matrix: scale * x + shift of the ``width`` outputs x of the layer before."""
 
     width: int
     scale: Floats | float = 1.0
     shift: Floats | float = 0.0
 
     def then(self, scale: Floats | float, shift: Floats | float) -> _Input:
-        """The same after another step, scale * · + shift."""
+        """Return the input after another step, scale * · + shift."""
         return _Input(self.width, self.scale * scale, self.shift * scale + shift)
 
     def into(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """The weight (width, M) and bias (M,) that do with x what the given ones do with scale * x + shift."""
+        """Return weight (width, M) and bias (M,) with the same result for x as the given ones for scale * x + shift."""
         if isinstance(self.scale, float) and isinstance(self.shift, float) and (self.scale, self.shift) == (1, 0):
-            return weight, bias  # to the last bit
+            return weight, bias  # without any rounding
         scale, shift = (np.broadcast_to(np.float64(v), self.width) for v in (self.scale, self.shift))
-        with np.errstate(all="ignore"):  # what is not finite is refused in the end
+        with np.errstate(all="ignore"):  # `_built` rejects weights that are not finite
             return scale[:, None] * weight, shift @ weight + bias
 
 
 def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
-    """The layers of ``net`` in their order."""
+    """Return the layers of ``net`` in order."""
     net = model.fields.get("net")
     modules = net.fields.get("modules") if isinstance(net, TorchObject) else None
     found = [modules.get(float(i + 1)) for i in range(len(modules))] if isinstance(modules, dict) else []
@@ -133,7 +132,7 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
     if not layers or len(layers) != len(found):
         raise ValueError("its model has no list of layers")
     if len(layers) > MOST_LAYERS:
-        raise ValueError(f"it has {len(layers):,} layers, and {MOST_LAYERS:,} are the most")
+        raise ValueError(f"it has {len(layers):,} layers, and at most {MOST_LAYERS:,} are possible")
     arrays = [layer.fields.get(name) for layer in layers for name in _LEARNT]
     if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > file_size:
         raise ValueError("its layers share their weights, and together are larger than the file")
@@ -141,7 +140,7 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
 
 
 def _tensors(layers: list[TorchObject]) -> tuple[str, dict[str, Floats]]:
-    """The kind of cell, and the tensors of a CharRNN by name."""
+    """Return the cell, and the tensors of a CharRNN by name."""
     if layers[0].name != "nn.LookupTable":
         raise ValueError(f"its first layer is {layers[0].name[:60]!r}, and not 'nn.LookupTable'")
     tensors = {"embedding.weight": _numbers(layers[0], "weight", 2)}
@@ -165,14 +164,14 @@ def _tensors(layers: list[TorchObject]) -> tuple[str, dict[str, Floats]]:
             weight, tensors["output.bias"] = x.into(_numbers(layer, "weight", 2, (len(bias), x.width)).T, bias)
             tensors["output.weight"] = weight.T
         elif layer.name != "nn.View":
-            raise ValueError(f"it has a layer of class {layer.name[:60]!r}, and charrnn has none like it")
+            raise ValueError(f"it has a layer of class {layer.name[:60]!r}, which charrnn does not support")
     if "output.bias" not in tensors or len(set(cells)) != 1:
         raise ValueError(f"its layers are {', '.join(layer.name[:60] for layer in layers[:20])}")
     return cells[0], tensors
 
 
 def _recurrent(layer: TorchObject, x: _Input) -> dict[str, Floats]:
-    """The matrices and bias of an LSTM or RNN: there one, (D+H, gates * H), with a column for each unit of a gate."""
+    """Return matrices and bias of an LSTM or RNN; torch-rnn has one matrix (D+H, gates * H), a column per unit."""
     _, order = _CELLS[layer.name]
     bias = _numbers(layer, "bias", 1)
     units = len(bias) // len(order)
@@ -189,10 +188,10 @@ def _recurrent(layer: TorchObject, x: _Input) -> dict[str, Floats]:
 
 
 def _batch_norm(layer: TorchObject, width: int) -> tuple[Floats, Floats]:
-    """What batch normalisation multiplies with and adds, (width,) each."""
+    """Return the scale and the shift of batch normalisation, (width,) each."""
     mean = _numbers(layer, "running_mean", 1, (width,)).astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is refused in the end
-        if "running_std" in layer.fields:  # before version 2 it was kept, and was the inverse
+    with np.errstate(all="ignore"):  # `_built` rejects weights that are not finite
+        if "running_std" in layer.fields:  # version 1 stored the inverse deviation
             scale = _numbers(layer, "running_std", 1, (width,)).astype(np.float64)
         else:
             variance = _numbers(layer, "running_var", 1, (width,)).astype(np.float64)
@@ -206,17 +205,19 @@ def _batch_norm(layer: TorchObject, width: int) -> tuple[Floats, Floats]:
 
 
 def _dropout(layer: TorchObject) -> float:
-    """What dropout multiplies with in evaluation mode: nothing, but for the first version of nn.Dropout."""
+    """Return the scale of dropout in evaluation mode: 1, except in the first version of nn.Dropout."""
     return 1.0 if layer.fields.get("v2") else 1 - _number(layer, "p")
 
 
 def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, ...] | None = None) -> Floats:
-    """A tensor of a layer, with ``dimensions``, or of one ``shape``."""
+    """Return a tensor of a layer; raise ValueError if it does not have these dimensions or this shape."""
     array = layer.fields.get(name)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != dimensions or not array.size:
-        raise ValueError(f"the {name} of its {layer.name} is missing, or of an unknown form")
+        raise ValueError(f"the {name} of its {layer.name} is missing, or is not an array of the right type")
     if shape and array.shape != shape:
-        raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and not {shape} as its neighbours want")
+        raise ValueError(
+            f"the {name} of its {layer.name} is {array.shape}, and must be {shape}, to fit the other layers"
+        )
     if max(array.shape[1:], default=1) > MOST_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
@@ -232,10 +233,10 @@ def _number(layer: TorchObject, name: str) -> float:
 def _characters(
     path: str | os.PathLike[str], root: Mapping[Any, Any], model: TorchObject, vocab_file: str | None
 ) -> str:
-    """The symbols in their order, each one character."""
+    """Return the symbols in order, each of which is one character."""
     tokens = _read_json(Path(vocab_file)) if vocab_file else model.fields.get("idx_to_token")
     if vocab_file and not tokens:
-        raise InputError(f"{vocab_file} has no idx_to_token, as the .json of torch-rnn's preprocess.py has.")
+        raise InputError(f"{vocab_file} has no idx_to_token: give the .json file of torch-rnn's preprocess.py.")
     beside = Path(path).with_suffix(".json")
     if not tokens and beside.is_file():
         tokens = _read_json(beside)
@@ -250,8 +251,8 @@ def _characters(
         if not isinstance(character, str) or len(character) != 1 or "\ud800" <= character <= "\udfff":
             shown = repr(character[:30]) if isinstance(character, str) else "missing"
             raise ValueError(
-                f"its symbol {i + 1} is {shown}, and has to be one character; preprocess.py makes others "
-                "with --encoding bytes, and so do versions of it for words or syllables"
+                f"its symbol {i + 1} is {shown}, and must be one character; preprocess.py makes others "
+                "with --encoding bytes, and so do its versions for words or syllables"
             )
         characters.append(character)
     if len(set(characters)) != len(characters):
@@ -260,34 +261,34 @@ def _characters(
 
 
 def _read_json(path: Path) -> dict[float, Any]:
-    """The symbols of preprocess.py's .json by number; empty if it is another .json, such as torch-rnn's history."""
+    """Return the symbols of preprocess.py's .json by number; {} for another .json, such as torch-rnn's history."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         tokens = data.get("idx_to_token") if isinstance(data, dict) else None
         return {float(number): token for number, token in tokens.items()} if isinstance(tokens, dict) else {}
     except (ValueError, RecursionError):
-        raise InputError(f"{path} is not as torch-rnn's preprocess.py writes a vocabulary.") from None
+        raise InputError(f"{path} is not a vocabulary of torch-rnn's preprocess.py.") from None
 
 
-def _as_bytes(tensors: dict[str, Floats], known: NDArray[np.int64]) -> None:
-    """Turn the tensors of a network of the bytes ``known`` (V,), in its order, into one of all 256 with id = byte.
+def _as_bytes(tensors: dict[str, Floats], values: NDArray[np.int64]) -> None:
+    """Convert the tensors of a network of the bytes ``values`` (V,), in this order, to all 256 with id = byte.
 
-    A byte that it never saw is read as the nearest one that it knows, as if a louder sound were clipped. Its
-    logit is the mean of the known ones less `UNSEEN`. By Jensen's inequality the mean is at most
-    log(sum(exp)) - log(V), so a known byte's log-probability falls by at most (256 - V) / V * exp(-UNSEEN), less than
-    1e-6, whatever the state; and it stays near enough to be learnt when training goes on with another sound.
+    Another byte has the embedding of the nearest of these bytes, as if a louder sound were clipped. Its logit is the
+    mean of theirs less `UNSEEN`. By Jensen's inequality the mean is at most log(sum(exp)) - log(V), so the
+    log-probability of each of the V bytes falls by at most (256 - V) / V * exp(-UNSEEN), less than 1e-6, whatever the
+    state; and the other bytes can still be learnt when the network is trained on another sound.
     """
     every = np.arange(256)
-    nearest = np.abs(known[None, :] - every[:, None]).argmin(axis=1)
+    nearest = np.abs(values[None, :] - every[:, None]).argmin(axis=1)
     tensors["embedding.weight"] = tensors["embedding.weight"][nearest]
     weight, bias = tensors["output.weight"], tensors["output.bias"]
     tensors["output.weight"] = np.repeat(weight.mean(axis=0, keepdims=True, dtype=np.float64), 256, axis=0)
     tensors["output.bias"] = np.repeat(bias.mean(keepdims=True, dtype=np.float64) - UNSEEN, 256)
-    tensors["output.weight"][known], tensors["output.bias"][known] = weight, bias
+    tensors["output.weight"][values], tensors["output.bias"][values] = weight, bias
 
 
 def _built(cell: str, tensors: dict[str, Floats], dropout: Any) -> CharRNN:
-    """The network of the tensors, in evaluation mode. It takes them out of ``tensors``, so that few are there twice."""
+    """Return the network in evaluation mode. It empties ``tensors``, so that few arrays are in memory twice."""
     with np.errstate(over="ignore"):
         single = {name: np.array(tensors.pop(name), dtype=np.float32, order="C") for name in list(tensors)}
     if not all(np.isfinite(array).all() for array in single.values()):
@@ -303,13 +304,13 @@ def _built(cell: str, tensors: dict[str, Floats], dropout: Any) -> CharRNN:
 
 
 def _step(root: Mapping[Any, Any]) -> int:
-    """The iterations that it was trained for."""
+    """Return the number of iterations of training, or 0 if unknown."""
     step = root.get("i") if isinstance(root.get("i"), float) else _last(root.get("val_loss_history_it"))
     return int(step) if step is not None and math.isfinite(step) and 0 <= step < 2**53 else 0
 
 
 def _last(history: Any) -> float | None:
-    """The newest value of a history, or None where there is none."""
+    """Return the newest value of a history, or None if there is none."""
     if not isinstance(history, Numbers):
         return None
     value = float(history.values[history.keys.argmax()])

@@ -6,17 +6,15 @@ Imports no torch, so that a command line knows its defaults at once.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from charrnn.storage.schema import MOST_NUMBER, TRAINING, validate
+
 DEFAULT_RECIPE = "modern"
 WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen however short the run is
-MOST = 1e30  # of any number: what lies beyond is a slip of the finger, and would not stay finite
-SCHEDULES = ("steps", "cosine")
-CLIPS = ("value", "norm")
-GPU_LAYERS = ("torch", "kernel")
+GPU_LAYERS = TRAINING["gpu_layers"].choices
 FORMER_GPU_LAYERS = {  # of older versions, and what replaces them
     "padded": "torch",
     "overlapped": "torch",
@@ -96,38 +94,14 @@ class Settings:
     gpu_layers: str = "torch"
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "seq_length": 1, "lr_decay_every": 1, "checkpoint_every": 1}
-        least |= {"keep": 0, "seed": 0, "warmup": 0, "early_stop": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not bound <= value < 2**63:
-                raise ValueError(f"{name} is {value!r}, and has to be a whole number of {bound} or more")
-        for name in ("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay", "average", "beta2"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < MOST:
-                raise ValueError(f"{name} is {value!r}, and has to be a number of 0 or more")
-        if not isinstance(self.smooth, bool):
-            raise ValueError(f"smooth is {self.smooth!r}, and has to be true or false")
-        for name in ("average", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be at least 0 and less than 1")
-        for name in ("max_epochs", "max_iterations", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | float) or not 0 < value <= sys.float_info.max):
-                raise ValueError(f"{name} is {value!r}, and has to be a number above 0")
-        named = {"recipe": tuple(RECIPES), "schedule": SCHEDULES, "clip": CLIPS, "gpu_layers": GPU_LAYERS}
-        for name, choices in named.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, and has to be one of {', '.join(choices)}")
-        if self.precision not in ("fp32", "bf16") or self.device not in ("cpu", "cuda", "mps"):
-            raise ValueError(f"no network trains in {self.precision!r} on {self.device!r}")
+        validate(asdict(self), TRAINING, "training")
 
     def to_json(self) -> dict[str, Any]:
         """What config.json keeps of it."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Settings:
+    def from_json(cls, kept: Mapping[str, Any], source: object = "training") -> Settings:
         """What config.json kept, of this version or one before it. What it does not have is as its default says.
 
         Raises
@@ -140,7 +114,7 @@ class Settings:
         backend = fields.get("gpu_layers")
         if isinstance(backend, str):
             fields["gpu_layers"] = FORMER_GPU_LAYERS.get(backend, backend)
-        return cls(**fields)
+        return cls(**validate(fields, TRAINING, f"training in {source}", partial=True))
 
     def iterations(self, row_length: int) -> int | None:
         """How many iterations the run takes, or None where the clock decides."""
@@ -148,7 +122,7 @@ class Settings:
         ends = [self.max_iterations] if self.max_iterations is not None else []
         if self.max_epochs is not None:
             ends.append(
-                math.ceil(round(min(self.max_epochs * per_epoch, MOST), 6)) or 1
+                math.ceil(round(min(self.max_epochs * per_epoch, MOST_NUMBER), 6)) or 1
             )  # 1.1 x 100 is 110.00000000000001
         return min(ends, default=None)
 

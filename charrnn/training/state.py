@@ -79,8 +79,7 @@ def load(
         device = next(model.parameters()).device
         return Place(
             tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in state),
-            seconds=float(facts["seconds"]),
-            **{name: int(facts[name]) for name in COUNTS},
+            **{name: facts[name] for name in (*COUNTS, "seconds")},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not belong to this run: {error}.") from None

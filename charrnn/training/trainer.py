@@ -23,7 +23,7 @@ from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
-from charrnn.storage.retention import count_stale, forget_old, mark_best
+from charrnn.storage.retention import count_stale, delete_old, mark_best
 from charrnn.storage.run_dir import Run
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
@@ -84,7 +84,7 @@ class Trainer:
         parts: Mapping[str, Ids],
         settings: Settings,
         run: Run,
-        package: Callable[[int, float, float | None], files.Keepable],
+        package: Callable[[int, float, float | None], files.Saveable],
         listeners: Sequence[Listener] = (),
         sample: Callable[[int], None] | None = None,
         world: World = SINGLE_PROCESS,
@@ -327,7 +327,7 @@ class Trainer:
             with self._weights_to_keep():
                 package = self.package(self.place.iteration, self.epoch, train_loss)
                 files.save(self.run.checkpoint_file(self.place.iteration), package)
-            forget_old(self.run, self.settings.keep)
+            delete_old(self.run, self.settings.keep)
         self.save_resume()
         self.saved = self.place.iteration
 
@@ -345,7 +345,7 @@ class Trainer:
         """Update best.json and the kept checkpoints from val.csv."""
         if self.world.is_main:
             mark_best(self.run)
-            forget_old(self.run, self.settings.keep)
+            delete_old(self.run, self.settings.keep)
 
     def _make_sound(self) -> None:
         """Write the missing samples of the last checkpoint, while the other processes wait."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from charrnn.storage.csv_log import column_names, read_columns
 from charrnn.storage.run_dir import Run
-from charrnn.viz.csv_columns import Floats, OnMessage, OnProgress, column_names, ignore, read_columns
 from charrnn.viz.run_kind import RunKind
+
+Floats = NDArray[np.float64]
+OnMessage = Callable[[str], object]
+OnProgress = Callable[[int], object]
 
 MAX_BITS = 1e6  # per sample; larger values are not measurements
 LOSSES = ("train_loss", "loss", "val_loss")  # columns that are drawn if none is named
 MAX_POINTS = 4096  # of a rolling median, each of which sorts a window
+
+
+def ignore(_: object) -> None:
+    """Ignore a message or a progress report."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from bytecodec.errors import printable
 from charrnn.viz import curves
-from charrnn.viz.csv_columns import Floats
-from charrnn.viz.curves import Series
+from charrnn.viz.curves import Floats, Series
 from charrnn.viz.sound import DISPLAY_RANGE, SoundPicture
 
 DPI = 100

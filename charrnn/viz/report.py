@@ -19,8 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.viz.csv_columns import OnProgress, ignore
-from charrnn.viz.curves import Curve, rolling, spread
+from charrnn.viz.curves import Curve, OnProgress, ignore, rolling, spread
 from charrnn.viz.plots import COLORMAP, THEMES
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
 from charrnn.viz.sound import Floats, SoundPicture, picture_of_samples, read_sound

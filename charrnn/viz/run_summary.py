@@ -15,22 +15,12 @@ from numpy.typing import NDArray
 
 from bytecodec.console import duration
 from bytecodec.errors import InputError, printable
-from charrnn.storage.csv_log import read_rows
+from charrnn.storage.csv_log import column_names, read_columns, read_rows
 from charrnn.storage.run_dir import Run, is_frames
-from charrnn.viz.csv_columns import OnMessage, OnProgress, column_names, ignore, read_columns
-from charrnn.viz.curves import Curve, curve, flac_baseline, rolling
+from charrnn.viz.curves import Curve, OnMessage, OnProgress, curve, flac_baseline, ignore, rolling
 from charrnn.viz.run_kind import RunKind, model_config
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
-CONFIG_TYPES: dict[str, tuple[type, ...]] = {  # of entries of config.json, each of which may be missing
-    "model": (dict,),
-    "training": (dict,),
-    "inputs": (list,),
-    "symbols": (int,),
-    "rate": (int,),
-    "val_frac": (int, float),
-    "test_frac": (int, float),
-}
 MAX_NAME = 80  # characters of a run's or a recording's name
 MAX_LINE = 300  # characters of a row of settings
 MAX_VALUE = 30  # characters of one setting
@@ -89,10 +79,6 @@ class RunSummary:
 
     def __init__(self, run: Run, on_message: OnMessage = ignore, on_progress: OnProgress = ignore) -> None:
         self.run, self.config = run, run.config()
-        for key, types in CONFIG_TYPES.items():
-            if not _is_valid(self.config.get(key), types):
-                value = printable(repr(self.config[key]), MAX_VALUE)
-                raise InputError(f"{run.config_file} was changed or is damaged: {key} is {value}.")
         self.name, self.kind = run.path.resolve().name, RunKind.of(self.config)
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: wait for its first iterations.")
@@ -296,10 +282,3 @@ def describe_network(config: Mapping[str, Any]) -> str:
 
 def _value(settings: Mapping[str, Any], name: str) -> str:
     return printable(settings.get(name, "?"), MAX_VALUE)
-
-
-def _is_valid(value: object, types: tuple[type, ...]) -> bool:
-    """Return whether a value of config.json has the right type and, if it is a number, a possible value."""
-    if isinstance(value, int | float):
-        return isinstance(value, types) and 0 <= value < 2**63
-    return value is None or isinstance(value, types)

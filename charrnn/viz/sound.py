@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bytecodec.containers.libsndfile import silent_stderr
 from bytecodec.errors import InputError
 from bytecodec.recording import Pass
-from charrnn.viz.csv_columns import OnMessage, OnProgress, ignore
+from charrnn.viz.curves import OnMessage, OnProgress, ignore
 
 Floats = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bytecodec.errors import InputError
 from charrnn.viz import film
-from charrnn.viz.csv_columns import OnProgress, ignore
+from charrnn.viz.curves import OnProgress, ignore
 from charrnn.viz.film import Frame, Layout
 from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, names_of
 from charrnn.viz.sound import Floats, read_sound

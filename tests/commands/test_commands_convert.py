@@ -141,7 +141,7 @@ def test_a_checkpoint_is_converted_to_onnx(trained_run, trained, capsys):
     newest = Path("x.onnx").read_bytes()
     model = onnx.load_from_string(newest)
     facts = json.loads({prop.key: prop.value for prop in model.metadata_props}["charrnn"])
-    assert facts == trained.facts()
+    assert facts == trained.metadata()
     assert (facts["vocab"], facts["rate"], facts["encoding"]) == ({"alphabet": "braille"}, 11025, "linear")
     assert charrnn_convert([str(trained_run), "x.onnx", "--checkpoint", "200", "-q"]) == 0
     assert Path("x.onnx").read_bytes() != newest

@@ -149,7 +149,7 @@ def test_text_is_compared_with_bzip2_and_must_be_in_the_vocabulary(evaluated, po
     assert set(evaluated(poem_run, "more.txt")) >= {"bzip2", "entropy"}
     Path("other.txt").write_text("kůň Q", encoding="utf-8")
     assert charrnn_eval(["poem", "other.txt"]) == 1
-    assert "other.txt: the network does not know 'Q' (U+0051), character 4" in capsys.readouterr().err
+    assert "other.txt: the network has no symbol 'Q' (U+0051), character 4" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are not bytes there")

@@ -1,4 +1,4 @@
-"""What is larger than memory is read and trained on in constant memory. The large files have holes, not bytes."""
+"""Files larger than memory are read and trained on in constant memory. The large files are sparse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.storage.csv_log import LOG_COLUMNS, CsvLog, read_rows
 
 GB = 1 << 30
-PEAK = 900  # MB that a process has at most, of which torch's libraries are some 400
+PEAK = 900  # MB of memory of a process, about 400 of them for torch's libraries
 TRAIN = """
 import sys
 from charrnn.commands.train import charrnn_train
@@ -30,8 +30,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @pytest.fixture
-def hollow(tmp_path):
-    """``hollow(path, size)`` makes a file of so many zeros that take no room; they go when the test ends."""
+def sparse(tmp_path):
+    """``sparse(path, size)`` makes a file of zeros that takes no disk space, and removes it after the test."""
     made = []
 
     def make(path, size):
@@ -51,7 +51,7 @@ def hollow(tmp_path):
 
 
 def peak_of_training(*args):
-    """The most memory that charrnn-train had, in MB."""
+    """Return the peak memory of charrnn-train in MB."""
     done = subprocess.run([sys.executable, "-c", TRAIN, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return int(done.stderr.split("VmHWM:")[1].split()[0]) // 1024
@@ -62,13 +62,13 @@ SMALL = "--rnn-size 16 --layers 1 --wordvec-size 8 --precision fp32 --threads 1 
 
 @pytest.mark.slow
 @needs_proc
-def test_50_gb_of_ids_are_trained_on(tmp_path, hollow):
+def test_50_gb_of_ids_are_trained_on(tmp_path, sparse):
     (tmp_path / "a.txt").write_text("\0" * 20_000)
     run, size = tmp_path / "run", 50 * GB
     peak_of_training(tmp_path / "a.txt", *SMALL, "--val-frac", "0", "--max-iterations", "2", "--run-dir", run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"symbols": size, "val_frac": 1e-6}))
-    hollow(run / "corpus.bin", size)
+    sparse(run / "corpus.bin", size)
     assert peak_of_training("--resume", run, "--max-iterations", "100", "-q") < PEAK
     rows = read_rows(run / "log.csv")
     assert len(rows) == 100
@@ -78,21 +78,21 @@ def test_50_gb_of_ids_are_trained_on(tmp_path, hollow):
 
 @pytest.mark.slow
 @needs_proc
-def test_a_text_of_a_gigabyte_is_prepared(tmp_path, hollow):
-    file, run = hollow(tmp_path / "a.txt", GB), tmp_path / "run"
+def test_a_text_of_a_gigabyte_is_prepared(tmp_path, sparse):
+    file, run = sparse(tmp_path / "a.txt", GB), tmp_path / "run"
     assert peak_of_training(file, *SMALL, "--val-frac", "1e-6", "--max-iterations", "2", "--run-dir", run) < PEAK
     assert (run / "corpus.bin").stat().st_size == GB
     (run / "corpus.bin").unlink()
 
 
 @needs_proc
-def test_only_what_was_read_lately_of_a_corpus_is_in_memory(tmp_path, hollow, monkeypatch):
+def test_pages_of_a_corpus_that_were_read_are_released(tmp_path, sparse, monkeypatch):
     monkeypatch.setattr("charrnn.data.batches.RELEASE", 1 << 20)
 
     def mapped():
         return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) // 1024
 
-    corpus = open_corpus(hollow(tmp_path / "c", 1 << 27), Vocab.of_alphabet("braille"), ("c",))
+    corpus = open_corpus(sparse(tmp_path / "c", 1 << 27), Vocab.of_alphabet("braille"), ("c",))
     before = mapped()
     batches = ContiguousBatches(corpus.split(0.1, 0)["train"], 8, 1 << 14)
     most = 0
@@ -102,7 +102,7 @@ def test_only_what_was_read_lately_of_a_corpus_is_in_memory(tmp_path, hollow, mo
     assert most < 64  # MB, of the 115 that were read
 
 
-def test_what_was_given_back_is_read_again(tmp_path, monkeypatch):
+def test_released_pages_are_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("charrnn.data.batches.RELEASE", 100)
     ids = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
     ids.tofile(tmp_path / "c")
@@ -114,7 +114,7 @@ def test_what_was_given_back_is_read_again(tmp_path, monkeypatch):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_a_log_goes_on_without_being_held_in_memory(tmp_path):
+def test_a_log_is_continued_without_being_read_into_memory(tmp_path):
     import tracemalloc
 
     path = tmp_path / "log.csv"
@@ -124,5 +124,5 @@ def test_a_log_goes_on_without_being_held_in_memory(tmp_path):
     CsvLog(path, LOG_COLUMNS, 19_990).close()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < len(rows)  # as dictionaries they take some twenty times that
+    assert peak < len(rows)  # dictionaries would take about twenty times as much
     assert read_rows(path)[-1]["iteration"] == "19990"

@@ -155,11 +155,11 @@ def test_a_projection_is_half_the_units_unless_it_is_said(units, projection):
     [
         ({"cell": "lstm", "proj_size": 3}, "proj_size is 3, and lstm has no projection"),
         ({"cell": "gru", "proj_size": 0}, "proj_size is 0, and gru has no projection"),
-        ({"cell": "lstmp", "proj_size": 0}, "proj_size is 0, and has to be a whole number from 1 to less than rnn_"),
-        ({"cell": "lstmp", "proj_size": 6, "rnn_size": 6}, "proj_size is 6, and has to be a whole number from 1 to"),
-        ({"cell": "lstmp", "proj_size": True}, "proj_size is True, and has to be a whole number from 1 to less than"),
-        ({"cell": "lstmp", "proj_size": "3"}, "proj_size is '3', and has to be a whole number from 1 to less than"),
-        ({"cell": "lstmp", "rnn_size": 1}, "proj_size is 1, and has to be a whole number from 1 to less than rnn_size"),
+        ({"cell": "lstmp", "proj_size": 0}, "proj_size is 0, and must be a whole number from 1 to less than rnn_"),
+        ({"cell": "lstmp", "proj_size": 6, "rnn_size": 6}, "proj_size is 6, and must be a whole number from 1 to"),
+        ({"cell": "lstmp", "proj_size": True}, "proj_size is True, and must be a whole number from 1 to less than"),
+        ({"cell": "lstmp", "proj_size": "3"}, "proj_size is '3', and must be a whole number from 1 to less than"),
+        ({"cell": "lstmp", "rnn_size": 1}, "proj_size is 1, and must be a whole number from 1 to less than rnn_size"),
     ],
 )
 def test_a_projection_that_makes_no_network_is_refused(fields, message):
@@ -171,18 +171,18 @@ def test_a_projection_that_makes_no_network_is_refused(fields, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("vocab_size", 0, "vocab_size is 0, and has to be a whole number of 1 or more"),
-        ("rnn_size", 2.5, "rnn_size is 2.5, and has to be a whole number of 1 or more"),
-        ("layers", True, "layers is True, and has to be a whole number of 1 or more"),
-        ("wordvec_size", "8", "wordvec_size is '8', and has to be a whole number of 1 or more"),
-        ("cell", "gated", "cell is 'gated', and has to be one of lstm"),
-        ("cell", ["lstm"], "cell is ['lstm'], and has to be one of lstm"),
-        ("dropout", 1, "dropout is 1, and has to be at least 0 and less than 1"),
-        ("dropout", -0.1, "dropout is -0.1, and has to be at least 0 and less than 1"),
-        ("dropout", math.nan, "dropout is nan, and has to be at least 0 and less than 1"),
-        ("dropout", None, "dropout is None, and has to be at least 0 and less than 1"),
-        ("forget_bias", "normal", "forget_bias is 'normal', and has to be a number within 1e30, or 'uniform'"),
-        ("forget_bias", "1", "forget_bias is '1', and has to be a number within 1e30, or 'uniform'"),
+        ("vocab_size", 0, "vocab_size is 0, and must be a whole number of 1 or more"),
+        ("rnn_size", 2.5, "rnn_size is 2.5, and must be a whole number of 1 or more"),
+        ("layers", True, "layers is True, and must be a whole number of 1 or more"),
+        ("wordvec_size", "8", "wordvec_size is '8', and must be a whole number of 1 or more"),
+        ("cell", "gated", "cell is 'gated', and must be one of lstm"),
+        ("cell", ["lstm"], "cell is ['lstm'], and must be one of lstm"),
+        ("dropout", 1, "dropout is 1, and must be at least 0 and less than 1"),
+        ("dropout", -0.1, "dropout is -0.1, and must be at least 0 and less than 1"),
+        ("dropout", math.nan, "dropout is nan, and must be at least 0 and less than 1"),
+        ("dropout", None, "dropout is None, and must be at least 0 and less than 1"),
+        ("forget_bias", "normal", "forget_bias is 'normal', and must be a number within 1e30, or 'uniform'"),
+        ("forget_bias", "1", "forget_bias is '1', and must be a number within 1e30, or 'uniform'"),
     ],
 )
 def test_a_configuration_that_makes_no_network_is_refused_with_its_value(field, value, message):

@@ -1,4 +1,4 @@
-"""Checkpoints of format 1, which tools/make_fixtures.py made once, load for ever and come to the same."""
+"""Checkpoints of format 1, made by tools/make_fixtures.py, are loaded and give the same results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstmp", "lstmor", "gru", "rnn"])
-def test_a_network_of_format_1_loads_and_scores_as_it_did(cell):
+def test_a_network_of_format_1_has_the_same_log_probabilities(cell):
     found = checkpoint.load(FOLDER / f"{cell}.safetensors")
     assert (found.step, found.epoch, found.train_loss, found.val_loss) == (12, 1.5, 1.25, 1.5)
     assert found.vocab.characters == "abcdé"
@@ -26,7 +26,7 @@ def test_a_network_of_format_1_loads_and_scores_as_it_did(cell):
     np.testing.assert_allclose(engine(found, "eager").score(np.arange(24)[None] * 7 % 5)[0], EXPECTED[cell], atol=1e-5)
 
 
-def test_a_frame_predictor_of_format_1_loads_and_sounds_as_it_did():
+def test_a_frame_predictor_of_format_1_generates_the_same_samples():
     found = frame_model.load(FOLDER / "frames.safetensors")
     assert (found.step, found.rate, found.val_loss) == (12, 16000, 0.2)
     np.testing.assert_allclose(frame_generate.FrameStream(found.model).read(8), EXPECTED["frames"], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Writes Torch7's binary format for the tests, as the docstring of charrnn.storage.torch7 has it."""
+"""Writer of Torch7's binary format, which charrnn.storage.torch7 documents."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Function:
 
 @dataclass(eq=False)
 class Storage:
-    """Elements; ``size`` is what the file claims."""
+    """Elements; ``size`` is the size that the file declares."""
 
     values: np.ndarray
     name: str = ""
@@ -58,7 +58,7 @@ class Tensor:
 
 
 def dumps(thing, long="<q", order="<"):
-    """The bytes of an object; what is the same object is written once."""
+    """Return the bytes of an object; a shared object is written once."""
     return _Writer(long, order).dumps(thing)
 
 

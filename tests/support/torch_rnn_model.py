@@ -1,4 +1,4 @@
-"""Small checkpoints as torch-rnn writes them, and torch-rnn's equations in numpy, read from its source."""
+"""Small checkpoints in the form of torch-rnn, and torch-rnn's equations in numpy, after its source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BUFFERS = {"gradInput": np.empty(0, "f4"), "output": np.empty(0, "f4"), "_type":
 
 
 def layers(tokens, cell="lstm", sizes=(5, 6, 6), batchnorm=False, dropout=0.0, seed=0, dtype="f4"):
-    """The layers of a LanguageModel with random weights: embeddings of sizes[0], then a layer of each other size."""
+    """Return the layers of a LanguageModel with random weights: embeddings of sizes[0], then a layer per other size."""
     dice = np.random.default_rng(seed)
 
     def random(*shape):
@@ -36,7 +36,7 @@ def layers(tokens, cell="lstm", sizes=(5, 6, 6), batchnorm=False, dropout=0.0, s
 
 
 def checkpoint(tokens, layers, dropout=0.0, **fields):
-    """The object that torch-rnn's train.lua writes; ``fields`` replace those of its LanguageModel."""
+    """Return the object that torch-rnn's train.lua writes; ``fields`` replace those of its LanguageModel."""
     model = {
         "net": Thing("nn.Sequential", {**BUFFERS, "modules": table(layers)}),
         "rnns": table(layers[1:2]),
@@ -63,7 +63,7 @@ def write(path, tokens, layers, dropout=0.0, **fields):
 
 
 def flattened(layers, name="Float"):
-    """The same layers with their weights in one storage, as Torch's getParameters() lays them."""
+    """Return the layers with their weights in one storage, as after Torch's getParameters()."""
     values = np.concatenate(
         [layer.fields[k].ravel() for layer in layers for k in ("weight", "bias") if k in layer.fields]
     )
@@ -80,35 +80,35 @@ def flattened(layers, name="Float"):
 
 
 def log_probabilities(layers, ids):
-    """ln p (T-1,) of each of ids (T,), which count from 0, after those before it, from the zero state."""
+    """Return log-probabilities (T-1,) of ids (T,), which count from 0, in nats, from the zero state."""
     states = {}
     result = []
     for this, following in pairwise(ids):
         x = None
-        for place, layer in enumerate(layers):
-            x = step(layer, x, this, states, place)
+        for i_layer, layer in enumerate(layers):
+            x = step(layer, x, this, states, i_layer)
         result.append(x[following] - np.log(np.exp(x - x.max()).sum()) - x.max())
     return np.array(result)
 
 
-def step(layer, x, symbol, states, place):
-    """One layer in evaluation mode for one vector."""
+def step(layer, x, symbol, states, i_layer):
+    """Compute one layer in evaluation mode for one vector."""
     f = {key: value.astype(np.float64) for key, value in layer.fields.items() if isinstance(value, np.ndarray)}
     kind = layer.name.removeprefix("nn.")
     if kind == "LookupTable":
         return f["weight"][symbol]
     if kind == "LSTM":
         units = len(f["bias"]) // 4
-        h, c = states.get(place, (np.zeros(units), np.zeros(units)))
+        h, c = states.get(i_layer, (np.zeros(units), np.zeros(units)))
         a = np.concatenate([x, h]) @ f["weight"] + f["bias"]
         i, forget, o = (1 / (1 + np.exp(-a[k * units : (k + 1) * units])) for k in range(3))
         c = forget * c + i * np.tanh(a[3 * units :])
-        states[place] = h, c = o * np.tanh(c), c
+        states[i_layer] = h, c = o * np.tanh(c), c
         return h
     if kind == "VanillaRNN":
-        h = states.get(place, np.zeros(len(f["bias"])))
-        states[place] = np.tanh(np.concatenate([x, h]) @ f["weight"] + f["bias"])
-        return states[place]
+        h = states.get(i_layer, np.zeros(len(f["bias"])))
+        states[i_layer] = np.tanh(np.concatenate([x, h]) @ f["weight"] + f["bias"])
+        return states[i_layer]
     if kind == "BatchNormalization":
         deviation = np.sqrt(f["running_var"] + layer.fields["eps"])
         return (x - f["running_mean"]) / deviation * f.get("weight", 1) + f.get("bias", 0)
@@ -118,5 +118,5 @@ def step(layer, x, symbol, states, place):
 
 
 def table(values):
-    """A Lua list."""
+    """Return a Lua list."""
     return {i + 1.0: value for i, value in enumerate(values)}

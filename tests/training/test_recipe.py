@@ -34,7 +34,7 @@ def test_settings_that_older_versions_kept_are_understood_and_strange_ones_refus
     assert Settings.from_json({"pad_units": 64}).gpu_layers == "torch"
     with pytest.raises(TypeError):
         Settings.from_json({"padding": 1})
-    with pytest.raises(ValueError, match="gpu_layers is 'auto', and has to be one of torch, kernel"):
+    with pytest.raises(ValueError, match="gpu_layers is 'auto', and must be one of torch, kernel"):
         Settings(gpu_layers="auto")
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytecodec import InputError
+from charrnn.storage import csv_log
+from charrnn.storage.csv_log import read_columns
 from charrnn.storage.run_dir import Run
-from charrnn.viz import csv_columns, curves
-from charrnn.viz.csv_columns import read_columns
+from charrnn.viz import curves
 from charrnn.viz.curves import Curve, csv_series, rolling, run_series, spread
 
 
@@ -80,7 +81,7 @@ def test_blocks_of_any_size_give_the_same_columns_and_line_numbers(csv_file, mon
     path = csv_file("x,y\n" + "\n".join(lines) + "\n")
     whole = read_columns(path, ("y",), lambda _: None)
     for size in (1, 7, 1000):
-        monkeypatch.setattr(csv_columns, "BLOCK", size)
+        monkeypatch.setattr(csv_log, "BLOCK", size)
         messages, counted = [], []
         np.testing.assert_array_equal(read_columns(path, ("y",), messages.append, counted.append), whole)
         assert "line 202" in messages[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from charrnn import engine
-from charrnn.data import corpus as corpora
+from charrnn.data.corpus import open_corpus
 from charrnn.engines.cpu.pack import INTEGERS
 from charrnn.storage import run_dir
 from charrnn.storage.checkpoint_format import load
@@ -34,7 +34,7 @@ def main() -> None:
     for name in args.runs:
         run = run_dir.Run(name)
         config, checkpoint = run.config(), load(name)
-        corpus = corpora.open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
+        corpus = open_corpus(run.corpus_file, checkpoint.vocab, tuple(config["inputs"]))
         part = corpus.split(config["val_frac"], config["test_frac"])["val"]
         if len(part) <= ROWS * args.steps:
             sys.exit(

@@ -172,7 +172,7 @@ def recordings(folder: Path) -> Target:
 
 def texts(folder: Path) -> Target:
     """The decoder of utf82wav, and the texts that charrnn-train reads."""
-    from charrnn.data import corpus as corpora
+    from charrnn.data.corpus import prepare_corpus
     from charrnn.data.recordings import SoundOptions
 
     sound = bytes(np.random.default_rng(0).integers(0, 256, 80, dtype=np.uint8))
@@ -196,7 +196,7 @@ def texts(folder: Path) -> Target:
             except InputError:
                 if errors == "skip":
                     raise
-        corpora.prepare([str(path)], folder / "corpus.bin", SoundOptions(), quiet=True)
+        prepare_corpus([str(path)], folder / "corpus.bin", SoundOptions(), quiet=True)
 
     return Target(seeds, read, ".txt")
 

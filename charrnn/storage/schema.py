@@ -1,0 +1,228 @@
+"""Tables of the fields of every JSON document that charrnn stores, and the one function that validates them.
+
+Files of a run may come from another person, from an older version or from a damaged disk, so each document is validated
+when it is read. What a network's ``model`` holds is validated by its configuration class, `charrnn.models.config`.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bytecodec.arguments import HIGHEST_RATE
+from bytecodec.errors import InputError, printable
+from charrnn.data.recordings import MOST_GAIN, NORMALIZE_OVER
+from charrnn.runtime import MOST_THREADS
+
+REQUIRED = object()  # default of a field that every version wrote
+OPTIONAL = object()  # default of a field that is left out if it is missing
+MOST_SHOWN = 60  # characters of a value in a message
+MOST_INT, MOST_SEED = 2**63 - 1, 2**64 - 1
+MOST_NUMBER = 1e30  # of a training setting; larger values are mistakes, and would overflow
+LARGEST_FLOAT = sys.float_info.max
+INFINITE = (float("inf"), -float("inf"))
+UNSHOWN = (MOST_INT, MOST_SEED, MOST_NUMBER, LARGEST_FLOAT)  # bounds that no message needs
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def validate(document: Any, schema: Schema, source: object, partial: bool = False) -> dict[str, Any]:
+    """Return a document, with the defaults of the fields that it lacks.
+
+    Fields that are not in the schema are kept as they are.
+
+    Parameters
+    ----------
+    source
+        Name of the document in the message, usually a path.
+    partial
+        Whether required fields may be missing; then they are left out.
+
+    Raises
+    ------
+    InputError
+        A field is missing or has an impossible value; the message names the field and the value.
+    """
+    try:
+        return _validated(document, schema, partial)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}.") from None
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool.
+
+    Attributes
+    ----------
+    least, most, above, below
+        Bounds, the first two inclusive.
+    choices
+        The texts that are possible; () for any.
+    nullable
+        Whether null is possible.
+    items
+        What each item of a list may hold, or each value of a table whose names are free.
+    fields
+        The fields of a table that has no others.
+    default
+        The value of a missing field, or `REQUIRED` or `OPTIONAL`.
+    """
+
+    type: type
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    nullable: bool = False
+    items: Field | None = None
+    fields: Schema | None = None
+    default: Any = REQUIRED
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError, which names the field and the value, if the value is impossible."""
+        if value is None and self.nullable:
+            return
+        if not self._has_type(value) or not self._in_range(value):
+            raise ValueError(f"{name} is {_shown(value)}, and must be {self.describe()}")
+        if self.items:
+            for item in value.values() if isinstance(value, dict) else value:
+                self.items.check(f"an item of {name}", item)
+        if self.fields is not None:
+            if foreign := [key for key in value if key not in self.fields]:
+                raise ValueError(f"{name} has the unknown field {_shown(foreign[0])}")
+            _validated(value, self.fields, where=f" of {name}")
+
+    def _has_type(self, value: Any) -> bool:
+        if isinstance(value, bool) or self.type is not float:
+            return isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
+        return isinstance(value, int | float) and (value != value or abs(value) <= LARGEST_FLOAT or value in INFINITE)
+
+    def _in_range(self, value: Any) -> bool:
+        return (
+            (not self.choices or value in self.choices)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def describe(self) -> str:
+        """Return what the field may hold, such as 'a whole number at least 1'."""
+        bounds = {"at least": self.least, "at most": self.most, "above": self.above, "below": self.below}
+        texts = [f"{word} {bound:,g}" for word, bound in bounds.items() if bound is not None and bound not in UNSHOWN]
+        kind = f"one of {', '.join(self.choices)}" if self.choices else NAMES[self.type]
+        return f"{kind} {' and '.join(texts)}".rstrip() + " or null" * self.nullable
+
+
+Schema = dict[str, Field]
+
+
+def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds {_shown(document)} in place of a table")
+    found = dict(document)
+    for name, field in schema.items():
+        if name in found:
+            field.check(name + where, found[name])
+        elif field.default is REQUIRED and not partial:
+            raise ValueError(f"{name}{where} is missing")
+        elif field.default is not REQUIRED and field.default is not OPTIONAL:
+            found[name] = copy.copy(field.default)
+    return found
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value), MOST_SHOWN)
+
+
+def _count(**options: Any) -> Field:
+    """Return a field for a whole number that fits in 64 bits, 0 or more unless the options set another bound."""
+    return Field(int, **({"least": 0, "most": MOST_INT} | options))
+
+
+_GAIN = Field(float, -MOST_GAIN, MOST_GAIN, default=OPTIONAL)
+_RATE = Field(int, 1, HIGHEST_RATE, nullable=True)  # in Hz; null for text
+_ENCODING = Field(str, choices=("linear", "mulaw"), nullable=True)
+_SEED = Field(int, 0, MOST_SEED)
+
+SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
+    "channel": _count(least=1, nullable=True, default=OPTIONAL),
+    "remove_dc": Field(bool, default=OPTIONAL),
+    "normalize": Field(bool, default=OPTIONAL),
+    "normalize_over": Field(str, choices=NORMALIZE_OVER, default=OPTIONAL),
+    "gain_db": _GAIN,
+    "set_gain_db": replace(_GAIN, nullable=True),
+}
+_SOUND = Field(dict, fields=SOUND, nullable=True, default=None)  # older versions did not write it
+
+CHECKPOINT: Schema = {  # metadata of a checkpoint, beside model and vocab
+    "step": _count(default=0),
+    "epoch": Field(float, 0, MOST_INT, default=0.0),
+    "rate": replace(_RATE, default=None),
+    "encoding": replace(_ENCODING, default=None),
+    "sound": _SOUND,
+    "train_loss": Field(float, nullable=True, default=None),
+    "val_loss": Field(float, nullable=True, default=None),
+}
+_RESUME = {"iteration": _count(), "position": _count(), "checkpointed": _count(), "seconds": Field(float, 0)}
+STORED: dict[str, Schema] = {  # metadata of safetensors files, by kind
+    "symbols": CHECKPOINT | {"model": Field(dict), "vocab": Field(dict)},
+    "frames": CHECKPOINT | {"model": Field(dict), "rate": Field(int, 1, HIGHEST_RATE)},
+    "resume": _RESUME,
+    "streams": {"seed": _SEED, "position": _SEED},
+}
+
+BEST: Schema = {"iteration": Field(int), "val_loss": Field(float), "checkpoint": Field(str)}  # best.json
+
+FRAMES_CONFIG: Schema = {  # config.json
+    "inputs": Field(list, items=Field(str)),
+    "symbols": _count(),
+    "rate": _RATE,
+    "encoding": _ENCODING,
+    "model": Field(dict),
+    "training": Field(dict),  # see `TRAINING`
+    "val_frac": Field(float, 0, below=1),
+    "test_frac": Field(float, 0, below=1),
+    "threads": Field(int, 1, MOST_THREADS),
+    # Older versions did not write the following ones.
+    "sound": _SOUND,
+    "processes": _count(least=1, default=1),
+    "tensorboard": Field(bool, default=False),
+    "yardsticks": Field(dict, items=Field(float), default={}),  # bits per sample of other coders, by their names
+    "samples": Field(
+        dict,
+        fields={
+            "seconds": Field(float, 0, LARGEST_FLOAT),
+            "temperatures": Field(list, items=Field(float, 0, LARGEST_FLOAT)),
+        },
+        default={"seconds": 0.0, "temperatures": []},
+    ),
+}
+CONFIG: Schema = FRAMES_CONFIG | {"vocab": Field(dict)}
+
+TRAINING: Schema = {  # `charrnn.training.recipe.Settings`
+    "recipe": Field(str, choices=("torch-rnn", "modern")),
+    "schedule": Field(str, choices=("steps", "cosine")),
+    "clip": Field(str, choices=("value", "norm")),
+    "gpu_layers": Field(str, choices=("torch", "kernel")),
+    "precision": Field(str, choices=("fp32", "bf16")),
+    "device": Field(str, choices=("cpu", "cuda", "mps")),
+    "smooth": Field(bool),
+    **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(least=1)),
+    **dict.fromkeys(("keep", "seed", "warmup", "early_stop"), _count()),
+    **dict.fromkeys(("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"), Field(float, 0, MOST_NUMBER)),
+    **dict.fromkeys(("average", "beta2"), Field(float, 0, below=1)),
+    **dict.fromkeys(
+        ("max_epochs", "max_iterations", "max_minutes"), Field(float, most=LARGEST_FLOAT, above=0, nullable=True)
+    ),
+}
