@@ -1,4 +1,4 @@
-"""What config.json of a run says, read with care: somebody may have written into it."""
+"""Validation of a run's config.json, which may have been edited by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from bytecodec.arguments import HIGHEST_RATE
 from charrnn import runtime
 from charrnn.data.recordings import check_sound
-from charrnn.storage.run_dir import is_frames as is_frames
 
 NO_SAMPLES: dict[str, Any] = {"seconds": 0.0, "temperatures": []}
 
@@ -18,7 +17,7 @@ def uses_tensorboard(config: dict[str, Any]) -> bool:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Raise a ValueError for what somebody wrote into config.json and nothing else would notice in time."""
+    """Raise KeyError, TypeError or ValueError for values of config.json that no other code checks in time."""
     threads, rate = config["threads"], config["rate"]
     if type(threads) is not int or not 1 <= threads <= runtime.MOST_THREADS:
         raise ValueError(f"threads is {threads!r}")
@@ -40,7 +39,7 @@ def check_config(config: dict[str, Any]) -> None:
             raise ValueError(f"samples is {samples!r}")
     if not isinstance(config.get("tensorboard", False), bool):
         raise ValueError(f"tensorboard is {config['tensorboard']!r}")
-    baselines = config.get("yardsticks", {})  # a run of before there were any goes on without
+    baselines = config.get("yardsticks", {})  # missing in runs of older versions
     if not isinstance(baselines, dict) or not all(isinstance(bits, int | float) for bits in baselines.values()):
         raise ValueError(f"yardsticks is {baselines!r}")
     if not all(isinstance(name, str) for name in config["inputs"]):
