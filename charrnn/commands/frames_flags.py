@@ -31,14 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # of the blog (docs/model.md), except fo
         "learning_rate": 2e-3,
         "max_epochs": 128.0,
     },
-    "finale": {
-        "cell": "lstmp",
-        "rnn_size": 512,
-        "layers": 1,
-        "frame_taps": 240,
-        "seq_length": 4000,
-        "batch_size": 32,
-    },
+    "finale": {"cell": "lstmp", "rnn_size": 512, "layers": 1, "frame_taps": 240, "seq_length": 4000, "batch_size": 32},
 }
 FOREIGN = ("mulaw", "wordvec_size", "encoding", "table")  # flags of a character network
 

@@ -298,7 +298,16 @@ def _with_backend(requested: str | None, task: TrainingTask, settings: Settings,
         x, y = (torch.as_tensor(part, device=settings.device) for part in batches.at(0, settings.seq_length))
         return x, y
 
-    name = backends.choose(requested, task.model, batch, settings, world.size, quiet)
+    name = backends.choose(
+        requested,
+        settings.gpu_layers,
+        task.model,
+        batch,
+        device=settings.device,
+        precision=settings.precision,
+        processes=world.size,
+        quiet=quiet,
+    )
     return dataclasses.replace(settings, gpu_layers=name)
 
 

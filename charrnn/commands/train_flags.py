@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 from bytecodec.channels import MIX, parse_channel
@@ -27,6 +28,8 @@ charrnn-train voice.flac --frames --loss gaussian --max-minutes 30
 torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac     on two processes or GPUs
 """
 
+Add = Callable[..., Any]  # add_argument of a group
+
 
 def parser() -> Parser:
     """Return the parser of charrnn-train."""
@@ -38,69 +41,65 @@ def parser() -> Parser:
         metavar="INPUT",
         help="texts, recordings or folders of them, in the order given; - is standard input",
     )
-    data = p.add_argument_group("data")
+    data = p.add_argument_group("data").add_argument
     _add_recordings(data)
     _add_texts(data)
     _add_batches(data)
-    _add_network(p.add_argument_group("network"))
+    _add_network(p.add_argument_group("network").add_argument)
     frames_flags.add(p)
-    learning = p.add_argument_group("learning")
+    learning = p.add_argument_group("learning").add_argument
     _add_learning(learning)
     _add_length(learning)
-    run = p.add_argument_group("run")
+    run = p.add_argument_group("run").add_argument
     _add_run(run)
     _add_hardware(run)
     return p
 
 
-def _add_recordings(group: Any) -> None:
-    group.add_argument(
+def _add_recordings(add: Add) -> None:
+    add(
         "--rate",
         type=whole(1000, 768000),
         default=11025,
         metavar="HZ",
         help="sampling rate in Hz to which recordings are converted",
     )
-    group.add_argument(
+    add(
         "--channel",
         type=parse_channel,
         default=MIX,
         metavar="N",
         help="channel of recordings: left, right or a number from 1, or mix for the mean of all channels",
     )
-    group.add_argument(
+    add(
         "--remove-dc",
         action="store_true",
         help="subtract the mean of each recording before --normalize measures its peak",
     )
-    group.add_argument(
-        "--normalize", action="store_true", help="amplify recordings so that their peak reaches full scale"
-    )
-    group.add_argument(
+    add("--normalize", action="store_true", help="amplify recordings so that their peak reaches full scale")
+    add(
         "--normalize-over",
         choices=NORMALIZE_OVER,
         default="files",
         help="whether --normalize gives each recording its own gain (files), which suits recordings made at different "
         "levels but amplifies pauses to noise, or the same gain to all (set)",
     )
-    group.add_argument(
+    add(
         "--gain",
         type=number(-200, 200),
         default=0.0,
         metavar="DB",
         help="gain of recordings in decibels; with --normalize, relative to full scale",
     )
-    group.add_argument(
-        "--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes instead of linear ones"
-    )
+    add("--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes instead of linear ones")
 
 
-def _add_texts(group: Any) -> None:
-    group.add_argument(
+def _add_texts(add: Add) -> None:
+    add(
         "--encoding", type=encoding, default="utf-8", metavar="NAME", help="encoding of texts without a byte order mark"
     )
-    group.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and list them")
-    group.add_argument(
+    add("--skip-unreadable", action="store_true", help="skip files that cannot be read, and list them")
+    add(
         "--table",
         type=path,
         metavar="FILE",
@@ -108,17 +107,11 @@ def _add_texts(group: Any) -> None:
     )
 
 
-def _add_batches(group: Any) -> None:
-    group.add_argument(
-        "--val-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for validation"
-    )
-    group.add_argument(
-        "--test-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for the test part"
-    )
-    group.add_argument(
-        "--batch-size", type=whole(1), metavar="N", help="number of rows in a batch" + _defaults("batch_size")
-    )
-    group.add_argument(
+def _add_batches(add: Add) -> None:
+    add("--val-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for validation")
+    add("--test-frac", type=number(0, 1), default=0.1, metavar="F", help="fraction of the symbols for the test part")
+    add("--batch-size", type=whole(1), metavar="N", help="number of rows in a batch" + _defaults("batch_size"))
+    add(
         "--seq-length",
         type=whole(1),
         metavar="T",
@@ -126,29 +119,25 @@ def _add_batches(group: Any) -> None:
     )
 
 
-def _add_network(group: Any) -> None:
-    group.add_argument("--cell", choices=CELLS, default="lstm", help="kind of the recurrent layers")
-    group.add_argument("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="number of units per layer")
-    group.add_argument(
+def _add_network(add: Add) -> None:
+    add("--cell", choices=CELLS, default="lstm", help="kind of the recurrent layers")
+    add("--rnn-size", type=whole(1, 10**6), default=680, metavar="H", help="number of units per layer")
+    add(
         "--proj-size",
         type=whole(1, 10**6),
         metavar="P",
         help="number of outputs of the projection of an lstmp layer (default: H // 2)",
     )
-    group.add_argument(
-        "--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="number of recurrent layers"
-    )
-    group.add_argument(
-        "--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="size of the embedding of a symbol"
-    )
-    group.add_argument(
+    add("--layers", "--num-layers", type=whole(1, 1000), default=3, metavar="L", help="number of recurrent layers")
+    add("--wordvec-size", type=whole(1, 10**6), default=110, metavar="D", help="size of the embedding of a symbol")
+    add(
         "--forget-bias",
         type=number_or("uniform", -1e6),
         default=1.0,
         metavar="B",
         help="initial bias of the forget gates, or uniform to draw it from U(0, 1) for each unit",
     )
-    group.add_argument(
+    add(
         "--dropout",
         type=number(0, 0.999),
         default=0.0,
@@ -157,32 +146,32 @@ def _add_network(group: Any) -> None:
     )
 
 
-def _add_learning(group: Any) -> None:
-    group.add_argument(
+def _add_learning(add: Add) -> None:
+    add(
         "--recipe",
         choices=tuple(RECIPES),
         default=DEFAULT_RECIPE,
         help="named set of training settings (docs/model.md)",
     )
-    group.add_argument(
+    add(
         "--learning-rate",
         type=number(0, above=True),
         metavar="R",
         help="maximum learning rate of Adam" + _defaults("learning_rate"),
     )
-    group.add_argument(
+    add(
         "--lr-decay-every",
         type=whole(1),
         metavar="EPOCHS",
         help="number of epochs after which --recipe torch-rnn lowers the learning rate (default: 5)",
     )
-    group.add_argument(
+    add(
         "--lr-decay-factor",
         type=number(0, 1, True),
         metavar="F",
         help="factor by which --recipe torch-rnn multiplies the learning rate (default: 0.5)",
     )
-    group.add_argument(
+    add(
         "--grad-clip",
         type=number(0),
         metavar="G",
@@ -191,25 +180,23 @@ def _add_learning(group: Any) -> None:
     )
 
 
-def _add_length(group: Any) -> None:
-    group.add_argument(
+def _add_length(add: Add) -> None:
+    add(
         "--max-epochs",
         type=number(0, above=True),
         metavar="E",
         help="stop after E epochs (default: 50, unless another limit is given)",
     )
-    group.add_argument("--max-iterations", type=whole(1), metavar="N", help="stop after N iterations")
-    group.add_argument(
-        "--max-minutes", type=number(0, above=True), metavar="M", help="stop after M minutes of training"
-    )
-    group.add_argument(
+    add("--max-iterations", type=whole(1), metavar="N", help="stop after N iterations")
+    add("--max-minutes", type=number(0, above=True), metavar="M", help="stop after M minutes of training")
+    add(
         "--early-stop",
         type=whole(0),
         default=0,
         metavar="N",
         help="stop after N validations without a new lowest loss; 0 for never",
     )
-    group.add_argument(
+    add(
         "--seed",
         type=whole(0, 2**31 - 1),
         default=0,
@@ -218,71 +205,65 @@ def _add_length(group: Any) -> None:
     )
 
 
-def _add_run(group: Any) -> None:
-    group.add_argument(
-        "--run-dir", type=path, metavar="DIR", help="new folder for the run (default: runs/INPUT-001, counting up)"
-    )
-    group.add_argument(
-        "--checkpoint-every", type=whole(1), default=1000, metavar="N", help="number of iterations between checkpoints"
-    )
-    group.add_argument(
+def _add_run(add: Add) -> None:
+    add("--run-dir", type=path, metavar="DIR", help="new folder for the run (default: runs/INPUT-001, counting up)")
+    add("--checkpoint-every", type=whole(1), default=1000, metavar="N", help="number of iterations between checkpoints")
+    add(
         "--keep",
         type=whole(0),
         default=0,
         metavar="N",
         help="number of newest checkpoints to keep besides the best one; 0 for all",
     )
-    group.add_argument(
+    add(
         "--sample-seconds",
         type=number(0),
         default=0.0,
         metavar="S",
         help="seconds of sound to sample at each checkpoint into RUN/samples; 0 for none",
     )
-    group.add_argument(
+    add(
         "--temperature",
         type=numbers(0),
         metavar="LIST",
         help="temperatures for --sample-seconds, such as 0.8,1 (default: 1)",
     )
-    group.add_argument(
+    add(
         "--tensorboard",
         action="store_true",
         help="write losses, learning rate, gradient norm and samples to RUN/tensorboard for TensorBoard",
     )
-    group.add_argument(
+    add(
         "--print-every",
         type=whole(1),
         default=0,
         metavar="N",
         help="print a line every N iterations; 0 for every ten seconds unless a bar is shown",
     )
-    group.add_argument(
-        "--resume", type=path, metavar="RUN", help="resume a run; only a new limit and --device can be given with it"
-    )
-    group.add_argument("--init-from", type=path, metavar="CHECKPOINT", help="start from the weights of another network")
+    add("--resume", type=path, metavar="RUN", help="resume a run; only a new limit and --device can be given with it")
+    add("--init-from", type=path, metavar="CHECKPOINT", help="start from the weights of another network")
 
 
-def _add_hardware(group: Any) -> None:
-    group.add_argument(
+def _add_hardware(add: Add) -> None:
+    add(
         "--device",
         choices=runtime.DEVICES,
         default="auto",
         help="device to train on; auto is a GPU if there is one that can train, else the CPU",
     )
-    group.add_argument(
+    add(
         "--precision",
         choices=runtime.PRECISIONS,
         default="auto",
         help="precision of matrix products; auto is bf16 if the hardware multiplies it, else fp32",
     )
-    group.add_argument(
+    add(
         "--gpu-layers",
         choices=("auto", *GPU_LAYERS),
         default="auto",
         help="backend for recurrent layers on an NVIDIA GPU (docs/model.md); auto is kernel where it can be used",
     )
-    group.add_argument(
+    add(
         "--threads",
         type=whole(0, runtime.MOST_THREADS),
         default=None,

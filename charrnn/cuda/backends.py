@@ -13,7 +13,7 @@ import copy
 import importlib
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,31 +68,23 @@ class Backend:
             self._kernel.failures(self._device).zero_()
 
 
-class Settings(Protocol):
-    """The training settings that the choice of a backend depends on (`charrnn.training.recipe.Settings`)."""
-
-    @property
-    def device(self) -> str:
-        """The device: cpu, cuda or mps."""
-
-    @property
-    def precision(self) -> str:
-        """The precision: fp32 or bf16."""
-
-    @property
-    def gpu_layers(self) -> str:
-        """The name of the backend so far."""
-
-
 def choose(
-    requested: str | None, model: Layers, batch: Callable[[], Batch], settings: Settings, processes: int, quiet: bool
+    requested: str | None,
+    previous: str,
+    model: Layers,
+    batch: Callable[[], Batch],
+    *,
+    device: str,
+    precision: str,
+    processes: int,
+    quiet: bool,
 ) -> str:
     """Return the name of the backend of a run, after one iteration that compares the kernel with torch's layers.
 
     Parameters
     ----------
     requested
-        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep that of the settings, for a
+        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep the ``previous`` one, for a
         run that is resumed.
     model
         On its device; it does not change.
@@ -104,14 +96,13 @@ def choose(
     InputError
         The kernel was requested by name and cannot be used, or the GPU stopped working.
     """
-    name = settings.gpu_layers if requested is None else requested
-    on_gpu = settings.device == "cuda"
-    if name == "torch" or (requested is None and not on_gpu):  # a run keeps its backend while it is on a CPU
+    name = previous if requested is None else requested
+    if name == "torch" or (requested is None and device != "cuda"):  # a run keeps its backend while it is on a CPU
         return name
-    reason = limitation(model, settings)
+    reason = limitation(model, device, precision)
     if name == AUTO and (reason or processes > 1):
         return "torch"
-    reason = reason or smoke_test(model, batch(), settings.precision)
+    reason = reason or smoke_test(model, batch(), precision)
     if not reason:
         log("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
         return "kernel"
@@ -121,13 +112,13 @@ def choose(
     return "torch"
 
 
-def limitation(model: Layers, settings: Settings) -> str:
+def limitation(model: Layers, device: str, precision: str) -> str:
     """Return why the kernel does not support such a run; "" if it does."""
-    if settings.device != "cuda":
-        return f"it is for NVIDIA GPUs, and this run is on {settings.device}"
+    if device != "cuda":
+        return f"it is for NVIDIA GPUs, and this run is on {device}"
     if not all(type(layer) is LSTM for layer in model.layers):
         return f"it computes LSTM layers, and these are {model.config.cell}"
-    if settings.precision == "fp32":
+    if precision == "fp32":
         return "it computes in bf16, and this run is in fp32"
     return ""
 

@@ -60,13 +60,7 @@ def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexp
 
 @triton.jit
 def _weights(  # type: ignore[no-untyped-def]
-    u,
-    first,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    PIECES: tl.constexpr,
-    HELD: tl.constexpr,
-    TURNED: tl.constexpr,
+    u, first, H: tl.constexpr, UNITS: tl.constexpr, PIECES: tl.constexpr, HELD: tl.constexpr, TURNED: tl.constexpr
 ):
     """Load the rows of U (4 H, H) that a program owns, the four gates of a unit next to each other, in pieces
     (4 units, piece), TURNED: (piece, 4 units). The first HELD are in registers; the compiler keeps the others in
@@ -140,14 +134,7 @@ def _settled(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _recurrent(  # type: ignore[no-untyped-def]
-    weights,
-    h,
-    rows,
-    inside,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
+    weights, h, rows, inside, H: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr
 ):
     """Return U h of this program's units, (4 units, rows), from h (N, H) of all."""
     all_h = ()
@@ -265,12 +252,7 @@ def _spread(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _total(  # type: ignore[no-untyped-def]
-    sums,
-    me,
-    there,
-    PROGRAMS: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
+    sums, me, there, PROGRAMS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr
 ):
     """Return the sum of what all programs wrote for this one, (rows, units), always in the same order."""
     tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]

@@ -52,7 +52,6 @@ class FrameTask(TrainingTask):
 
     @classmethod
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
-        """Prepare the recordings and build the network, or load the one of --init-from."""
         old = frame_model.load(options.init_from) if options.init_from else None
         sound = sound_options(options, given, old.rate if old else None)
         data = frame_data.prepare(options.input, run.corpus_file, sound, options.quiet, options.skip_unreadable)
@@ -80,46 +79,38 @@ class FrameTask(TrainingTask):
 
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
-        """Open the recordings and build the network."""
         shape = FrameConfig(**config["model"])
         meta_model(run.resume_file, shape.layers, lambda: FrameRNN(shape), "model.")  # before memory is allocated
         data = frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
         return cls(FrameRNN(shape), data, config, config["val_frac"], config["test_frac"])
 
     def adapted(self, settings: Settings) -> Settings:
-        """Return the settings with the spacing of the taps as sequence length."""
         return replace(settings, seq_length=self.model.config.spacing)
 
     def bits(self, loss: float) -> float:
-        """Convert a loss to bits per 16-bit sample."""
         return self.model.bits(loss)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of samples in each part, without those before the first target of val and test."""
         return {
             name: len(ids) if name == "train" else max(0, len(ids) - self.context.max_lag)
             for name, ids in self.parts.items()
         }
 
     def description(self) -> str:
-        """Describe the window and the loss."""
         config = self.model.config
         seconds = self.context.max_lag / self.metadata["rate"]
         return f"{config.taps} taps {config.spacing:,} samples apart (a window of {seconds:g} s), loss {config.loss}"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> FrameCheckpoint:
-        """Return the checkpoint of an iteration, after its noise is fitted to the recordings."""
         shape_noise(self.model, self.parts["train"])
         metadata = self.metadata
         return FrameCheckpoint(self.model, step, epoch, metadata["rate"], train_loss, sound=metadata.get("sound"))
 
     def baselines(self, quiet: bool) -> dict[str, float]:
-        """Return the bits per sample of FLAC."""
         targets = self.parts["val"][self.context.max_lag :]
         return baselines.measure_frame_baselines(targets, self.metadata["rate"]) if len(targets) else {}
 
     def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
-        """Return a function that writes the samples of a checkpoint."""
         return FrameSampler(run, **options)
 
 
@@ -127,7 +118,6 @@ class FrameSampler(CheckpointSampler):
     """Sampler for frame predictors."""
 
     def write(self, step: int, temperature: float) -> None:
-        """Write one sample."""
         set_threads(self.threads)
         checkpoint = frame_model.load(self.run.checkpoint_file(step))
         left = max(1, round(self.seconds * checkpoint.rate))

@@ -109,11 +109,7 @@ def main_process_only() -> Iterator[None]:
     if is_main():
         yield
         return
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stderr(nowhere),
-        contextlib.redirect_stdout(nowhere),
-    ):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
         yield
 
 
@@ -204,7 +200,6 @@ class _Group(World):
             return True
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Replace tensors by their weighted sums over all processes, in buckets."""
         bucket: list[Tensor] = []
         for tensor in tensors:
             bucket.append(tensor)
@@ -222,11 +217,9 @@ class _Group(World):
             tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, number: float) -> float:
-        """Return the maximum over all processes."""
         return self._all_reduce(number, self._distributed.ReduceOp.MAX)
 
     def all_reduce_sum(self, number: float) -> float:
-        """Return the sum over all processes."""
         return self._all_reduce(number, self._distributed.ReduceOp.SUM)
 
     def _all_reduce(self, number: float, operation: Any) -> float:
@@ -236,7 +229,6 @@ class _Group(World):
         return float(box)
 
     def broadcast(self, number: float) -> float:
-        """Return the number of the main process."""
         box = self._torch.tensor(number, dtype=self._torch.float64)
         with _peer_errors():
             self._distributed.broadcast(box, 0)
@@ -249,7 +241,6 @@ class _Group(World):
         return not self.any(self.broadcast(number) != number)
 
     def gather_state(self, state: State) -> State:
-        """Return the state of the rows of all processes, in the order of ranks. Only the main process gets all."""
         rows = self._torch.zeros(self.size, dtype=self._torch.int64)
         rows[self.rank] = len(state[0][0])
         with _peer_errors():
@@ -268,24 +259,20 @@ class _Group(World):
         return whole
 
     def barrier(self) -> None:
-        """Wait for all other processes, without a timeout."""
         with _peer_errors():
             self._distributed.barrier(self._long_group)
 
     def publish(self, run: str) -> None:
-        """Send the path of the run to the other processes, and to the main process after a restart."""
         with _peer_errors():
             self._store.set(RUN_KEY, os.fsencode(run))
         self.barrier()
 
     def receive(self) -> str:
-        """Wait for the path of the run from the main process, without a timeout."""
         self.barrier()
         with _peer_errors():
             return os.fsdecode(self._store.get(RUN_KEY))
 
     def run_before_restart(self) -> str | None:
-        """Return the path of the run that this job trained before torchrun restarted it, or None."""
         with _peer_errors():
             exists = self._store.check([RUN_KEY])
             return os.fsdecode(self._store.get(RUN_KEY)) if exists else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import bytecodec
 from bytecodec.console import progress
@@ -24,22 +24,6 @@ from charrnn.training.evaluate import in_bits
 from charrnn.training.recipe import LAYER_NORM, Settings
 
 
-class Data(Protocol):
-    """The data of a run, on disk."""
-
-    @property
-    def ids(self) -> Ids:
-        """All symbols or samples, (n,)."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The files that they come from, in order."""
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Files that could not be read."""
-
-
 class TrainingTask(abc.ABC):
     """A network and its data, ready to be trained.
 
@@ -48,7 +32,7 @@ class TrainingTask(abc.ABC):
     model
         The network, which is trained in place.
     data
-        All data.
+        All data of the run on disk: ``ids`` (n,), and the ``names`` of its files and of those that were ``skipped``.
     parts
         ids (n,) of the parts train, val and test.
     context
@@ -61,7 +45,7 @@ class TrainingTask(abc.ABC):
     units: ClassVar[str] = "symbols"  # of the data
 
     def __init__(
-        self, model: Layers, data: Data, parts: Mapping[str, Ids], context: ContextWindow, metadata: Mapping[str, Any]
+        self, model: Layers, data: Any, parts: Mapping[str, Ids], context: ContextWindow, metadata: Mapping[str, Any]
     ) -> None:
         self.model, self.data, self.parts, self.context, self.metadata = model, data, parts, context, metadata
 
@@ -142,7 +126,6 @@ class SymbolTask(TrainingTask):
 
     @classmethod
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
-        """Prepare the corpus and build the network, or load the one of --init-from."""
         old = load(options.init_from) if options.init_from else None
         sound = sound_options(options, given, old.rate if old else None, bool(old and old.encoding == "mulaw"))
         corpus = corpora.prepare(
@@ -177,25 +160,21 @@ class SymbolTask(TrainingTask):
 
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
-        """Open the corpus and build the network."""
         shape = ModelConfig(**config["model"])
         meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")  # before memory is allocated
         corpus = corpora.open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         return cls(CharRNN(shape), corpus, config, config["val_frac"], config["test_frac"])
 
     def description(self) -> str:
-        """Describe the embedding and the vocabulary."""
         config = self.model.config
         return f"embeddings of {config.wordvec_size}, {config.vocab_size} distinct symbols"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
-        """Return the checkpoint of an iteration."""
         made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)
         made.rate, made.encoding, made.sound = self.rate, self.metadata["encoding"], self.metadata.get("sound")
         return made
 
     def baselines(self, quiet: bool) -> dict[str, float]:
-        """Return the bits per symbol of FLAC or bzip2 and of the histogram."""
         val, train = self.parts["val"], self.parts["train"]
         if len(val) < 2:
             return {}
@@ -204,7 +183,6 @@ class SymbolTask(TrainingTask):
             return baselines.measure_baselines(val, train, self.data.vocab, self.rate, mulaw, bar.update)
 
     def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
-        """Return a function that writes the samples of a checkpoint."""
         from charrnn.training.samples import SymbolSampler  # imports engines, which the trainer does not need
 
         return SymbolSampler(run, **options)

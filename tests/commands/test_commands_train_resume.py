@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
     write_sound()
 
 
-@pytest.mark.parametrize("stop_at", [1, 49, 60])
+@pytest.mark.parametrize("stop_at", [49, 60])
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(stop_at):
     flags = [*SMALL, "--max-iterations", "70", "--checkpoint-every", "20", "--dropout", "0.2", "-q"]
     train("sound.txt", *flags, "--run-dir", "whole")
@@ -39,9 +39,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(stop_at):
     assert_same_run("whole", "parts")
 
 
-@pytest.mark.parametrize(
-    ("cell", "precision"), [*((cell, "fp32") for cell in train_flags.CELLS), ("lstmp", "bf16"), ("gru", "bf16")]
-)
+@pytest.mark.parametrize(("cell", "precision"), [*((cell, "fp32") for cell in train_flags.CELLS), ("lstmp", "bf16")])
 def test_every_cell_learns_resumes_exactly_and_samples_from_a_saved_state(cell, precision):
     flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6"]
     flags += ["--learning-rate", "0.02", "--max-iterations", "12", "-q"]
@@ -120,7 +118,7 @@ def test_a_run_that_moves_to_a_gpu_chooses_its_backend_again(monkeypatch, device
     Path("r/config.json").write_text(json.dumps(old))
     requests = []
 
-    def choose(name, *args):
+    def choose(name, *args, **options):
         requests.append(name)
         raise InputError("this test has no GPU")
 
@@ -175,7 +173,7 @@ def test_a_wrong_value_in_config_json_is_rejected(capsys):
 # Interruptions of symbols and frames
 
 
-@pytest.mark.parametrize(("flags", "iteration"), [(SMALL, 3), (FRAMES, 3), (FRAMES, 6)])
+@pytest.mark.parametrize(("flags", "iteration"), [(SMALL, 3), (FRAMES, 6)])
 def test_a_sample_that_ctrl_c_interrupts_is_written_when_the_run_is_resumed(monkeypatch, flags, iteration):
     flags = [*flags, "--max-iterations", "6", "--checkpoint-every", "3", "--sample-seconds", "0.1", "-q"]
     train("sound.wav", *flags, "--run-dir", "whole")

@@ -92,6 +92,6 @@ def run_on_gpu(device, *sizes):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here")
-@pytest.mark.parametrize("sizes", [(50, 50, 680), (17, 20, 133), (256, 10, 512)])
+@pytest.mark.parametrize("sizes", [(50, 50, 680), (17, 20, 133)])
 def test_on_a_gpu_errors_are_at_most_twice_those_of_plain_torch(sizes):
     run_on_gpu("cuda", *sizes)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from charrnn.models.cells import LSTMP, unrolled
 from charrnn.models.projected_lstm import projected_lstm
@@ -76,21 +75,6 @@ def test_inputs_without_gradients_get_none():
     y.sum().backward()
     assert x.grad is None
     assert all(w.grad is not None for w in weights(layer))
-
-
-def test_training_torchs_own_layer_gives_the_same_weights():
-    layer, x, _ = layer_and_inputs()
-    other = nn.LSTM(D, H, batch_first=True, proj_size=P).double()
-    other.load_state_dict(layer.state_dict())
-    other.bias_hh_l0.requires_grad_(False)
-    for one in (layer, other):
-        learning = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.1)
-        for _ in range(5):
-            y = one(x.detach(), layer.initial_state(N))[0] if one is layer else one(x.detach())[0]
-            learning.zero_grad()
-            (y - 1).square().sum().backward()
-            learning.step()
-    torch.testing.assert_close(list(layer.parameters()), list(other.parameters()))
 
 
 def test_each_thread_of_the_pool_uses_one_thread_and_torchs_number_is_unchanged(monkeypatch):

@@ -37,7 +37,7 @@ def plain(model, ids):
     return math.fsum(nats) / count
 
 
-@pytest.mark.parametrize("n", [2, 50, 51, 101, 777])
+@pytest.mark.parametrize("n", [2, 51, 777])
 def test_the_loss_is_the_mean_over_all_symbols_except_the_first(tiny_model, n):
     assert evaluate(tiny_model, symbols(n)) == pytest.approx(plain(tiny_model, symbols(n)), rel=1e-5)
 
@@ -50,7 +50,7 @@ def test_the_loss_is_the_same_for_any_number_of_steps(tiny_model, n, steps):
         assert evaluate(tiny_model, symbols(n)) == pytest.approx(plain(tiny_model, symbols(n)), rel=1e-5)
 
 
-@pytest.mark.parametrize(("n", "symbols_at_once"), [(40, 1), (149, 49), (777, 50), (777, 120)])
+@pytest.mark.parametrize(("n", "symbols_at_once"), [(40, 1), (149, 49), (777, 120)])
 def test_the_loss_is_the_same_in_pieces_of_any_size(tiny_model, monkeypatch, n, symbols_at_once):
     whole, sizes, loss = evaluate(tiny_model, symbols(n)), [], tiny_model.loss
     monkeypatch.setattr(models, "MOST_LOGITS", 7 * symbols_at_once)
@@ -109,9 +109,3 @@ def test_the_loss_of_an_untrained_network_is_near_the_logarithm_of_the_number_of
 
 def test_the_loss_in_bf16_is_near_that_in_fp32(tiny_model):
     assert evaluate(tiny_model, symbols(500), "bf16") == pytest.approx(evaluate(tiny_model, symbols(500)), abs=0.01)
-
-
-def test_a_trained_network_is_better_on_its_training_data(trained, tone):
-    learnt = evaluate(trained.model, tone[:8000])
-    noise = evaluate(trained.model, np.random.default_rng(0).permutation(tone[:8000]))
-    assert learnt < noise - 0.5

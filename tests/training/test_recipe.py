@@ -31,8 +31,6 @@ def test_the_settings_of_a_recipe_are_the_same_after_config_json(name):
 @pytest.mark.parametrize(
     ("stored", "backend"),
     [
-        ({"gpu_layers": "kernel"}, "kernel"),
-        ({}, "torch"),
         ({"pad_units": 64}, "torch"),
         ({"gpu_layers": "overlapped"}, "torch"),
         ({"gpu_layers": "kernel-overlapped"}, "kernel"),
@@ -73,7 +71,6 @@ def test_the_warm_up_of_a_short_run_is_at_most_a_twentieth_of_it():
     [
         ({"schedule": "linear"}, "schedule"),
         ({"gpu_layers": "auto"}, "gpu_layers"),
-        ({"warmup": -1}, "warmup"),
         ({"batch_size": True}, "batch_size"),
         ({"weight_decay": "much"}, "weight_decay"),
         ({"average": 1}, "average"),
@@ -92,7 +89,6 @@ def test_a_wrong_setting_is_named(changes, word):
         ({"max_epochs": 2}, 38),
         ({"max_epochs": 1e-12}, 1),
         ({"max_epochs": 3, "max_iterations": 5}, 5),
-        ({"max_epochs": None, "max_iterations": 5}, 5),
         ({"max_epochs": None, "max_minutes": 1}, None),
     ],
 )

@@ -7,18 +7,7 @@ import sys
 
 import pytest
 import torch
-from tiny_runs import (
-    ITERATIONS,
-    PARTS,
-    SETTINGS,
-    VARIANTS,
-    Recorder,
-    changed,
-    finish,
-    result,
-    tiny_task,
-    trainer,
-)
+from tiny_runs import ITERATIONS, PARTS, SETTINGS, VARIANTS, Recorder, changed, finish, result, tiny_task, trainer
 
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import build
@@ -45,7 +34,7 @@ class StopAt:
 
 # The loop asks after each iteration, 42 times, and each validation of two steps twice. Question 7 is the first one of a
 # validation, 55 the last of all.
-@pytest.mark.parametrize("question", [0, 6, 7, 8, 9, 23, 55])
+@pytest.mark.parametrize("question", [0, 7, 8, 23, 55])
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, uninterrupted, question):
     first = trainer(tmp_path)
     first.train(StopAt(question))
@@ -56,7 +45,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, un
     assert result(tmp_path) == uninterrupted("fp32")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["bf16", "modern", "keep"])
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, uninterrupted, variant):
     settings, dropout = VARIANTS[variant]
     for starts in itertools.count(1):
@@ -124,7 +113,7 @@ def fail(folder, iteration, settings=SETTINGS, **options):
         trainer(folder, settings, OutOfMemory(iteration), **options).train()
 
 
-@pytest.mark.parametrize(("variant", "iteration"), [("fp32", 7), ("modern", 21), ("keep", 42)])
+@pytest.mark.parametrize(("variant", "iteration"), [("modern", 7), ("keep", 42)])
 def test_a_validation_that_fails_loses_nothing_and_is_repeated(tmp_path, uninterrupted, variant, iteration):
     settings, dropout = VARIANTS[variant]
     fail(tmp_path, iteration, settings, dropout=dropout)
@@ -191,7 +180,7 @@ def sample(folder, sampler, **options):
     return made
 
 
-@pytest.mark.parametrize(("size", "iteration"), [(120, 14), (120, 42), (0, 14)])
+@pytest.mark.parametrize(("size", "iteration"), [(120, 42), (0, 14)])
 def test_a_sample_that_was_interrupted_is_written_before_training_continues(tmp_path, size, iteration):
     parts = PARTS | {"val": PARTS["val"][:size]}
     first, second, events = Sampler(iteration), Sampler(), []

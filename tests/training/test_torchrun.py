@@ -157,9 +157,7 @@ def test_without_restarts_a_killed_process_is_reported_once_and_the_run_can_be_r
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize(
-    ("receiver", "number"), [("torchrun", signal.SIGINT), (0, signal.SIGTERM), (1, signal.SIGINT), (1, signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("receiver", "number"), [("torchrun", signal.SIGINT), (0, signal.SIGTERM), (1, signal.SIGINT)])
 def test_a_signal_to_any_process_saves_and_stops_all(here, receiver, number):
     with Job("sound.txt", *SMALL, "--max-iterations", "100000", "--run-dir", "r") as job:
         wait_for("r/checkpoints/00000020.safetensors")
@@ -198,9 +196,7 @@ def test_two_agents_as_on_two_hosts_restart_together(here):
     ("flags", "message"),
     [
         (["sound.txt", "--batch-size", "1"], "--batch-size 1 is too few rows for 2 processes"),
-        (["nothing.txt"], "there is no nothing.txt"),
         (["sound.txt", "--bogus"], "unrecognized arguments: --bogus"),
-        (["--resume", "none"], "there is no run none"),
     ],
 )
 def test_an_error_is_reported_once(here, flags, message):
