@@ -20,7 +20,7 @@ def log_plan(trainer: Trainer, config: dict[str, Any], quiet: bool) -> None:
     log(f"network   {_network(trainer)}", quiet)
     log(f"data      {', '.join(config['inputs'])}: {config['symbols']:,} {task.units}{length}; {parts}", quiet)
     if bits := config.get("yardsticks"):  # missing in runs of older versions
-        log(f"baseline  the validation part takes {baselines.sentence(bits)}", quiet)
+        log(f"baseline  validation part: {baselines.sentence(bits)}", quiet)
     log(f"training  {_training(trainer, config['threads'])}", quiet)
     log(f"run       {trainer.run.path}", quiet)
     if len(task.parts["val"]) <= task.context.max_lag:

@@ -124,7 +124,7 @@ def limitation(model: Layers, device: str, precision: str) -> str:
 
 
 def smoke_test(model: Layers, batch: Batch, precision: str) -> str:
-    """Compare loss and gradient of a batch with those of torch's layers; return what is wrong, "" if nothing.
+    """Compare loss and gradient of a batch with those of torch's layers; return the difference, "" if they agree.
 
     The kernel is compiled for this GPU by this version of Triton, and the combination may be untested.
     """

@@ -148,8 +148,7 @@ def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
     ----------
     smooth_init
         Whether the rows of embedding and output are initialised as smooth functions of the id, instead of independently
-        as in torch-rnn. If ids are amplitudes, what is learnt about one then applies to its neighbours from the first
-        iteration.
+        as in torch-rnn. If ids are amplitudes, an update for one id then also applies to its neighbours.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

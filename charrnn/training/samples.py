@@ -18,7 +18,7 @@ CHUNK = 256  # symbols per call of the engine, between which sampling can be sto
 class CheckpointSampler(abc.ABC):
     """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
-    Each sample starts from the zero state and has the same seed, so that samples differ only by what was learnt.
+    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights.
 
     Parameters
     ----------

@@ -34,6 +34,15 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, float(settings.beta2)), fused=True, capturable=on_gpu)
 
 
+def make_step(
+    model: Layers, optimizer: torch.optim.Optimizer, settings: Settings, backend: Backend, reduce: Reduce | None
+) -> Step:
+    """Return a step, which is a CUDA graph on an NVIDIA GPU unless gradients are reduced over several processes."""
+    if reduce is None and graphs.graphs_enabled(settings.device):
+        return GraphedStep(model, optimizer, settings, backend=backend)
+    return Step(model, optimizer, settings, reduce, backend)
+
+
 class Step:
     """A function that trains a network on one batch per call.
 
@@ -44,7 +53,7 @@ class Step:
     settings
         Precision, device, and how the gradient is clipped.
     reduce
-        Replaces gradients and loss by their means over all processes.
+        Replaces gradients and loss by their means over all processes; None for a single process.
     backend
         The backend that is installed in the network; None for torch's layers.
     """
@@ -54,7 +63,7 @@ class Step:
         model: Layers,
         optimizer: torch.optim.Optimizer,
         settings: Settings,
-        reduce: Reduce = lambda tensors: None,
+        reduce: Reduce | None = None,
         backend: Backend | None = None,
     ) -> None:
         self.model, self.optimizer, self.settings, self.reduce = model, optimizer, settings, reduce
@@ -90,7 +99,8 @@ class Step:
         (loss * self.scale if self.scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
         loss = self.backend.mask(loss.detach())
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.reduce([*gradients, loss])
+        if self.reduce:
+            self.reduce([*gradients, loss])
         norm = nn.utils.get_total_norm(gradients) / self.scale
         outcome = torch.stack((loss, norm))
         self._clip(gradients, norm)

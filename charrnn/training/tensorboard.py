@@ -97,7 +97,7 @@ class TensorBoard(Listener):
 
 @contextlib.contextmanager
 def utf8_name(folder: Path) -> Iterator[str]:
-    """Yield a name of a folder that is UTF-8, the only encoding in which TensorBoard takes names.
+    """Yield a name of a folder that is UTF-8, the only encoding of names that TensorBoard supports.
 
     Where the folder's own name is not, it is the name of a file descriptor of the folder.
     """

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from bytecodec.errors import InputError
-from charrnn.cuda import graphs
 from charrnn.cuda.backends import Backend
-from charrnn.cuda.device_batches import DeviceBatches, fits
+from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
@@ -32,7 +31,7 @@ from charrnn.training.evaluate import evaluate
 from charrnn.training.listener import Listener
 from charrnn.training.recipe import Settings, learning_rate
 from charrnn.training.state import TrainState
-from charrnn.training.step import GraphedStep, Step, make_optimizer
+from charrnn.training.step import make_optimizer, make_step
 
 if TYPE_CHECKING:
     from charrnn.training.task import TrainingTask
@@ -93,10 +92,12 @@ class Trainer:
         self.batches = ContiguousBatches(
             task.parts["train"], rows, settings.seq_length, world.rank, world.size, task.context
         )
-        self.source = self._make_source()
+        self.source = place_batches(task.parts["train"], self.batches, rows, settings.device)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(self.model, settings)
-        self.step = self._make_step()
+        share = self.batches.rows / rows
+        reduce = None if world.size == 1 else lambda tensors: world.average(tensors, share)
+        self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
         self.ema = EMA(self.parameters, settings.average) if settings.average else None
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         self.pending: list[Pending] = []
@@ -112,20 +113,6 @@ class Trainer:
                 self.state.checkpointed = max(self.state.checkpointed, int(self.val_log.last["iteration"]))
         self.iterations = settings.iterations(self.batches.row_length)
         self.stale = count_stale(run)
-
-    def _make_source(self) -> ContiguousBatches | DeviceBatches:
-        """Return the source of batches, which is on the GPU if there is one with enough memory."""
-        ids = self.task.parts["train"]
-        if self.settings.device == "cuda" and fits(ids):
-            return DeviceBatches(ids, self.batches, self.settings.batch_size, self.settings.device)
-        return self.batches
-
-    def _make_step(self) -> Step:
-        model, optimizer, settings = self.model, self.optimizer, self.settings
-        if self.world.size == 1 and graphs.graphs_enabled(settings.device):
-            return GraphedStep(model, optimizer, settings, backend=self.backend)
-        share = self.batches.rows / settings.batch_size
-        return Step(model, optimizer, settings, lambda tensors: self.world.average(tensors, share), self.backend)
 
     @property
     def epoch(self) -> float:
