@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(minutes=10)  # for one collective operation; a process that misses it is considered hung
 LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its death is still detected
+HEAD_START = 5.0  # seconds for the main process to report a wrong command line before the others end
 BUCKET = 1 << 24  # numbers (64 MB) that are averaged at a time
 RUN_KEY = "charrnn/run"  # path of this job's run, in the store that outlives torchrun's restarts
 
@@ -105,12 +106,19 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def main_process_only() -> Iterator[None]:
-    """Discard the output of the block in all processes except the main one."""
+    """Discard the output of the block in all processes except the main one.
+
+    If the block exits with an error, the others exit later, since torchrun stops all processes when one fails.
+    """
     if is_main():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
-        yield
+        try:
+            yield
+        except SystemExit as error:
+            time.sleep(HEAD_START if error.code else 0)
+            raise
 
 
 @contextlib.contextmanager
