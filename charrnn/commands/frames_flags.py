@@ -1,4 +1,4 @@
-"""What --frames changes on the command line of charrnn-train: its flags, defaults, presets and what it refuses."""
+"""The flags of charrnn-train for frame predictors, their defaults and presets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from bytecodec.console import Parser, wrong_command_line
 from charrnn.commands.flags import whole
 
-LOSSES = ("mse", "gaussian")  # charrnn.frames.model has them too, but loads torch
+LOSSES = ("mse", "gaussian")  # those of charrnn.frames.model, which imports torch
 FLAGS = ("preset", "frame_taps", "loss")
-DEFAULTS: dict[str, Any] = {  # other than those of a character network
+DEFAULTS: dict[str, Any] = {  # that differ from those of a character network
     "rate": 16000,
     "rnn_size": 300,
     "layers": 2,
@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = {  # other than those of a character network
     "loss": "mse",
     "precision": "fp32",
 }
-PRESETS: dict[str, dict[str, Any]] = {  # the blog's, but for the batches
+PRESETS: dict[str, dict[str, Any]] = {  # of the blog (docs/model.md), except for the batches
     "day12": {
         "cell": "lstm",
         "rnn_size": 300,
@@ -31,14 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # the blog's, but for the batches
         "learning_rate": 2e-3,
         "max_epochs": 128.0,
     },
-    "finale": {
-        "cell": "lstmp",
-        "rnn_size": 512,
-        "layers": 1,
-        "frame_taps": 240,
-        "seq_length": 4000,
-        "batch_size": 32,
-    },
+    "finale": {"cell": "lstmp", "rnn_size": 512, "layers": 1, "frame_taps": 240, "seq_length": 4000, "batch_size": 32},
 }
 FOREIGN = ("mulaw", "wordvec_size", "encoding", "table")  # flags of a character network
 
@@ -49,29 +42,33 @@ def add(p: Parser) -> None:
     group.add_argument(
         "--frames",
         action="store_true",
-        help="train a frame predictor of 16-bit samples, --seq-length apart. Its defaults are --rate 16000 "
-        "--rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
+        help="train a frame predictor of 16-bit samples, whose inputs are --seq-length samples apart. Its defaults are "
+        "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
-    group.add_argument("--preset", choices=tuple(PRESETS), help="settings of one of two experiments of 2016")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="settings of an experiment of 2016 (docs/model.md)")
     group.add_argument(
-        "--frame-taps", type=whole(1, 10**6), metavar="N", help="number of samples in the input of a step (default: 40)"
+        "--frame-taps",
+        type=whole(1, 10**6),
+        metavar="N",
+        help="number of samples that are the input of a step (default: 40)",
     )
     group.add_argument(
         "--loss",
         choices=LOSSES,
-        help="loss of a frame predictor: mean squared error, or the likelihood of a normal density (default: mse)",
+        help="loss of a frame predictor: mse is the mean squared error, gaussian the negative logarithm of a normal "
+        "density (default: mse)",
     )
 
 
 def settle(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Refuse what does not go with or without --frames, and fill in its defaults."""
+    """Reject flags that cannot be combined with --frames, or need it, and fill in its defaults."""
     if not args.frames:
         if foreign := [name for name in FLAGS if name in named]:
             wrong_command_line(p, f"--{foreign[0].replace('_', '-')} goes with --frames.")
         return
     if foreign := [name for name in FOREIGN if name in named]:
         flag = "--" + foreign[0].replace("_", "-")
-        wrong_command_line(p, f"{flag} is for networks of symbols: leave it out, or --frames.")
+        wrong_command_line(p, f"{flag} is for networks of symbols: leave it or --frames out.")
     chosen = PRESETS.get(args.preset, {})
     if args.max_iterations is not None or args.max_minutes is not None:
         chosen = {name: value for name, value in chosen.items() if name != "max_epochs"}

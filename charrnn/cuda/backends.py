@@ -3,7 +3,7 @@
     torch    torch's layers, which are cuDNN's: all cells, precisions and sizes
     kernel   a persistent kernel in Triton (`charrnn.cuda.lstm`): LSTM layers in bf16 that fit on the GPU
 
-Both are the same network up to rounding. Where the kernel fits, it is the faster one: an iteration of 3x680 at 50 x 50
+Both compute the same network up to rounding. Where the kernel fits, it is faster: an iteration of 3x680 at 50 x 50
 takes half as long on an H200 (docs/benchmarks.md). Validation and sampling always use torch's layers.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,6 @@ from bytecodec.errors import InputError, first_line
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
 from charrnn.runtime import autocast
-from charrnn.training.recipe import Settings
-from charrnn.training.step import kernel_failed, loss_scale
 
 AUTO = "auto"
 TOLERANCE = 0.05  # relative difference of losses and of gradients, several times that of rounding to bf16
@@ -31,15 +30,61 @@ TOLERANCE = 0.05  # relative difference of losses and of gradients, several time
 Batch = tuple[Tensor, Tensor]  # x (N, ·) and y (N, T), on the device
 
 
-def choose(
-    asked: str | None, model: Layers, batch: Callable[[], Batch], settings: Settings, processes: int, quiet: bool
-) -> str:
-    """Return the backend of a run, after one iteration that compares the kernel with torch's layers.
+class Backend:
+    """Computation of the recurrent layers of a network in training mode.
 
     Parameters
     ----------
-    asked
-        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep that of the settings, for a
+    name
+        ``torch`` or ``kernel``.
+    """
+
+    def __init__(self, name: str = "torch") -> None:
+        # Imported here because it imports Triton.
+        self._kernel: Any = importlib.import_module("charrnn.cuda.lstm") if name == "kernel" else None
+
+    def install(self, model: Layers) -> None:
+        """Make the LSTM layers of a network use this backend in place of any other."""
+        self._device = next(model.parameters()).device
+        for layer in model.layers:
+            if isinstance(layer, LSTM):
+                layer.training_function = self._kernel.kernel_lstm if self._kernel else None
+
+    def mask(self, loss: Tensor) -> Tensor:
+        """Return a loss, or NaN if the kernel has failed. Does not wait for the device."""
+        return (
+            loss
+            if self._kernel is None
+            else loss.masked_fill(self._kernel.failures(self._device).ne(0).any(), math.nan)
+        )
+
+    def failed(self) -> bool:
+        """Return whether the kernel has failed in any step. Waits for the device."""
+        return self._kernel is not None and bool(self._kernel.failures(self._device).ne(0).any())
+
+    def clear_failures(self) -> None:
+        """Forget the failures so far."""
+        if self._kernel:
+            self._kernel.failures(self._device).zero_()
+
+
+def choose(
+    requested: str | None,
+    previous: str,
+    model: Layers,
+    batch: Callable[[], Batch],
+    *,
+    device: str,
+    precision: str,
+    processes: int,
+    quiet: bool,
+) -> str:
+    """Return the name of the backend of a run, after one iteration that compares the kernel with torch's layers.
+
+    Parameters
+    ----------
+    requested
+        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep the ``previous`` one, for a
         run that is resumed.
     model
         On its device; it does not change.
@@ -49,83 +94,84 @@ def choose(
     Raises
     ------
     InputError
-        The kernel was asked for by name and cannot be used, or the GPU stopped working.
+        The kernel was requested by name and cannot be used, or the GPU stopped working.
     """
-    backend = settings.gpu_layers if asked is None else asked
-    on_gpu = settings.device == "cuda"
-    if backend == "torch" or (asked is None and not on_gpu):  # a run keeps its backend while it is on a CPU
-        return backend
-    limit = limitation(model, settings)
-    if backend == AUTO and (limit or processes > 1):
+    name = previous if requested is None else requested
+    if name == "torch" or (requested is None and device != "cuda"):  # a run keeps its backend while it is on a CPU
+        return name
+    reason = limitation(model, device, precision)
+    if name == AUTO and (reason or processes > 1):
         return "torch"
-    reason = limit or smoke_test(model, batch(), settings)
+    reason = reason or smoke_test(model, batch(), precision)
     if not reason:
         log("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
         return "kernel"
-    if asked == "kernel":
+    if requested == "kernel":
         raise InputError(f"--gpu-layers kernel is not possible here ({reason}): leave it out, or use torch.")
     log(f"the kernel for LSTM layers cannot be used here ({reason}): training uses torch's layers.")
     return "torch"
 
 
-def limitation(model: Layers, settings: Settings) -> str:
-    """Return why the kernel is not made for such a run; "" if it is."""
-    if settings.device != "cuda":
-        return f"it is for NVIDIA GPUs, and this run is on {settings.device}"
+def limitation(model: Layers, device: str, precision: str) -> str:
+    """Return why the kernel does not support such a run; "" if it does."""
+    if device != "cuda":
+        return f"it is for NVIDIA GPUs, and this run is on {device}"
     if not all(type(layer) is LSTM for layer in model.layers):
         return f"it computes LSTM layers, and these are {model.config.cell}"
-    if settings.precision == "fp32":
+    if precision == "fp32":
         return "it computes in bf16, and this run is in fp32"
     return ""
 
 
-def smoke_test(model: Layers, batch: Batch, settings: Settings) -> str:
-    """Compare loss and gradient of a batch with those of torch's layers; return what is wrong, "" if nothing.
+def smoke_test(model: Layers, batch: Batch, precision: str) -> str:
+    """Compare loss and gradient of a batch with those of torch's layers; return the difference, "" if they agree.
 
-    The kernel is compiled for the GPU at hand, by the Triton at hand, and neither may have been tried before.
+    The kernel is compiled for this GPU by this version of Triton, and the combination may be untested.
     """
-    loss, gradient = _loss_and_gradient("torch", model, batch, settings)
+    expected_loss, expected_gradient = _loss_and_gradient("torch", model, batch, precision)
     try:
-        _kernel().check_size(len(batch[0]), model.config.rnn_size, batch[0].device)
-        its_loss, its_gradient = _loss_and_gradient("kernel", model, batch, settings)
+        check_size = importlib.import_module("charrnn.cuda.lstm").check_size
+        check_size(len(batch[0]), model.config.rnn_size, batch[0].device)
+        loss, gradient = _loss_and_gradient("kernel", model, batch, precision)
     except Exception as error:  # any error of a compiler or a driver
         _check_gpu(error)
         return first_line(error)
-    difference = float((its_gradient - gradient).norm() / gradient.norm())
-    if abs(its_loss - loss) <= TOLERANCE * max(1.0, loss) and difference <= TOLERANCE:
+    difference = float((gradient - expected_gradient).norm() / expected_gradient.norm())
+    if abs(loss - expected_loss) <= TOLERANCE * max(1.0, expected_loss) and difference <= TOLERANCE:
         return ""
-    return (
-        f"its loss is {its_loss:.4g} and torch's {loss:.4g}, and its gradient differs by {difference:.2g} of its norm"
-    )
+    return f"loss {loss:.4g} instead of {expected_loss:.4g}, gradient different by {difference:.2g} of its norm"
 
 
-def set_backend(model: Layers, backend: str) -> None:
-    """Have a network use a backend while it trains."""
-    kernel = _kernel() if backend == "kernel" else None
-    for layer in model.layers:
-        if isinstance(layer, LSTM):
-            layer.backend = kernel.kernel_lstm if kernel else None
-    model.failures = kernel.failures if kernel else None
+def loss_scale(precision: str, device: str, symbols: int) -> float:
+    """Return the factor of the loss in the backward pass: a power of two near the number of symbols of a batch.
+
+    On a GPU, torch's autocast computes recurrent layers in fp16 (PyTorch's AutocastRNN.cpp), whose smallest positive
+    number is 6e-8. Gradients of a mean over N T symbols can be smaller; those of the sum are not. A power of two
+    changes no digit of other numbers.
+    """
+    if device != "cuda" or precision == "fp32":
+        return 1.0
+    return 2.0 ** round(math.log2(symbols))
 
 
-def _loss_and_gradient(backend: str, model: Layers, batch: Batch, settings: Settings) -> tuple[float, Tensor]:
+def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -> tuple[float, Tensor]:
     """Return the loss of a batch after a random state, without dropout, and its gradient as one vector."""
-    copied = copy.deepcopy(model)
-    copied.to(settings.device)  # makes cuDNN's weights contiguous again
+    x, y = batch
+    copied = copy.deepcopy(model).to(x.device)  # makes cuDNN's weights contiguous again
     copied.train()
     copied.dropout.p = 0.0
-    set_backend(copied, backend)
-    random = torch.Generator(batch[0].device).manual_seed(0)
+    backend = Backend(name)
+    backend.install(copied)
+    random = torch.Generator(x.device).manual_seed(0)
     state = tuple(
-        tuple(tensor.uniform_(-1, 1, generator=random) for tensor in layer)
-        for layer in copied.initial_state(len(batch[0]))
+        tuple(tensor.uniform_(-1, 1, generator=random) for tensor in layer) for layer in copied.initial_state(len(x))
     )
-    with autocast(settings.precision, settings.device):
-        loss, _ = copied.loss(*batch, state)
-    scale = loss_scale(settings)
+    with autocast(precision, x.device.type):
+        loss, _ = copied.loss(x, y, state)
+    scale = loss_scale(precision, x.device.type, y.numel())
     (loss * scale).backward()  # type: ignore[no-untyped-call]
-    if kernel_failed(copied):
-        _kernel().failures(loss.device).zero_()
+    if backend.failed():
+        backend.clear_failures()
         raise RuntimeError("a barrier of it timed out")
     gradients = [p.grad.flatten() for p in copied.parameters() if p.grad is not None]
     return float(loss.detach()), torch.cat(gradients) / scale
@@ -142,8 +188,3 @@ def _check_gpu(error: Exception) -> None:
             f"the GPU stopped working when its kernel for LSTM layers was tried ({first_line(error)}): "
             "start again with --gpu-layers torch."
         ) from error
-
-
-def _kernel() -> Any:
-    """Return the kernel's module, which imports Triton."""
-    return importlib.import_module("charrnn.cuda.lstm")

@@ -1,4 +1,4 @@
-"""Batches from a copy of the training part in a GPU's memory, so that no batch waits for the host."""
+"""Batches from a copy of the training part in a GPU's memory, which need no transfer from the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from charrnn.data.batches import ContiguousBatches
 from charrnn.data.vocab import Ids
 
 BLOCK = 1 << 26  # symbols that are copied at a time
-SHARE = 0.5  # of the free memory, at most
+SHARE = 0.5  # maximum fraction of the free memory
 
 
 class DeviceBatches:
@@ -27,30 +27,33 @@ class DeviceBatches:
     """
 
     def __init__(self, ids: Ids, batches: ContiguousBatches, rows: int, device: str) -> None:
-        dtype = torch.from_numpy(np.empty(0, _kept_as(ids))).dtype
+        dtype = torch.from_numpy(np.empty(0, _device_dtype(ids))).dtype
         table = torch.empty(len(ids), dtype=dtype, device=device)
         for start in range(0, len(ids), BLOCK):
-            block = ids[start : start + BLOCK].astype(_kept_as(ids))
+            block = ids[start : start + BLOCK].astype(_device_dtype(ids))
             table[start : start + BLOCK] = torch.from_numpy(block)
-        self._length, self._reach = batches.row_length, batches.context
-        shape = (rows, self._length + self._reach.max_lag)
+        self._length, self._context = batches.row_length, batches.context
+        shape = (rows, self._length + self._context.max_lag)
         self._rows = table.as_strided(shape, (self._length, 1))[batches.own]
         self._dtype = dtype if dtype == torch.int16 else torch.int64
 
     def at(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
         """Return what `ContiguousBatches.at` returns, on the device."""
         start = position % self._length
-        piece = self._rows[:, start : start + self._reach.max_lag + steps]
-        x, y = piece[:, : piece.shape[1] - self._reach.min_lag], piece[:, self._reach.max_lag :]
+        piece = self._rows[:, start : start + self._context.max_lag + steps]
+        x, y = piece[:, : piece.shape[1] - self._context.min_lag], piece[:, self._context.max_lag :]
         return x.to(self._dtype), y.to(self._dtype)
 
 
-def fits(ids: Ids) -> bool:
-    """Return whether a part leaves enough memory of the GPU for training."""
+def place_batches(ids: Ids, batches: ContiguousBatches, rows: int, device: str) -> ContiguousBatches | DeviceBatches:
+    """Return the same batches on an NVIDIA GPU that has enough memory for them, and otherwise as they are."""
+    if device != "cuda":
+        return batches
     free, _ = torch.cuda.mem_get_info()
-    return len(ids) * _kept_as(ids).itemsize <= SHARE * free
+    fits = len(ids) * _device_dtype(ids).itemsize <= SHARE * free
+    return DeviceBatches(ids, batches, rows, device) if fits else batches
 
 
-def _kept_as(ids: Ids) -> np.dtype[np.generic]:
+def _device_dtype(ids: Ids) -> np.dtype[np.generic]:
     """Return the type on the device: uint8 and int16 as they are, others as int32."""
     return ids.dtype if ids.dtype in (np.uint8, np.int16) else np.dtype(np.int32)

@@ -5,7 +5,7 @@ rejects a grid that does not fit. A barrier is an integer in the GPU's memory, z
 every program adds one. A program that waits until it is a multiple of their number has waited for all of them. Arriving
 and waiting are separate functions, so that a program can do independent work in between.
 
-Waiting is limited: a program that reaches the limit of spins goes on, with wrong numbers, and the kernel must report
+Waiting is limited: a program that reaches the limit of spins continues with wrong numbers, and the kernel must report
 that.
 """
 
@@ -69,5 +69,5 @@ def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no
     left = spins
     while (seen(barrier, ONE) < arrivals) & (left > 0):
         left -= 1
-    tl.debug_barrier()  # no thread goes on before the first one has seen the arrivals
+    tl.debug_barrier()  # no thread continues before the first one has seen the arrivals
     return tl.where(left > 0, spins, 0)

@@ -1,7 +1,7 @@
 """LSTM layers for training on an NVIDIA GPU, by the kernels of `charrnn.cuda.lstm_kernels`.
 
-A kernel computes what depends on the step before. One matrix product over all steps precedes the kernel of the forward
-pass, and three follow that of the backward pass.
+The kernels compute only the recurrence. One matrix product over all steps precedes the kernel of the forward pass, and
+three follow that of the backward pass.
 
 Tensors inside are time-major, (T, N, ...), so that products read what the kernels wrote without a copy.
 """
@@ -35,7 +35,7 @@ def kernel_lstm(
     """Return outputs (N, T, H) of a layer for x (N, T, D), and its state h and c after them, (N, H) each.
 
     Under autocast products and outputs have its precision; sums and the state are fp32. It can be captured as a CUDA
-    graph after it has run once. `failures` tells whether the result is valid.
+    graph after it has run once. The result is valid if `failures` is zero.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class _KernelLSTM(torch.autograd.Function):
         n, steps, inputs = x.shape
         units = weight_hh.shape[1]
         with torch.autocast(x.device.type, enabled=False):
-            rows, w, u = _by_time(x, inside), _aligned(weight_ih, inside), weight_hh.to(inside)
+            rows, w, u = _time_major(x, inside), _aligned(weight_ih, inside), weight_hh.to(inside)
             gates_x = (rows @ w.t()).view(steps, n, GATES, units)
             h, c = h.float().contiguous(), c.float().contiguous()
             outputs, h, c, gates, cells = run_forward(layout, gates_x, u, bias.float(), h, c, keep)
@@ -115,7 +115,7 @@ class _KernelLSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Backpropagation through time: see `charrnn.models.projected_lstm`, whose layers have R besides."""
+        """Backpropagate through time: see `charrnn.models.projected_lstm`, whose layers also have R."""
         rows, w, u, outputs, gates, cells = ctx.saved_tensors
         steps, n, _, units = gates.shape
         y_grad, h_grad, c_grad = grads
@@ -135,7 +135,7 @@ class _KernelLSTM(torch.autograd.Function):
         return x_grad, h0_grad, c0_grad, w_grad, u_grad, bias_grad.flatten(), None, None, None
 
 
-def _by_time(x: Tensor, inside: torch.dtype) -> Tensor:
+def _time_major(x: Tensor, inside: torch.dtype) -> Tensor:
     """Return inputs (N, T, D) as a matrix of T N rows; a view of the outputs of a layer below if they are aligned."""
     return _aligned(x.to(inside).transpose(0, 1).flatten(0, 1), inside)
 

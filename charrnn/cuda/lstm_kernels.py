@@ -60,13 +60,7 @@ def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexp
 
 @triton.jit
 def _weights(  # type: ignore[no-untyped-def]
-    u,
-    first,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    PIECES: tl.constexpr,
-    HELD: tl.constexpr,
-    TURNED: tl.constexpr,
+    u, first, H: tl.constexpr, UNITS: tl.constexpr, PIECES: tl.constexpr, HELD: tl.constexpr, TURNED: tl.constexpr
 ):
     """Load the rows of U (4 H, H) that a program owns, the four gates of a unit next to each other, in pieces
     (4 units, piece), TURNED: (piece, 4 units). The first HELD are in registers; the compiler keeps the others in
@@ -130,7 +124,7 @@ def _factor(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _settled(x):  # type: ignore[no-untyped-def]
-    """Return the same numbers, which the compiler takes for new ones that are computed after all loads are issued.
+    """Return the same numbers, which the compiler treats as results that are computed after all loads are issued.
     Otherwise it would store each tile to shared memory before it issues the next load."""
     if not INTERPRETED:
         PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth
@@ -140,14 +134,7 @@ def _settled(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _recurrent(  # type: ignore[no-untyped-def]
-    weights,
-    h,
-    rows,
-    inside,
-    H: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
+    weights, h, rows, inside, H: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr
 ):
     """Return U h of this program's units, (4 units, rows), from h (N, H) of all."""
     all_h = ()
@@ -265,14 +252,9 @@ def _spread(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _total(  # type: ignore[no-untyped-def]
-    sums,
-    me,
-    there,
-    PROGRAMS: tl.constexpr,
-    UNITS: tl.constexpr,
-    ROWS: tl.constexpr,
+    sums, me, there, PROGRAMS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr
 ):
-    """Return the sum of what all programs wrote for this one, (rows, units), always in the same order."""
+    """Return the sum of the contributions of all programs to this one, (rows, units), always in the same order."""
     tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
     total = tl.zeros((ROWS, UNITS), tl.float32)
     for k in tl.static_range(PROGRAMS):
@@ -309,9 +291,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     PIECES: tl.constexpr,
     HELD: tl.constexpr,
 ):
-    """Backpropagation through time. With a' for dL/da and s for the inputs of the gates,
-    h_(t-1)' = y_(t-1)' + U^T s_t', to which each program contributes what its own s' give. Contributions alternate
-    between two buffers: before a program writes to one again, it has waited for all that read from it."""
+    """Backpropagate through time. With a' for dL/da and s for the inputs of the gates,
+    h_(t-1)' = y_(t-1)' + U^T s_t', a sum to which each program contributes the terms of its own s'. Contributions
+    alternate between two buffers: before a program writes to one again, it has waited for all that read from it."""
     PROGRAMS: tl.constexpr = PITCH // UNITS
     PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
     block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from bytecodec.errors import InputError
 
 GATES = 4
-MULTIPLE = 64  # of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
-PIECE = 8192  # numbers of a tile of sums, at most: 32 of a thread's registers
-FEW_ROWS = 16  # at most, for which the time of a product is that of reading U from shared memory
-HELD = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 of a thread
+MULTIPLE = 64  # divisor of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
+PIECE = 8192  # maximum of numbers in a tile of sums, which are 32 registers per thread
+FEW_ROWS = 16  # maximum of rows for which reading U from shared memory limits a product
+HELD = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 per thread
 SHARED_MEMORY = 227 * 1024  # bytes that a program can have on Hopper
 SPARE = 6 * 1024  # bytes of it for conversions between layouts of threads
 # Units and rows of a program. The first that fits is the fastest one that fits (docs/experiments/gpu.md, for an H200).

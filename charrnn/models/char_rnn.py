@@ -1,8 +1,7 @@
-"""Stacked recurrent layers under an output layer, and the character network, which is these over an embedding."""
+"""Stacked recurrent layers with an output layer, and the character network, which adds an embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,50 +13,48 @@ from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.models.config import ModelConfig
 
 MOST_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
-WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # ids over which the functions vary that a smooth network begins with
+WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids
 
 # How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
 MOST_LOGITS = 1 << 22  # 16 MiB in fp32
 MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 
-State = tuple[CellState, ...]  # one a layer, and one of the output layer where that is recurrent
+State = tuple[CellState, ...]  # one per layer, and one of the output layer if that is recurrent
 
 
 class Layers(nn.Module):
-    """Recurrent layers, one above the other, and an output layer: all of a network but what it makes of its input.
+    """Stacked recurrent layers and an output layer: a network without its input layer.
 
-    N streams, T steps, D numbers in, V out, H units. The state is an argument and a result, never kept.
+    N streams, T steps, D inputs, V outputs, H units. The state is an argument and a result, never an attribute.
     """
 
     config: Any
     layers: Any  # of one class of charrnn.models.cells
-    output: Any  # nn.Linear, or what charrnn.models.cells.OUTPUTS has instead
-
-    failures: Callable[[torch.device], Tensor] | None = None  # the count of failures of `charrnn.cuda.backends`' kernel
+    output: Any  # nn.Linear, or a class of charrnn.models.cells.OUTPUTS
 
     def stack(self, config: Any, input_size: int, output_size: int) -> None:
-        """Make the layers."""
+        """Create the layers."""
         self.config, self.input_size, self.output_size = config, input_size, output_size
         cell = CELLS[config.cell]
         options = {name: getattr(config, name) for name in cell.OPTIONS}
         self.layers = nn.ModuleList()
-        self.norms = nn.ModuleList()  # one a layer, which do nothing where there is no normalisation
+        self.norms = nn.ModuleList()  # one per layer; nn.Identity without normalisation
         size = input_size
         for _ in range(config.layers):
             self.layers.append(cell(size, config.rnn_size, **options))
             size = self.layers[-1].output_size
             self.norms.append(nn.LayerNorm(size) if config.layer_norm else nn.Identity())
         self.dropout = nn.Dropout(config.dropout)
-        # The weight and bias of either kind of output layer are from uniform(-1/sqrt(size), 1/sqrt(size)).
+        # Weight and bias of both kinds of output layer are drawn from U(-1/sqrt(size), 1/sqrt(size)).
         self.output = OUTPUTS.get(config.cell, nn.Linear)(size, output_size)
 
     def initial_state(self, n: int) -> State:
-        """The zero state of n streams."""
+        """Return the zero state of n streams."""
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Outputs (N, T, V) for inputs (N, T, D), and the state after the last of them."""
+        """Return the outputs (N, T, V) for inputs (N, T, D), and the state after them."""
         depth = len(self.layers)
         new_state = []
         for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
@@ -70,35 +67,35 @@ class Layers(nn.Module):
         return self.output(x), tuple(new_state)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
-        """The mean loss of targets y (N, T), and the state after them: what makes each network the one that it is."""
+        """Return the mean loss of targets y (N, T) for inputs x, and the state after them."""
         raise NotImplementedError
 
     def most_symbols(self) -> int:
-        """Return how many symbols (rows times steps, at least 1) to score at once, so that memory stays small."""
+        """Return the number of symbols (rows times steps, at least 1) to score at once, which limits memory."""
         gates: int = max(self.input_size, 4 * self.config.rnn_size)
         return max(1, min(MOST_LOGITS // self.output_size, MOST_GATES // gates))
 
     def number_of_parameters(self) -> int:
-        """How many numbers it learns."""
+        """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 class CharRNN(Layers):
-    """A character network with torch-rnn's shape and initial values.
+    """A character network with torch-rnn's architecture and initial values.
 
-    N streams, T steps, V symbols, D long embeddings, H units. The state is an argument and a result, never kept.
+    N streams, T steps, V symbols, embeddings of D, H units. The state is an argument and a result, never an attribute.
     """
 
     config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vocab: Vocab | None = None  # what the ids mean, once a checkpoint says so
+        self.vocab: Vocab | None = None  # set by a checkpoint
         self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
         self.stack(config, config.wordvec_size, config.vocab_size)
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (N, T, V) of the symbol after each of ids (N, T), and the state after the last of them."""
+        """Return the logits (N, T, V) of the symbol after each of ids (N, T), and the state after them."""
         return self.run(self._embedded(ids), state)
 
     def _embedded(self, ids: Tensor) -> Tensor:
@@ -109,12 +106,12 @@ class CharRNN(Layers):
         return functional.embedding(ids, weight)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mean cross-entropy in nats a symbol of the symbols y (N, T) that follow x (N, T), and the state after."""
+        """Return the mean cross-entropy in nats per symbol of y (N, T), the symbols after x (N, T), and the state."""
         logits, state = self(x, state)
         return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten()), state
 
     def step(self, ids: Tensor, state: State, linear: Linear = functional.linear) -> tuple[Tensor, State]:
-        """Logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""
+        """Return the logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""
         x = self.embedding(ids)  # (N, D)
         new_state = []
         depth = len(self.layers)
@@ -131,7 +128,7 @@ class CharRNN(Layers):
 def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Return the embeddings (N, T, D) of ids (N, T) as a product of one-hot rows and a weight (V, D).
 
-    Its gradient is a product, too, which is faster on a GPU than torch's kernel for the gradient of an embedding
+    Its gradient is also a product, which is faster on a GPU than torch's kernel for the gradient of an embedding
     (docs/experiments/gpu.md).
     """
     symbols = torch.arange(len(weight), device=ids.device)
@@ -140,40 +137,39 @@ def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def detach(state: State) -> State:
-    """The same state, through which no gradient flows back."""
+    """Return a state without its history, through which no gradient flows back."""
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
-def build(config: ModelConfig, seed: int, smooth: bool = False) -> CharRNN:
-    """A new network whose initial values hang on the seed alone.
+def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
+    """Return a new network whose initial values depend on the seed only.
 
     Parameters
     ----------
-    smooth
-        For ids that are amounts, as a sample's bytes are: the rows of embedding and output begin as smooth functions
-        of the id, instead of as independent as torch-rnn's, so that what is learnt of one amount holds for its
-        neighbours from the first iteration.
+    smooth_init
+        Whether the rows of embedding and output are initialised as smooth functions of the id, instead of independently
+        as in torch-rnn. If ids are amplitudes, an update for one id then also applies to its neighbours.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CharRNN(config)
-        if smooth:
-            _smooth(model.embedding.weight, 1.0)
-            _smooth(model.output.weight, (3 * model.output.in_features) ** -0.5)  # the deviation that it had
+        if smooth_init:
+            _fill_smooth(model.embedding.weight, 1.0)
+            _fill_smooth(model.output.weight, (3 * model.output.in_features) ** -0.5)  # as without smooth_init
         return model
 
 
 @torch.no_grad()
-def _smooth(weight: Tensor, deviation: float) -> None:
+def _fill_smooth(weight: Tensor, deviation: float) -> None:
     """Fill each column of a matrix (V, M) with a random smooth function of the V ids.
 
-    A column is white noise under a Gaussian filter, which makes it a sample of a Gaussian process with the kernel
-    exp(-(i - j)^2 / 2 w^2) (Rasmussen and Williams 2006), w its width. An equal share of the columns has each width.
+    A column is white noise convolved with a Gaussian, that is, a sample of a Gaussian process with the kernel
+    exp(-(i - j)^2 / 2 w^2) and width w (Rasmussen and Williams 2006). Each width has an equal share of the columns.
     """
     ids = torch.arange(weight.shape[0])
-    beyond = 3 * max(WIDTHS)  # there is noise before the first id and after the last, too
-    places = torch.arange(-beyond, weight.shape[0] + beyond)
+    margin = 3 * max(WIDTHS)  # noise before the first id and after the last
+    positions = torch.arange(-margin, weight.shape[0] + margin)
     for width, columns in zip(WIDTHS, weight.tensor_split(len(WIDTHS), dim=1), strict=True):
-        filters = torch.exp(-(((ids[:, None] - places) / width) ** 2))  # (V, places)
+        filters = torch.exp(-(((ids[:, None] - positions) / width) ** 2))  # (V, positions)
         filters *= deviation / filters.norm(dim=1, keepdim=True)
-        columns.copy_(filters @ torch.randn(len(places), columns.shape[1]))
+        columns.copy_(filters @ torch.randn(len(positions), columns.shape[1]))

@@ -1,10 +1,9 @@
-"""LSTM layers with a projection, trained on a CPU: what has to wait for the step before, and all else at once.
+"""LSTM layers with a projection, for training on a CPU.
 
-torch has no fused kernel for them on a CPU: it runs a dozen small operations a step, each of which keeps what its
-gradient needs, and adds up the gradients of all weights in every step. Here a step is eight operations in place, its
-way back six, and the gradient of a weight is one product over all steps, after the last. Between steps rows need
-nothing of each other, so each thread takes some of them through all steps: threads that share every small operation
-would wait for each other more than they work.
+torch has no fused kernel for them on a CPU: it runs a dozen small operations per step, stores their inputs for the
+gradient, and sums the gradients of all weights in every step. Here a step is eight operations in place, its backward
+pass six, and the gradient of a weight is one product over all steps. Rows are independent of each other, so each thread
+computes some rows for all steps; threads that share every small operation would mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ Tensors = tuple[Tensor, ...]
 
 
 def projected_lstm(x: Tensor, state: Tensors, weights: Tensors) -> tuple[Tensor, Tensors]:
-    """Outputs r (N, T, P) of a layer for x (N, T, D), and its state (r (N, P), c (N, H)) after them.
+    """Return the outputs r (N, T, P) of a layer for x (N, T, D), and its state (r (N, P), c (N, H)) after them.
+
+    Under autocast products have its precision; gates and c, which accumulate over the steps, have that of the state.
 
     Parameters
     ----------
     weights
-        W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`. Under autocast the products are in
-        its precision, and what adds up over the steps, the gates and c, in that of the state.
+        W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`.
     """
     inside = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):
@@ -37,7 +37,7 @@ def projected_lstm(x: Tensor, state: Tensors, weights: Tensors) -> tuple[Tensor,
 
 
 class _ProjectedLSTM(torch.autograd.Function):
-    """Sequences lie in the order of time inside, (T, N, ...), so that a step is one piece of memory."""
+    """The layer as an autograd function. Tensors inside are time-major, (T, N, ...), so that a step is contiguous."""
 
     @staticmethod
     def forward(
@@ -65,7 +65,7 @@ class _ProjectedLSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Backpropagation through time. With a' for dL/da and s_t for what the gates take:
+        """Backpropagate through time. With a' for dL/da and s_t for the inputs of the gates:
 
         h_t' = R^T r_t',  c_t' = c_(t+1)' f_(t+1) + h_t' o (1 - tanh(c_t)^2),  r_(t-1)' = y_(t-1)' + U^T s_t'
         s_t' = (c_t' g i (1 - i),  c_t' c_(t-1) f (1 - f),  c_t' i (1 - g^2),  h_t' tanh(c_t) o (1 - o))
@@ -74,7 +74,7 @@ class _ProjectedLSTM(torch.autograd.Function):
         y_grad, r_grad, c_grad = gradients
         inside, n = weight_ih.dtype, gates.shape[1]
         i, f, g, o = gates.chunk(4, dim=2)
-        s_grads = torch.empty_like(gates)  # at first only what c' and h' are multiplied with
+        s_grads = torch.empty_like(gates)  # at first only the factors of c' and h'
         from_i, from_f, from_g, from_o = s_grads.chunk(4, dim=2)
         torch.mul(g, i * (1 - i), out=from_i)
         torch.mul(cells[:-1], f * (1 - f), out=from_f)
@@ -108,7 +108,7 @@ def _forward(
     hidden: Tensor,
     squashed: Tensor,
 ) -> None:
-    """Take some rows through all steps; gates (T, N, 4H) hold W x_t + b, the first of cells and outputs the state."""
+    """Compute all steps of some rows; gates (T, N, 4H) hold W x_t + b, the first cells and outputs hold the state."""
     units = hidden.shape[2]
     by_step = (gates, *gates.chunk(4, dim=2), gates[..., : 2 * units], cells[:-1], cells[1:], squashed, hidden)
     for t, (all_four, i, f, g, o, i_and_f, c_before, c, tanh_c, h) in enumerate(zip(*by_step, strict=True)):
@@ -127,7 +127,7 @@ def _forward(
 def _backward(
     weight_hh: Tensor, weight_hr: Tensor, f: Tensor, c_from_h: Tensor, s_grads: Tensor, r_grads: Tensor, c_grads: Tensor
 ) -> None:
-    """Take gradients of some rows back through all steps: those of what the gates take, of r, and of c (1, N, H)."""
+    """Compute the gradients of the gates' inputs, of r, and of c (1, N, H), of some rows for all steps."""
     units, c_grad = f.shape[2], c_grads[0]
     from_c, from_h = s_grads[..., : 3 * units].view(*f.shape[:2], 3, units), s_grads[..., 3 * units :]
     for t in reversed(range(len(f))):
@@ -141,7 +141,7 @@ def _backward(
 
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b in place; the product may be in another precision, which is b's."""
+    """Add a @ b in place; the product has the precision of b."""
     if to.dtype == b.dtype:
         to.addmm_(a, b)
     else:
@@ -149,7 +149,7 @@ def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _by_rows(work: Callable[..., None], *tensors: Tensor) -> None:
-    """Do work that changes tensors (·, N, ...) in place: as many rows of all of them for each of torch's threads."""
+    """Call a function that changes tensors (·, N, ...) in place, with an equal share of the rows in each thread."""
     threads = torch.get_num_threads()
     parts = [tensor.chunk(threads, dim=1) for tensor in tensors]
     if len(parts[0]) == 1:
@@ -161,15 +161,15 @@ def _by_rows(work: Callable[..., None], *tensors: Tensor) -> None:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads each of which computes alone."""
-    pool, all_there = ThreadPoolExecutor(threads, "rows"), threading.Barrier(threads)
-    for one in [pool.submit(_compute_alone, all_there) for _ in range(threads)]:
-        one.result()
-    torch.set_num_threads(threads)  # of threads that begin later, which take what was set last
+    """Return a pool of threads in which torch uses one thread each."""
+    pool, barrier = ThreadPoolExecutor(threads, "rows"), threading.Barrier(threads)
+    for future in [pool.submit(_use_one_thread, barrier) for _ in range(threads)]:
+        future.result()
+    torch.set_num_threads(threads)  # threads that start later inherit the last value
     return pool
 
 
-def _compute_alone(all_there: threading.Barrier) -> None:
-    torch.get_num_threads()  # what a thread asks for before its first look counts for others alone
+def _use_one_thread(barrier: threading.Barrier) -> None:
+    torch.get_num_threads()  # set_num_threads has no effect on a thread that has not read the number before
     torch.set_num_threads(1)
-    all_there.wait()
+    barrier.wait()  # so that each thread of the pool runs this function once

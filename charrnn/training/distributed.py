@@ -1,7 +1,7 @@
-"""The processes that train together: each computes rows of its own, and their gradients are averaged.
+"""Training by several processes: each computes some of the rows, and gradients are averaged.
 
-torchrun starts them, and tells each by environment variables who it is and where they meet. Imports torch only inside
-functions, as a command asks here who it is before it sets torch up.
+torchrun starts the processes and describes the group in environment variables. torch is imported only inside functions,
+because commands read the rank of the process before they configure torch.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
     from charrnn.models.char_rnn import State
 
-TIMEOUT = timedelta(minutes=10)  # for a process that trains to meet the others, who then take it for hung
-LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its death is noticed at once
+TIMEOUT = timedelta(minutes=10)  # for one collective operation; a process that misses it is considered hung
+LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its death is still detected
+HEAD_START = 5.0  # seconds for the main process to report a wrong command line before the others end
 BUCKET = 1 << 24  # numbers (64 MB) that are averaged at a time
-RUN_KEY = "charrnn/run"  # of this job's run, in the store that outlives torchrun's restarts
+RUN_KEY = "charrnn/run"  # path of this job's run, in the store that outlives torchrun's restarts
 
 
 class World:
-    """One process of ``size``, the ``rank``-th; rank 0 leads, which is to write and to talk.
+    """The group of processes that train together, as seen by the process of one rank.
 
-    This one is a world of one process, in which nothing has to be agreed on.
+    This class is the group of a single process; its methods return what they are given.
     """
 
     rank = 0
@@ -41,48 +42,48 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes files and messages: the one of rank 0."""
         return self.rank == 0
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Put the weighted sum of all processes' tensors in their place; the weights add up to 1."""
+        """Replace tensors by their weighted sums over all processes, whose weights add up to 1."""
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Return whether the flag is true in any process."""
         return self.all_reduce_max(flag) > 0
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest of all processes' numbers."""
+        """Return the maximum over all processes."""
         return number
 
-    def sum(self, number: float) -> float:
-        """The sum of all processes' numbers."""
+    def all_reduce_sum(self, number: float) -> float:
+        """Return the sum over all processes."""
         return number
 
     def broadcast(self, number: float) -> float:
-        """The leader's number."""
+        """Return the number of the main process."""
         return number
 
     def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
-        """Whether all have these tensors and this number, as they may not where a shared folder shows old files."""
+        """Return whether all processes have the same tensors and number. A shared folder may have shown old files."""
         return True
 
-    def gather(self, state: State) -> State:
-        """The state of the rows of all processes, in the order of their ranks; only the leader gets it whole."""
+    def gather_state(self, state: State) -> State:
+        """Return the state of the rows of all processes, in the order of ranks. Only the main process gets all."""
         return state
 
-    def wait(self) -> None:
-        """Wait for all others, however long it takes them."""
+    def barrier(self) -> None:
+        """Wait for all other processes, without a timeout."""
 
     def publish(self, run: str) -> None:
-        """The leader's part: tell the others, and itself after a restart, which run this is; it is open by now."""
+        """Send the path of the run to the other processes, and to the main process after a restart."""
 
     def receive(self) -> str:
-        """The others' part: wait, however long it takes, for the leader to say which run it is."""
+        """Wait for the path of the run from the main process, without a timeout."""
         raise NotImplementedError
 
     def run_before_restart(self) -> str | None:
-        """The run that this job trained when torchrun started it anew, or None."""
+        """Return the path of the run that this job trained before torchrun restarted it, or None."""
         return None
 
 
@@ -90,48 +91,51 @@ SINGLE_PROCESS = World()
 
 
 class PeerError(InputError):
-    """Another process of this training is gone or hangs, so that this one cannot go on."""
+    """Another process of this training ended or hangs."""
 
 
-def is_one_of_many() -> bool:
-    """Whether torchrun, or who speaks its language, started this process."""
+def is_distributed() -> bool:
+    """Return whether torchrun, or a launcher with the same environment variables, started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def is_main() -> bool:
-    """Whether this process is the one that talks, as far as can be known before they have met."""
-    return not is_one_of_many() or os.environ.get("RANK", "0") == "0"
+    """Return whether this is the main process, according to the environment."""
+    return not is_distributed() or os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def main_process_only() -> Iterator[None]:
-    """Print nothing in any process but the one that leads, while all say the same."""
+    """Discard the output of the block in all processes except the main one.
+
+    If the block exits with an error, the others exit later, since torchrun stops all processes when one fails.
+    """
     if is_main():
         yield
         return
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stderr(nowhere),
-        contextlib.redirect_stdout(nowhere),
-    ):
-        yield
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+        try:
+            yield
+        except SystemExit as error:
+            time.sleep(HEAD_START if error.code else 0)
+            raise
 
 
 @contextlib.contextmanager
 def join() -> Iterator[World]:
-    """Be one of the processes that train together, as the environment says: `ALONE` where it says nothing.
+    """Join the group that the environment describes; `SINGLE_PROCESS` if it describes none.
 
-    Whichever process fails first says why, and the others, which fail for want of it, end without a word.
+    The first process that fails reports its error. The others, which fail as a consequence, end silently.
 
     Raises
     ------
     InputError
-        The environment is not as torchrun makes it, or the others cannot be reached.
+        The environment variables are incomplete, or the other processes cannot be reached.
     """
-    if not is_one_of_many():
+    if not is_distributed():
         yield SINGLE_PROCESS
         return
-    world = _Group(*_who_and_where())
+    world = _Group(*_group_from_environment())
     try:
         yield world
     except BaseException as error:
@@ -141,10 +145,11 @@ def join() -> Iterator[World]:
         if type(error) is InputError and not world.is_main:
             raise InputError(f"{error} (Process {world.rank} of {world.size}, on {socket.gethostname()}.)") from None
         raise
-    world.leave()
+    world.close()
 
 
-def _who_and_where() -> tuple[int, int, str, int]:
+def _group_from_environment() -> tuple[int, int, str, int]:
+    """Return rank, number of processes, and the address and port of the store."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     values = [os.environ.get(name, "") for name in names]
     for name, value in zip(names, values, strict=True):
@@ -155,7 +160,7 @@ def _who_and_where() -> tuple[int, int, str, int]:
 
 
 def _exit_code(error: BaseException) -> int | None:
-    """What a command exits with for an error that it has words for."""
+    """Return the exit code of a command for an error that it reports; None for an unexpected error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, Terminated):
@@ -164,7 +169,7 @@ def _exit_code(error: BaseException) -> int | None:
 
 
 class _Group(World):
-    """Processes that meet through torch.distributed: numbers and states by gloo, gradients by NCCL if on GPUs."""
+    """Processes that communicate by torch.distributed: numbers and states by gloo, gradients on GPUs by NCCL."""
 
     def __init__(self, rank: int, size: int, address: str, port: int) -> None:
         import torch
@@ -173,38 +178,36 @@ class _Group(World):
         distributed: Any = torch.distributed
         self._distributed = distributed
         self.rank, self.size = rank, size
-        keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        keeps_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         on_gpus = distributed.is_nccl_available() and torch.cuda.is_available()
-        with _together():
-            self._store: Any = distributed.TCPStore(address, port, size, keeper, TIMEOUT)
-            self._attempt: Any = distributed.PrefixStore(_meeting(self._store, rank, size), self._store)
+        with _peer_errors():
+            self._store: Any = distributed.TCPStore(address, port, size, keeps_store, TIMEOUT)
+            self._session: Any = distributed.PrefixStore(_session_name(self._store, rank, size), self._store)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-                store=self._attempt,
+                store=self._session,
                 rank=rank,
                 world_size=size,
                 timeout=TIMEOUT,
             )
             self._long_group = distributed.new_group(backend="gloo", timeout=LONG_TIMEOUT)
 
-    def leave(self) -> None:
-        """Part with the others, when all is done.
+    def close(self) -> None:
+        """Leave the group.
 
-        Torch's threads end with what they serve. Those of groups and stores that are still there when Python ends abort
-        the process now and then, after all has been done and said.
+        Threads of groups and stores that still exist when Python exits sometimes abort the process.
         """
         self._distributed.destroy_process_group()
-        self._long_group = self._attempt = self._store = None
+        self._long_group = self._session = self._store = None
 
     def is_first_to_fail(self) -> bool:
-        """Whether no other process has failed before; from now on, one has."""
+        """Record a failure; return whether it is the first of all processes."""
         try:
-            return int(self._attempt.add("failed", 1)) == 1
-        except RuntimeError:  # the store went down with its keeper
+            return int(self._session.add("failed", 1)) == 1
+        except RuntimeError:  # the process that keeps the store has ended
             return True
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Put the weighted sum of all processes' tensors in their place; the weights add up to 1."""
         bucket: list[Tensor] = []
         for tensor in tensors:
             bucket.append(tensor)
@@ -216,47 +219,43 @@ class _Group(World):
 
     def _average(self, tensors: Sequence[Tensor], weight: float) -> None:
         flat = self._torch.cat([tensor.flatten().float() for tensor in tensors]).mul_(weight)
-        with _together():
+        with _peer_errors():
             self._distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest of all processes' numbers."""
-        return self._reduced(number, self._distributed.ReduceOp.MAX)
+        return self._all_reduce(number, self._distributed.ReduceOp.MAX)
 
-    def sum(self, number: float) -> float:
-        """The sum of all processes' numbers."""
-        return self._reduced(number, self._distributed.ReduceOp.SUM)
+    def all_reduce_sum(self, number: float) -> float:
+        return self._all_reduce(number, self._distributed.ReduceOp.SUM)
 
-    def _reduced(self, number: float, operation: Any) -> float:
+    def _all_reduce(self, number: float, operation: Any) -> float:
         box = self._torch.tensor(number, dtype=self._torch.float64)
-        with _together():
+        with _peer_errors():
             self._distributed.all_reduce(box, operation)
         return float(box)
 
     def broadcast(self, number: float) -> float:
-        """The leader's number."""
         box = self._torch.tensor(number, dtype=self._torch.float64)
-        with _together():
+        with _peer_errors():
             self._distributed.broadcast(box, 0)
         return float(box)
 
     def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
-        """Whether all have these tensors and this number, as they may not where a shared folder shows old files."""
+        """Return whether all processes have the same tensors and number, by a checksum."""
         for tensor in tensors:
             number = zlib.crc32(tensor.detach().cpu().numpy().tobytes(), number)
         return not self.any(self.broadcast(number) != number)
 
-    def gather(self, state: State) -> State:
-        """The state of the rows of all processes, in the order of their ranks; only the leader gets it whole."""
+    def gather_state(self, state: State) -> State:
         rows = self._torch.zeros(self.size, dtype=self._torch.int64)
         rows[self.rank] = len(state[0][0])
-        with _together():
+        with _peer_errors():
             self._distributed.all_reduce(rows)
-            return tuple(tuple(self._gathered(tensor, rows.tolist()) for tensor in layer) for layer in state)
+            return tuple(tuple(self._gather(tensor, rows.tolist()) for tensor in layer) for layer in state)
 
-    def _gathered(self, own: Tensor, rows: Sequence[int]) -> Tensor:
+    def _gather(self, own: Tensor, rows: Sequence[int]) -> Tensor:
         own = own.cpu().contiguous()
         if self.rank:
             self._distributed.send(own, 0)
@@ -267,44 +266,40 @@ class _Group(World):
         whole: Tensor = self._torch.cat([own, *others])
         return whole
 
-    def wait(self) -> None:
-        """Wait for all others, however long it takes them."""
-        with _together():
+    def barrier(self) -> None:
+        with _peer_errors():
             self._distributed.barrier(self._long_group)
 
     def publish(self, run: str) -> None:
-        """The leader's part: tell the others, and itself after a restart, which run this is; it is open by now."""
-        with _together():
+        with _peer_errors():
             self._store.set(RUN_KEY, os.fsencode(run))
-        self.wait()
+        self.barrier()
 
     def receive(self) -> str:
-        """The others' part: wait, however long it takes, for the leader to say which run it is."""
-        self.wait()
-        with _together():
+        self.barrier()
+        with _peer_errors():
             return os.fsdecode(self._store.get(RUN_KEY))
 
     def run_before_restart(self) -> str | None:
-        """The run that this job trained when torchrun started it anew, or None."""
-        with _together():
-            known = self._store.check([RUN_KEY])
-            return os.fsdecode(self._store.get(RUN_KEY)) if known else None
+        with _peer_errors():
+            exists = self._store.check([RUN_KEY])
+            return os.fsdecode(self._store.get(RUN_KEY)) if exists else None
 
 
-def _meeting(store: Any, rank: int, size: int) -> str:
-    """A name for this meeting that no earlier one had, the same in all processes.
+def _session_name(store: Any, rank: int, size: int) -> str:
+    """Return a name that is the same in all processes and new after each restart.
 
-    The store may hold what was written before a restart, and the restarts that torchrun counts differ from host to
-    host. So nothing that is found in it is believed: the leader clears the greetings of old before it waits for new
-    ones, and a process greets until it is answered by the name that it made up.
+    The store may hold keys from before a restart, and torchrun's counts of restarts differ between hosts. So the main
+    process deletes old requests before it waits for new ones, and the other processes repeat their requests, each with
+    a random name, until that name is answered.
     """
     name = uuid.uuid4().hex
-    others = [f"charrnn/hello/{other}" for other in range(1, size)]
+    requests = [f"charrnn/hello/{other}" for other in range(1, size)]
     if rank == 0:
-        for hello in others:
-            store.delete_key(hello)
-        for hello in others:
-            store.set(f"charrnn/welcome/{store.get(hello).decode()}", name)
+        for request in requests:
+            store.delete_key(request)
+        for request in requests:
+            store.set(f"charrnn/welcome/{store.get(request).decode()}", name)
         return name
     deadline = time.monotonic() + TIMEOUT.total_seconds()
     while not store.check([f"charrnn/welcome/{name}"]):
@@ -316,18 +311,18 @@ def _meeting(store: Any, rank: int, size: int) -> str:
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Say in a sentence what torch.distributed raises when the others are not there."""
+def _peer_errors() -> Iterator[None]:
+    """Translate errors of torch.distributed that other processes cause into PeerError."""
     try:
         yield
     except RuntimeError as error:
-        first = first_line(error)
-        if "imed out" in first or "timeout" in first.lower():
-            what = f"another process of this training did not answer for {TIMEOUT.seconds // 60} minutes"
-        elif any(word in first for word in ("losed", "reset", "refused", "roken pipe", "onnection", "ocket")):
-            what = "another process of this training died"
+        reason = first_line(error)
+        if "imed out" in reason or "timeout" in reason.lower():
+            problem = f"another process of this training did not answer for {TIMEOUT.seconds // 60} minutes"
+        elif any(word in reason for word in ("losed", "reset", "refused", "roken pipe", "onnection", "ocket")):
+            problem = "another process of this training died"
         else:
-            what = f"the processes of this training cannot meet ({first})"
+            problem = f"the processes of this training cannot connect ({reason})"
         raise PeerError(
-            f"{what} ({socket.gethostname()} noticed). What was saved last is whole: go on from it with --resume."
+            f"{problem} (detected on {socket.gethostname()}). The last save is complete: resume from it with --resume."
         ) from None

@@ -1,4 +1,4 @@
-"""Averaged weights: what a run validates, keeps and plays, while it goes on learning from the last ones."""
+"""The exponential moving average of the weights, which a run validates and saves."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-WARM_UP = 10  # the average forgets its first weights about this much sooner than its decay would
+WARM_UP = 10  # the initial weights lose their influence in about this many iterations, however high the decay is
 
 
 class EMA:
     """The exponential moving average of a network's weights.
 
-    After iteration t (counted from 1), average <- d average + (1 - d) weights with d = min(decay, t / (t + 9)), so
-    that the initial weights, which mean nothing, are forgotten in the first iterations already. Averaging along the
-    path takes out the noise that a rate above zero leaves in the weights (Polyak and Juditsky 1992), and so does much
-    of what letting the rate fall does, at every moment of a run and not at its end alone.
+    After iteration t, counted from 1: average <- d average + (1 - d) weights, with d = min(decay, t / (t + 9)), so that
+    the random initial weights lose their influence in the first iterations. Averaging along the path removes the noise
+    that a rate above zero leaves in the weights (Polyak and Juditsky 1992); a falling rate does so only at the end.
 
     Parameters
     ----------
     parameters
         The weights by name. The average starts as a copy of them.
     decay
-        In (0, 1); 1 / (1 - decay) is how many iterations it reaches back.
+        In (0, 1). The average spans about 1 / (1 - decay) iterations.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -34,13 +33,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """Take in the weights after an iteration, counted from 1."""
+        """Include the weights after an iteration, counted from 1."""
         decay = min(self._decay, iteration / (iteration + WARM_UP - 1))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._weights.values()), 1 - decay)
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights within the block, and its own again after it."""
+    def applied(self) -> Iterator[None]:
+        """Give the network the averaged weights within the block, and its own again after it."""
         self._swap()
         try:
             yield

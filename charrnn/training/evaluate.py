@@ -1,4 +1,4 @@
-"""The loss of a network on a part, the same whatever the shape of the batches that it was trained with."""
+"""The loss of a network on a part of the data, whatever the shape of the batches in training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from charrnn.models.char_rnn import Layers, State
 from charrnn.runtime import PRECISIONS, autocast
 from charrnn.training.distributed import SINGLE_PROCESS, World
 
-BITS = 1 / math.log(2)  # in a nat
+BITS = 1 / math.log(2)  # per nat
 ROWS = 50
 STEPS = 256
 
 
 def in_bits(nats: float) -> float:
-    """Bits for nats."""
+    """Convert nats to bits."""
     return nats * BITS
 
 
@@ -31,19 +31,19 @@ def evaluate(
     ids: Ids,
     precision: str = "fp32",
     device: str = "cpu",
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     world: World = SINGLE_PROCESS,
     context: ContextWindow = NEXT_SYMBOL,
 ) -> float:
-    """Mean loss in nats of every symbol of ids (n,), n >= 2, but the first (of another ``reach``: the first ``far``).
+    """Return the mean loss in nats of all symbols of ids (n,), n >= 2, except the first ``context.max_lag``.
 
-    The part is read as 50 rows (fewer where it has fewer symbols) from the zero state, whatever the shape of
-    the batches in training, so that figures of different runs can be compared. What does not fill the rows
-    goes on from the state of the last one. The processes of a ``world`` each score rows of their own; all are told how
-    far they are at the same places, and get the same mean.
+    The part is read as 50 rows (fewer if it has fewer symbols) from the zero state, so that losses of different runs
+    can be compared. The symbols after the last row continue from the state of that row. Each process of a ``world``
+    scores some of the rows. All processes call ``on_progress(done, total)`` at the same positions and return the same
+    mean.
 
-    Rows and steps are scored in pieces whose size depends on the network alone (`Layers.most_symbols`), so the
-    result is reproducible, and another size of pieces would change it by rounding only.
+    Rows and steps are scored in pieces whose size depends on the network only (`Layers.most_symbols`), so that the
+    result is reproducible. Pieces of another size would change it by rounding only.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        return _mean_loss(model, ids, precision, device, tell, world, context)
+        return _mean_loss(model, ids, precision, device, on_progress, world, context)
     except IndexError as error:  # raised by torch in the embedding and the loss
         raise InputError("ids has symbols that the network does not have.") from error
     finally:
@@ -71,19 +71,18 @@ def _mean_loss(
     ids: Ids,
     precision: str,
     device: str,
-    tell: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
     world: World,
     context: ContextWindow,
 ) -> float:
     total, count = 0.0, len(ids) - context.max_lag
     rows = min(ROWS, count)
-    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, context)  # the last of many has the last row
+    batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, context)  # the last process has the last row
     most = model.most_symbols()
     # Networks with a long window receive many symbols for each step.
     steps = max(1, min(max(STEPS, context.min_lag // 32), most // rows))
-    groups = [
-        slice(first, first + most) for first in range(0, batches.rows, most)
-    ]  # one group unless the vocabulary is very large
+    # There is one group of rows unless the vocabulary is very large.
+    groups = [slice(first, first + most) for first in range(0, batches.rows, most)]
     states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
 
     def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
@@ -97,7 +96,7 @@ def _mean_loss(
             for k, group in enumerate(groups):
                 nats, states[k] = score(x[group], y[group], states[k])
                 total += nats
-        tell(rows * min(position + steps, batches.row_length), count)
+        on_progress(rows * min(position + steps, batches.row_length), count)
     x, y = map(torch.from_numpy, batches.rest())
     if y.numel() and world.rank == world.size - 1:
         state = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in states[-1])
@@ -105,4 +104,4 @@ def _mean_loss(
             end = min(start + most, y.shape[1])
             nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
             total += nats
-    return world.sum(total) / count
+    return world.all_reduce_sum(total) / count

@@ -1,6 +1,6 @@
-"""How a run learns: its settings, the recipes that fill them in, and the learning rate of each moment.
+"""Training settings, the recipes that fill them in, and the learning rate schedule.
 
-Imports no torch, so that a command line knows its defaults at once.
+Imports no torch, so that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from charrnn.storage.schema import MOST_NUMBER, TRAINING, validate
 
 DEFAULT_RECIPE = "modern"
-WARMUP_PART = 0.05  # of the planned length, by whose end the rate has risen however short the run is
+WARMUP_PART = 0.05  # maximum length of the warm-up as a fraction of the planned length
 GPU_LAYERS = TRAINING["gpu_layers"].choices
-FORMER_GPU_LAYERS = {  # of older versions, and what replaces them
+FORMER_GPU_LAYERS = {  # names of older versions, and their replacements
     "padded": "torch",
     "overlapped": "torch",
     "padded-overlapped": "torch",
@@ -25,47 +25,47 @@ FORMER_GPU_LAYERS = {  # of older versions, and what replaces them
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run learns. The defaults are torch-rnn's.
+    """Training settings; the names are keys of config.json. The defaults are torch-rnn's.
 
     Attributes
     ----------
     recipe
-        The name of the recipe that filled in what was not asked for.
+        Name of the recipe that filled in settings that were not given.
     batch_size, seq_length
         N rows and T steps of a batch.
     learning_rate
-        Of Adam (Kingma and Ba 2015), at its highest.
+        Maximum rate of Adam (Kingma and Ba 2015).
     schedule
-        How the rate falls, as `learning_rate` says: in steps of epochs, or along a cosine to zero at the planned end.
+        ``steps`` lowers the rate after some epochs, ``cosine`` lowers it to zero at the planned end (`learning_rate`).
     lr_decay_every, lr_decay_factor
-        Of the schedule ``steps``: the rate is multiplied by the factor as the epochs (counted from 1) pass each
-        multiple of ``every``.
+        For ``steps``: the rate is multiplied by the factor whenever the epoch, counted from 1, is a multiple of
+        ``lr_decay_every``.
     beta2
-        How slowly Adam's second moment forgets, in [0, 1): it reaches back 1 / (1 - beta2) iterations.
+        Decay of Adam's second moment, in [0, 1).
     warmup
-        Iterations over which the rate rises from zero, at most a twentieth of the planned length; 0: none.
+        Iterations in which the rate rises from zero, at most a twentieth of the planned length; 0 for none.
     weight_decay
-        Of the matrices, in Adam's decoupled form (Loshchilov and Hutter 2019); 0: none.
+        Decoupled weight decay of the matrices (Loshchilov and Hutter 2019); 0 for none.
     smooth
-        Whether a network of linear sound begins smooth (`charrnn.models.char_rnn.build`).
+        Whether networks of linear sound have smooth initial weights (`charrnn.models.char_rnn.build`).
     average
-        The decay of the averaged weights that are validated and kept, in [0, 1); 0: the last weights themselves.
+        Decay of the averaged weights that are validated and saved, in [0, 1); 0 for the weights themselves.
     grad_clip, clip
-        The limit of the gradient, 0: none; of each of its elements (``value``) or of its Euclidean norm (``norm``).
+        Limit of the gradient, 0 for none: of each element (``value``) or of its Euclidean norm (``norm``).
     max_epochs, max_iterations, max_minutes
-        Where it ends: at whichever of those that are given comes first.
+        Limits of the length; training ends at the first that is reached.
     early_stop
-        It also ends after so many validations without a new best; 0: never.
+        Number of validations without a new lowest loss after which training ends; 0 for never.
     checkpoint_every
-        Iterations from one validation and checkpoint to the next.
+        Number of iterations between checkpoints, each with a validation.
     keep
-        How many checkpoints to keep beside the best one; 0: all.
+        Number of newest checkpoints to keep besides the best one; 0 for all.
     seed
-        Of the initial values and of dropout.
+        Seed of initial weights and dropout.
     precision, device
-        fp32 or bf16 (autocast; weights stay fp32); cpu, cuda or mps.
+        fp32 or bf16 (autocast; weights stay in fp32); cpu, cuda or mps.
     gpu_layers
-        Backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`); elsewhere torch computes them.
+        Backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`).
     """
 
     recipe: str = "torch-rnn"
@@ -97,19 +97,19 @@ class Settings:
         validate(asdict(self), TRAINING, "training")
 
     def to_json(self) -> dict[str, Any]:
-        """What config.json keeps of it."""
+        """Return the settings for config.json."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any], source: object = "training") -> Settings:
-        """What config.json kept, of this version or one before it. What it does not have is as its default says.
+    def from_json(cls, stored: Mapping[str, Any], source: object = "training") -> Settings:
+        """Return the settings from config.json of this or an older version; missing ones have their defaults.
 
         Raises
         ------
         TypeError, ValueError
-            A name or a value is not one of ours.
+            A name or a value is not valid.
         """
-        fields = dict(kept)
+        fields = dict(stored)
         fields.pop("pad_units", None)  # older than gpu_layers
         backend = fields.get("gpu_layers")
         if isinstance(backend, str):
@@ -117,13 +117,12 @@ class Settings:
         return cls(**validate(fields, TRAINING, f"training in {source}", partial=True))
 
     def iterations(self, row_length: int) -> int | None:
-        """How many iterations the run takes, or None where the clock decides."""
+        """Return the number of iterations of a run, or None if only the time is limited."""
         per_epoch = row_length // self.seq_length
         ends = [self.max_iterations] if self.max_iterations is not None else []
         if self.max_epochs is not None:
-            ends.append(
-                math.ceil(round(min(self.max_epochs * per_epoch, MOST_NUMBER), 6)) or 1
-            )  # 1.1 x 100 is 110.00000000000001
+            iterations = round(min(self.max_epochs * per_epoch, MOST_NUMBER), 6)  # 1.1 x 100 is 110.00000000000001
+            ends.append(math.ceil(iterations) or 1)
         return min(ends, default=None)
 
 
@@ -141,28 +140,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "clip": "norm",
     },
 }
-"""By name, what a recipe says other than the defaults of `Settings`."""
+"""Settings of each recipe that differ from the defaults of `Settings`."""
 
 LAYER_NORM = {"torch-rnn": False, "modern": True}
-"""By name, whether a recipe's networks are normalised (`charrnn.models.char_rnn.ModelConfig`)."""
+"""Whether the networks of each recipe have layer normalisation (`charrnn.models.config.ModelConfig`)."""
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:
-    """The rate of an iteration.
+    """Return the learning rate of an iteration.
+
+    The schedule ``steps`` is torch-rnn's. ``cosine`` is that of Loshchilov and Hutter 2017 without restarts: half a
+    period over the planned length, down to zero.
 
     Parameters
     ----------
     iteration
-        Those done before it.
+        Number of iterations before this one.
     epoch
-        Epochs done before it, whole.
+        Number of whole epochs before it.
     progress
-        The part of the planned length that is done, in [0, 1].
-
-    Notes
-    -----
-    ``steps`` is torch-rnn's. ``cosine`` is that of Loshchilov and Hutter 2017 without restarts: half a period over the
-    planned length, down to zero, so that the end of a run takes the smallest steps whatever its length is.
+        Fraction of the planned length before it, in [0, 1].
     """
     rate = settings.learning_rate
     if settings.warmup:

@@ -1,37 +1,35 @@
-"""Samples while a network trains: what each checkpoint sounds like."""
+"""Samples of a run's checkpoints, which are written while the network trains."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 
 from bytecodec.console import progress
 from charrnn.engines import engine
-from charrnn.frames import model as frame_model
-from charrnn.frames.generate import FrameStream
-from charrnn.runtime import set_threads
 from charrnn.sampling.generate import generate
-from charrnn.sampling.writers import open_samples, open_sound
+from charrnn.sampling.writers import open_sound
 from charrnn.storage.checkpoint_format import load
 from charrnn.storage.run_dir import Run
 
-CHUNK = 256  # symbols between looks at whether to stop
+CHUNK = 256  # symbols per call of the engine, between which sampling can be stopped
 
 
-class CheckpointSampler:
-    """Writes samples/STEP_tTEMPERATURE.wav of a run's checkpoints.
+class CheckpointSampler(abc.ABC):
+    """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
-    Each starts from the zero state and with the same seed, so that what differs is what was learnt.
+    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights.
 
     Parameters
     ----------
     seconds
-        The length of each.
+        Length of each sample.
     temperatures
-        One file for each of them.
+        One file is written for each of them.
     threads
         Number of CPU threads; 0 for one per core.
     stopped
-        Whether to stop; a file that is begun then is not kept.
+        Returns whether to stop. A file that is unfinished then is not kept.
     """
 
     def __init__(
@@ -44,54 +42,46 @@ class CheckpointSampler:
         quiet: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._run, self._seconds, self._temperatures = run, seconds, temperatures
-        self._seed, self._threads, self._quiet, self._stopped = seed, threads, quiet, stopped
+        self.run, self.seconds, self.temperatures = run, seconds, temperatures
+        self.seed, self.threads, self.quiet, self._stopped = seed, threads, quiet, stopped
 
     def __call__(self, step: int) -> None:
         """Write the missing samples of the checkpoint of an iteration."""
-        self._run.samples_folder.mkdir(exist_ok=True)
-        for temperature in self._temperatures:
-            if self._run.sample_file(step, temperature).exists():
+        self.run.samples_folder.mkdir(exist_ok=True)
+        for temperature in self.temperatures:
+            if self.run.sample_file(step, temperature).exists():
                 continue
             try:
-                self._sample(step, temperature)
-            except _StoppedError:
+                self.write(step, temperature)
+            except StoppedError:
                 return
 
-    def _sample(self, step: int, temperature: float) -> None:
-        checkpoint = load(self._run.checkpoint_file(step))
-        length = max(1, round(self._seconds * (checkpoint.rate or 0)))
+    @abc.abstractmethod
+    def write(self, step: int, temperature: float) -> None:
+        """Write one sample; raise StoppedError to leave none."""
+
+    def check_stop(self) -> None:
+        """Raise StoppedError if sampling is to stop."""
+        if self._stopped():
+            raise StoppedError
+
+
+class SymbolSampler(CheckpointSampler):
+    """Sampler for character networks that were trained on sound."""
+
+    def write(self, step: int, temperature: float) -> None:
+        """Write one sample."""
+        checkpoint = load(self.run.checkpoint_file(step))
+        length = max(1, round(self.seconds * (checkpoint.rate or 0)))
         with (
-            progress(length, " symbols", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
-            open_sound(str(self._run.sample_file(step, temperature)), checkpoint) as sound,
+            progress(length, " symbols", self.quiet, unit_scale=True, desc="sampling", leave=False) as bar,
+            open_sound(str(self.run.sample_file(step, temperature)), checkpoint) as sound,
         ):
-            for ids in generate(engine(checkpoint, threads=self._threads), length, temperature, self._seed, CHUNK):
-                if self._stopped():
-                    raise _StoppedError
+            for ids in generate(engine(checkpoint, threads=self.threads), length, temperature, self.seed, CHUNK):
+                self.check_stop()
                 sound.write(ids[0])
                 bar.update(len(ids[0]))
 
 
-class FrameSampler(CheckpointSampler):
-    """The same for a run of a frame predictor."""
-
-    def _sample(self, step: int, temperature: float) -> None:
-        set_threads(self._threads)
-        checkpoint = frame_model.load(self._run.checkpoint_file(step))
-        left = max(1, round(self._seconds * checkpoint.rate))
-        take = FrameStream(checkpoint.model, seed=self._seed, temperature=temperature)
-        with (
-            progress(left, " samples", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
-            open_samples(str(self._run.sample_file(step, temperature)), checkpoint.rate) as sound,
-        ):
-            while left:
-                if self._stopped():
-                    raise _StoppedError
-                samples = take.read(left)
-                sound.write(samples)
-                bar.update(len(samples))
-                left -= len(samples)
-
-
-class _StoppedError(Exception):
-    """Leaves the file that is being written, which is then not kept."""
+class StoppedError(Exception):
+    """Leaves a file that is being written, which is then not kept."""

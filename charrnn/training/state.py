@@ -1,4 +1,4 @@
-"""The resume file: weights, their average, Adam's moments, the hidden state and the position in the data."""
+"""The state of a training, and its file: weights, their average, Adam's moments, hidden state and position."""
 
 from __future__ import annotations
 
@@ -15,89 +15,88 @@ from charrnn.storage import checkpoint as files
 from charrnn.training.ema import EMA
 
 KIND = "resume"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what Adam keeps of a parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of Adam's state of a parameter
 COUNTS = ("iteration", "position", "checkpointed")
 
 
 @dataclass
-class Place:
-    """Where a run is."""
+class TrainState:
+    """The position of a run, and the hidden state there."""
 
-    state: State  # of this process's rows
+    hidden: State  # of the rows of this process
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
-    seconds: float = 0.0  # of training, pauses left out
+    seconds: float = 0.0  # of training, without pauses
     checkpointed: int = 0  # iteration of the last complete checkpoint; val.csv may have a row of a later one
 
 
 def save(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: EMA | None, place: Place, state: State
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState, hidden: State
 ) -> None:
-    """Write the file, whole or not at all.
+    """Write the resume file, whole or not at all.
 
     Parameters
     ----------
-    state
-        The hidden state of all rows, in place of the place's own.
+    hidden
+        The hidden state of the rows of all processes, which is written in place of ``state.hidden``.
     """
     tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"adam.{moment}.{name}"] = tensor
-    if average:
-        tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    tensors |= files.state_tensors(state)
-    facts = {name: getattr(place, name) for name in (*COUNTS, "seconds")}
-    files.write_tensors(path, KIND, tensors, facts)
+    if ema:
+        tensors |= {f"average.{name}": tensor for name, tensor in ema.tensors.items()}
+    tensors |= files.state_tensors(hidden)
+    files.write_tensors(path, KIND, tensors, {name: getattr(state, name) for name in (*COUNTS, "seconds")})
 
 
 def load(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, average: EMA | None, rows: int, own: slice
-) -> Place:
-    """Put what a file holds into network, optimiser and average; returns the place.
+    path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, rows: int, own: slice
+) -> TrainState:
+    """Read a resume file into network, optimizer and average; return the state.
 
     Parameters
     ----------
     rows, own
-        How many rows the file has a hidden state of, and which of them are this process's.
+        The number of rows in the file's hidden state, and those of this process.
 
     Raises
     ------
     InputError
         The file is damaged, or belongs to another run.
     """
-    facts, tensors = files.read_tensors(path, KIND)
+    metadata, tensors = files.read_tensors(path, KIND)
     try:
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         files.set_model_tensors(model, weights)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 optimizer.state[parameter] = _moments(tensors, name, parameter)
-                if average:
-                    average.tensors[name].copy_(_like(parameter, tensors, f"average.{name}"))
-        state = files.state_from_tensors(tensors, model.initial_state(rows))
+                if ema:
+                    ema.tensors[name].copy_(_checked(tensors, f"average.{name}", parameter))
+        hidden = files.state_from_tensors(tensors, model.initial_state(rows))
         device = next(model.parameters()).device
-        return Place(
-            tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in state),
-            **{name: facts[name] for name in (*COUNTS, "seconds")},
+        return TrainState(
+            tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in hidden),
+            **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not belong to this run: {error}.") from None
 
 
 def _moments(tensors: Mapping[str, Tensor], name: str, parameter: Tensor) -> dict[str, Tensor]:
-    """What Adam kept of a parameter: nothing before the first iteration."""
+    """Return Adam's state of a parameter, which is empty before the first iteration."""
     moments = {}
     for moment in MOMENTS:
         key = f"adam.{moment}.{name}"
         if key in tensors:
             like = parameter if moment != "step" else torch.zeros(())
-            moments[moment] = _like(like, tensors, key).to(parameter.device, copy=True)
+            moments[moment] = _checked(tensors, key, like).to(parameter.device, copy=True)
     return moments
 
 
-def _like(tensor: Tensor, tensors: Mapping[str, Tensor], key: str) -> Tensor:
-    """A tensor of the file, if it has the other one's shape; a ValueError where it has not."""
-    if tensors[key].shape != tensor.shape:
-        raise ValueError(f"{key} is {tuple(tensors[key].shape)}, and has to be {tuple(tensor.shape)}")
+def _checked(tensors: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
+    """Return a tensor of the file; raise ValueError if its shape is not that of another one."""
+    if tensors[key].shape != like.shape:
+        raise ValueError(f"{key} is {tuple(tensors[key].shape)}, and must be {tuple(like.shape)}")
     return tensors[key]

@@ -1,4 +1,4 @@
-"""Event files of a training for TensorBoard, which is imported only inside functions."""
+"""Event files for TensorBoard, which is imported only inside functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from charrnn.training.listener import Listener
 from charrnn.training.trainer import Trainer
 from charrnn.viz.sound import read_sound
 
-FLUSH_SECONDS = 5  # longest delay of the event files behind the training
+FLUSH_SECONDS = 5  # maximum delay of the event files behind the training
 EVENTS = "events.out.tfevents."  # prefix of a file's name
 SCALARS = {  # tags by the columns of log.csv and val.csv
     "train_loss": "loss/train",
@@ -39,7 +39,7 @@ class TensorBoard(Listener):
     def __init__(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._run, iteration = trainer.run, trainer.place.iteration
+        self._run, iteration = trainer.run, trainer.state.iteration
         keep_first(self._run.tensorboard_folder)
         make_writer: Any = SummaryWriter
         self._opened = contextlib.ExitStack()
@@ -69,7 +69,7 @@ class TensorBoard(Listener):
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
             try:
                 sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), log)
-            except InputError as error:  # a file that was put there by hand
+            except InputError as error:  # a file that the user put there
                 log(f"{error} It is left out of the event files.")
                 continue
             if len(sound) > 1:  # SummaryWriter fails with a single sample
@@ -96,7 +96,7 @@ class TensorBoard(Listener):
 
 @contextlib.contextmanager
 def utf8_name(folder: Path) -> Iterator[str]:
-    """Yield a name of a folder that is UTF-8, the only encoding in which TensorBoard takes names.
+    """Yield a name of a folder that is UTF-8, the only encoding of names that TensorBoard supports.
 
     Where the folder's own name is not, it is the name of a file descriptor of the folder.
     """

@@ -1,6 +1,7 @@
-"""The training loop: one visible loop for every model, on one process or many.
+"""The training loop: one for every kind of network, on one process or many.
 
-All it asks of a model is ``loss(x, y, state) -> (mean nats, state)`` and ``initial_state(n) -> state``.
+A kind of network is a `charrnn.training.task.TrainingTask`. Of its network the loop uses
+``loss(x, y, state) -> (mean loss, state)`` and ``initial_state(n) -> state``.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bytecodec.errors import InputError
-from charrnn.cuda import graphs
-from charrnn.cuda.device_batches import DeviceBatches, fits
-from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
-from charrnn.data.vocab import Ids
-from charrnn.models.char_rnn import Layers
+from charrnn.cuda.backends import Backend
+from charrnn.cuda.device_batches import place_batches
+from charrnn.data.batches import ContiguousBatches
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
 from charrnn.storage.retention import count_stale, delete_old, mark_best
@@ -28,151 +27,132 @@ from charrnn.storage.run_dir import Run
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
-from charrnn.training.evaluate import evaluate, in_bits
+from charrnn.training.evaluate import evaluate
 from charrnn.training.listener import Listener
 from charrnn.training.recipe import Settings, learning_rate
-from charrnn.training.state import Place
-from charrnn.training.step import GraphedStep, Step, kernel_failed, make_optimizer
+from charrnn.training.state import TrainState
+from charrnn.training.step import make_optimizer, make_step
 
-FLUSH_SECONDS = 1.0  # how far behind the training a reader of the log may be
-READ_EVERY = 50  # iterations that a GPU is ahead of the log at most: to be waited for stops it for a moment
+if TYPE_CHECKING:
+    from charrnn.training.task import TrainingTask
+
+FLUSH_SECONDS = 1.0  # maximum delay of the log behind the training
+MAX_PENDING = 50  # iterations that a GPU may be ahead of the log; to read an outcome interrupts its work
 
 
-class Unread(NamedTuple):
-    """An iteration whose outcome, (2,) loss and gradient's norm, may not be known yet."""
+class Pending(NamedTuple):
+    """An iteration that is not in the log yet; the device may still be computing its outcome."""
 
     iteration: int
     epoch: float
     rate: float
-    outcome: Tensor
+    outcome: Tensor  # (2,) loss and norm of the gradient
 
 
 class _StoppedError(Exception):
-    """A stop was asked for in the middle of a validation, which is then done again when the run goes on."""
+    """Leaves a validation that is stopped; it is repeated when the run is resumed."""
 
 
 class Trainer:
-    """A run that learns: made new, or from where its resume file says.
+    """The training of a run, from its beginning or from its resume file.
 
     Parameters
     ----------
-    model
-        On its device; changed in place.
-    parts
-        ids (n,) for train and val.
+    task
+        Network, data and checkpoints. The network is on its device, and is changed in place.
     settings
-        How it learns and until when.
+        How to train, and for how long.
     run
-        Where it writes.
-    package
-        ``package(iteration, epoch, train_loss)`` returns the checkpoint to write.
+        The folder to write to.
     listeners
         Objects that receive the events of training.
     sample
-        Called with the iteration of a complete checkpoint, to write its missing samples.
+        Called with the iteration of each complete checkpoint to write its missing samples.
     world
-        The processes that train together, each on rows of its own; the one that leads writes and has listeners.
-    context
-        Which symbols its batches hold beside each target.
-    bits
-        What a loss comes to in bits a symbol.
+        The processes that train together, each on some of the rows. Only the main process writes and has listeners.
+    backend
+        What computes the recurrent layers; None for torch.
     """
 
     def __init__(
         self,
-        model: Layers,
-        parts: Mapping[str, Ids],
+        task: TrainingTask,
         settings: Settings,
         run: Run,
-        package: Callable[[int, float, float | None], files.Saveable],
         listeners: Sequence[Listener] = (),
         sample: Callable[[int], None] | None = None,
         world: World = SINGLE_PROCESS,
-        context: ContextWindow = NEXT_SYMBOL,
-        bits: Callable[[float], float] = in_bits,
+        backend: Backend | None = None,
     ) -> None:
-        self.model, self.parts, self.settings, self.run = model, parts, settings, run
-        self.package, self.listeners, self.sample, self.world = package, list(listeners), sample, world
-        self.context, self.bits = context, bits
-        n, steps = settings.batch_size, settings.seq_length
-        self.batches = ContiguousBatches(parts["train"], n, steps, world.rank, world.size, context)
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = make_optimizer(model, settings)
-        self.step, self.source = self._make_step(), self._source()
-        self.ahead = world.size == 1 and settings.device != "cpu"
-        self.unread: list[Unread] = []
-        self.average = EMA(self.parameters, settings.average) if settings.average else None
-        self.place = Place(model.initial_state(self.batches.rows))
+        self.task, self.model, self.settings, self.run = task, task.model, settings, run
+        self.listeners, self.sample, self.world = list(listeners), sample, world
+        self.backend = backend or Backend()
+        self.backend.install(self.model)
+        rows = settings.batch_size
+        self.batches = ContiguousBatches(
+            task.parts["train"], rows, settings.seq_length, world.rank, world.size, task.context
+        )
+        self.source = place_batches(task.parts["train"], self.batches, rows, settings.device)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = make_optimizer(self.model, settings)
+        share = self.batches.rows / rows
+        reduce = None if world.size == 1 else lambda tensors: world.average(tensors, share)
+        self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
+        self.ema = EMA(self.parameters, settings.average) if settings.average else None
+        self.runs_ahead = world.size == 1 and settings.device != "cpu"
+        self.pending: list[Pending] = []
+        self.state = TrainState(self.model.initial_state(self.batches.rows))
         if run.resume_file.exists():
-            self.place = train_state.load(run.resume_file, model, self.optimizer, self.average, n, self.batches.own)
+            self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, rows, self.batches.own)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
-        self.saved = self.place.iteration if run.checkpoint_file(self.place.iteration).exists() else 0
+        self.saved = self.state.iteration if run.checkpoint_file(self.state.iteration).exists() else 0
         if world.is_main:
-            self.log = CsvLog(run.log_file, LOG_COLUMNS, self.place.iteration)
-            self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.place.iteration)
+            self.log = CsvLog(run.log_file, LOG_COLUMNS, self.state.iteration)
+            self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.state.iteration)
             if self.val_log.last:  # the row is written after the resume file
-                self.place.checkpointed = max(self.place.checkpointed, int(self.val_log.last["iteration"]))
+                self.state.checkpointed = max(self.state.checkpointed, int(self.val_log.last["iteration"]))
         self.iterations = settings.iterations(self.batches.row_length)
-        self.stale = count_stale(self.run)
-
-    def _source(self) -> ContiguousBatches | DeviceBatches:
-        """Where batches come from: the GPU's own memory, where there is one with room for them."""
-        settings, ids = self.settings, self.parts["train"]
-        if settings.device == "cuda" and fits(ids):
-            return DeviceBatches(ids, self.batches, settings.batch_size, settings.device)
-        return self.batches
-
-    def _make_step(self) -> Step:
-        if self.world.size == 1 and graphs.graphs_enabled(self.settings.device):
-            return GraphedStep(self.model, self.optimizer, self.settings)
-        share = self.batches.rows / self.settings.batch_size
-        return Step(self.model, self.optimizer, self.settings, lambda tensors: self.world.average(tensors, share))
+        self.stale = count_stale(run)
 
     @property
     def epoch(self) -> float:
-        """Epochs that are done."""
-        return self.place.position / self.batches.row_length
+        """The number of epochs so far."""
+        return self.state.position / self.batches.row_length
 
     @property
     def progress(self) -> float:
-        """The part of the planned length that is done: 1 or more where it is at its end."""
+        """The fraction of the planned length so far: 1 or more at the end."""
         minutes = self.settings.max_minutes
         return max(
-            self.place.iteration / self.iterations if self.iterations is not None else 0.0,
-            self.place.seconds / (60 * minutes) if minutes is not None else 0.0,
+            self.state.iteration / self.iterations if self.iterations is not None else 0.0,
+            self.state.seconds / (60 * minutes) if minutes is not None else 0.0,
         )
 
     @property
     def stopped_early(self) -> bool:
-        """Whether so many validations in a row brought no new best that it was to end then."""
+        """Whether training ended because the validation loss stopped falling."""
         return 0 < self.settings.early_stop <= self.stale
 
     @property
     def finished(self) -> bool:
-        """Whether it is at its end, planned or early."""
+        """Whether the planned or the early end is reached."""
         return self.progress >= 1 or self.stopped_early
 
     def train(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Learn until the planned end, or until ``stopped``; either way what was done is saved.
+        """Train until the end, or until ``stopped()``; in both cases everything is saved.
 
         Raises
         ------
         InputError
-            A loss is not finite, or another process is gone or began with other weights.
+            A loss is not finite, or another process has ended or started with other weights.
         """
         self.model.train()
         try:
-            if not self.world.all_equal(self.parameters.values(), self.place.iteration):
-                raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
-            self.place.checkpointed = int(self.world.broadcast(self.place.checkpointed))
-            self.saved = int(self.world.broadcast(self.saved))
-            if self.place.iteration and self.place.checkpointed == self.place.iteration:
-                self._tidy_up()  # an interruption may have prevented it
-                if self.saved == self.place.iteration:
-                    self._make_sound()
+            self._synchronise()
+            self._finish_last_checkpoint()
             with contextlib.suppress(_StoppedError):
                 self._loop(stopped)
-            if self.saved != self.place.iteration:  # stopped between checkpoints: save one without validation
+            if self.saved != self.state.iteration:  # stopped between checkpoints: save one without validation
                 self._save()
         finally:
             if self.world.is_main:
@@ -180,137 +160,160 @@ class Trainer:
                 self.val_log.close()
 
     def _loop(self, stopped: Callable[[], bool]) -> None:
-        began = self.flushed = time.monotonic()
-        began -= self.place.seconds
+        state, settings = self.state, self.settings
+        self._flushed = time.monotonic()
+        self._started = self._flushed - state.seconds
         while True:
             if self._checkpoint_is_due():
                 self._checkpoint(stopped)
             if self.finished or self.world.any(stopped()):
                 break
-            if not self.unread:
-                self.since = time.monotonic()
-            self.unread.append(self._iterate())
-            if self._reading_is_due():
-                self._read(began)
-        if self.unread:
-            self._read(began)
+            self._prepare_iteration()
+            rate = learning_rate(settings, state.iteration, int(self.epoch), self.progress)
+            batch = self.source.at(state.position, settings.seq_length)
+            x, y = (torch.as_tensor(part, device=settings.device) for part in batch)
+            outcome, state.hidden = self.step(x, y, state.hidden, rate)
+            state.position += settings.seq_length
+            state.iteration += 1
+            if self.ema:
+                self.ema.update(state.iteration)
+            self.pending.append(Pending(state.iteration, self.epoch, rate, outcome))
+            if self._log_is_due():
+                self._write_log()
+        if self.pending:
+            self._write_log()
 
-    def _iterate(self) -> Unread:
-        """One batch: forward, backward, clip, step, which a GPU may still be at when this returns."""
-        settings, place = self.settings, self.place
-        epoch, offset = divmod(place.position, self.batches.row_length)
-        if offset == 0:
-            place.state = self.model.initial_state(self.batches.rows)
+    def _synchronise(self) -> None:
+        """Make the processes agree on where they start."""
+        if not self.world.all_equal(self.parameters.values(), self.state.iteration):
+            raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
+        self.state.checkpointed = int(self.world.broadcast(self.state.checkpointed))
+        self.saved = int(self.world.broadcast(self.saved))
+
+    def _finish_last_checkpoint(self) -> None:
+        """Do what an interruption after the last checkpoint may have prevented."""
+        if self.state.iteration and self.state.checkpointed == self.state.iteration:
+            self._update_best()
+            if self.saved == self.state.iteration:
+                self._write_samples()
+
+    def _prepare_iteration(self) -> None:
+        """Reset the hidden state at the start of an epoch, and seed the dropout."""
+        if not self.pending:
+            self._block_started = time.monotonic()
+        if self.state.position % self.batches.row_length == 0:
+            self.state.hidden = self.model.initial_state(self.batches.rows)
         if self.model.config.dropout:
-            torch.manual_seed(_mixed(settings.seed, place.iteration, self.world.rank))
-        rate = learning_rate(settings, place.iteration, epoch, self.progress)
-        batch = self.source.at(place.position, settings.seq_length)
-        x, y = (torch.as_tensor(part, device=settings.device) for part in batch)
-        outcome, place.state = self.step(x, y, place.state, rate)
-        place.position += settings.seq_length
-        place.iteration += 1
-        if self.average:
-            self.average.update(place.iteration)
-        return Unread(place.iteration, self.epoch, rate, outcome)
+            torch.manual_seed(_iteration_seed(self.settings.seed, self.state.iteration, self.world.rank))
 
-    def _reading_is_due(self) -> bool:
-        """Whether to wait for the device and write down what came of what it was given: at once where nothing runs
-        ahead of the host, and before anything is made of it."""
+    def _log_is_due(self) -> bool:
+        """Return whether to wait for the device and write the log.
+
+        That is after each iteration unless the device runs ahead of the host, and always before a checkpoint.
+        """
         return (
-            not self.ahead
-            or len(self.unread) >= READ_EVERY
-            or time.monotonic() - self.since > FLUSH_SECONDS
+            not self.runs_ahead
+            or len(self.pending) >= MAX_PENDING
+            or time.monotonic() - self._block_started > FLUSH_SECONDS
             or self._checkpoint_is_due()
         )
 
-    def _read(self, began: float) -> None:
-        """Write the rows of log.csv of all that is unread. Several share the time that they took together."""
-        outcomes = torch.stack([unread.outcome for unread in self.unread]).tolist()  # waits for the device
-        now, count = time.monotonic(), len(self.unread)
-        took = (now - self.since) / count
-        self.place.seconds = self.world.broadcast(now - began)
+    def _write_log(self) -> None:
+        """Write the pending rows of log.csv; they share the time since the first of them began."""
+        outcomes = torch.stack([pending.outcome for pending in self.pending]).tolist()  # waits for the device
+        now, count = time.monotonic(), len(self.pending)
+        seconds = (now - self._block_started) / count  # per iteration
+        self.state.seconds = self.world.broadcast(now - self._started)
         symbols = self.settings.batch_size * self.settings.seq_length
-        for left, unread, (nats, norm) in zip(range(count - 1, -1, -1), self.unread, outcomes, strict=True):
-            if not (math.isfinite(nats) and math.isfinite(norm)):
-                raise InputError(self._nothing_learnt(nats, unread.iteration))
+        for left, pending, (loss, norm) in zip(range(count - 1, -1, -1), self.pending, outcomes, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise InputError(self._failure_message(loss, pending.iteration))
             row = {
-                "iteration": unread.iteration,
-                "epoch": unread.epoch,
-                "train_loss": nats,
-                "train_bits": self.bits(nats),
-                "learning_rate": unread.rate,
+                "iteration": pending.iteration,
+                "epoch": pending.epoch,
+                "train_loss": loss,
+                "train_bits": self.task.bits(loss),
+                "learning_rate": pending.rate,
                 "grad_norm": norm,
-                "symbols_per_second": symbols / took,
-                "elapsed_seconds": self.place.seconds - left * took,
+                "symbols_per_second": symbols / seconds,
+                "elapsed_seconds": self.state.seconds - left * seconds,
             }
             if self.world.is_main:
                 self.log.add(row)
                 for listener in self.listeners:
                     listener.iterated(row)
-        self.unread.clear()
-        if self.world.is_main and now - self.flushed > FLUSH_SECONDS:
+        self.pending.clear()
+        if self.world.is_main and now - self._flushed > FLUSH_SECONDS:
             self.log.flush()
-            self.flushed = now
+            self._flushed = now
 
-    def _nothing_learnt(self, nats: float, iteration: int) -> str:
-        if kernel_failed(self.model):
+    def _failure_message(self, loss: float, iteration: int) -> str:
+        if self.backend.failed():
             return (
                 f"a barrier of the GPU's kernel timed out at iteration {iteration}. "
                 f"Run nothing else on it, and resume from the last save: charrnn-train --resume {self.run.path}"
             )
-        files_ = self.run.checkpoints()
-        what = f"the loss or its gradient is not finite ({nats}) at iteration {iteration}."
-        if not files_:
-            return f"{what} Start again with a lower --learning-rate."
+        checkpoints = self.run.checkpoints()
+        problem = f"the loss or its gradient is not finite ({loss}) at iteration {iteration}."
+        if not checkpoints:
+            return f"{problem} Start again with a lower --learning-rate."
         return (
-            f"{what} The last good checkpoint is {files_[-1]}; "
+            f"{problem} The last good checkpoint is {checkpoints[-1]}; "
             "start again from it with --init-from and a lower --learning-rate."
         )
 
     def _checkpoint_is_due(self) -> bool:
-        iteration = self.place.iteration
+        iteration = self.state.iteration
         regular = iteration > 0 and iteration % self.settings.checkpoint_every == 0
-        return (regular or self.finished) and self.place.checkpointed != iteration
+        return (regular or self.finished) and self.state.checkpointed != iteration
 
     def _checkpoint(self, stopped: Callable[[], bool]) -> None:
         """Save, then validate and complete the checkpoint with its loss.
 
         A run that is interrupted in between resumes from here, and validates first.
         """
-        iteration = self.place.iteration
-        validates = len(self.parts["val"]) > self.context.max_lag
+        iteration = self.state.iteration
+        validates = len(self.task.parts["val"]) > self.task.context.max_lag
         if not validates:
-            self.place.checkpointed = iteration
+            self.state.checkpointed = iteration
         if self.saved != iteration or not validates:
             self._save()
         row = self._validate(stopped) if validates else None
-        self.place.checkpointed = iteration
+        self.state.checkpointed = iteration
         if self.world.is_main:
             if row:
-                self._complete(row)
+                self._complete_checkpoint(row)
             for listener in self.listeners:
                 listener.checkpointed(iteration, row)
         self.stale = int(self.world.broadcast(count_stale(self.run)))
-        self._make_sound()
+        self._write_samples()
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float]:
         """Return the row of val.csv for the current weights."""
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if self.world.any(stopped()):
                 raise _StoppedError
             for listener in self.listeners:
                 listener.validating(done, total)
 
-        with self._weights_to_keep():
-            settings, ids = self.settings, self.parts["val"]
-            nats = evaluate(self.model, ids, settings.precision, settings.device, tell, self.world, self.context)
+        settings, task = self.settings, self.task
+        with self._saved_weights():
+            loss = evaluate(
+                self.model,
+                task.parts["val"],
+                settings.precision,
+                settings.device,
+                on_progress,
+                self.world,
+                task.context,
+            )
         return {
-            "iteration": self.place.iteration,
+            "iteration": self.state.iteration,
             "epoch": self.epoch,
-            "val_loss": nats,
-            "val_bits": self.bits(nats),
-            "elapsed_seconds": self.place.seconds,
+            "val_loss": loss,
+            "val_bits": task.bits(loss),
+            "elapsed_seconds": self.state.seconds,
         }
 
     def _save(self) -> None:
@@ -318,59 +321,62 @@ class Trainer:
 
         A run that is interrupted in between resumes from the old resume file.
         """
+        iteration = self.state.iteration
         if self.world.is_main:
             self.log.sync()
             for listener in self.listeners:
-                listener.saving(self.place.iteration)
+                listener.saving(iteration)
             train_loss = float(self.log.last["train_loss"]) if self.log.last else None
             self.run.checkpoints_folder.mkdir(exist_ok=True)
-            with self._weights_to_keep():
-                package = self.package(self.place.iteration, self.epoch, train_loss)
-                files.save(self.run.checkpoint_file(self.place.iteration), package)
+            with self._saved_weights():
+                files.save(self.run.checkpoint_file(iteration), self.task.checkpoint(iteration, self.epoch, train_loss))
             delete_old(self.run, self.settings.keep)
         self.save_resume()
-        self.saved = self.place.iteration
+        self.saved = iteration
 
-    def _complete(self, row: Mapping[str, float]) -> None:
-        """Rewrite the checkpoint with its validation loss, and then write the row of val.csv.
+    def _complete_checkpoint(self, row: Mapping[str, float]) -> None:
+        """Add the validation loss to the checkpoint, and then write the row of val.csv.
 
         A run that is resumed without the row validates again.
         """
-        files.set_val_loss(self.run.checkpoint_file(self.place.iteration), row["val_loss"])
+        files.set_val_loss(self.run.checkpoint_file(self.state.iteration), row["val_loss"])
         self.val_log.add(row)
         self.val_log.sync()
-        self._tidy_up()
+        self._update_best()
 
-    def _tidy_up(self) -> None:
+    def _update_best(self) -> None:
         """Update best.json and the kept checkpoints from val.csv."""
         if self.world.is_main:
             mark_best(self.run)
             delete_old(self.run, self.settings.keep)
 
-    def _make_sound(self) -> None:
+    def _write_samples(self) -> None:
         """Write the missing samples of the last checkpoint, while the other processes wait."""
         if self.sample:
             if self.world.is_main:
-                self.sample(self.place.iteration)
+                self.sample(self.state.iteration)
                 for listener in self.listeners:
-                    listener.sampled(self.place.iteration)
-            self.world.wait()
+                    listener.sampled(self.state.iteration)
+            self.world.barrier()
 
-    def _weights_to_keep(self) -> contextlib.AbstractContextManager[None]:
-        """The network has the weights that are validated and kept: the averaged ones, if the run averages."""
-        return self.average.in_place() if self.average else contextlib.nullcontext()
+    def _saved_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Give the network the weights that are validated and saved: their average, if the run has one."""
+        return self.ema.applied() if self.ema else contextlib.nullcontext()
 
     def save_resume(self) -> None:
-        """Write all that going on takes; the rows of all processes in one state, which they are asked for but at the
-        beginning, when the others wait for this file."""
-        begun = self.place.iteration > 0
-        rows = self.settings.batch_size
-        state = self.world.gather(self.place.state) if begun else self.model.initial_state(rows)
+        """Write the resume file, with the hidden state of the rows of all processes.
+
+        At iteration 0 that state is zero, and is not gathered: the other processes are waiting for this file.
+        """
+        if self.state.iteration:
+            hidden = self.world.gather_state(self.state.hidden)
+        else:
+            hidden = self.model.initial_state(self.settings.batch_size)
         if self.world.is_main:
-            train_state.save(self.run.resume_file, self.model, self.optimizer, self.average, self.place, state)
+            train_state.save(self.run.resume_file, self.model, self.optimizer, self.ema, self.state, hidden)
 
 
-def _mixed(seed: int, iteration: int, rank: int) -> int:
-    """A seed of an iteration's own, mixed because torch's generator on the CPU takes only 32 of the 64 bits."""
+def _iteration_seed(seed: int, iteration: int, rank: int) -> int:
+    """Return a seed for one iteration, mixed because torch's CPU generator uses only 32 of the 64 bits."""
     entropy = (seed, iteration, rank) if rank else (seed, iteration)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""What becomes of a GPU on which work cannot be recorded, as far as that can be seen without one."""
+"""CUDA graphs, with a stand-in for the GPU."""
 
 import contextlib
 
@@ -9,10 +9,10 @@ from charrnn.cuda import graphs
 
 
 class Gpu:
-    """What stands for torch.cuda: a recording that fails ends in an error of its own, on another stream."""
+    """A stand-in for torch.cuda: a capture that fails ends with another error, on another stream."""
 
     def __init__(self, monkeypatch):
-        self.current, self.ended = "the run's", []
+        self.current, self.ended = "main stream", []
         for name, value in {
             "CUDAGraph": lambda: self,
             "graph_pool_handle": lambda: "pool",
@@ -22,7 +22,7 @@ class Gpu:
             "graph": self.graph,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(graphs, "_stream", lambda: "beside")
+        monkeypatch.setattr(graphs, "_stream", lambda: "side stream")
         end = lambda device, pool: self.ended.append((device, pool))  # noqa: E731
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
 
@@ -36,7 +36,7 @@ class Gpu:
         self.current = before
 
     def replay(self):
-        """Do the recorded work."""
+        """Replay the captured work."""
 
 
 @pytest.fixture
@@ -44,22 +44,22 @@ def gpu(monkeypatch):
     return Gpu(monkeypatch)
 
 
-def test_a_recording_is_replayed_from_the_stream_that_was_the_current_one(gpu):
+def test_a_graph_is_captured_on_the_side_stream_and_leaves_the_current_one(gpu):
     done = []
     assert graphs.capture(lambda: done.append(gpu.current)) == gpu.replay
-    assert (done, gpu.current, gpu.ended) == (["beside"], "the run's", [])
+    assert (done, gpu.current, gpu.ended) == (["side stream"], "main stream", [])
 
 
-def test_of_work_that_cannot_be_recorded_the_reason_is_raised_and_the_device_is_as_before(gpu):
+def test_if_a_capture_fails_its_first_error_is_raised_and_the_device_is_as_before(gpu):
     def work():
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
         graphs.capture(work)
-    assert (gpu.current, gpu.ended) == ("the run's", [(0, "pool")])
+    assert (gpu.current, gpu.ended) == ("main stream", [(0, "pool")])
 
 
-def test_what_fails_only_at_the_end_of_a_recording_is_raised_as_it_is(gpu, monkeypatch):
+def test_an_error_at_the_end_of_a_capture_is_raised(gpu, monkeypatch):
     @contextlib.contextmanager
     def graph(graph, pool, stream):
         yield
@@ -68,3 +68,11 @@ def test_what_fails_only_at_the_end_of_a_recording_is_raised_as_it_is(gpu, monke
     monkeypatch.setattr(torch.cuda, "graph", graph)
     with pytest.raises(RuntimeError, match="capture was invalidated"):
         graphs.capture(lambda: None)
+
+
+def test_only_gpus_have_graphs_and_they_can_be_disabled(monkeypatch):
+    monkeypatch.delenv(graphs.SWITCH, raising=False)
+    assert graphs.graphs_enabled("cuda")
+    assert not graphs.graphs_enabled("cpu")
+    monkeypatch.setenv(graphs.SWITCH, "0")
+    assert not graphs.graphs_enabled("cuda")

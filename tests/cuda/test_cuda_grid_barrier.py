@@ -1,4 +1,4 @@
-"""Programs of one kernel wait for each other, and not for ever."""
+"""Programs of one kernel synchronise at a barrier, with a limit."""
 
 import pytest
 import torch
@@ -9,10 +9,12 @@ import triton.language as tl  # noqa: E402
 
 from charrnn.cuda.grid_barrier import SPIN_LIMIT, arrive, wait  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 
 @triton.jit
 def pass_on(numbers, barrier, steps, spins):
-    """Each step, a program writes down one more than its neighbour's number of the step before."""
+    """In each step, store one more than the neighbour's number of the step before."""
     me, programs = tl.program_id(0), tl.num_programs(0)
     for t in range(steps):
         number = tl.load(numbers + t * programs + (me + 1) % programs)
@@ -22,14 +24,14 @@ def pass_on(numbers, barrier, steps, spins):
 
 
 @triton.jit
-def wait_in_vain(left, barrier, spins):
+def wait_twice(left, barrier, spins):
     spins = wait(barrier, 1, spins)
     spins = wait(barrier, 0, spins)
     tl.store(left, spins)
 
 
-@pytest.mark.parametrize("programs", [1, 2, 5])
-def test_what_the_others_wrote_before_a_barrier_is_read_after_it(programs):
+@pytest.mark.parametrize("programs", [1, 5])
+def test_stores_before_a_barrier_are_visible_after_it(programs):
     steps = 40
     numbers, barrier = shared(torch.full((steps + 1, programs), -1), torch.zeros(1, dtype=torch.int32))
     numbers[0] = torch.arange(programs) * 100
@@ -39,13 +41,8 @@ def test_what_the_others_wrote_before_a_barrier_is_read_after_it(programs):
     assert barrier.item() == steps * programs
 
 
-def test_spins_ends_and_does_not_come_back():
-    left, barrier = torch.full((1,), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    wait_in_vain[(1,)](left, barrier, 10)
-    assert left.item() == 0
-
-
-def test_spins_is_whole_again_once_all_have_come():
-    left, barrier = torch.full((1,), -1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
-    wait_in_vain[(1,)](left, barrier, 10)
-    assert left.item() == 10
+@pytest.mark.parametrize(("arrivals", "left"), [(0, 0), (1, 10)])
+def test_a_program_waits_no_longer_once_the_limit_was_reached(arrivals, left):
+    spins, barrier = torch.full((1,), -1, dtype=torch.int32), torch.full((1,), arrivals, dtype=torch.int32)
+    wait_twice[(1,)](spins, barrier, 10)
+    assert spins.item() == left

@@ -1,6 +1,7 @@
+"""LSTM layers with a projection on a CPU equal the reference, forward and backward."""
+
 import pytest
 import torch
-from torch import nn
 
 from charrnn.models.cells import LSTMP, unrolled
 from charrnn.models.projected_lstm import projected_lstm
@@ -21,24 +22,24 @@ def weights(layer):
 
 
 def gradients(run, layer, x, state):
-    """Of a loss in which every output and both final states count."""
+    """Return the gradients of a loss of all outputs and both final states."""
     y, (r, c) = run(x, state)
     loss = (y * torch.arange(y.numel()).view(y.shape).sin()).sum() + r.cos().sum() + (c * c).sum()
     return torch.autograd.grad(loss, [*weights(layer), x, *state])
 
 
-@pytest.mark.parametrize("steps", [1, 2, T])
+@pytest.mark.parametrize("steps", [1, T])
 def test_the_gradients_are_the_numerical_ones(steps):
     layer, x, state = layer_and_inputs(steps=steps)
 
-    def run(x, r, c, *some):
-        y, after = projected_lstm(x, (r, c), some)
+    def run(x, r, c, *weights):
+        y, after = projected_lstm(x, (r, c), weights)
         return y, *after
 
     assert torch.autograd.gradcheck(run, (x, *state, *weights(layer)))
 
 
-def test_outputs_states_and_gradients_are_those_of_one_step_after_another():
+def test_outputs_states_and_gradients_equal_those_of_single_steps():
     layer, x, state = layer_and_inputs()
     y, after = projected_lstm(x, state, weights(layer))
     expected, expected_after = unrolled(layer, x, state)
@@ -47,7 +48,7 @@ def test_outputs_states_and_gradients_are_those_of_one_step_after_another():
     torch.testing.assert_close(found, gradients(lambda x, s: unrolled(layer, x, s), layer, x, state))
 
 
-def test_training_and_sampling_compute_the_same_layer():
+def test_training_and_sampling_give_the_same_results():
     layer, x, state = layer_and_inputs(torch.float32)
     trained, trained_after = layer(x, state)
     assert trained.requires_grad
@@ -68,7 +69,7 @@ def test_under_autocast_products_are_in_bf16_and_sums_over_the_steps_are_not():
     assert all(w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in weights(layer))
 
 
-def test_what_wants_no_gradient_is_given_none():
+def test_inputs_without_gradients_get_none():
     layer, x, state = layer_and_inputs()
     y, _ = layer(x.detach(), tuple(s.detach() for s in state))
     y.sum().backward()
@@ -76,22 +77,7 @@ def test_what_wants_no_gradient_is_given_none():
     assert all(w.grad is not None for w in weights(layer))
 
 
-def test_torchs_own_layer_trains_to_the_same_weights():
-    layer, x, _ = layer_and_inputs()
-    other = nn.LSTM(D, H, batch_first=True, proj_size=P).double()
-    other.load_state_dict(layer.state_dict())
-    other.bias_hh_l0.requires_grad_(False)
-    for one in (layer, other):
-        learning = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.1)
-        for _ in range(5):
-            y = one(x.detach(), layer.initial_state(N))[0] if one is layer else one(x.detach())[0]
-            learning.zero_grad()
-            (y - 1).square().sum().backward()
-            learning.step()
-    torch.testing.assert_close(list(layer.parameters()), list(other.parameters()))
-
-
-def test_its_threads_compute_alone_and_leave_the_number_of_torchs_own_as_it_is(monkeypatch):
+def test_each_thread_of_the_pool_uses_one_thread_and_torchs_number_is_unchanged(monkeypatch):
     layer, x, state = layer_and_inputs()
     before, seen = torch.get_num_threads(), []
     monkeypatch.setattr("charrnn.models.projected_lstm._forward", lambda *_: seen.append(torch.get_num_threads()))
@@ -107,8 +93,8 @@ def test_its_threads_compute_alone_and_leave_the_number_of_torchs_own_as_it_is(m
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_it_is_the_same_for_any_number_of_threads(threads):
+@pytest.mark.parametrize("threads", [2, 8])
+def test_gradients_are_the_same_for_any_number_of_threads(threads):
     layer, x, state = layer_and_inputs()
     before = torch.get_num_threads()
     found = []

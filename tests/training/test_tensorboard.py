@@ -45,20 +45,20 @@ def train(*argv):
 
 
 def events(folder):
-    """The events of a run, as TensorBoard reads them."""
+    """Return the events of a run, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return EventAccumulator(str(Run(Path(folder)).tensorboard_folder), {"scalars": 0, "audio": 0}).Reload()
 
 
 def scalars(folder):
-    """Steps and values by tag."""
+    """Return steps and values by tag."""
     found = events(folder)
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
 def assert_as_logged(folder):
-    """Each row of the logs is there once, in single precision."""
+    """Check that each row of the logs is there once, in single precision."""
     run, found, expected = Run(Path(folder)), scalars(folder), {}
     for row in (*read_rows(run.log_file), *read_rows(run.val_file)):
         for column in SCALARS.keys() & row.keys():
@@ -71,26 +71,22 @@ def assert_as_logged(folder):
 
 
 def sounds(folder):
-    """Steps by tag."""
+    """Return the steps of sounds by tag."""
     found = events(folder)
     return {tag: [e.step for e in found.Audio(tag)] for tag in found.Tags()["audio"]}
 
 
-def test_the_values_are_those_of_the_logs(here):
-    train("sound.wav", *SMALL, "--max-iterations", "7", "--tensorboard", "--run-dir", "r")
+def test_the_values_are_those_of_the_logs_and_each_checkpoint_has_its_sound(here):
+    train("sound.wav", *SMALL, *SOUND, "--max-iterations", "7", "--tensorboard", "--run-dir", "r")
     assert_as_logged("r")
     assert [step for step, _ in scalars("r")["loss/train"]] == [1, 2, 3, 4, 5, 6, 7]
     assert [step for step, _ in scalars("r")["bits/val"]] == [3, 6, 7]
-
-
-def test_each_checkpoint_has_its_sound(here):
-    train("sound.wav", *SMALL, *SOUND, "--max-iterations", "7", "--tensorboard", "--run-dir", "r")
     assert sounds("r") == {"sound/t0.50": [3, 6, 7], "sound/t1.00": [3, 6, 7]}
     (first, *_) = events("r").Audio("sound/t1.00")
-    heard, rate = soundfile.read(io.BytesIO(first.encoded_audio_string))
+    sound, rate = soundfile.read(io.BytesIO(first.encoded_audio_string))
     written, _ = soundfile.read(Run(Path("r")).sample_file(3, 1.0))
     assert rate == first.sample_rate == 11025
-    np.testing.assert_allclose(heard, written, atol=1e-4)
+    np.testing.assert_allclose(sound, written, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["poem.txt", "frames"])
@@ -109,11 +105,11 @@ def test_runs_of_texts_and_frame_predictors_have_events(here, kind):
 
 @contextlib.contextmanager
 def killed_at(method, iteration):
-    """A process that ends in a method of `Trainer` at an iteration."""
+    """End a training in a method of `Trainer` at an iteration."""
     original = getattr(Trainer, method)
 
     def end(trainer, *args):
-        if trainer.place.iteration == iteration:
+        if trainer.state.iteration == iteration:
             raise KeyError("killed")
         return original(trainer, *args)
 
@@ -123,9 +119,7 @@ def killed_at(method, iteration):
             yield
 
 
-@pytest.mark.parametrize(
-    ("method", "iteration"), [("_iterate", 2), ("_iterate", 5), ("_validate", 6), ("_tidy_up", 6), ("_make_sound", 6)]
-)
+@pytest.mark.parametrize(("method", "iteration"), [("_prepare_iteration", 5), ("_validate", 6), ("_write_samples", 6)])
 def test_a_run_that_was_killed_and_resumed_has_each_step_once(here, method, iteration):
     with killed_at(method, iteration):
         charrnn_train(["sound.wav", *SMALL, *SOUND, "--max-iterations", "7", "--tensorboard", "--run-dir", "r"])
@@ -136,7 +130,7 @@ def test_a_run_that_was_killed_and_resumed_has_each_step_once(here, method, iter
 
 def test_events_are_complete_if_the_clock_goes_back_between_sessions(here, monkeypatch):
     now = time.time()
-    for session in range(12):  # in names, a tenth is not sorted after a ninth by itself
+    for session in range(12):  # ten or more, since "10" sorts before "9"
         command = ["--resume", "r", "-q"] if session else ["sound.wav", *SMALL, "--tensorboard", "--run-dir", "r"]
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda now=now - 3600 * session: now)
@@ -144,16 +138,16 @@ def test_events_are_complete_if_the_clock_goes_back_between_sessions(here, monke
     assert_as_logged("r")
 
 
-def test_a_run_that_was_stopped_or_extended_has_each_step_once(here):
-    original = Trainer._iterate
+def test_a_run_that_was_stopped_and_extended_has_each_step_once(here):
+    original = Trainer._prepare_iteration
 
-    def iterate(trainer):
-        if trainer.place.iteration == 4:
+    def interrupted(trainer):
+        if trainer.state.iteration == 4:
             signal.raise_signal(signal.SIGINT)
         return original(trainer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_iterate", iterate)
+        patch.setattr(Trainer, "_prepare_iteration", interrupted)
         command = ["sound.wav", *SMALL, "--max-iterations", "7", "--tensorboard", "--run-dir", "r"]
         assert charrnn_train(command) == 130
     train("--resume", "r", "-q")
@@ -171,7 +165,7 @@ def test_the_name_of_the_run_need_not_be_utf8(here):
     assert sounds("r")["sound/t1.00"] == [3, 4, 6, 7]
 
 
-def test_a_sample_that_is_no_sound_or_leads_out_of_the_run_is_left_out(here, capsys):
+def test_a_sample_that_is_not_a_sound_of_the_run_is_skipped(here, capsys):
     train("sound.wav", *SMALL, *SOUND, "--max-iterations", "3", "--tensorboard", "--run-dir", "r")
     samples = Run(Path("r")).samples_folder
     (samples / "00000003_tbroken.wav").write_bytes(b"RIFF")
@@ -209,7 +203,7 @@ def test_long_runs_write_fewer_of_their_iterations():
     assert [stride(i) for i in (1, 9_999, 10_000, 99_999, 100_000, 10**6)] == [1, 1, 10, 10, 100, 1000]
 
 
-def test_a_sound_of_one_sample_is_left_out(here):
+def test_a_sound_of_one_sample_is_skipped(here):
     flags = ["--sample-seconds", "0.00001", "--max-iterations", "2", "--tensorboard", "--run-dir", "r"]
     train("sound.wav", *SMALL, *flags)
     assert sounds("r") == {}

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from charrnn.cuda.backends import set_backend
+from charrnn.cuda.backends import Backend
 from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
 from charrnn.models.char_rnn import build
@@ -138,11 +138,12 @@ def stepper(
     shape = {"batch_size": min(rows, setup.largest), "seq_length": setup.steps}
     settings = Settings(**RECIPES[recipe] | shape, recipe=recipe, precision=precision, device=setup.device)
     model = build(dataclasses.replace(setup.networks[network], layer_norm=recipe == "modern"), seed=0).to(setup.device)
-    set_backend(model, backend if setup.on_gpu else "torch")
+    installed = Backend(backend if setup.on_gpu else "torch")
+    installed.install(model)
     optimizer = make_optimizer(model, settings)
     if graphed:
-        return GraphedStep(model, optimizer, settings, **setup.recording)
-    return Step(model, optimizer, settings)
+        return GraphedStep(model, optimizer, settings, **setup.recording, backend=installed)
+    return Step(model, optimizer, settings, backend=installed)
 
 
 def batches(setup: Setup, rows: int, vocab_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

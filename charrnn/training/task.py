@@ -1,0 +1,216 @@
+"""Training tasks: all that the trainer and charrnn-train need to know about a kind of network and its data."""
+
+from __future__ import annotations
+
+import abc
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import bytecodec
+from bytecodec.console import progress
+from bytecodec.errors import InputError
+from charrnn.data import baselines
+from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
+from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
+from charrnn.data.recordings import SoundOptions
+from charrnn.data.vocab import Ids, Vocab
+from charrnn.models.char_rnn import CharRNN, Layers, build
+from charrnn.models.config import ModelConfig
+from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
+from charrnn.storage.run_dir import Run
+from charrnn.training.evaluate import in_bits
+from charrnn.training.recipe import LAYER_NORM, Settings
+
+
+class TrainingTask(abc.ABC):
+    """A network and its data, ready to be trained.
+
+    Attributes
+    ----------
+    model
+        The network, which is trained in place.
+    data
+        All data of the run on disk: ``ids`` (n,), and the ``names`` of its files and of those that were ``skipped``.
+    parts
+        ids (n,) of the parts train, val and test.
+    context
+        The symbols that a prediction depends on.
+    metadata
+        The keys of config.json that describe data and network.
+    """
+
+    unit: ClassVar[str] = "symbol"  # of losses in bits
+    units: ClassVar[str] = "symbols"  # of the data
+
+    def __init__(
+        self, model: Layers, data: Any, parts: Mapping[str, Ids], context: ContextWindow, metadata: Mapping[str, Any]
+    ) -> None:
+        self.model, self.data, self.parts, self.context, self.metadata = model, data, parts, context, metadata
+
+    @classmethod
+    @abc.abstractmethod
+    def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
+        """Prepare the data and build the network of a new run.
+
+        Parameters
+        ----------
+        options
+            The options of charrnn-train.
+        given
+            The names of those that are given on the command line.
+
+        Raises
+        ------
+        InputError
+            The inputs cannot be used, or the options contradict the network of --init-from.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
+        """Open the data and build the network of a run that is resumed, from its config.json.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            config.json is not valid.
+        """
+
+    @property
+    def rate(self) -> int | None:
+        """The sampling rate in Hz; None for text."""
+        rate: int | None = self.metadata["rate"]
+        return rate
+
+    def adapted(self, settings: Settings) -> Settings:
+        """Return the settings with the values that the network prescribes."""
+        return settings
+
+    def bits(self, loss: float) -> float:
+        """Convert a loss to bits per symbol."""
+        return in_bits(loss)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of symbols in each part."""
+        return {name: len(ids) for name, ids in self.parts.items()}
+
+    @abc.abstractmethod
+    def description(self) -> str:
+        """Describe the network besides its layers."""
+
+    @abc.abstractmethod
+    def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Saveable:
+        """Return the checkpoint of an iteration, with the current weights."""
+
+    @abc.abstractmethod
+    def baselines(self, quiet: bool) -> dict[str, float]:
+        """Return the bits per symbol of other coders on the validation part, by name; {} without such a part."""
+
+    @abc.abstractmethod
+    def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
+        """Return a function that writes the samples of a checkpoint (`charrnn.training.samples.CheckpointSampler`)."""
+
+
+class SymbolTask(TrainingTask):
+    """A character network on recordings or texts."""
+
+    OPTIONS = ("cell", "rnn_size", "proj_size", "layers", "wordvec_size", "forget_bias", "dropout")  # of a ModelConfig
+
+    model: CharRNN
+    data: Corpus
+
+    def __init__(self, model: CharRNN, data: Corpus, metadata: Mapping[str, Any], val_frac: float, test_frac: float):
+        super().__init__(model, data, data.split(val_frac, test_frac), NEXT_SYMBOL, metadata)
+
+    @classmethod
+    def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
+        old = load(options.init_from) if options.init_from else None
+        sound = sound_options(options, given, old.rate if old else None, bool(old and old.encoding == "mulaw"))
+        corpus = prepare_corpus(
+            options.input,
+            run.corpus_file,
+            sound,
+            old.vocab if old else None,
+            options.quiet,
+            bytecodec.read_table(options.table) if options.table else None,
+            options.encoding,
+            options.skip_unreadable,
+        )
+        is_sound = corpus.vocab.alphabet is not None
+        if old:
+            model = old.model
+            check_same_network(options, given, model.config, {name: name for name in cls.OPTIONS})
+        else:
+            fields = {name: getattr(options, name) for name in cls.OPTIONS}
+            config = ModelConfig(len(corpus.vocab), **fields, layer_norm=LAYER_NORM[options.recipe])
+            # The ids of mu-law bytes are not in the order of the amplitudes.
+            model = build(config, options.seed, settings.smooth and is_sound and not sound.mulaw)
+        metadata = {
+            "rate": sound.rate if is_sound else None,
+            "encoding": sound.encoding if is_sound else None,
+            **({} if is_sound else {"text_encoding": options.encoding}),
+            "sound": corpus.sound.to_json() if corpus.sound else None,
+            "table": options.table,
+            "vocab": corpus.vocab.to_json(),
+            "model": model.config.to_json(),
+        }
+        return cls(model, corpus, metadata, options.val_frac, options.test_frac)
+
+    @classmethod
+    def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
+        shape = ModelConfig(**config["model"])
+        meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")  # before memory is allocated
+        corpus = open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
+        return cls(CharRNN(shape), corpus, config, config["val_frac"], config["test_frac"])
+
+    def description(self) -> str:
+        config = self.model.config
+        return f"embeddings of {config.wordvec_size}, {config.vocab_size} distinct symbols"
+
+    def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
+        made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)
+        made.rate, made.encoding, made.sound = self.rate, self.metadata["encoding"], self.metadata.get("sound")
+        return made
+
+    def baselines(self, quiet: bool) -> dict[str, float]:
+        val, train = self.parts["val"], self.parts["train"]
+        if len(val) < 2:
+            return {}
+        with progress(baselines.total_symbols(val, train), " symbols", quiet, unit_scale=True, desc="baselines") as bar:
+            mulaw = self.metadata["encoding"] == "mulaw"
+            return baselines.measure_baselines(val, train, self.data.vocab, self.rate, mulaw, bar.update)
+
+    def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
+        from charrnn.training.samples import SymbolSampler  # imports engines, which the trainer does not need
+
+        return SymbolSampler(run, **options)
+
+
+def sound_options(options: Namespace, given: set[str], old_rate: int | None, old_mulaw: bool = False) -> SoundOptions:
+    """Return how to read recordings: as given, and otherwise as for the network of --init-from, if there is one."""
+    return SoundOptions(
+        rate=old_rate if old_rate and "rate" not in given else options.rate,
+        channel=options.channel,
+        remove_dc=options.remove_dc,
+        normalize=options.normalize,
+        normalize_over=options.normalize_over,
+        gain_db=options.gain,
+        mulaw=options.mulaw or old_mulaw,
+    )
+
+
+def check_same_network(options: Namespace, given: set[str], config: Any, fields: Mapping[str, str]) -> None:
+    """Raise InputError if an option that is given contradicts the network of --init-from.
+
+    Parameters
+    ----------
+    fields
+        Fields of the network's configuration by the names of their options.
+    """
+    for name, field in fields.items():
+        value = getattr(config, field)
+        if name in given and getattr(options, name) != value:
+            flag = "--" + name.replace("_", "-")
+            has = f"{flag} {value}" if value is not None else f"--cell {config.cell}, which has no {flag}"
+            raise InputError(f"{options.init_from} has {has}: leave {flag} out.")
