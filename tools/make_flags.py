@@ -1,4 +1,4 @@
-"""Write docs/flags.md from what the commands themselves say: python tools/make_flags.py > docs/flags.md."""
+"""Write the page of all flags from the commands' help: python tools/make_flags.py > docs/reference/flags.md."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 INTRODUCTION = """# Flags
 
-What each command says to `--help`; `python tools/make_flags.py > docs/flags.md` writes this page. Everywhere:
+The help texts of all commands; `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all
+commands:
 
-- Results go to standard output or the named file; messages and progress bars to standard error, and `-q` leaves out
-  all but errors. `-` is standard input or output. Recordings, texts and CSV files are read from it, and from named
-  pipes, by every command that takes them; networks, runs, states and vocabularies are read from files alone.
-- Exit 0: done (a closed pipe, and Ctrl-C where output is endless, are ways of being done). 2: the command line is wrong
-  whatever the files hold. 1: everything else that went wrong, in one or two sentences. 130 and 143: interrupted by
-  Ctrl-C or SIGTERM, with what was done saved.
-- An output file appears under its name whole or not at all: it is written beside it, then renamed. A file that exists
-  and is no regular file, such as /dev/null, is written in place.
+- Results go to standard output or to the named file; messages and progress bars go to standard error. `-q` prints
+  errors only. `-` is standard input or output. Recordings, texts and CSV files can be read from standard input and
+  named pipes; networks, runs, states and vocabularies only from files.
+- Exit codes: 0 for success (including a closed pipe, and Ctrl-C on endless output); 2 for a wrong command line,
+  whatever the files contain; 1 for any other error; 130 and 143 if interrupted by Ctrl-C or SIGTERM, with the work so
+  far saved.
+- An output file appears under its name complete or not at all: it is written under a temporary name, then renamed. An
+  existing file that is not a regular file, such as /dev/null, is written in place.
 - `CHARRNN_THREADS` sets the default of `--threads`.
 """
 
 
 def help_of(command: Callable[..., int]) -> str:
-    """What a command prints for --help, 100 columns wide."""
+    """Return what a command prints for --help, 100 columns wide."""
     os.environ["COLUMNS"] = "100"
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

@@ -49,7 +49,7 @@ def test_no_sample_is_so_near_a_rounding_border_that_another_processor_could_rou
 
 
 def test_the_same_seed_says_a_phrase_in_the_same_way_and_another_in_another_way():
-    first, again, other = (make_voice.log(["'malo"], np.random.PCG64(seed)) for seed in (1, 1, 2))
+    first, again, other = (make_voice.speak_words(["'malo"], np.random.PCG64(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -74,7 +74,7 @@ def test_pauses_of_exact_silence_part_the_phrases(samples):
 
 def test_each_word_can_be_said_and_has_a_place_in_a_phrase():
     for word in sum(make_voice.WORDS.values(), ()):
-        assert np.abs(make_voice.log([word], np.random.PCG64(0))).max() > 0.1
+        assert np.abs(make_voice.speak_words([word], np.random.PCG64(0))).max() > 0.1
     assert {kind for phrase in make_voice.PHRASES for kind in phrase.split()} == set(make_voice.WORDS)
 
 
@@ -88,7 +88,7 @@ def test_its_pitch_is_that_of_a_woman(samples):
 
 def test_a_phrase_falls_at_its_end_and_a_question_rises():
     def last_and_first(rising):
-        phrase = make_voice.log(["'malo", "no'sal", "l@", "'malo"], np.random.PCG64(0), rising=rising)
+        phrase = make_voice.speak_words(["'malo", "no'sal", "l@", "'malo"], np.random.PCG64(0), rising=rising)
         pitches = [_pitch(200 * phrase[i : i + 512]) for i in range(0, len(phrase) - 512, 128)]
         voiced = [pitch for pitch in pitches if pitch]
         return voiced[-2], voiced[1]
