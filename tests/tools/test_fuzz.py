@@ -19,9 +19,7 @@ def test_damaged_input_is_read_or_rejected(tmp_path):
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-def test_much_damaged_input_is_read_or_rejected(tmp_path, target):
-    inputs = 3000 if target == "config" else 10_000
-    code, output = run_campaign("fuzz", "--inputs", inputs, "--only", target, "--keep", tmp_path / "faults")
+def test_much_damaged_input_is_read_or_rejected(tmp_path):
+    code, output = run_campaign("fuzz", "--inputs", 3000, "--keep", tmp_path / "faults")
     assert code == 0, output
-    assert f"{inputs:,} inputs" in output
+    assert output.count("3,000 inputs") == len(TARGETS)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from table import Row, command_path, main, per_second, write_noise
+from table import Row, command_path, main, per_second
 
 import bytecodec
 
@@ -35,7 +35,7 @@ def command(name: str) -> float:
     """Measure a command from start to end on 300 MB."""
     with tempfile.TemporaryDirectory() as folder:
         raw, text = Path(folder, "raw"), Path(folder, "text")
-        write_noise(COMMAND_BYTES, raw)
+        raw.write_bytes(os.urandom(COMMAND_BYTES))
         if name == "utf82bin":
             subprocess.run([command_path("bin2utf8"), raw, text], check=True)
         start = time.perf_counter()
@@ -43,15 +43,18 @@ def command(name: str) -> float:
         return COMMAND_BYTES / 1e6 / (time.perf_counter() - start)
 
 
-TO_TEXT, FROM_TEXT = "plain Python, to text", "plain Python, from text"
-ROWS = [
-    Row(TO_TEXT, partial(function, "plain encode")),
-    Row("bytecodec.Encoder", partial(function, "encode"), TO_TEXT),
-    Row("bin2utf8, the whole command", partial(command, "bin2utf8"), TO_TEXT),
-    Row(FROM_TEXT, partial(function, "plain decode")),
-    Row("bytecodec.Decoder", partial(function, "decode"), FROM_TEXT),
-    Row("utf82bin, the whole command", partial(command, "utf82bin"), FROM_TEXT),
-]
+def rows() -> list[Row]:
+    """Return the rows of both directions."""
+    to_text, from_text = "plain Python, to text", "plain Python, from text"
+    return [
+        Row(to_text, partial(function, "plain encode")),
+        Row("bytecodec.Encoder", partial(function, "encode"), to_text),
+        Row("bin2utf8, the whole command", partial(command, "bin2utf8"), to_text),
+        Row(from_text, partial(function, "plain decode")),
+        Row("bytecodec.Decoder", partial(function, "decode"), from_text),
+        Row("utf82bin, the whole command", partial(command, "utf82bin"), from_text),
+    ]
+
 
 if __name__ == "__main__":
-    main(__doc__ or "", "codec: MB of bytes per second", ROWS)
+    main(__doc__ or "", "codec: MB of bytes per second", rows())

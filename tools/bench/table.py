@@ -25,17 +25,7 @@ SECONDS = 6.0  # of a measurement, after a warm-up
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement.
-
-    Attributes
-    ----------
-    name
-        What is measured.
-    measure
-        Returns the figure.
-    baseline
-        Name of the row to compare with; empty for a baseline.
-    """
+    """A measurement, and the name of the row to compare it with; a baseline has none."""
 
     name: str
     measure: Callable[[], float]
@@ -44,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table; the values are all measurements of the row and of its baseline."""
+    """A line of the table, with all measurements of the row and of its baseline."""
 
     name: str
     values: Sequence[float]
@@ -53,13 +43,7 @@ class Figure:
 
 
 def main(description: str, title: str, rows: Sequence[Row], argv: Sequence[str] | None = None) -> None:
-    """Measure the rows of a benchmark and print its table.
-
-    Parameters
-    ----------
-    title
-        Names the benchmark and the unit.
-    """
+    """Measure the rows of a benchmark and print their table, whose title names the unit."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="number of measurements of each row (default: 3)")
     parser.add_argument("--only", default="", metavar="TEXT", help="measure only rows with TEXT in their name")
@@ -82,9 +66,8 @@ def main(description: str, title: str, rows: Sequence[Row], argv: Sequence[str] 
                 values.append(in_new_process(name))
     print("\r" + " " * 80 + "\r", end="", file=sys.stderr)
     print(f"{machine()}{', one core busy' * args.busy_core}\n")
-    print_table(
-        title, [Figure(n, v, by_name[n].baseline, found.get(by_name[n].baseline, ())) for n, v in found.items()]
-    )
+    baselines = {name: by_name[name].baseline for name in found}
+    print_table(title, [Figure(n, v, baselines[n], found.get(baselines[n], ())) for n, v in found.items()])
 
 
 def print_table(title: str, figures: Sequence[Figure]) -> None:
@@ -99,8 +82,8 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
 
 
 def number(value: float) -> str:
-    """Return a number as text with at least three digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Return a number as text, with four digits if it is small."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def in_new_process(name: str) -> float:
@@ -129,13 +112,6 @@ def busy_core() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-def write_noise(count: int, path: Path) -> None:
-    """Write a file of ``count`` random bytes."""
-    with path.open("wb") as file:
-        for start in range(0, count, 1 << 24):
-            file.write(os.urandom(min(1 << 24, count - start)))
 
 
 def command_path(name: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from table import SECONDS, Row, command_path, main, per_second, write_noise
+from table import SECONDS, Row, command_path, main, per_second
 
 from charrnn.storage.csv_log import read_rows
 
@@ -49,7 +50,7 @@ def command(size: str, precision: str, recipe: str = "torch-rnn") -> float:
     flags += f" --max-minutes {(SECONDS + 3) / 60} --val-frac 0.0001 --checkpoint-every 1000000"
     with tempfile.TemporaryDirectory() as folder:
         raw, text, run = Path(folder, "noise"), Path(folder, "noise.txt"), Path(folder, "run")
-        write_noise(3_000_000, raw)
+        raw.write_bytes(os.urandom(3_000_000))
         subprocess.run([command_path("bin2utf8"), raw, text], check=True)
         arguments = [command_path("charrnn-train"), str(text), *flags.split(), "--run-dir", str(run)]
         subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -11,14 +11,12 @@ temporary file may remain. Linux only. full-disk and read-only need root and are
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -193,11 +191,11 @@ def full_disk(campaign: Campaign, count: int) -> Iterator[str]:
     """Fill a small tmpfs at some moment of a run; free it, and resume."""
     rng = random.Random(campaign.seed)
     for _ in range(count):
-        with mounted(campaign.folder / "small", "size=1500k") as folder:
+        with faults.mounted(campaign.folder / "small", "size=1500k") as folder:
             run = campaign.new_run(folder)
             process = campaign.start(run, campaign.slow_saves())
             campaign.wait_for_events(process, rng.randint(1, 120))
-            fill(folder / "ballast")
+            faults.fill(folder / "ballast")
             code = exit_code(process)
             assert code in (0, 1), f"a full disk ended it with {code}: {campaign.messages}"
             if code:
@@ -207,26 +205,6 @@ def full_disk(campaign: Campaign, count: int) -> Iterator[str]:
             (folder / "ballast").unlink()
             campaign.check(run, "a full disk")
             yield "full" if code else "finished before"
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """Mount a tmpfs."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write a file that uses all space of its disk."""
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 16, 1 << 12):
-            with contextlib.suppress(OSError):
-                while file.write(bytes(size)):
-                    pass
 
 
 def can_sample(campaign: Campaign, run: Run, which: str = "newest") -> bool:

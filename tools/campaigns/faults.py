@@ -1,10 +1,11 @@
-"""Faults for tools/campaigns/crash.py: slow saves, a disk that loses unsynced data, a backward clock, permissions.
+"""Faults for tools/campaigns/crash.py: slow saves, full and volatile disks, a backward clock, permissions.
 
-Each is applied in a process of its own, before the command that it affects.
+Most are applied in a separate process, before the command that they affect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import itertools
@@ -12,6 +13,7 @@ import mmap
 import os
 import random
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,26 @@ def obey_permissions() -> None:
         if call(header, sets):
             raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
         sets[0] &= ~(1 << 1)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """Mount a tmpfs."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file that uses all space of its disk."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
 
 
 class VolatileDisk:
