@@ -32,7 +32,7 @@ def performance():
 
 @pytest.fixture(scope="module")
 def samples():
-    """The committed recording as steps from silence."""
+    """Return the committed recording as steps from silence."""
     with wave.open(str(RECORDING)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), np.uint8).astype(int) - 128
 
