@@ -1,21 +1,26 @@
-# From a bare machine with Python 3.11 or newer and a network connection:
-#   make demo                  hear a network's version of a voice, after about four minutes
-#   make demo INPUT=my.wav     the same with a recording of your own
-#   make test                  all fast tests;  make test-slow: the others, too
-#   make sanitize             the compiled engine's kernel under address, undefined-behaviour and thread sanitizers
+# Needs Python 3.11 or newer and, for the first installation, a network connection.
+#   make demo                  train a network on a voice and sample from it, in about four minutes
+#   make demo INPUT=my.wav     the same with your own recording
+#   make test                  fast tests
+#   make test-integration      tests that need a browser, several processes or Triton's interpreter
+#   make test-slow             all tests
 #   make lint                  ruff and mypy
-#   make bench                 the speed of codec, training and sampling beside named baselines
-#   make audit                 known faults of the dependencies, in public databases
-#   make screenshots           the pictures of docs/pictures; needs chromium and ffmpeg
-#   make demo-clean, clean     forget the demo's network;  the environment as well
+#   make bench                 speed of codec, training and sampling, compared with baselines
+#   make sanitize              the compiled kernel under address, undefined-behaviour and thread sanitizers
+#   make docs                  regenerate the pages of docs/reference that are made from the code
+#   make screenshots           regenerate docs/pictures; needs chromium and ffmpeg
+#   make audit                 look up known vulnerabilities of the dependencies
+#   make dist                  source distribution and wheel
+#   make demo-clean, clean     delete the demo's network; delete the environment and builds as well
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
+TORCH  ?= torch
 
-.PHONY: demo demo-clean test test-integration test-slow sanitize lint bench audit screenshots dist clean
+.PHONY: demo demo-clean test test-integration test-slow sanitize lint bench docs audit screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -41,10 +46,16 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/core.done
-	$(BIN)/python tools/bench/bench.py
+bench: $(VENV)/dev.done
+	$(BIN)/python tools/bench/codec.py
+	$(BIN)/python tools/bench/train.py
+	$(BIN)/python tools/bench/sample.py
 
-# In an environment of its own, so that what audits is not among what is audited.
+docs: $(VENV)/dev.done
+	$(BIN)/python tools/make_flags.py > docs/reference/flags.md
+	$(BIN)/python tools/licences.py > docs/reference/dependencies.md
+
+# pip-audit has an environment of its own, so that its dependencies are not audited.
 audit: $(VENV)/dev.done
 	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install -q pip-audit
 	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -58,16 +69,14 @@ dist: $(VENV)/dev.done
 clean: demo-clean
 	rm -rf $(VENV) build dist *.egg-info
 
-# torch first: what depends on it would otherwise be free to choose another build of it.
-TORCH ?= torch
-
 KERNEL := $(wildcard charrnn/engines/cpu/*.[ch])
 
+# torch is installed first: packages that depend on it could otherwise select another build.
 $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older or missing: make PYTHON=/path/to/python3.11"; exit 1; }
+	  || { echo "Python 3.11 or newer is needed, but $(PYTHON) is older or missing: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
-	  || { echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, install python3-venv first."; exit 1; }
+	  || { echo "$(PYTHON) cannot create a virtual environment: on Debian and Ubuntu, install python3-venv first."; exit 1; }
 	$(PIP) install -q -c constraints.txt $(TORCH)
 	$(PIP) install -q -c constraints.txt -e .
 	@touch $@

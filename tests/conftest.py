@@ -1,4 +1,4 @@
-"""What the tests share: a steady hypothesis, one thread, a sound to learn, and networks small enough to follow."""
+"""Shared fixtures: reproducible examples, one thread, a sound to learn, and small networks."""
 
 import os
 import shutil
@@ -18,48 +18,46 @@ TRAINED = """
     --max-iterations 400 --checkpoint-every 200 --precision fp32 --threads 1 --quiet
 """
 
-# The GPU's kernels run in Triton's interpreter, which has to be said before anything imports Triton.
+# GPU kernels run in Triton's interpreter; the variable is read when Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
+# Processes that a shell starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
-    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "reproducible", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-settings.load_profile("steady")
+settings.load_profile("reproducible")
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Torch adds up on one thread, whatever the test before this one asked for."""
+    """Set torch to one thread, which an earlier test may have changed."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared_audio():
-    """The folder of recordings that are too large to ship."""
+    """Return the folder of recordings that are too large to ship."""
     folder = Path(os.environ.get("AUDIO", ROOT.parent / "shared" / "audio"))
     if not folder.is_dir():
-        pytest.skip(f"there are no recordings in {folder}: name their folder in the environment variable AUDIO")
+        pytest.skip(f"{folder} does not exist: set AUDIO to the folder of the recordings")
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_torch_rnn():
-    """The folder of what torch-rnn itself wrote and computed."""
+    """Return the folder of checkpoints and results of torch-rnn."""
     folder = Path(os.environ.get("T7", ROOT.parent / "shared" / "torch_rnn"))
     if not folder.is_dir():
-        pytest.skip(
-            f"there are no checkpoints of torch-rnn in {folder}: name their folder in the environment variable T7"
-        )
+        pytest.skip(f"{folder} does not exist: set T7 to the folder of torch-rnn's checkpoints")
     return folder
 
 
 @pytest.fixture(scope="session")
 def tone():
-    """Two seconds of two tones and a little noise, (22050,) bytes around silence."""
+    """Return two seconds of two tones and a little noise, (22050,) bytes around silence."""
     t = np.arange(22050) / 11025
     noise = np.random.default_rng(0).normal(0, 2, t.size)
     x = 128 + 50 * np.sin(2 * np.pi * 210 * t) + 25 * np.sin(2 * np.pi * 525 * t) + noise
@@ -68,7 +66,7 @@ def tone():
 
 @pytest.fixture(scope="session")
 def write_wav():
-    """``write_wav(path, samples, rate=11025)`` writes 8-bit mono and returns the path."""
+    """Return ``write_wav(path, samples, rate=11025)``, which writes 8-bit mono and returns the path."""
 
     def write(path, samples, rate=11025):
         with wave.open(str(path), "wb") as file:
@@ -83,13 +81,13 @@ def write_wav():
 
 @pytest.fixture(scope="session")
 def tone_file(tmp_path_factory, tone, write_wav):
-    """The tone as a recording."""
+    """Return the tone as a recording."""
     return write_wav(tmp_path_factory.mktemp("sound") / "tone.wav", tone)
 
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, tone_file):
-    """A run directory as charrnn-train makes it, whose network has learnt the tone. Not to be written to."""
+    """Return a run of charrnn-train that has learnt the tone. Tests must not change it."""
     from charrnn.commands.train import charrnn_train
 
     folder = tmp_path_factory.mktemp("runs") / "tone"
@@ -99,7 +97,7 @@ def trained_run(tmp_path_factory, tone_file):
 
 @pytest.fixture(scope="session")
 def sounding_run(tmp_path_factory, trained_run, tone, write_wav):
-    """`trained_run` with sounds of its checkpoints: noise that gives way to the tone. Not to be written to."""
+    """Return `trained_run` with samples that go from noise to the tone. Tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "sounding"
     shutil.copytree(trained_run, folder)
     (folder / "samples").mkdir()
@@ -113,11 +111,11 @@ def sounding_run(tmp_path_factory, trained_run, tone, write_wav):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A browser without a window, which has no network either."""
+    """Start a headless browser."""
     sync_api = pytest.importorskip("playwright.sync_api")
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
-        pytest.skip("there is no chromium: install it, or name one in the environment variable CHROMIUM")
+        pytest.skip("chromium is not installed: install it, or set CHROMIUM to its path")
     flags = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=flags)
@@ -127,7 +125,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def trained(trained_run):
-    """The checkpoint of `trained_run`."""
+    """Return the checkpoint of `trained_run`."""
     from charrnn.storage.checkpoint import load
 
     return load(trained_run)
@@ -135,7 +133,7 @@ def trained(trained_run):
 
 @pytest.fixture
 def tiny_config():
-    """7 symbols, embeddings of 5, 2 layers of 6 units."""
+    """Return the configuration of a network with 7 symbols, embeddings of 5 and 2 layers of 6 units."""
     from charrnn.models.config import ModelConfig
 
     return ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
@@ -143,7 +141,7 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_model(tiny_config):
-    """An untrained network of `tiny_config`, whose choices hang on its state as much as a trained one's."""
+    """Return an untrained network whose output depends on its state as much as a trained network's."""
     import torch
 
     from charrnn.models.char_rnn import build
@@ -156,7 +154,7 @@ def tiny_model(tiny_config):
 
 @pytest.fixture
 def tiny_checkpoint(tiny_model):
-    """`tiny_model` with the vocabulary a to g, not on disk."""
+    """Return `tiny_model` as a checkpoint in memory, with the vocabulary a to g."""
     from charrnn.data.vocab import Vocab
     from charrnn.storage.checkpoint import Checkpoint
 

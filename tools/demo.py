@@ -1,7 +1,7 @@
-"""What `make demo` does: a recording in, a network trained for about three minutes, ten seconds of new sound out.
+"""Run the demo of `make demo`: train a network on a recording for about three minutes and sample ten seconds from it.
 
-It runs the project's commands as one would type them and shows each. Run again, it goes on with the network
-that is there while the recording and the settings are the same.
+The project's commands are shown and run as a user would type them. The next run samples from the same network again,
+as long as the recording and the settings are unchanged.
 """
 
 from __future__ import annotations
@@ -18,45 +18,38 @@ from typing import Any
 DEMO = Path("demo")
 NETWORK = DEMO / "network"
 MADE_FROM = DEMO / "made_from.json"
-SETTINGS = {  # about two and a half minutes on two cores; a slower machine stops after three
-    "rnn-size": 256,
-    "layers": 2,
-    "wordvec-size": 64,
-    "max-epochs": 24,
-    "max-minutes": 3,
-}
+# About two and a half minutes on two cores; a slower machine stops after three.
+SETTINGS = {"rnn-size": 256, "layers": 2, "wordvec-size": 64, "max-epochs": 24, "max-minutes": 3}
 SEGMENTS, SEGMENT_SECONDS = 4, 2.5
 
 
 def main(recording: str) -> int:
-    """Run the demo; returns the exit code of the first command that fails, or 0."""
+    """Run the demo; return the exit code."""
     if not Path(recording).is_file():
         print(f"demo: there is no recording {recording}. Name one with `make demo INPUT=my.wav`.", file=sys.stderr)
         return 1
     DEMO.mkdir(exist_ok=True)
-    wanted = {
-        "recording": hashlib.sha256(Path(recording).read_bytes()).hexdigest(),
-        "settings": SETTINGS,
-    }
+    source = {"recording": hashlib.sha256(Path(recording).read_bytes()).hexdigest(), "settings": SETTINGS}
     made = read_json(MADE_FROM)
-    if made.get("wanted") != wanted:
-        remove_network()
-        made = {"wanted": wanted, "trained": False, "takes": 0}
+    if made.get("source") != source:
+        MADE_FROM.unlink(missing_ok=True)
+        shutil.rmtree(NETWORK, ignore_errors=True)
+        made = {"source": source, "is_trained": False, "samples": 0}
         run("wav2utf8", recording, str(DEMO / "in.txt"))
         write_json(MADE_FROM, made)
-    if made["trained"]:
-        print(f"The network in {NETWORK} was trained on this recording already: sampling anew.")
+    if made["is_trained"]:
+        print(f"The network in {NETWORK} is already trained on this recording: sampling again.")
     elif (NETWORK / "config.json").exists():
         run("charrnn-train", "--resume", str(NETWORK))
     else:
         flags = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
         run("charrnn-train", str(DEMO / "in.txt"), *flags, "--run-dir", str(NETWORK))
-    made["trained"] = True
-    made["takes"] += 1
+    made["is_trained"] = True
+    made["samples"] += 1
     write_json(MADE_FROM, made)
     out = DEMO / "out.wav"
-    cut = ["--segments", str(SEGMENTS), "--segment-seconds", str(SEGMENT_SECONDS)]
-    run("charrnn-sample", str(NETWORK), *cut, "--seed", str(made["takes"]), "-o", str(out))
+    length = ["--segments", str(SEGMENTS), "--segment-seconds", str(SEGMENT_SECONDS)]
+    run("charrnn-sample", str(NETWORK), *length, "--seed", str(made["samples"]), "-o", str(out))
     print(
         f"\n{SEGMENTS * SEGMENT_SECONDS:g} seconds of a network's version of {recording}: {out}\n"
         "Play it, then try:\n"
@@ -65,14 +58,14 @@ def main(recording: str) -> int:
         f"  . .venv/bin/activate; charrnn-sample {NETWORK} --seconds 0 | utf82wav | aplay\n"
         "                                  sound until Ctrl-C\n"
         f"  charrnn-train --resume {NETWORK} --max-minutes 30\n"
-        "                                  let it learn for longer\n"
-        "and see README.md for a network of the size of 2016's."
+        "                                  longer training\n"
+        "README.md describes how to train larger networks."
     )
     return 0
 
 
 def run(command: str, *arguments: str) -> None:
-    """Show a command and run it; ends the demo with its exit code where that is not 0."""
+    """Show a command and run it; exit with its code if it fails."""
     print("$", command, *arguments, flush=True)
     program = Path(sys.executable).with_name(command)
     done = subprocess.run([program, *arguments], stdout=subprocess.DEVNULL, check=False)
@@ -80,14 +73,8 @@ def run(command: str, *arguments: str) -> None:
         sys.exit(done.returncode)
 
 
-def remove_network() -> None:
-    """Forget a network that was made from another recording."""
-    MADE_FROM.unlink(missing_ok=True)
-    shutil.rmtree(NETWORK, ignore_errors=True)
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, or nothing."""
+    """Return the content of a JSON file; {} if there is none."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -95,14 +82,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write JSON to a file, whole or not at all."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(data, indent=2) + "\n")
-    os.replace(beside, path)
+    """Write a JSON file, complete or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(data, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]))
-    except KeyboardInterrupt:  # the command that ran has said what there is to say
+    except KeyboardInterrupt:  # the command that was interrupted has printed its message
         sys.exit(130)

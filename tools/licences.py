@@ -1,6 +1,6 @@
-"""List what charrnn takes with it, with all extras for users: python tools/licences.py > docs/dependencies.md.
+"""List the dependencies, with all extras for users: python tools/licences.py > docs/reference/dependencies.md.
 
-Of each package its licence as its own metadata say it, and who asks for it, in the environment that this runs in.
+Versions and licences are those in the metadata of the packages that are installed in this environment.
 """
 
 from __future__ import annotations
@@ -11,48 +11,47 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 EXTRAS = ("", "plots", "report", "onnx", "play", "listen", "tensorboard")
-OURS = "charrnn-sound"
 HEAD = """# Dependencies
 
-Made by `python tools/licences.py`: all packages that an installation with every extra for users takes from the Python
-package index, and what their metadata say of their licences. `make audit` asks the public databases of faults for them,
-and needs a network connection that reaches these.
+All packages that an installation with every extra for users gets from the Python package index, with the licences
+that their metadata state. `python tools/licences.py > docs/reference/dependencies.md` writes this page. `make audit`
+looks for their known vulnerabilities in public databases and needs a network connection.
 
-| package | version here | licence | asked for by |
+| package | version | licence | required by |
 |---|---|---|---|"""
 
 
 def main() -> None:
     """Print the page."""
-    asked_by: dict[str, set[str]] = {}
-    ask(OURS, EXTRAS, asked_by)
+    required_by: dict[str, set[str]] = {}
+    add_requirements("charrnn-sound", EXTRAS, required_by)
     print(HEAD)
-    for name in sorted(asked_by):
+    for name in sorted(required_by):
         about = metadata.metadata(name)
-        by = ", ".join(sorted(asked_by[name]))
+        by = ", ".join(sorted(required_by[name]))
         print(f"| {name} | {about['Version'].partition('+')[0]} | {licence(about)} | {by} |")
 
 
-def ask(name: str, extras: tuple[str, ...], asked_by: dict[str, set[str]]) -> None:
-    """Note what a package and some of its extras require, and all that these do."""
+def add_requirements(name: str, extras: tuple[str, ...], required_by: dict[str, set[str]]) -> None:
+    """Add what a package and some of its extras require, recursively."""
     for text in metadata.requires(name) or ():
-        need = Requirement(text)
-        if need.marker and not any(need.marker.evaluate({"extra": extra}) for extra in extras):
+        requirement = Requirement(text)
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             continue
-        known = re.sub(r"[-_.]+", "-", need.name).lower()
-        is_new = known not in asked_by
-        asked_by.setdefault(known, set()).add(name)
+        normalised = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        is_new = normalised not in required_by
+        required_by.setdefault(normalised, set()).add(name)
         if is_new:
-            ask(known, ("", *need.extras), asked_by)
+            add_requirements(normalised, ("", *requirement.extras), required_by)
 
 
 def licence(about: metadata.PackageMetadata) -> str:
-    """In the words of a package's metadata, the shortest that there are."""
+    """Return the licence in a package's metadata, in its shortest form."""
     if "License-Expression" in about:
         return about["License-Expression"]
     classifiers = [text.split(" :: ")[-1] for text in about.get_all("Classifier") or () if text.startswith("License")]
-    words = about["License"].strip().splitlines() if "License" in about else []
-    return "; ".join(classifiers) or (words[0][:60] if words else "not said")
+    lines = about["License"].strip().splitlines() if "License" in about else []
+    return "; ".join(classifiers) or (lines[0][:60] if lines else "not stated")
 
 
 if __name__ == "__main__":

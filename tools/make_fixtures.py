@@ -1,8 +1,8 @@
-"""Make the checkpoints of format 1 that tests/ keeps, which have to load for ever.
+"""Write the checkpoints of the current format that the tests load, with the results expected of them.
 
-    python tools/make_fixtures.py tests/format1
+    python tools/make_fixtures.py tests/storage/format1
 
-They are made once. A later format gets a folder of its own, and this one stays as it is.
+The files of a format are written once and stay unchanged. A later format gets a folder of its own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from charrnn.storage import checkpoint
 
 
 def main() -> None:
-    """Write a checkpoint of each cell, a frame predictor, and what they come to."""
+    """Write a checkpoint of each cell, a frame predictor, and the expected results."""
     folder = Path(sys.argv[1])
     if any(folder.glob("*")):
-        sys.exit(f"{folder} is not empty: what is in it stays as it is.")
+        sys.exit(f"{folder} is not empty; name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     expected = {}
     ids = np.arange(24)[None] * 7 % 5

@@ -1,7 +1,7 @@
-"""Make data/voice.wav: a minute of an invented language, spoken by a formant synthesiser in the manner of Klatt.
+"""Make data/voice.wav: a minute of an invented language, spoken by a formant synthesiser after Klatt.
 
-Glottal pulses and some noise go through resonances that glide from speech sound to speech sound. Seventeen words
-are said over and over, never twice in quite the same way, so that a small network soon has something to imitate.
+Glottal pulses and some noise pass through resonances that glide from speech sound to speech sound. Seventeen words
+are repeated with small variations, so that a small network soon has something to imitate.
 
 Sources
 -------
@@ -34,14 +34,14 @@ PEAK = 90  # steps of 127: -3 dB
 SILENCE = 128
 SEED = 1990
 
-FRAME = 11  # samples for which the vocal tract stands still, 1 ms: steps of 3 ms can be heard and seen
+FRAME = 11  # samples for which the vocal tract is constant, 1 ms: steps of 3 ms are audible
 OVERSAMPLING = 4  # of the glottal pulses: their closing edge would alias at RATE
 
 PITCH = 188.0  # Hz, to which the semitones below are relative
 DECLINATION = (2.5, -2.0)  # semitones, at the start of a phrase and at its end
-STRESS, FALL, RISE = 2.0, -3.0, 5.0  # semitones added to a stressed vowel, and to the last one of a phrase
-LONGER = (1.25, 1.35)  # by how much a stressed vowel lasts longer, and what begins with a phrase's last vowel
-SOFTER = (0.85, 0.75)  # levels of an unstressed vowel, and of what begins with the last one
+STRESS, FALL, RISE = 2.0, -3.0, 5.0  # semitones added to a stressed vowel, and to the last vowel of a phrase
+LONGER = (1.25, 1.35)  # factors of duration: of a stressed vowel, and from a phrase's last vowel on
+SOFTER = (0.85, 0.75)  # factors of level: of an unstressed vowel, and from the last vowel on
 JITTER, SHIMMER = 0.015, 0.04  # largest deviation of the pitch in a frame, and of a pulse's height: parts of 1
 OPEN_QUOTIENT = 0.6  # part of the period in which the glottis is open: more than a man's (Klatt and Klatt 1990)
 TILT = 0.45  # pole of the low-pass that softens the closing edge
@@ -53,16 +53,16 @@ NASAL_POLE, NASAL_BANDWIDTH = 300.0, 100.0  # Hz; a zero at the same place cance
 
 @dataclass(frozen=True)
 class Sound:
-    """A stretch of speech, and where the vocal tract is heading while it lasts."""
+    """A segment of speech with its target for the vocal tract."""
 
-    ms: float  # before stress and the phrase's end stretch it
+    ms: float  # duration, before the factors of stress and phrase end
     formants: tuple[float, float, float] = (500, 1500, 2500)  # F1, F2, F3 in Hz
-    own: float = 0.6  # how much the formants are its own, 0 to 1; for the rest they are the next vowel's
+    own: float = 0.6  # weight of these formants, 0 to 1; the rest is the weight of the next vowel's
     voice: float = 0.0  # level of the glottal pulses
     breath: float = 0.0  # level of the noise that passes through the same formants
-    hiss: float = 0.0  # level of the noise made at the lips or teeth,
-    hiss_at: float = 4000  # its centre in Hz,
-    hiss_width: float = 1000  # and its bandwidth in Hz
+    hiss: float = 0.0  # level of the noise made at the lips or teeth
+    hiss_at: float = 4000  # centre of that noise in Hz
+    hiss_width: float = 1000  # bandwidth of that noise in Hz
     zero: float = NASAL_POLE  # the nose's antiresonance in Hz
 
 
@@ -70,8 +70,8 @@ def _vowel(f1: float, f2: float, f3: float, ms: float = 105) -> Sound:
     return Sound(ms, (f1, f2, f3), own=1, voice=1, breath=0.006)
 
 
-# Written in X-SAMPA. Peterson and Barney's table II, women; it has no e, o and @: e is its I, o lies halfway between
-# its O and u, and @ is an even tube of 15 cm.
+# In X-SAMPA. From Peterson and Barney's table II, women, which has no e, o and @: e is its I, o is halfway between its
+# O and u, and @ is a uniform tube of 15 cm.
 VOWELS = {
     "a": _vowel(850, 1220, 2810),
     "E": _vowel(610, 2330, 2990),
@@ -83,8 +83,8 @@ VOWELS = {
     "@": _vowel(590, 1770, 2950, ms=65),
 }
 
-# After Klatt 1980, table III, with the formants 15 % up for a shorter vocal tract. A plosive is a closure and a burst,
-# a voiceless one ends in breath.
+# After Klatt 1980, table III, with formants 15 % higher for a shorter vocal tract. A plosive is a closure and a burst;
+# a voiceless plosive ends with breath.
 _LIPS, _TEETH, _PALATE = (300.0, 1000.0, 2500.0), (300.0, 1950.0, 3000.0), (300.0, 2300.0, 2900.0)
 _BREATH = Sound(28, own=0, breath=0.045)
 CONSONANTS = {
@@ -107,7 +107,7 @@ CONSONANTS = {
     "h": (Sound(60, own=0, breath=0.06),),
 }
 
-# ' stands before the stressed syllable.
+# ' marks the stressed syllable that follows.
 WORDS = {
     "who": ("'malo", "'Sina", "ti'kOm", "'bEnu", "lu'mi", "'dasOn"),
     "does": ("'fetu", "no'sal", "'gika", "pu'rEn"),
@@ -120,7 +120,7 @@ PAUSES = (0.2, 0.25, 0.3, 0.35)  # seconds between phrases
 
 @command
 def make_voice(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Write the recording."""
     parser = Parser("make_voice.py", "Make the demo recording.", "python tools/make_voice.py -o data/voice.wav")
     parser.add_argument("-o", "--output", default="data/voice.wav", help="WAV file to write, or - for stdout")
     output = parser.parse_args(argv).output
@@ -131,34 +131,34 @@ def make_voice(argv: Sequence[str] | None = None) -> None:
 
 
 def perform() -> Floats:
-    """SECONDS of speech at RATE in steps of 8-bit sound, between -PEAK and PEAK, and exactly 0 in the pauses."""
-    # Of numpy's random streams only random_raw is promised to stay the same from version to version.
+    """Return SECONDS of speech in 8-bit steps, between -PEAK and PEAK and exactly 0 in the pauses."""
+    # Only random_raw is guaranteed to give the same numbers in all versions of numpy.
     bits = np.random.PCG64(SEED)
     speech = np.zeros(SECONDS * RATE)
-    place = RATE // 8
+    start = RATE // 8
     while True:
         words = [_choose(bits, WORDS[kind]) for kind in _choose(bits, PHRASES).split()]
-        phrase = log(words, bits, rising=_choose(bits, (False, False, True)))
-        if place + len(phrase) > len(speech):
+        phrase = speak_words(words, bits, rising=_choose(bits, (False, False, True)))
+        if start + len(phrase) > len(speech):
             return speech * (PEAK / float(np.abs(speech).max()))
-        speech[place : place + len(phrase)] = phrase
-        place += len(phrase) + int(_choose(bits, PAUSES) * RATE)
+        speech[start : start + len(phrase)] = phrase
+        start += len(phrase) + int(_choose(bits, PAUSES) * RATE)
 
 
 def quantise(sound: Floats) -> bytes:
-    """8-bit unsigned samples, rounded without dither.
+    """Return 8-bit unsigned samples, rounded without dither.
 
-    Processors differ in the last bits of exp, cos and 2**x, which moves the sound by 1e-10 of a step; no sample of
-    perform() lies within 1e-6 of a border between two bytes, so the bytes are the same on all of them.
+    Processors differ in the last bits of exp, cos and 2**x, which changes the sound by 1e-10 of a step. No sample of
+    perform() is within 1e-6 of a rounding border, so the bytes are the same on all processors.
     """
     return (np.rint(sound) + SILENCE).astype(np.uint8).tobytes()
 
 
-def log(words: Sequence[str], bits: np.random.PCG64, rising: bool = False) -> Floats:
-    """A phrase of words in X-SAMPA at RATE, and its ringing out. Multiply by any level you like."""
-    sounds, stressed = _pronounce(words)
+def speak_words(words: Sequence[str], bits: np.random.PCG64, rising: bool = False) -> Floats:
+    """Return a phrase of words in X-SAMPA, with its decay at the end."""
+    sounds, stressed = _sounds_of(words)
     stress = np.array(stressed)
-    last = np.arange(len(sounds)) >= _places_of_vowels(sounds)[-1]
+    last = np.arange(len(sounds)) >= _vowel_indices(sounds)[-1]
     semitones = np.linspace(*DECLINATION, len(sounds)) + STRESS * stress + (RISE if rising else FALL) * last
     length = np.where(stress, LONGER[0], 1) * np.where(last, LONGER[1], 1)
     level = np.where(stress, 1, SOFTER[0]) * np.where(last, SOFTER[1], 1)
@@ -166,8 +166,8 @@ def log(words: Sequence[str], bits: np.random.PCG64, rising: bool = False) -> Fl
     return speak(sounds, semitones, bits)
 
 
-def _pronounce(words: Sequence[str]) -> tuple[list[Sound], list[bool]]:
-    """The sounds of words, and whether each is a stressed vowel."""
+def _sounds_of(words: Sequence[str]) -> tuple[list[Sound], list[bool]]:
+    """Return the sounds of words, and whether each is a stressed vowel."""
     sounds: list[Sound] = []
     stressed: list[bool] = []
     stress = False
@@ -185,7 +185,7 @@ def _pronounce(words: Sequence[str]) -> tuple[list[Sound], list[bool]]:
 
 
 def speak(sounds: Sequence[Sound], semitones: Sequence[float] | Floats, bits: np.random.PCG64) -> Floats:
-    """Sounds one after another at RATE, each with its pitch in semitones from PITCH, between two short silences."""
+    """Return sounds one after another, each at its pitch in semitones from PITCH, between two short silences."""
     sounds = [Sound(15, own=0), *sounds, Sound(75, own=0)]
     semitones = [semitones[0], *semitones, semitones[-1]]
     lengths = [max(1, round(s.ms / 1000 * RATE / FRAME)) for s in sounds]
@@ -203,21 +203,21 @@ def speak(sounds: Sequence[Sound], semitones: Sequence[float] | Floats, bits: np
 
 
 def _coarticulate(sounds: Sequence[Sound]) -> Floats:
-    """(sounds, 3) formants in Hz, drawn toward those of the vowel that comes next, or came last."""
-    vowels = _places_of_vowels(sounds)
+    """Return (sounds, 3) formants in Hz, moved towards those of the next vowel, or of the last one."""
+    vowels = _vowel_indices(sounds)
     following = vowels[np.searchsorted(vowels, np.arange(len(sounds))).clip(max=len(vowels) - 1)]
     own = np.array([[s.own] for s in sounds])
     formants = np.array([s.formants for s in sounds])
-    drawn: Floats = own * formants + (1 - own) * formants[following]
-    return drawn
+    moved: Floats = own * formants + (1 - own) * formants[following]
+    return moved
 
 
-def _places_of_vowels(sounds: Sequence[Sound]) -> NDArray[np.int64]:
+def _vowel_indices(sounds: Sequence[Sound]) -> NDArray[np.int64]:
     return np.array([i for i, s in enumerate(sounds) if s.own == 1])
 
 
 def _smooth(track: Floats, ms: float) -> Floats:
-    """A track of (frames, ...) through a Hann window of ms in all, its ends held."""
+    """Smooth a track (frames, ...) with a Hann window of so many ms; its ends are held."""
     side = max(1, round(ms / 1000 * RATE / FRAME / 2))
     window = np.hanning(2 * side + 1)
     held = np.concatenate([track[:1].repeat(side, axis=0), track, track[-1:].repeat(side, axis=0)])
@@ -226,10 +226,10 @@ def _smooth(track: Floats, ms: float) -> Floats:
 
 
 def _glottal_pulses(pitch: Floats, voice: Floats, bits: np.random.PCG64) -> Floats:
-    """The change of the flow through the glottis, from the pitch in Hz and the level in each frame.
+    """Return the derivative of the glottal flow, from the pitch in Hz and the level of each frame.
 
-    The pulse is Klatt and Klatt's (1990): the flow grows as t^2 - t^3 and stops abruptly. Its first difference
-    stands for the sound's radiation from the lips.
+    The pulse is that of Klatt and Klatt (1990): the flow grows as t^2 - t^3 and stops abruptly. Its first difference
+    models radiation at the lips.
     """
     hertz = _per_sample(pitch * (1 + JITTER * _noise(bits, pitch.size)), OVERSAMPLING)
     periods = np.cumsum(hertz / (RATE * OVERSAMPLING))
@@ -241,7 +241,7 @@ def _glottal_pulses(pitch: Floats, voice: Floats, bits: np.random.PCG64) -> Floa
 
 
 def _tract(formants: Floats, zero: Floats) -> Floats:
-    """(frames, 5, 6) second-order sections in cascade: F1 to F4 and the nose's pole and zero, each 1 at 0 Hz."""
+    """Return (frames, 5, 6) second-order sections: F1 to F4 and the nasal pole and zero, each with gain 1 at 0 Hz."""
     sections = [_resonance(f, b) for f, b in zip([*formants.T, np.full(zero.shape, F4)], BANDWIDTHS, strict=True)]
     poles = [[a.sum(axis=1), 0 * zero, 0 * zero, *a.T] for a in sections]
     above, below = _resonance(zero, NASAL_BANDWIDTH), _resonance(np.full(zero.shape, NASAL_POLE), NASAL_BANDWIDTH)
@@ -250,20 +250,20 @@ def _tract(formants: Floats, zero: Floats) -> Floats:
 
 
 def _band_pass(centre: Floats, width: Floats) -> Floats:
-    """(frames, 1, 6) second-order sections that are 1 at the centre and 0 at 0 Hz and RATE / 2."""
+    """Return (frames, 1, 6) second-order sections with gain 1 at the centre, 0 at 0 Hz and RATE / 2."""
     a = _resonance(centre, width)
     gain = (1 - a[:, 2]) / 2
     return np.array([[gain, 0 * gain, -gain, *a.T]]).transpose(2, 0, 1)
 
 
 def _resonance(frequency: Floats, bandwidth: float | Floats) -> Floats:
-    """(frames, 3) coefficients 1, a1, a2 of a pair of poles (or zeros), both in Hz, as in Klatt 1980."""
+    """Return (frames, 3) coefficients 1, a1, a2 of a pair of poles or zeros, both in Hz, as in Klatt 1980."""
     radius = np.exp(-np.pi * bandwidth / RATE) * np.ones_like(frequency)
     return np.stack([np.ones_like(radius), -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2], axis=1)
 
 
 def _filter(sections: Floats, sound: Floats) -> Floats:
-    """Sound through sections that change from frame to frame, with the state carried."""
+    """Filter sound by sections that change from frame to frame, with the state carried over."""
     state = np.zeros((sections.shape[1], 2))
     filtered = np.empty_like(sound)
     for i, sos in enumerate(np.ascontiguousarray(sections)):
@@ -273,13 +273,13 @@ def _filter(sections: Floats, sound: Floats) -> Floats:
 
 
 def _per_sample(track: Floats, times: int = 1) -> Floats:
-    """A track of frames, drawn as straight lines between their middles, at RATE times a factor."""
+    """Interpolate a track linearly between the centres of its frames, at RATE times a factor."""
     size = FRAME * times
     return np.interp(np.arange(track.size * size), (np.arange(track.size) + 0.5) * size, track)
 
 
 def _noise(bits: np.random.PCG64, size: int) -> Floats:
-    """Independent numbers, uniform in [-1, 1)."""
+    """Return independent numbers, uniform in [-1, 1)."""
     return (bits.random_raw(size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1
 
 

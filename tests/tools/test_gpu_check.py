@@ -1,4 +1,4 @@
-"""tools/gpu/check.py, rehearsed on the CPU: the same code on tiny networks."""
+"""The GPU check, rehearsed on the CPU: the same code on tiny networks."""
 
 import importlib.util
 import json
@@ -15,8 +15,8 @@ sys.modules["gpu_check"] = check
 specification.loader.exec_module(check)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_is_one_sentence(capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_ends_with_a_message(capsys):
     with pytest.raises(SystemExit, match="1"):
         check.main([])
     out, err = capsys.readouterr()
@@ -25,7 +25,7 @@ def test_without_a_gpu_it_is_one_sentence(capsys):
 
 
 @pytest.mark.parametrize("only", ["gradients", "graph", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)])
-def test_rehearsed_on_the_cpu_every_check_passes_and_every_figure_is_positive(only, capsys, tmp_path):
+def test_every_check_passes_and_every_speed_is_positive(only, capsys, tmp_path):
     if not only:
         pytest.importorskip("triton", reason="the resident kernel is written in Triton")
     assert check.main(["--rehearse", "--only", only, "--json", str(tmp_path / "found.json")]) == 0
@@ -40,7 +40,7 @@ def test_rehearsed_on_the_cpu_every_check_passes_and_every_figure_is_positive(on
             assert all(value > 0 for value in figures.values()), row
 
 
-def test_a_check_that_raises_is_a_row_and_the_others_go_on(monkeypatch, capsys, tmp_path):
+def test_a_check_that_raises_is_reported_and_the_others_still_run(monkeypatch, capsys, tmp_path):
     def breaks(setup):
         raise RuntimeError("CUDA error: out of luck\nand more")
 
@@ -54,7 +54,7 @@ def test_a_check_that_raises_is_a_row_and_the_others_go_on(monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize(("flags", "word"), [(["--only", "zzz"], "zzz"), (["--json", "/nowhere/x.json"], "/nowhere")])
-def test_a_wrong_argument_is_one_sentence(capsys, flags, word):
+def test_a_wrong_argument_is_named(capsys, flags, word):
     with pytest.raises(SystemExit, match="2"):
         check.main(["--rehearse", *flags])
     assert word in capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The demo recording is what its script makes, and what it makes is a voice."""
+"""The demo recording equals the output of its script, and has the properties of a voice."""
 
 import importlib.util
 import sys
@@ -17,7 +17,7 @@ RECORDING = ROOT / "data" / "voice.wav"
 def _script():
     spec = importlib.util.spec_from_file_location("make_voice", ROOT / "tools" / "make_voice.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # where dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -32,7 +32,7 @@ def performance():
 
 @pytest.fixture(scope="module")
 def samples():
-    """The committed recording as steps from silence."""
+    """Return the committed recording as steps from silence."""
     with wave.open(str(RECORDING)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), np.uint8).astype(int) - 128
 
@@ -43,13 +43,13 @@ def test_the_script_makes_the_committed_bytes(performance, monkeypatch, tmp_path
     assert (tmp_path / "voice.wav").read_bytes() == RECORDING.read_bytes()
 
 
-def test_no_sample_is_so_near_a_rounding_border_that_another_processor_could_round_it_differently(performance):
+def test_no_sample_is_near_enough_to_a_rounding_border_to_depend_on_the_processor(performance):
     from_border = np.abs(performance - np.floor(performance) - 0.5)
     assert from_border.min() > 1e-6
 
 
-def test_the_same_seed_says_a_phrase_in_the_same_way_and_another_in_another_way():
-    first, again, other = (make_voice.log(["'malo"], np.random.PCG64(seed)) for seed in (1, 1, 2))
+def test_a_phrase_depends_on_the_seed_alone():
+    first, again, other = (make_voice.speak_words(["'malo"], np.random.PCG64(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -60,11 +60,11 @@ def test_it_is_a_minute_of_8_bit_mono_at_11025_hz():
         assert file.getnframes() == 60 * 11025
 
 
-def test_its_peak_is_3_db_below_full_scale_so_nothing_clips(samples):
+def test_its_peak_is_3_db_below_full_scale(samples):
     assert np.abs(samples).max() == 90
 
 
-def test_pauses_of_exact_silence_part_the_phrases(samples):
+def test_phrases_are_separated_by_pauses_of_exact_silence(samples):
     edges = np.flatnonzero(np.diff(samples == 0, prepend=False, append=False))
     lengths = edges[1::2] - edges[::2]
     pauses = lengths[lengths > 0.2 * 11025]
@@ -72,15 +72,15 @@ def test_pauses_of_exact_silence_part_the_phrases(samples):
     assert pauses.max() < 0.5 * 11025
 
 
-def test_each_word_can_be_said_and_has_a_place_in_a_phrase():
+def test_every_word_is_pronounceable_and_every_kind_of_word_occurs():
     for word in sum(make_voice.WORDS.values(), ()):
-        assert np.abs(make_voice.log([word], np.random.PCG64(0))).max() > 0.1
+        assert np.abs(make_voice.speak_words([word], np.random.PCG64(0))).max() > 0.1
     assert {kind for phrase in make_voice.PHRASES for kind in phrase.split()} == set(make_voice.WORDS)
 
 
 def test_its_pitch_is_that_of_a_woman(samples):
     pitches = [pitch for start in range(0, len(samples) - 512, 256) if (pitch := _pitch(samples[start : start + 512]))]
-    assert len(pitches) * 256 > len(samples) / 3  # most of what is not silent is voiced
+    assert len(pitches) * 256 > len(samples) / 3  # most of the sound is voiced
     assert 180 < np.median(pitches) < 210
     assert np.percentile(pitches, 5) > 130
     assert np.percentile(pitches, 95) < 280
@@ -88,7 +88,7 @@ def test_its_pitch_is_that_of_a_woman(samples):
 
 def test_a_phrase_falls_at_its_end_and_a_question_rises():
     def last_and_first(rising):
-        phrase = make_voice.log(["'malo", "no'sal", "l@", "'malo"], np.random.PCG64(0), rising=rising)
+        phrase = make_voice.speak_words(["'malo", "no'sal", "l@", "'malo"], np.random.PCG64(0), rising=rising)
         pitches = [_pitch(200 * phrase[i : i + 512]) for i in range(0, len(phrase) - 512, 128)]
         voiced = [pitch for pitch in pitches if pitch]
         return voiced[-2], voiced[1]
@@ -99,16 +99,15 @@ def test_a_phrase_falls_at_its_end_and_a_question_rises():
     assert last > first
 
 
-@pytest.mark.parametrize("vowel", make_voice.VOWELS)
-def test_the_formants_of_a_sustained_vowel_are_the_tables(vowel):
-    sound = replace(make_voice.VOWELS[vowel], ms=500)
-    middle = make_voice.speak([sound], [0], np.random.PCG64(0))[1500:4500]
-    # The harmonics lie 190 Hz apart and draw what is measured toward them by up to a quarter of that.
-    assert _formants(middle)[:3] == pytest.approx(sound.formants, abs=50)
+def test_a_sustained_vowel_has_the_formants_of_the_table():
+    for vowel, sound in make_voice.VOWELS.items():
+        middle = make_voice.speak([replace(sound, ms=500)], [0], np.random.PCG64(0))[1500:4500]
+        # The harmonics are 190 Hz apart and shift the measured formants by up to a quarter of that.
+        assert _formants(middle)[:3] == pytest.approx(sound.formants, abs=50), vowel
 
 
 def _pitch(piece):
-    """The pitch of 46 ms in Hz by autocorrelation, or None where it is not voiced."""
+    """Return the pitch of 46 ms in Hz by autocorrelation, or None if it is not voiced."""
     piece = (piece - piece.mean()) * np.hanning(len(piece))
     if piece.std() < 2:
         return None
@@ -122,7 +121,7 @@ def _pitch(piece):
 
 
 def _formants(sound, order=10):
-    """The frequencies in Hz of the narrow resonances that linear prediction finds."""
+    """Return the frequencies in Hz of the narrow resonances, by linear prediction."""
     sound = signal.lfilter([1, -0.9], 1, sound) * np.hanning(len(sound))
     autocorrelation = signal.correlate(sound, sound)[len(sound) - 1 :]
     prediction = linalg.solve_toeplitz(autocorrelation[:order], autocorrelation[1 : order + 1])

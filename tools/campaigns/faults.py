@@ -1,10 +1,11 @@
-"""Faults to put a process through: slow saves to be killed in, a disk that forgets what was not synced, odd clocks.
+"""Faults for tools/campaigns/crash.py: slow saves, full and volatile disks, a backward clock, permissions.
 
-Each is a function that is called in a process of its own, before the command that is to suffer it.
+Most are applied in a separate process, before the command that they affect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import itertools
@@ -12,6 +13,7 @@ import mmap
 import os
 import random
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,73 +24,73 @@ STARTING, TRAINING, WRITING, SYNCING, RENAMING = range(5)
 PIECES = 3  # in which a slow file is written
 
 
-class Board:
-    """A page of memory on which a process notes what it is at, and another one reads it."""
+class Progress:
+    """A page of shared memory in which one process records its phase for another process."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def note(self, phase: int) -> None:
-        """Say what begins now."""
+    def record(self, phase: int) -> None:
+        """Record a phase that begins now."""
         self._page[0] = phase
         self._page[8:16] = (self.events + (phase > TRAINING)).to_bytes(8, "little")
 
     def clear(self) -> None:
-        """Begin again."""
+        """Reset phase and events."""
         self._page[:16] = bytes(16)
 
     @property
     def phase(self) -> int:
-        """Of `PHASES`, by its place."""
+        """The current phase, an index of `PHASES`."""
         return self._page[0]
 
     @property
     def events(self) -> int:
-        """How many times something was written, synced or renamed."""
+        """The number of writes, syncs and renames that have begun."""
         return int.from_bytes(self._page[8:16], "little")
 
 
-def slow_saves(board: Board, seconds: float, seed: int) -> None:
-    """Have each write, sync and rename of a save take up to so many seconds before and after it, noted on a board."""
+def slow_saves(progress: Progress, seconds: float, seed: int) -> None:
+    """Delay each write, sync and rename by up to so many seconds before and after it, and record each."""
     rng = random.Random(seed)
-    fsync, replace, fdopen = os.fsync, os.replace, os.fdopen
+    fdopen = os.fdopen
 
     def wait() -> None:
         time.sleep(rng.uniform(0, seconds))
 
-    def around(phase: int, do: Callable[..., Any]) -> Callable[..., Any]:
+    def delayed(phase: int, function: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*args: Any) -> None:
-            board.note(phase)
+            progress.record(phase)
             wait()
-            do(*args)
+            function(*args)
             wait()
-            board.note(TRAINING)
+            progress.record(TRAINING)
 
         return slow
 
-    class Slow(io.BufferedWriter):
+    class SlowWriter(io.BufferedWriter):
         def write(self, data: Any) -> int:
-            board.note(WRITING)
+            progress.record(WRITING)
             view = memoryview(data)
             step = -(-len(view) // PIECES) or 1
-            for at in range(0, len(view), step):
-                super().write(view[at : at + step])
+            for start in range(0, len(view), step):
+                super().write(view[start : start + step])
                 self.flush()
                 wait()
-            board.note(TRAINING)
+            progress.record(TRAINING)
             return len(view)
 
     def slow_fdopen(descriptor: int, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if mode != "wb":
             return fdopen(descriptor, mode, *args, **kwargs)
-        return Slow(io.FileIO(descriptor, "wb"))
+        return SlowWriter(io.FileIO(descriptor, "wb"))
 
-    os.fsync, os.replace = around(SYNCING, fsync), around(RENAMING, replace)
+    os.fsync, os.replace = delayed(SYNCING, os.fsync), delayed(RENAMING, os.replace)
     os.fdopen = slow_fdopen  # type: ignore[assignment]
 
 
 def backward_clock() -> None:
-    """Have the wall clock go back an hour each time that it is read."""
+    """Set the wall clock back by an hour each time that it is read."""
     hours = itertools.count(1)
     real = time.time()
     time.time = lambda: real - 3600 * next(hours)
@@ -96,87 +98,107 @@ def backward_clock() -> None:
 
 
 def obey_permissions() -> None:
-    """Have even root write only where the permissions let it (capset(2): without CAP_DAC_OVERRIDE)."""
+    """Drop root's right to write everywhere (capset(2): CAP_DAC_OVERRIDE)."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same of capabilities from 32 on
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same for capabilities from 32 on
     for call in (libc.capget, libc.capset):
         if call(header, sets):
             raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
         sets[0] &= ~(1 << 1)
 
 
-class ForgetfulDisk:
-    """What would be left of a folder if the power went: what was synced, and nothing else.
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """Mount a tmpfs."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
-    It sees os.fsync and os.replace. Of a file it remembers the content at its last sync, of a folder the names at its
-    last sync; ``early`` is the other kind of file system, on which names reach the disk before they are synced, though
-    contents do not.
+
+def fill(path: Path) -> None:
+    """Write a file that uses all space of its disk."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+class VolatileDisk:
+    """A disk that loses everything unsynced when the power is cut.
+
+    It intercepts os.fsync and os.replace. It keeps the content of a file and the names in a folder as of their last
+    sync.
 
     Parameters
     ----------
     folder
-        Whose inside is watched, and which is on the disk itself.
+        The folder that is watched, itself synced.
     event
-        The number of the sync or rename, counted from 1, before which the power goes.
-    left
-        Where to write what is left. The process then ends at once.
+        The power is cut before the sync or rename of this number, counted from 1.
+    remains
+        Folder for what remains. The process then exits with 99.
+    names_early
+        Simulate a file system that writes names before they are synced, but not contents.
     """
 
-    def __init__(self, folder: Path, event: int, left: Path, early: bool, board: Board) -> None:
-        self._folder, self._left, self._early, self._board = folder, left, early, board
+    def __init__(self, folder: Path, event: int, remains: Path, names_early: bool, progress: Progress) -> None:
+        self._folder, self._remains, self._names_early, self._progress = folder, remains, names_early, progress
         self._event = event
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
-        self._kinds: dict[int, bool] = {}  # whether it is a folder
-        self._held: list[int] = []  # descriptors, so that no number of a file is given to another one
-        self._look(os.open(folder, os.O_RDONLY))
+        self._is_folder: dict[int, bool] = {}
+        self._open_files: list[int] = []  # kept open, so that the kernel does not reuse their inode numbers
+        self._remember(os.open(folder, os.O_RDONLY))
         self._fsync, self._replace = os.fsync, os.replace
-        os.fsync, os.replace = self._synced, self._renamed  # type: ignore[assignment]
+        os.fsync, os.replace = self._sync, self._rename  # type: ignore[assignment]
 
-    def _synced(self, descriptor: int) -> None:
+    def _sync(self, descriptor: int) -> None:
         self._count(SYNCING)
         self._fsync(descriptor)
-        self._look(os.dup(descriptor))
+        self._remember(os.dup(descriptor))
 
-    def _renamed(self, source: Any, target: Any) -> None:
+    def _rename(self, source: Any, target: Any) -> None:
         self._count(RENAMING)
         self._replace(source, target)
 
     def _count(self, phase: int) -> None:
-        self._board.note(phase)
-        if self._board.events == self._event:
-            self._left.mkdir()
-            self._rebuild(os.stat(self._folder).st_ino, self._folder, self._left)
+        self._progress.record(phase)
+        if self._progress.events == self._event:
+            self._remains.mkdir()
+            self._rebuild(os.stat(self._folder).st_ino, self._folder, self._remains)
             os._exit(99)
 
-    def _look(self, descriptor: int) -> None:
-        self._held.append(descriptor)
+    def _remember(self, descriptor: int) -> None:
+        self._open_files.append(descriptor)
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            self._names[status.st_ino] = {entry.name: self._number(entry) for entry in os.scandir(descriptor)}
+            self._names[status.st_ino] = {entry.name: self._inode(entry) for entry in os.scandir(descriptor)}
         else:
             self._contents[status.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
 
-    def _number(self, entry: os.DirEntry[str]) -> int:
-        number = entry.inode()
-        self._kinds[number] = entry.is_dir()
-        return number
+    def _inode(self, entry: os.DirEntry[str]) -> int:
+        self._is_folder[entry.inode()] = entry.is_dir()
+        return entry.inode()
 
-    def _rebuild(self, number: int, place: Path, left: Path) -> None:
-        names = self._names.get(number, {})
-        if self._early and place.is_dir():
-            names = {entry.name: self._number(entry) for entry in os.scandir(place)}
-        for name, inner in names.items():
-            if self._kinds[inner]:
-                (left / name).mkdir()
-                self._rebuild(inner, place / name, left / name)
+    def _rebuild(self, inode: int, folder: Path, remains: Path) -> None:
+        names = self._names.get(inode, {})
+        if self._names_early and folder.is_dir():
+            names = {entry.name: self._inode(entry) for entry in os.scandir(folder)}
+        for name, child in names.items():
+            if self._is_folder[child]:
+                (remains / name).mkdir()
+                self._rebuild(child, folder / name, remains / name)
             else:
-                (left / name).write_bytes(self._contents.get(inner, b""))
+                (remains / name).write_bytes(self._contents.get(child, b""))
 
 
 def moments(seed: int) -> Iterator[tuple[int, float]]:
-    """Without end, moments to strike at: after how many events of saves (0: none), and after how many seconds more."""
+    """Yield moments to strike at, without end: after so many steps of saves (0: none) and so many seconds."""
     rng = random.Random(seed)
     while True:
         if rng.random() < 0.75:

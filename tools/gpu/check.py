@@ -3,8 +3,8 @@
     python tools/gpu/check.py                    a table on standard output
     python tools/gpu/check.py --json gpu.json    the same as JSON as well, to attach to a report
 
-Run it while nothing else uses the GPU. A check that raises an error is a row that says so. The JSON file is rewritten
-after each check, so an interrupted run leaves the results so far. The exit status is 0 if no check failed.
+Run it while nothing else uses the GPU. An error in a check is reported in its row. The JSON file is rewritten after
+each check, so that an interrupted run leaves the results so far. The exit code is 0 if no check failed.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ VOICE = ROOT / "data" / "voice.wav"
 RATE = 11025  # Hz, of the sound whose samples are the symbols
 REPEATS = 5
 SAMPLERS = ("resident", "torch")
-NO_GPU = "torch finds no NVIDIA GPU here: run this on a machine with one and a torch that is built for CUDA."
+NO_GPU = "torch finds no NVIDIA GPU: run this on a machine with one, with a torch that is built for CUDA."
 
 Figures = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """Device and sizes. The rehearsal on a CPU runs the same code on tiny networks, for the tests."""
+    """Device and sizes. The tests rehearse the same code on a CPU with tiny networks."""
 
     device: str
     networks: dict[str, ModelConfig]
@@ -64,7 +64,7 @@ class Setup:
     largest: int = 8192  # rows or streams
     block: int = 1024  # symbols per stream that a sampling engine returns at a time
     iterations: int = 400  # of a run by the command
-    drawn: int = 130  # symbols per stream that are compared
+    compared: int = 130  # symbols per stream
 
     @property
     def on_gpu(self) -> bool:
@@ -78,18 +78,18 @@ class Setup:
 
     @property
     def recording(self) -> dict[str, Any]:
-        """How work is recorded; on a CPU it is repeated instead."""
+        """Arguments for recording work as a CUDA graph; on a CPU the work is called instead."""
         return {} if self.on_gpu else {"warm_up": lambda work: work(), "capture": lambda work: work}
 
 
 GPU = Setup("cuda", {"3x680": ModelConfig(256), "2x256": ModelConfig(256, 64, 256, 2)})
-Check = Callable[[Setup], Figures]  # the figure ``ok``, if there is one, says whether the check passed
+Check = Callable[[Setup], Figures]  # the optional figure ``ok`` is whether the check passed
 TINY = {"3x680": ModelConfig(9, 5, 6, 3), "2x256": ModelConfig(9, 5, 6, 2)}
-REHEARSAL = Setup("cpu", TINY, steps=4, seconds=0.01, largest=3, block=2, iterations=4, drawn=8)
+REHEARSAL = Setup("cpu", TINY, steps=4, seconds=0.01, largest=3, block=2, iterations=4, compared=8)
 
 
 def checks() -> dict[str, Check]:
-    """Return all checks by name, the most important ones first."""
+    """Return all checks by name, the most important first."""
     found: dict[str, Check] = {"machine": machine}
     for sampler in SAMPLERS:
         found[f"first symbols: {sampler}"] = partial(first_symbols, sampler)
@@ -126,7 +126,7 @@ def machine(setup: Setup) -> Figures:
 
         found["Triton"] = triton.__version__
     if not setup.on_gpu:
-        return {"device": "rehearsal on a CPU: the figures mean nothing", **found}
+        return {"device": "rehearsal on a CPU: the figures are meaningless", **found}
     card = torch.cuda.get_device_properties(0)
     return {"device": card.name, "multiprocessors": card.multi_processor_count, "GB": card.total_memory / 1e9, **found}
 
@@ -147,7 +147,7 @@ def stepper(
 
 
 def batches(setup: Setup, rows: int, vocab_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of symbols in an order that can be learnt, without end."""
+    """Yield batches of learnable symbols without end."""
     moves = np.random.default_rng(0).integers(0, 3, (rows, setup.steps * 16 + 1))
     ids = torch.from_numpy(np.cumsum(moves, axis=1) % vocab_size).to(setup.device)
     while True:
@@ -156,7 +156,7 @@ def batches(setup: Setup, rows: int, vocab_size: int) -> Iterator[tuple[torch.Te
 
 
 def train(setup: Setup, step: Step, rate: float = 2e-3, iterations: int = 20) -> Any:
-    """Train for some iterations with the state carried; return their losses as an array."""
+    """Train for some iterations with the state carried over; return their losses as an array."""
     rows = step.settings.batch_size
     source, state, outcomes = batches(setup, rows, step.model.config.vocab_size), step.model.initial_state(rows), []
     for _ in range(iterations):
@@ -166,9 +166,9 @@ def train(setup: Setup, step: Step, rate: float = 2e-3, iterations: int = 20) ->
 
 
 def gradients(backend: str, setup: Setup) -> Figures:
-    """Compare gradients in bf16 with torch's in fp32, without TF32, after 5 iterations that change no weight.
+    """Compare gradients in bf16 with torch's in fp32 without TF32, after 5 iterations at a learning rate of 0.
 
-    The largest relative error of a parameter's gradient may be 0.025: that of plain bf16 on a CPU is 0.01 to 0.06.
+    The relative error of a parameter's gradient may be 0.025 at most: that of plain bf16 on a CPU is 0.01 to 0.06.
     """
 
     def found(precision: str, backend: str) -> list[torch.Tensor]:
@@ -177,15 +177,15 @@ def gradients(backend: str, setup: Setup) -> Figures:
         return [p.grad.detach().clone() for p in step.parameters if p.grad is not None]
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = found("fp32", "torch")
-    least = 1e-3 * torch.stack([g.norm() for g in exact]).norm()  # below it a gradient is noise
-    errors = [(a - b).norm() / b.norm().clamp(min=least) for a, b in zip(found("bf16", backend), exact, strict=True)]
-    worst = float(torch.stack(errors).max())
+        reference = found("fp32", "torch")
+    least = 1e-3 * torch.stack([g.norm() for g in reference]).norm()  # below it a gradient is noise
+    pairs = zip(found("bf16", backend), reference, strict=True)
+    worst = max(float((a - b).norm() / b.norm().clamp(min=least)) for a, b in pairs)
     return {"ok": worst <= 0.025, "largest relative error": worst}
 
 
 def graph_as_steps(recipe: str, setup: Setup) -> Figures:
-    """Compare the losses of steps in a CUDA graph with those of plain steps, which must be the same bits."""
+    """Compare the losses of steps in a CUDA graph with those of plain steps; they must be bit-identical."""
     one, other = (
         train(setup, stepper(setup, "3x680", 50, "bf16", "kernel", recipe, graphed)) for graphed in (True, False)
     )
@@ -193,7 +193,7 @@ def graph_as_steps(recipe: str, setup: Setup) -> Figures:
 
 
 def as_on_the_cpu(setup: Setup) -> Figures:
-    """Compare the losses of training in fp32, without TF32, on the device with those on the CPU."""
+    """Compare the losses of training in fp32 without TF32 on the device with those on the CPU."""
     host = dataclasses.replace(setup, device="cpu")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         one, other = (train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in (setup, host))
@@ -215,7 +215,7 @@ def training(backend: str, network: str, rows: int, setup: Setup, graphed: bool 
 
 
 def plain_loop(network: str, rows: int, setup: Setup) -> Figures:
-    """Measure the baseline: nn.LSTM with all layers, autocast to bf16, clip, Adam, no graph."""
+    """Measure the baseline: nn.LSTM with all layers, autocast to bf16, clipping, Adam, no graph."""
     config, rows = setup.networks[network], min(rows, setup.largest)
     embedding = nn.Embedding(config.vocab_size, config.wordvec_size).to(setup.device)
     lstm = nn.LSTM(config.wordvec_size, config.rnn_size, config.layers, batch_first=True).to(setup.device)
@@ -258,16 +258,16 @@ def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any 
 
 
 def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup: Setup) -> Figures:
-    """Compare symbols, drawn in two pieces, and scores with those of the eager engine in fp32 on the CPU."""
+    """Compare symbols, sampled in two calls, and scores with those of the eager engine in fp32 on the CPU."""
     model = build(dataclasses.replace(setup.networks["3x680"], layer_norm=normalised), seed=0).eval()
     with torch.no_grad():
         model.output.weight.mul_(8)  # so that probabilities differ as much as a trained network's
-    ours, reference = engine(setup, sampler, precision, streams, model), EagerEngine(model, streams)
-    u = np.stack([uniforms(0, k, 0, setup.drawn) for k in range(streams)], axis=1)
-    cut = setup.drawn // 3
-    wanted = reference.run(u, 1.0)
-    same = float((np.concatenate([ours.run(u[:cut], 1.0), ours.run(u[cut:], 1.0)], axis=1) == wanted).mean())
-    difference = ours.score(wanted) - reference.score(wanted)
+    tested, reference = engine(setup, sampler, precision, streams, model), EagerEngine(model, streams)
+    u = np.stack([uniforms(0, k, 0, setup.compared) for k in range(streams)], axis=1)
+    cut = setup.compared // 3
+    expected = reference.run(u, 1.0)
+    same = float((np.concatenate([tested.run(u[:cut], 1.0), tested.run(u[cut:], 1.0)], axis=1) == expected).mean())
+    difference = tested.score(expected) - reference.score(expected)
     mean, largest = abs(float(difference.mean())), float(np.abs(difference).max())
     near = mean <= (0.01 if precision == "bf16" and streams < 4 else 0.005)
     exact = precision == "bf16" or (largest < 1e-2 and same > 0.9)
@@ -277,15 +277,15 @@ def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup:
 def sampling(sampler: str, streams: int, setup: Setup) -> Figures:
     """Measure symbols of all streams per second, in bf16."""
     streams = min(streams, setup.largest)
-    ours = engine(setup, sampler, "bf16", streams)
+    measured = engine(setup, sampler, "bf16", streams)
     block = min(64, setup.block) if sampler == "eager" else setup.block
     u = np.random.default_rng(0).random((block, streams)).astype(np.float32)
-    seconds = median(setup, lambda: ours.run(u, 1.0)) / block  # a step
+    seconds = median(setup, lambda: measured.run(u, 1.0)) / block  # a step
     return {"symbols/s": streams / seconds, "microseconds per step": 1e6 * seconds, "real time": 1 / seconds / RATE}
 
 
 def first_symbols(sampler: str, setup: Setup) -> Figures:
-    """Measure the time from a network in memory to its first symbol, the first time in this process and later."""
+    """Measure the time from a network in memory to its first symbol, at first and later in this process."""
     model, u, seconds = build(setup.networks["3x680"], seed=0).eval(), np.full((2, 1), 0.5, dtype=np.float32), []
     torch.zeros(1, device=setup.device)
     for _ in range(4):
@@ -296,7 +296,7 @@ def first_symbols(sampler: str, setup: Setup) -> Figures:
 
 
 def commands(setup: Setup) -> Figures:
-    """Train in one run, in two halves, and in two halves with some iterations on the CPU between them; sample."""
+    """Train in one run, in two halves, and in two halves with some iterations on the CPU in between; sample."""
     n, half = setup.iterations, setup.iterations // 2
     size = f"--rnn-size {256 if setup.on_gpu else 6} --layers 2 --recipe torch-rnn --device {setup.device}"
     sampler = "cuda" if setup.on_gpu else "eager"
@@ -313,17 +313,17 @@ def commands(setup: Setup) -> Figures:
         equal = len({run.checkpoints()[-1].read_bytes() for run in (runs["whole"], runs["halves"])}) == 1
         with wave.open(f"{folder}/sound.wav") as file:
             frames = file.getnframes()
-    away = {name: float(np.abs(np.subtract(losses["whole"], losses[name])).max()) for name in ("halves", "detour")}
+    gaps = {name: float(np.abs(np.subtract(losses["whole"], losses[name])).max()) for name in ("halves", "detour")}
     return {
-        "ok": frames == 5 * RATE and away["halves"] < 0.01 and away["detour"] < 0.1,
-        "resumed checkpoint is the same bits": equal,
-        "resumed, largest difference of losses": away["halves"],
-        "by way of the CPU": away["detour"],
+        "ok": frames == 5 * RATE and gaps["halves"] < 0.01 and gaps["detour"] < 0.1,
+        "resumed checkpoint is bit-identical": equal,
+        "resumed, largest difference of losses": gaps["halves"],
+        "resumed after the CPU": gaps["detour"],
     }
 
 
 def command(line: str) -> None:
-    """Run one of the commands, whose messages appear on standard error."""
+    """Run one of the commands; its output goes to standard error."""
     name, *flags = line.split()
     subprocess.run([sys.executable, "-m", f"charrnn.commands.{name}", *flags], cwd=ROOT, stdout=2, check=True)
 
@@ -332,7 +332,7 @@ def command(line: str) -> None:
 
 
 def median(setup: Setup, work: Callable[[], Any]) -> float:
-    """Return the median of the seconds that the work takes, of several repeats of many calls each."""
+    """Return the median of the seconds of a call, from several repeats of many calls each."""
     for _ in range(5 if setup.on_gpu else 1):
         work()
     count, found = 1, []

@@ -1,0 +1,86 @@
+"""Measure sampling in symbols per second of all streams: python tools/bench/sample.py (about four minutes)."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from table import Row, main, per_second
+
+LAYERS, UNITS, WIDTH, V = 3, 680, 110, 256
+
+
+def plain_steps(streams: int) -> float:
+    """Measure plain torch: nn.LSTM called once per symbol, softmax and multinomial."""
+    import torch
+    from torch import nn
+
+    embedding, rnn, output = nn.Embedding(V, WIDTH), nn.LSTM(WIDTH, UNITS, LAYERS), nn.Linear(UNITS, V)
+    ids, state = torch.zeros(streams, dtype=torch.long), None
+
+    def step() -> None:
+        nonlocal ids, state
+        with torch.no_grad():
+            h, state = rnn(embedding(ids)[None], state)
+            ids = torch.multinomial(torch.softmax(output(h[0]), 1), 1)[:, 0]
+
+    return streams * per_second(step)
+
+
+def engine(kind: str, streams: int, precision: str = "auto", threads: int = 0, layers: int = LAYERS) -> float:
+    """Measure an engine, including the uniform numbers and the symbols' transfer."""
+    from charrnn import runtime
+
+    runtime.before_torch()
+    import charrnn
+    from charrnn.models.char_rnn import build
+    from charrnn.models.config import ModelConfig
+    from charrnn.sampling.generate import generate
+    from charrnn.storage.checkpoint import Checkpoint
+
+    model = build(ModelConfig(V, WIDTH, UNITS if layers == LAYERS else 256, layers), seed=0)
+    checkpoint = Checkpoint(model, charrnn.Vocab.of_alphabet("braille"))
+    chunk = 256 if kind == "cpu" else 16  # 256 is charrnn-sample's; other engines would need seconds for it
+    symbols = generate(charrnn.engine(checkpoint, kind, streams, precision, threads), None, chunk=chunk)
+    return chunk * streams * per_second(lambda: next(symbols))
+
+
+def memory_limit() -> float:
+    """Measure how often per second one core can read as many bytes as the int4.5 weights have."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+    import numpy as np
+
+    from charrnn.engines import arrays
+    from charrnn.engines.cpu.library import library
+    from charrnn.engines.cpu.pack import PackedNetwork
+    from charrnn.models.char_rnn import build
+    from charrnn.models.config import ModelConfig
+
+    config = ModelConfig(V, WIDTH, UNITS, LAYERS)
+    network = PackedNetwork(arrays(build(config, seed=0)), config, "int4.5").network
+    layers = [network.layer[i] for i in range(LAYERS)]
+    matrices = [network.output, *(layer.input for layer in layers), *(layer.recurrent for layer in layers)]
+    size = sum(library().charrnn_size(matrix) for matrix in matrices)
+    x, y = np.ones((2, size // 8), dtype=np.float32)  # together as large as the weights
+    return 100 * per_second(lambda: [x @ y for _ in range(100)])
+
+
+def rows() -> list[Row]:
+    """Return the rows of one stream and of 64."""
+    found = []
+    for streams, label in ((1, "1 stream"), (64, "64 streams")):
+        plain = f"{label}: plain nn.LSTM steps"
+        found.append(Row(plain, partial(plain_steps, streams)))
+        found.append(Row(f"{label}: eager engine, bf16", partial(engine, "eager", streams, "bf16"), plain))
+        compiled = partial(engine, "cpu", streams, "int4.5")
+        if streams == 1:
+            found.append(Row(f"{label}: onnxruntime engine, int8", partial(engine, "onnx", 1), plain))
+            found.append(Row(f"{label}: compiled engine, int4.5, 1 thread", partial(compiled, 1), plain))
+            found.append(Row(f"{label}: compiled engine, 2x256", partial(engine, "cpu", 1, layers=2), plain))
+            found.append(Row(f"{label}: limit, reading the int4.5 weights, 1 thread", memory_limit, plain))
+        found.append(Row(f"{label}: compiled engine, int4.5, 2 threads", partial(compiled, 2), plain))
+    return found
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", "sampling: symbols per second of all streams, 3x680", rows())
