@@ -61,7 +61,7 @@ clean: demo-clean
 # torch first: what depends on it would otherwise be free to choose another build of it.
 TORCH ?= torch
 
-KERNEL := $(wildcard charrnn/engines/cpu/*.[ch])
+KERNEL := $(wildcard charrnn/engines/cpu/kernel/*.[ch])
 
 $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

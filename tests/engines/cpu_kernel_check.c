@@ -5,7 +5,7 @@
  * looks for what reads or writes where it should not (make sanitize).
  */
 
-#include "../../charrnn/engines/cpu/kernel.c"
+#include "../../charrnn/engines/cpu/kernel/kernel.c"
 
 #include <stdio.h>
 
@@ -108,7 +108,7 @@ static int check(int cell, int format, int table)
     if (table)
         network.table = products;
     for (int l = 0; l < DEPTH; l++) {
-        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .normed = table ? outputs - 3 : 0,
+        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .norm_size = table ? outputs - 3 : 0,
                            .epsilon = 1e-5f, .bias = bias, .recurrent_bias = bias, .gain = gain, .offset = offset};
         layer[l].input = matrix(rows / LANES, width, l ? outputs : size, format);
         layer[l].recurrent = matrix(rows / LANES, width, outputs, format);

@@ -39,7 +39,7 @@ class Layer(ctypes.Structure):
         ("cell", c_int32),
         ("units", c_int32),
         ("outputs", c_int32),
-        ("normed", c_int32),
+        ("norm_size", c_int32),
         ("epsilon", c_float),
         ("input", Matrix),
         ("recurrent", Matrix),

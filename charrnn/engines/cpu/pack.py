@@ -111,7 +111,7 @@ class PackedNetwork:
                 layer.projection = packer.matrix(projection, 4, itself)
             if config.layer_norm:
                 gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
-                layer.normed, layer.epsilon = len(gain), 1e-5
+                layer.norm_size, layer.epsilon = len(gain), 1e-5
                 layer.gain = packer.address(grown(gain, (size,)))
                 layer.offset = packer.address(grown(offset, (size,)))
         if not network.table:
