@@ -31,8 +31,8 @@ for name in sys.argv[split + 1:]:
 """
 
 TRITON = (  # in which these are written
-    "charrnn.engines.cuda.kernel",
-    "charrnn.engines.cuda.resident",
+    "charrnn.engines.cuda.persistent_kernel",
+    "charrnn.engines.cuda.persistent",
     "charrnn.cuda.grid_barrier",
     "charrnn.cuda.lstm",
     "charrnn.cuda.lstm_kernels",

@@ -139,9 +139,9 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     for rank in "01":
         monkeypatch.setenv("LOCAL_RANK", rank)
-        runtime.take_device("cuda")
-        runtime.take_device("cpu")
+        runtime.select_gpu("cuda")
+        runtime.select_gpu("cpu")
     assert taken == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="finds 2 NVIDIA GPUs here for 3 processes: start at most 2"):
-        runtime.take_device("cuda")
+        runtime.select_gpu("cuda")

@@ -300,7 +300,7 @@ def _trainer(
             f"{settings.batch_size} rows x {settings.seq_length} steps, which takes {needed:,}. "
             "Lower --batch-size or --seq-length, or give more."
         )
-    runtime.take_device(settings.device)
+    runtime.select_gpu(settings.device)
     model = model.to(settings.device)
     settings = _with_layers(gpu_layers, model, brings, settings, world, narrator.quiet)
     config["training"] = settings.to_json()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bytecodec import __version__
 from bytecodec.console import open_output
 from bytecodec.errors import InputError
+from charrnn.models.config import state_sizes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -115,14 +116,6 @@ def step_model(tensors: Mapping[str, Floats], config: Any, facts: Mapping[str, A
     helper.set_model_props(model, {METADATA_KEY: json.dumps(facts or {})})
     checker.check_model(model, full_check=True)
     return model
-
-
-def state_sizes(config: Any) -> tuple[tuple[int, ...], ...]:
-    """Of each layer of the state, the lengths of its arrays' rows."""
-    units: int = config.rnn_size
-    two = {"lstm": (units, units), "lstmor": (units, units), "lstmp": (config.proj_size, units)}
-    layers: tuple[tuple[int, ...], ...] = (two.get(config.cell, (units,)),) * config.layers
-    return (*layers, (config.vocab_size,)) if config.cell == "lstmor" else layers
 
 
 class _Graph:

@@ -266,7 +266,7 @@ def test_the_compiled_layers_make_the_sound_that_torchs_do(here, name):
 
 def test_where_they_were_not_built_torch_samples_and_it_is_said(here, monkeypatch, capfd):
     eager = sample("mse", "--length", "300", "--engine", "eager")
-    monkeypatch.setenv(cpu_library.ANOTHER, "none.library")
+    monkeypatch.setenv(cpu_library.LIBRARY_VARIABLE, "none.library")
     cpu_library.library.cache_clear()
     try:
         assert charrnn_sample(["mse", "--length", "300", "-o", "y.wav"]) == 0

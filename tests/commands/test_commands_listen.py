@@ -26,7 +26,7 @@ from charrnn.server import app as listen_app
 from charrnn.storage.run_dir import Run
 
 ROOT = Path(__file__).parents[2]
-KERNEL = ROOT / "charrnn/engines/cpu_kernel.library"
+KERNEL = ROOT / "charrnn/engines/cpu/kernel.library"
 
 
 @pytest.fixture(scope="module")
