@@ -110,12 +110,12 @@ def test_a_state_before_the_first_symbol_can_be_moved(kind, tiny_model):
     np.testing.assert_array_equal(engine.run(u, 1.0), first)
 
 
-@pytest.mark.parametrize("lengths", [(1, 1, 1), (5, 3, 2), (2, 0, 6)])
-def test_running_in_pieces_is_running_at_once(kind, tiny_model, lengths):
-    u = uniform_numbers(sum(lengths), 2)
-    engine, borders = make(kind, tiny_model, 2), np.cumsum([0, *lengths])
-    pieces = [engine.run(u[i:j], 1.0) for i, j in itertools.pairwise(borders)]
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), make(kind, tiny_model, 2).run(u, 1.0))
+def test_running_in_pieces_is_running_at_once(kind, tiny_model):
+    for lengths in ((1, 1, 1), (5, 3, 2), (2, 0, 6)):
+        u = uniform_numbers(sum(lengths), 2)
+        engine, borders = make(kind, tiny_model, 2), np.cumsum([0, *lengths])
+        pieces = [engine.run(u[i:j], 1.0) for i, j in itertools.pairwise(borders)]
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=1), make(kind, tiny_model, 2).run(u, 1.0))
 
 
 def test_priming_with_sampled_symbols_leads_to_the_same_symbols(kind, tiny_model):
