@@ -69,7 +69,7 @@ dist: $(VENV)/dev.done
 clean: demo-clean
 	rm -rf $(VENV) build dist *.egg-info
 
-KERNEL := $(wildcard charrnn/engines/cpu/*.[ch])
+KERNEL := $(wildcard charrnn/engines/cpu/kernel/*.[ch])
 
 # torch is installed first: packages that depend on it could otherwise select another build.
 $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)

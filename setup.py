@@ -1,22 +1,22 @@
-"""The one thing that setup.cfg cannot declare: the compiled sampling engine, which may be missing."""
+"""The compiled sampling engine, which is optional and which setup.cfg cannot declare."""
 
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = "charrnn/engines/cpu"
+SOURCES = Path("charrnn/engines/cpu/kernel")
 
 
 class PlainLibrary(build_ext):
-    """Builds a library that ctypes loads, so that one build serves every version of Python."""
+    """Builder of a library for ctypes, so that one build serves every version of Python."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """No module of Python's, by its name, either."""
+        """Return a file name without the tag of a Python version."""
         return str(Path(*fullname.split("."))) + ".library"
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        """There is no PyInit."""
+        """Return no symbols: there is no PyInit."""
         return []
 
 
@@ -24,8 +24,8 @@ setup(
     ext_modules=[
         Extension(
             "charrnn.engines.cpu.kernel",
-            [f"{SOURCES}/kernel.c"],
-            depends=[f"{SOURCES}/kernel_body.h"],
+            [str(SOURCES / "kernel.c")],
+            depends=sorted(map(str, SOURCES.glob("*.h"))),
             extra_compile_args=[
                 "-O3",
                 "-std=gnu11",
@@ -35,7 +35,7 @@ setup(
                 "-Wno-psabi",
             ],
             extra_link_args=["-pthread", "-lm"],
-            optional=True,  # without a compiler the installation goes on, and sampling takes a slower engine
+            optional=True,  # without a compiler the installation succeeds, and another engine samples
         )
     ],
     cmdclass={"build_ext": PlainLibrary},

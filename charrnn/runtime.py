@@ -1,6 +1,6 @@
-"""What the machine is asked for: threads, memory, device and precision.
+"""Threads, memory, device and precision of this process.
 
-``before_torch`` has to run before anything imports torch, so this module imports it only inside functions.
+``before_torch`` has to run before anything imports torch, so this module imports torch inside functions only.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
-MOST_THREADS = 1024  # torch crashes where the system cannot start as many as it is asked for
+MOST_THREADS = 1024  # torch crashes if the system cannot start as many threads as requested
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Turns of the loop in which an OpenMP thread waits for the next piece of work before it sleeps. libgomp's own
-# default lets it spin for milliseconds, which starves the thread that it waits for as soon as another process
-# wants a core; sleeping at once costs a system call at each of the thousands of meetings in an iteration.
-# docs/benchmarks.md has both sides.
+# Iterations for which an OpenMP thread spins before it sleeps. By libgomp's default it spins for milliseconds. If
+# another process needs a core, that delays the thread that it waits for. Sleeping at once would cost a system call at
+# each of the thousands of barriers per iteration of training.
 SPIN_COUNT = 1000
 
 # glibc's mallopt parameters (malloc.h)
@@ -33,46 +32,48 @@ _M_MMAP_MAX = -4
 
 
 def before_torch() -> None:
-    """Settings of the process that make torch fast on a CPU, for commands to make before they import torch.
+    """Make torch fast on a CPU; commands call this before they import torch.
 
-    Waiting OpenMP threads sleep early (see `SPIN_COUNT`; a setting in the environment wins). And glibc keeps
-    freed memory: by default it gives every large tensor back to the system, so that each iteration of
-    training takes some 40,000 page faults to get the same memory again, a quarter of its time. Of several processes
-    on a machine, `set_threads` gives each its share of the cores, where torchrun gives it one thread.
+    Waiting OpenMP threads sleep early (see `SPIN_COUNT`), unless the environment has another setting. glibc keeps freed
+    memory: by default it returns every large tensor to the system, which costs 40,000 page faults per iteration of
+    training, a quarter of its time. torchrun's limit of one thread per process is removed, so that `set_threads` can
+    divide the cores among the processes.
     """
     if local_processes() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         del os.environ["OMP_NUM_THREADS"]
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
-    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # averaged ones, on a GPU
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # EMA weights on a GPU
     if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        with contextlib.suppress(OSError, AttributeError):  # C libraries other than glibc
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_MAX, 0)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def default_threads() -> int:
-    """CHARRNN_THREADS, or 0: as many as torch would take.
+    """Return the environment's CHARRNN_THREADS, or 0, which means torch's default.
 
     Raises
     ------
     InputError
-        CHARRNN_THREADS is no whole number from 0 to 1024.
+        CHARRNN_THREADS is not a whole number from 0 to 1024.
     """
     value = os.environ.get("CHARRNN_THREADS", "0")
     if not value.isdecimal() or int(value) > MOST_THREADS:
-        raise InputError(f"CHARRNN_THREADS is {value!r}: make it a number of threads, or 0 for all cores.")
+        raise InputError(
+            f"CHARRNN_THREADS is {value!r}; it must be a number of threads from 0 to {MOST_THREADS}, 0 for all cores."
+        )
     return int(value)
 
 
 def local_processes() -> int:
-    """How many processes torchrun started on this machine to train together."""
+    """Return the number of processes that torchrun started on this machine; 1 without torchrun."""
     value = os.environ.get("LOCAL_WORLD_SIZE", "")
     return int(value) if value.isdecimal() and int(value) else 1
 
 
 def set_threads(count: int) -> int:
-    """Have torch compute on ``count`` threads (0: a core each, or this process's share of them); returns how many."""
+    """Set torch's number of threads; return it. 0: one per core, or this process's share of the cores."""
     import torch
 
     if not count and local_processes() > 1:
@@ -82,13 +83,13 @@ def set_threads(count: int) -> int:
     return torch.get_num_threads()
 
 
-def take_device(device: str) -> None:
-    """Have ``cuda`` mean a GPU of this process's own, where several processes train on a machine.
+def select_gpu(device: str) -> None:
+    """Make ``cuda`` a different GPU for each of several processes on a machine.
 
     Raises
     ------
     InputError
-        There is no GPU, or there are fewer than processes.
+        There is no GPU, or there are fewer GPUs than processes.
     """
     if choose_device(device) != "cuda" or local_processes() == 1:
         return
@@ -104,12 +105,12 @@ def take_device(device: str) -> None:
 
 
 def choose_device(name: str) -> str:
-    """The device for a ``--device``: auto is an NVIDIA GPU, or Apple's that can train, else the CPU.
+    """Return the device for a name; auto is an NVIDIA GPU, an Apple GPU that can train, or the CPU.
 
     Raises
     ------
     InputError
-        A device was asked for by name that is not there.
+        The device is not available.
     """
     import torch
 
@@ -125,11 +126,10 @@ def choose_device(name: str) -> str:
 
 
 def trains_on(device: str) -> bool:
-    """Whether training works on a device in principle: it can take all that a step of learning is made of, and two
-    steps of a tiny network come to what they come to on the CPU."""
+    """Return whether two training steps of a tiny network run on a device and give the same losses as on the CPU."""
     import torch
 
-    def learn(device: str) -> list[float]:
+    def losses_on(device: str) -> list[float]:
         torch.manual_seed(0)
         embedding, lstm, norm = torch.nn.Embedding(7, 5), torch.nn.LSTM(5, 6, batch_first=True), torch.nn.LayerNorm(6)
         model = torch.nn.ModuleList([embedding, lstm, norm]).to(device)
@@ -149,17 +149,17 @@ def trains_on(device: str) -> bool:
 
     with torch.random.fork_rng(devices=[]):
         try:
-            found = learn(device)
+            losses = losses_on(device)
         except (RuntimeError, NotImplementedError, AssertionError):
             return False
-        return all(abs(a - b) < 1e-3 for a, b in zip(found, learn("cpu"), strict=True))
+        return all(abs(a - b) < 1e-3 for a, b in zip(losses, losses_on("cpu"), strict=True))
 
 
 def choose_precision(name: str, device: str) -> str:
-    """The precision for a ``--precision``: auto is bf16 where the processor multiplies it in hardware.
+    """Return the precision for a name; auto is bf16 if the processor multiplies it in hardware.
 
-    On such CPUs (AVX-512 BF16 or AMX) bf16 was measured faster at every size from 2x64 to 3x680; without the
-    instructions it is emulated, and slower.
+    On such CPUs (AVX-512 BF16 or AMX) bf16 is faster at every size from 2x64 to 3x680. Without these instructions it is
+    emulated, and slower.
     """
     import torch
 
@@ -168,12 +168,12 @@ def choose_precision(name: str, device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device == "mps":
-        return "fp32"  # nobody has measured bf16 there yet
+        return "fp32"  # bf16 has not been measured there
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def autocast(precision: str, device: str) -> torch.autocast:
-    """A context in which matrix products run in the given precision; weights and loss stay fp32."""
+    """Return a context in which matrix products run in a precision; weights and loss stay fp32."""
     import torch
 
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

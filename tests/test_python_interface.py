@@ -1,4 +1,4 @@
-"""The functions in docs/reference/api.md raise InputError for wrong arguments, before they compute or write files."""
+"""The public functions raise InputError for wrong arguments before they compute or write anything."""
 
 import io
 
@@ -38,34 +38,34 @@ def predictor():
     )
 
 
-def refused(function, *args, **kwargs):
+def assert_rejected(function, *args, **kwargs):
     with pytest.raises(InputError):
         function(*args, **kwargs)
 
 
-def each_refused(function, right, wrong):
-    """Refuse each of the wrong values of each argument beside right ones."""
+def assert_each_rejected(function, right, wrong):
+    """Assert that each wrong value of each argument is rejected beside right ones."""
     for name, values in wrong.items():
         for value in values:
             try:
                 function(**right | {name: value})
             except InputError:
                 continue
-            pytest.fail(f"{name} = {value!r} is not refused")
+            pytest.fail(f"{name} = {value!r} is accepted")
 
 
-def test_encoding_and_decoding_refuse_wrong_arguments():
+def test_encoding_and_decoding_reject_wrong_arguments():
     for data in (None, 5, "text", [1, 2], np.zeros(3), np.zeros(3, np.int64), np.zeros((2, 2), np.uint8)):
-        refused(bytecodec.encode, data)
-        refused(bytecodec.Encoder().feed, data)
+        assert_rejected(bytecodec.encode, data)
+        assert_rejected(bytecodec.Encoder().feed, data)
         if not isinstance(data, str):
-            refused(bytecodec.Decoder().feed, data)
+            assert_rejected(bytecodec.Decoder().feed, data)
     for alphabet in (None, "klingon", [], 5):
-        refused(bytecodec.encode, b"", alphabet)
-        refused(bytecodec.Encoder, alphabet)
+        assert_rejected(bytecodec.encode, b"", alphabet)
+        assert_rejected(bytecodec.Encoder, alphabet)
     for text in (None, 5, b"bytes", ["⠀"], "plain"):
-        refused(bytecodec.decode, text)
-    refused(bytecodec.Decoder, None)
+        assert_rejected(bytecodec.decode, text)
+    assert_rejected(bytecodec.Decoder, None)
 
 
 def test_bytes_need_not_be_contiguous():
@@ -78,7 +78,7 @@ def test_bytes_need_not_be_contiguous():
     assert file.getvalue()[44:49] == bytes(range(0, 10, 2))
 
 
-def test_reading_recordings_refuses_wrong_arguments(tone_file):
+def test_reading_recordings_rejects_wrong_arguments(tone_file):
     wrong = {
         "source": (None, 5, ["a"]),
         "rate": (0, 999, 768001, 11025.0, "11025", None, True),
@@ -87,39 +87,39 @@ def test_reading_recordings_refuses_wrong_arguments(tone_file):
         "gain_db": (-201, 201, np.nan, "0", None),
         "bits": (0, 24, "8", None),
     }
-    each_refused(bytecodec.read_blocks, {"source": tone_file}, wrong)
+    assert_each_rejected(bytecodec.read_blocks, {"source": tone_file}, wrong)
 
 
-def test_writing_recordings_refuses_wrong_arguments():
+def test_writing_recordings_rejects_wrong_arguments():
     wrong = {"stream": (None, "x.wav", io.StringIO()), "rate": (0, -1, 11025.0, "11025", None), "bits": (0, 24, "8")}
-    each_refused(bytecodec.WavWriter, {"stream": io.BytesIO(), "rate": 11025}, wrong)
+    assert_each_rejected(bytecodec.WavWriter, {"stream": io.BytesIO(), "rate": 11025}, wrong)
     file = io.BytesIO()
     with bytecodec.WavWriter(file, 11025) as wav:
         for samples in (None, "text", [1, 2], np.zeros(3), np.zeros(3, np.int16), np.zeros((2, 2), np.uint8)):
-            refused(wav.write, samples)
-        refused(wav.cue, -1)
+            assert_rejected(wav.write, samples)
+        assert_rejected(wav.cue, -1)
     assert wav.samples == 0
-    refused(wav.write, b"late")
+    assert_rejected(wav.write, b"after the end")
     with bytecodec.WavWriter(io.BytesIO(), 11025, bits=16) as wav:
         for samples in (np.zeros(3, np.uint8), np.zeros(3, np.float32), b"odd"):
-            refused(wav.write, samples)
+            assert_rejected(wav.write, samples)
 
 
-def test_loading_and_saving_checkpoints_refuse_wrong_arguments(tmp_path, tiny_checkpoint):
+def test_loading_and_saving_checkpoints_reject_wrong_arguments(tmp_path, tiny_checkpoint):
     for load in (charrnn.load, checkpoint.load, frame_model.load):
         for path in (*NOT_PATHS, "", tmp_path / "none", tmp_path):
-            refused(load, path)
+            assert_rejected(load, path)
     checkpoint.save(tmp_path / "tiny", tiny_checkpoint)
     for device in ("steam", "cuda:99", None, 5.0, ["cpu"]):
-        refused(charrnn.load, tmp_path / "tiny", device)
+        assert_rejected(charrnn.load, tmp_path / "tiny", device)
     for wrong in (None, tiny_checkpoint.model, "tiny"):
-        refused(checkpoint.save, tmp_path / "new", wrong)
+        assert_rejected(checkpoint.save, tmp_path / "new", wrong)
     for path in (*NOT_PATHS, tmp_path / "none" / "new"):
-        refused(checkpoint.save, path, tiny_checkpoint)
+        assert_rejected(checkpoint.save, path, tiny_checkpoint)
     assert not (tmp_path / "new").exists()
 
 
-def test_sampling_refuses_wrong_arguments(engine):
+def test_sampling_rejects_wrong_arguments(engine):
     wrong = {
         "engine": (None, "eager"),
         "length": (-1, 1.0, "5", True),
@@ -129,24 +129,24 @@ def test_sampling_refuses_wrong_arguments(engine):
         "position": (-1, 1.0, None),
         "first_stream": (-1, 2**64 - 1, 1.0, None),
     }
-    each_refused(generate, {"engine": engine, "length": 5}, wrong)
+    assert_each_rejected(generate, {"engine": engine, "length": 5}, wrong)
     wrong |= {"segments": (0, -1, 1.0, None), "join": ("glue", None), "start": (5, [[1]], [0.5], "ab")}
-    each_refused(stitch, {"engine": engine, "segments": 2, "length": 5}, wrong)
+    assert_each_rejected(stitch, {"engine": engine, "segments": 2, "length": 5}, wrong)
     for ids in (None, 5, [[1], [2]], [0.5], [7], [-1]):
-        refused(prime, engine, ids)
+        assert_rejected(prime, engine, ids)
 
 
-def test_measuring_seams_refuses_wrong_arguments():
+def test_measuring_seams_rejects_wrong_arguments():
     wrong = {
         "samples": (None, 5, "text", NOISE[None], [np.nan] * 4000),
         "seams": (None, 5, [1000.5], [[1000]], "ab"),
         "seed": NOT_SEEDS,
         "window": (0, -1, 1.0, None),
     }
-    each_refused(charrnn.measure_seams, {"samples": NOISE, "seams": [2000]}, wrong)
+    assert_each_rejected(charrnn.measure_seams, {"samples": NOISE, "seams": [2000]}, wrong)
 
 
-def test_takes_of_a_frame_predictor_refuse_wrong_arguments(predictor):
+def test_streams_of_a_frame_predictor_reject_wrong_arguments(predictor):
     wrong = {
         "model": (None, "run"),
         "window": (5, torch.zeros(19), torch.zeros(1, 20), torch.full((20,), torch.nan), ["a"] * 20),
@@ -155,40 +155,42 @@ def test_takes_of_a_frame_predictor_refuse_wrong_arguments(predictor):
         "temperature": NOT_TEMPERATURES,
         "join": ("glue", None),
     }
-    each_refused(FrameStream, {"model": predictor}, wrong)
+    assert_each_rejected(FrameStream, {"model": predictor}, wrong)
     for most in (0, -1, 1.5, None):
-        refused(FrameStream(predictor).read, most)
+        assert_rejected(FrameStream(predictor).read, most)
 
 
-def test_a_take_does_not_keep_the_window_that_it_was_given(predictor):
+def test_a_stream_copies_the_window_that_it_receives(predictor):
     window = torch.full((20,), 0.25)
     take, other = FrameStream(predictor, window), FrameStream(predictor, window.clone())
     window.zero_()
     np.testing.assert_array_equal(take.read(10), other.read(10))
 
 
-def test_evaluation_refuses_wrong_arguments(tiny_model):
+def test_evaluation_rejects_wrong_arguments(tiny_model):
     wrong = {
         "model": (None, "run"),
         "ids": (None, 5, np.zeros(1, np.int64), np.zeros((2, 5), np.int64), np.zeros(5), np.full(5, 7), np.full(5, -1)),
         "precision": ("fp8", None),
     }
-    each_refused(evaluate, {"model": tiny_model, "ids": np.arange(20) % 7}, wrong)
+    assert_each_rejected(evaluate, {"model": tiny_model, "ids": np.arange(20) % 7}, wrong)
 
 
-def test_baselines_refuse_wrong_arguments():
+def test_baselines_reject_wrong_arguments():
     vocab = Vocab.of_alphabet("braille")
     not_ids = (None, 5, [], [[1]], [0.5], [-1], [256], "ab")
-    each_refused(baselines.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)})
-    each_refused(baselines.bzip2_bits, {"ids": NOISE, "vocab": vocab}, {"ids": not_ids})
+    assert_each_rejected(
+        baselines.flac_bits, {"ids": NOISE, "rate": 11025}, {"ids": not_ids, "rate": (0, -1, 1.5, "1", None)}
+    )
+    assert_each_rejected(baselines.bzip2_bits, {"ids": NOISE, "vocab": vocab}, {"ids": not_ids})
     wrong = {"ids": not_ids, "train": (None, 5, [0.5], [-1], [256]), "symbols": (0, -1, 1.5, None, 100)}
-    each_refused(baselines.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
+    assert_each_rejected(baselines.order0_bits, {"train": NOISE, "ids": NOISE, "symbols": 256}, wrong)
 
 
-def test_audio_metrics_refuse_wrong_arguments():
+def test_audio_metrics_reject_wrong_arguments():
     sound = NOISE / 256
     not_sounds = (None, 5, [], [[0.5] * 4000], [np.nan] * 4000, "ab", sound[:100])
     not_rates = (0, -1, 1.5, "1", None)
     wrong = {"x": not_sounds, "y": not_sounds, "rate": not_rates}
-    each_refused(audio_metrics.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
-    each_refused(audio_metrics.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})
+    assert_each_rejected(audio_metrics.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
+    assert_each_rejected(audio_metrics.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})

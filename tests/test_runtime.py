@@ -1,4 +1,4 @@
-"""What the machine is asked for, and what it is asked for when nobody says."""
+"""Threads, memory, device and precision of a process, and their defaults."""
 
 import os
 import subprocess
@@ -11,41 +11,39 @@ from bytecodec.errors import InputError
 from charrnn import runtime
 
 
-@pytest.mark.parametrize(("value", "threads"), [("0", 0), ("3", 3), (None, 0)])
-def test_threads_are_those_of_the_environment(monkeypatch, value, threads):
+def test_threads_are_those_of_the_environment(monkeypatch):
     monkeypatch.delenv("CHARRNN_THREADS", raising=False)
-    if value is not None:
+    assert runtime.default_threads() == 0
+    monkeypatch.setenv("CHARRNN_THREADS", "3")
+    assert runtime.default_threads() == 3
+
+
+def test_a_number_of_threads_in_the_environment_that_is_not_one_is_rejected(monkeypatch):
+    for value in ("", "two", "-1", "1.5", "²", "99999999"):
         monkeypatch.setenv("CHARRNN_THREADS", value)
-    assert runtime.default_threads() == threads
+        with pytest.raises(InputError, match="CHARRNN_THREADS"):
+            pytest.fail(f"accepted: {runtime.default_threads()}")
 
 
-@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "²", "99999999"])
-def test_an_environment_that_says_no_number_is_a_sentence(monkeypatch, value):
-    monkeypatch.setenv("CHARRNN_THREADS", value)
-    with pytest.raises(InputError) as caught:
-        runtime.default_threads()
-    assert str(caught.value) == f"CHARRNN_THREADS is {value!r}: make it a number of threads, or 0 for all cores."
-
-
-def test_threads_are_set_and_told_and_0_leaves_them():
+def test_threads_are_set_and_returned_and_0_keeps_them():
     assert runtime.set_threads(2) == torch.get_num_threads() == 2
     assert runtime.set_threads(0) == torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_device_is_a_gpu_where_there_is_one(monkeypatch, there):
+def test_the_device_is_a_gpu_if_there_is_one(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert runtime.choose_device("auto") == ("cuda" if there else "cpu")
     assert runtime.choose_device("cpu") == "cpu"
     if there:
         assert runtime.choose_device("cuda") == "cuda"
         return
-    with pytest.raises(InputError, match=r"torch finds no NVIDIA GPU here: use --device cpu, or install"):
+    with pytest.raises(InputError, match="NVIDIA"):
         runtime.choose_device("cuda")
 
 
 @pytest.mark.parametrize(("there", "works", "device"), [(1, 1, "mps"), (1, 0, "cpu"), (0, 1, "cpu")])
-def test_the_device_is_apples_gpu_where_there_is_one_that_can_train(monkeypatch, there, works, device):
+def test_the_device_is_apples_gpu_if_it_can_train(monkeypatch, there, works, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(there))
     monkeypatch.setattr(runtime, "trains_on", lambda name: bool(works))
@@ -54,20 +52,20 @@ def test_the_device_is_apples_gpu_where_there_is_one_that_can_train(monkeypatch,
     if there:
         assert runtime.choose_device("mps") == "mps"
         return
-    with pytest.raises(InputError, match="torch finds no Apple GPU here: use --device cpu"):
+    with pytest.raises(InputError, match="Apple"):
         runtime.choose_device("mps")
 
 
-def test_training_works_on_a_device_that_comes_to_the_same_losses():
+def test_training_works_on_a_device_with_the_same_losses_as_the_cpu():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     assert runtime.trains_on("cpu")
-    assert not runtime.trains_on("meta")  # which computes nothing
+    assert not runtime.trains_on("meta")  # a device that computes nothing
     assert not runtime.trains_on("mps")
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_training_does_not_work_on_a_device_that_computes_something_else(monkeypatch):
+def test_training_does_not_work_on_a_device_with_other_losses(monkeypatch):
     real, calls = torch.nn.LSTM.forward, []
 
     def wrong(self, *args):
@@ -80,7 +78,7 @@ def test_training_does_not_work_on_a_device_that_computes_something_else(monkeyp
 
 
 @pytest.mark.parametrize(("avx512", "amx", "precision"), [(1, 0, "bf16"), (0, 1, "bf16"), (0, 0, "fp32")])
-def test_the_precision_is_bf16_where_the_processor_has_it(monkeypatch, avx512, amx, precision):
+def test_the_precision_is_bf16_if_the_processor_has_it(monkeypatch, avx512, amx, precision):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
     assert runtime.choose_precision("auto", "cpu") == precision
@@ -89,13 +87,13 @@ def test_the_precision_is_bf16_where_the_processor_has_it(monkeypatch, avx512, a
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_precision_on_a_gpu_is_bf16_where_it_has_it(monkeypatch, supported, precision):
+def test_the_precision_on_a_gpu_is_bf16_if_it_has_it(monkeypatch, supported, precision):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
     assert runtime.choose_precision("auto", "cuda") == precision
 
 
 def test_bf16_multiplies_in_bf16_and_fp32_does_not():
-    a = torch.full((4, 4), 1 + 2**-10)  # which has no place in bf16's eight bits
+    a = torch.full((4, 4), 1 + 2**-10)  # more digits than bf16 has
     with runtime.autocast("bf16", "cpu"):
         assert (a @ a).dtype == torch.bfloat16
     with runtime.autocast("fp32", "cpu"):
@@ -118,30 +116,30 @@ def test_processes_on_a_machine_share_its_cores(monkeypatch):
     for cores, share in ((4, 2), (3, 1), (1, 1)):
         torch.set_num_threads(cores)
         assert runtime.set_threads(0) == share
-    assert runtime.set_threads(3) == 3  # asked for
+    assert runtime.set_threads(3) == 3  # explicit
     torch.set_num_threads(1)
 
 
-def test_the_one_thread_that_torchrun_gives_is_forgotten(monkeypatch):
+def test_the_limit_of_one_thread_that_torchrun_sets_is_removed(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runtime.before_torch()
-    assert os.environ["OMP_NUM_THREADS"] == "1"  # no torchrun here: somebody meant it
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # without torchrun it is the user's setting
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     runtime.before_torch()
     assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
-    taken = []
+def test_each_process_uses_a_gpu_of_its_own(monkeypatch):
+    selected = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "set_device", selected.append)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     for rank in "01":
         monkeypatch.setenv("LOCAL_RANK", rank)
-        runtime.take_device("cuda")
-        runtime.take_device("cpu")
-    assert taken == [0, 1]
+        runtime.select_gpu("cuda")
+        runtime.select_gpu("cpu")
+    assert selected == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="finds 2 NVIDIA GPUs here for 3 processes: start at most 2"):
-        runtime.take_device("cuda")
+    with pytest.raises(InputError, match="at most 2"):
+        runtime.select_gpu("cuda")

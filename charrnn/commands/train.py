@@ -275,7 +275,7 @@ def _trainer(
     from charrnn.training.trainer import Trainer
 
     _check_size(task, settings)
-    runtime.take_device(settings.device)
+    runtime.select_gpu(settings.device)
     task.model.to(settings.device)
     settings = _with_backend(gpu_layers, task, settings, world, quiet)
     config["training"] = settings.to_json()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Engine(ABC):
         """Return the next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
 
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
-        the sum of the probabilities exceeds u. Temperature 0 takes the likeliest.
+        the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one.
         """
         return self._run(self._checked_uniforms(u), check_number("temperature", temperature, 0))
 
@@ -161,6 +161,13 @@ class Engine(ABC):
     def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
         if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
+
+
+def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raise InputError if a weight is not finite."""
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
 
 
 def score_every_symbol(

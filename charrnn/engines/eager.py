@@ -1,4 +1,4 @@
-"""The reference engine: the network's own step in torch, for any cell."""
+"""Reference engine: the network's own step in torch, for any cell."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ from charrnn.models.char_rnn import CharRNN
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SCORE_STEPS = 512
-LARGE = 1 << 18  # numbers in a matrix from which on laying it out anew pays
+LARGE = 1 << 18  # numbers in a matrix from which on it is packed for oneDNN
 
-# Rows of the first blocks of streams, and of all after them: 0-3, 4-15, 16-63, 64-127, 128-191 ... A block reads
-# all weights anew and is computed whole, so more blocks read more, and larger ones compute more rows that nobody
-# asked for. At 3x680, 4 rows cost what one does; at 64 the reading is down to a fifth (fp32) or two fifths (bf16).
+# Rows of the first blocks of streams, and of all further ones: streams 0-3, 4-15, 16-63, 64-127, 128-191 ... Each
+# block reads all weights and computes all its rows. So more blocks read more, and larger ones compute more unused rows.
+# At 3x680, 4 rows need as long as one; with 64, reading is a fifth of the time (fp32) or two fifths (bf16).
 FIRST_BLOCKS = (4, 12, 48)
 FURTHER_BLOCKS = 64
 
 
 class EagerEngine(Engine):
-    """Runs a network step by step in torch; see `charrnn.engines.Engine` for what it does.
+    """Engine that runs a network step by step in torch; see `charrnn.engines.base.Engine`.
 
-    A stream's symbols do not hang on how many streams run beside it, to the last bit. In which order a library
-    adds up a matrix product is its own affair, and hangs on the number of rows, on alignment and on the number
-    of threads. So stream k is always the same row of the same block of streams, a block always has the same
-    number of rows whatever the number of streams, and weights and state lie in torch's own memory, which is
-    aligned to 64 bytes: for a given number of threads, no library can tell the difference.
+    A stream's symbols do not depend on the number of streams, to the last bit. The order in which a library adds up
+    a matrix product depends on the number of rows, on alignment and on the number of threads. So stream k is always
+    the same row of the same block, and a block has the same number of rows for any number of streams. Weights and state
+    are in memory that torch allocates, which is aligned to 64 bytes.
     """
 
     def __init__(self, model: CharRNN, streams: int = 1, precision: str = "fp32") -> None:
         super().__init__(model.config, streams)
         self._model = model.eval()
         if precision not in PRECISIONS:
-            raise InputError(f"the eager engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
+            raise InputError(f"the eager engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(self.streams)]
 
     def reset(self) -> None:
-        """Back to the zero state with no last symbol."""
+        """Reset all streams to the zero state without a last symbol."""
         for block in self._blocks:
             block.reset()
 
@@ -94,7 +93,7 @@ class EagerEngine(Engine):
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
-    """Symbols (N,) by inverse CDF: the first whose cumulated probability exceeds u.
+    """Return symbols (N,) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
     Parameters
     ----------
@@ -103,13 +102,13 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     u
         (N,) float64 in [0, 1).
     temperature
-        0: the likeliest symbol.
+        0 or more; 0 selects the likeliest symbol.
     """
     return logits.argmax(dim=1) if temperature == 0 else draw(logits, u, temperature)
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
-    """The same for a temperature above 0, which may be a number that only the device knows."""
+    """Return the same for a temperature above 0, which may be a tensor on the device."""
     logits = logits.double()
     weights = torch.exp((logits - logits.amax(dim=1, keepdim=True)) / temperature)  # the largest is 1: no overflow
     cumulated = weights.cumsum(dim=1)
@@ -118,7 +117,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _shares(streams: int) -> Iterator[tuple[slice, int]]:
-    """Which streams each block has, and how many rows."""
+    """Return the streams and the number of rows of each block."""
     start, sizes = 0, chain(FIRST_BLOCKS, repeat(FURTHER_BLOCKS))
     while start < streams:
         rows = next(sizes)
@@ -127,10 +126,10 @@ def _shares(streams: int) -> Iterator[tuple[slice, int]]:
 
 
 class _Block:
-    """Some of an engine's streams, n, in a fixed number of rows; those that are too many say what the last one does."""
+    """n of an engine's streams in a fixed number of rows; unused rows repeat the last stream."""
 
     def __init__(self, model: CharRNN, linear: _Linear, own: slice, rows: int) -> None:
-        self.own = own  # their places among the engine's
+        self.own = own  # their indices among the engine's streams
         self._n = own.stop - own.start
         self._rows = rows
         self._model = model
@@ -161,7 +160,7 @@ class _Block:
         return ids[: self._n].numpy()
 
     def logits(self) -> NDArray[np.float64]:
-        """Return logits (n, V) after the last symbols, without a change of the state."""
+        """Return logits (n, V) after the last symbols; keep the state."""
         logits, _ = self._model.step(self._last, self._state, self._linear)
         return logits[: self._n].double().numpy()
 
@@ -175,25 +174,24 @@ class _Block:
         self._started = bool((self._last != NOTHING).all())
 
     def _read_last(self) -> Tensor | None:
-        """Logits (rows, V) after the last symbols, or None where there are none yet."""
+        """Return logits (rows, V) after the last symbols, or None before the first symbol."""
         if not self._started:
             return None
         logits, self._state = self._model.step(self._last, self._state, self._linear)
         return logits
 
     def _padded(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
-        """An array (n, ...) as a tensor (rows, ...) in torch's memory."""
+        """Return an array (n, ...) as a tensor (rows, ...) in memory that torch allocates."""
         own = torch.from_numpy(np.array(array, dtype=dtype))
         return torch.cat([own, own[-1:].expand(self._rows - self._n, *own.shape[1:])])
 
 
 class _Linear:
-    """Matrix products in a precision, with weights of its own.
+    """Matrix products in a precision, with copies of the weights.
 
-    Large matrices are laid out for oneDNN once, which is 2.5 times as fast at one row as torch's own product
-    (docs/benchmarks.md): that one reads them in an order that suits many rows. Small ones, where the call
-    itself is what costs, and those on other processors take torch's own. They are copied, because those of a
-    file lie wherever it was read to.
+    Large matrices are packed for oneDNN once, which makes products with one row 2.5 times as fast as torch's
+    (docs/benchmarks.md). Small ones, and all on processors without oneDNN, use torch's product. Those are copied,
+    because tensors from a file may not be aligned.
     """
 
     def __init__(self, model: CharRNN, dtype: torch.dtype) -> None:

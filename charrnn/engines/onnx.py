@@ -1,4 +1,4 @@
-"""onnxruntime, called once a symbol: for machines on which the compiled engine was not built."""
+"""onnxruntime engine, for machines on which the compiled engine was not built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NOTHING, Engine, EngineState, Ids
+from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, check_finite
 from charrnn.models.config import STATE_NAME
 from charrnn.storage import onnx_export
 
@@ -21,44 +21,42 @@ PRECISIONS = ("auto", "int8", "fp32")
 
 
 class OnnxEngine(Engine):
-    """Runs a network's step in onnxruntime; see `charrnn.engines.Engine` for what it does.
+    """Engine that runs a network's step in onnxruntime; see `charrnn.engines.base.Engine`.
 
-    With int8, what is multiplied is rounded to 8 bits between its own least and greatest number. So that no stream
-    hangs on those beside it, each is stepped by itself: N streams take N times as long as one.
+    With int8, inputs of products are rounded to 8 bits between the smallest and the largest number of an array. So that
+    streams do not depend on each other, each is computed alone: N streams need N times as long as one.
 
     Parameters
     ----------
     tensors
-        The network's weights by the names of a checkpoint, float32.
+        Weights by the names of a checkpoint, float32.
     config
-        A `charrnn.models.char_rnn.ModelConfig` of any cell.
+        A `charrnn.models.config.ModelConfig` of any cell.
     precision
-        Of the weights, a name in `PRECISIONS`; auto: int8.
+        Precision of the weights, a name in `PRECISIONS`; auto: int8.
     threads
-        0: a core each.
+        Number of threads; 0: one per core.
 
     Raises
     ------
     InputError
-        onnx or onnxruntime is not installed, or weights are not finite.
+        onnx or onnxruntime is not installed, the precision does not exist, or weights are not finite.
     """
 
     def __init__(
         self, tensors: Mapping[str, Floats], config: Any, streams: int = 1, precision: str = "auto", threads: int = 0
     ) -> None:
         if precision not in PRECISIONS:
-            raise InputError(f"the onnx engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
-        for name, tensor in tensors.items():
-            if not np.isfinite(tensor).all():
-                raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
+            raise InputError(f"the onnx engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
+        check_finite(tensors)
         super().__init__(config, streams)
         self._session = _session(tensors, config, precision, threads)
         names = [output.name for output in self._session.get_outputs()]
-        self._handed_on = [name.removeprefix(onnx_export.NEW) for name in names[1:]]  # after the logits
+        self._state_names = [name.removeprefix(onnx_export.NEW) for name in names[1:]]  # after the logits
         self.reset()
 
     def reset(self) -> None:
-        """Back to the zero state with no last symbol."""
+        """Reset all streams to the zero state without a last symbol."""
         self._set_state(self._zeros(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
 
     def _prime(self, ids: Ids) -> None:
@@ -113,25 +111,25 @@ class OnnxEngine(Engine):
         return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
 
     def _read_last(self) -> Floats | None:
-        """Logits (N, V) after the last symbols, or None where there are none yet."""
+        """Return logits (N, V) after the last symbols, or None before the first symbol."""
         if (self._last == NOTHING).any():
             return None
         return np.concatenate([self._step(feed, self._last[k : k + 1]) for k, feed in enumerate(self._streams)])
 
     def _step(self, feed: dict[str, NDArray[Any]], ids: Ids) -> Floats:
-        """Logits (1, V) after a symbol (1,) of one stream, whose state goes on."""
+        """Return logits (1, V) after a symbol (1,) of one stream, and update its state in the feed."""
         feed["ids"] = ids
         logits, *state = self._session.run(None, feed)
-        feed.update(zip(self._handed_on, state, strict=True))
+        feed.update(zip(self._state_names, state, strict=True))
         return np.asarray(logits)
 
 
 def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
-    """Symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose` draws them, without torch."""
+    """Return symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose` does, without torch."""
     if temperature == 0:
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
     wide = logits.astype(np.float64)
-    with np.errstate(over="ignore"):  # the difference to the largest may go to minus infinity, whose weight is 0
+    with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
         weights = np.exp((wide - wide.max(axis=1, keepdims=True)) / temperature)
     cumulated = weights.cumsum(axis=1)
     chosen = (cumulated <= (u * cumulated[:, -1])[:, None]).sum(axis=1)
@@ -148,7 +146,7 @@ def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    with tempfile.TemporaryDirectory() as folder:  # a quantised model comes as a file
+    with tempfile.TemporaryDirectory() as folder:  # for quantize_dynamic, which writes a file
         data: str | bytes = str(Path(folder, "step.onnx"))
         if precision == "fp32":
             data = model.SerializeToString()

@@ -1,11 +1,11 @@
-/* Networks of random weights in every variant that this processor can run, every cell and format, on 1 to 3 threads.
+/* Check of the kernel: networks of random weights in every variant that this processor can run, in every cell and format,
+ * on 1 to 3 threads.
  *
- * Prints a line for each: what was drawn has to be the same in all variants, so this ends with 1 where it is not, and the
- * same on every kind of processor, so what it prints is compared by tests/engines/test_cpu_kernel.py. Built with sanitizers, it
- * looks for what reads or writes where it should not (make sanitize).
+ * Prints a checksum per network and ends with 1 if a variant differs. tests/engines/test_cpu_kernel.py compares the
+ * output between compilers and processors. Sanitizers look for invalid reads and writes (make sanitize).
  */
 
-#include "../../charrnn/engines/cpu/kernel.c"
+#include "../../charrnn/engines/cpu/kernel/kernel.c"
 
 #include <stdio.h>
 
@@ -13,7 +13,7 @@ enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21 };
 
 static uint32_t seed;
 
-/* From -1 to 1, of 24 bits. */
+/* Return a number from -1 to 1 with 24 bits. */
 static float number(void)
 {
     seed = seed * 1664525u + 1013904223u;
@@ -48,7 +48,7 @@ static void drop(Matrix *m)
     free((void *)m->scale);
 }
 
-/* A sum of what was drawn that hangs on the order, with a bit of the state. */
+/* Return a checksum of the symbols, in order, and of the state. */
 static uint64_t outcome(int variant, const Network *network, int threads, int forced)
 {
     float *h[DEPTH], *c[DEPTH], u[STEPS * STREAMS];
@@ -75,7 +75,7 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
     work.y = calloc((size_t)outputs * STREAMS * STEPS, sizeof(float));
     if (charrnn_run(variant, network, &work, threads))
         exit(2);
-    for (int s = 0; s < STREAMS; s++) { /* the last y is the h that is left, and the first one is another */
+    for (int s = 0; s < STREAMS; s++) { /* the last y is the final h, and the first one differs */
         const float *left = h[DEPTH - 1] + s * outputs, *y = work.y + (int64_t)s * STEPS * outputs;
         if (memcmp(y + (STEPS - 1) * outputs, left, sizeof(float) * (size_t)outputs) ||
             !memcmp(y, left, sizeof(float) * (size_t)outputs))
@@ -108,7 +108,7 @@ static int check(int cell, int format, int table)
     if (table)
         network.table = products;
     for (int l = 0; l < DEPTH; l++) {
-        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .normed = table ? outputs - 3 : 0,
+        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .norm_size = table ? outputs - 3 : 0,
                            .epsilon = 1e-5f, .bias = bias, .recurrent_bias = bias, .gain = gain, .offset = offset};
         layer[l].input = matrix(rows / LANES, width, l ? outputs : size, format);
         layer[l].recurrent = matrix(rows / LANES, width, outputs, format);
@@ -125,7 +125,7 @@ static int check(int cell, int format, int table)
     for (int variant = 0; variant < VARIANTS; variant++)
         for (int threads = 1; threads <= 3 && charrnn_available(variant); threads++)
             if (outcome(variant, &network, threads, 0) != drawn || outcome(variant, &network, threads, 1) != scored) {
-                printf("  %s, %d threads: something else\n", charrnn_variant(variant), threads);
+                printf("  %s, %d threads: differs\n", charrnn_variant(variant), threads);
                 failed = 1;
             }
     for (int l = 0; l < DEPTH; l++)

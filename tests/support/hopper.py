@@ -1,6 +1,6 @@
-"""A Hopper GPU that is not there: kernels are compiled for it as they would be at a launch, and not launched.
+"""Compilation of kernels for a Hopper GPU without such a GPU, as at a launch, but without the launch.
 
-For processes of their own, as Triton either interprets or compiles.
+It needs a process of its own, because Triton either interprets or compiles.
 """
 
 import json
@@ -28,29 +28,29 @@ class _Driver:
 
 
 def pretend():
-    """Have Triton compile for a Hopper GPU."""
+    """Make Triton compile for a Hopper GPU."""
     from triton.runtime import driver
 
     driver.set_active(_Driver())
 
 
-def usage(made):
-    """Of a compiled kernel: registers of a thread, bytes of its stack (what is spilt lies there) and of shared memory,
-    and how many instructions of a kind there are."""
+def usage(kernel):
+    """Return a compiled kernel's registers per thread, bytes of stack (spilled registers) and of shared memory, and the
+    number of instructions of some kinds."""
     import triton
 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(made.asm["cubin"])
+        cubin.write_bytes(kernel.asm["cubin"])
         command = [Path(triton.__file__).parent / TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = {name: int(re.search(rf"\b{name}:(\d+)", said)[1]) for name in ("REG", "STACK")}
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(re.search(rf"\b{name}:(\d+)", output)[1]) for name in ("REG", "STACK")}
     kinds = ("wgmma.mma_async", "mma.sync", "ld.acquire.gpu", ".global.gpu.release.add")
-    return found | {"shared": made.metadata.shared} | {kind: made.asm["ptx"].count(kind) for kind in kinds}
+    return found | {"shared": kernel.metadata.shared} | {kind: kernel.asm["ptx"].count(kind) for kind in kinds}
 
 
 def run(script, *arguments):
-    """What a script that compiles prints as JSON."""
+    """Return what a script that compiles prints as JSON."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         environment |= {"TRITON_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}

@@ -1,8 +1,10 @@
-"""Triton's interpreter runs the programs of a grid one after the other, in which none can wait for a later one. Here
-each is a process of its own, in memory that all share, so that they really meet at their barriers.
+"""Triton's interpreter with a process per program of a grid.
 
-Where one reads what another may not have written yet, it depends on who is faster. `unevenly` has each program now and
-then dawdle before it reads or writes, some more than others, so that what can go wrong does.
+The interpreter runs the programs one after the other, so that none can wait for a later one. Here each is a process of
+its own in shared memory, and their barriers synchronise them.
+
+Whether a program reads data that another one has not written yet depends on their speed. `unevenly` makes programs
+sleep at random before they read or write, some more often than others, so that such errors occur.
 """
 
 import contextlib
@@ -11,20 +13,20 @@ import os
 import random
 import time
 
-SECONDS = 120
-DAWDLE = 0.004  # seconds, at most
+TIMEOUT = 120  # seconds
+MAX_DELAY = 0.004  # seconds
 
 _seed = None
 
 
 def shared(*tensors):
-    """The same tensors in memory that forked processes see."""
+    """Return copies of tensors in memory that forked processes share."""
     return tuple(tensor.contiguous().clone().share_memory_() for tensor in tensors)
 
 
 @contextlib.contextmanager
 def unevenly(seed):
-    """Programs that are launched within dawdle."""
+    """Delay the programs that are launched in this context at random."""
     global _seed
     _seed = seed
     try:
@@ -34,7 +36,7 @@ def unevenly(seed):
 
 
 def run_together(kernel, programs, *arguments, **constants):
-    """Launch an interpreted kernel on a grid (programs,) of processes; all its tensors have to be `shared`."""
+    """Launch an interpreted kernel on a grid (programs,) of processes; all its tensors must be `shared`."""
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_run, args=(kernel, k, programs, arguments, constants)) for k in range(programs)
@@ -42,7 +44,7 @@ def run_together(kernel, programs, *arguments, **constants):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(SECONDS)
+        process.join(TIMEOUT)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
@@ -55,24 +57,24 @@ def _run(kernel, k, programs, arguments, constants):
 
     torch.set_num_threads(1)
     builder = interpreter.interpreter_builder
-    place, size = builder.set_grid_idx, builder.set_grid_dim
-    builder.set_grid_idx = lambda x, y, z: place(k, y, z)
-    builder.set_grid_dim = lambda x, y, z: size(programs, y, z)
+    set_index, set_size = builder.set_grid_idx, builder.set_grid_dim
+    builder.set_grid_idx = lambda x, y, z: set_index(k, y, z)
+    builder.set_grid_dim = lambda x, y, z: set_size(programs, y, z)
     if _seed is not None:
-        _dawdle(builder, random.Random(f"{_seed} {k}"))
-    # It would copy its tensors back, which are the ones that it was given: over what others write meanwhile.
+        _delay(builder, random.Random(f"{_seed} {k}"))
+    # The interpreter would copy its tensors back, over what other programs have written in the meantime.
     interpreter.GridExecutor._restore_args_dev = lambda *_: None
     kernel[(1,)](*arguments, **constants)
     os._exit(0)
 
 
-def _dawdle(builder, dice):
-    often = dice.choice((0.0, 0.02, 0.3))  # how often this program does
+def _delay(builder, generator):
+    probability = generator.choice((0.0, 0.02, 0.3))
 
     def slowed(access):
         def run(*arguments):
-            if dice.random() < often:
-                time.sleep(dice.random() * DAWDLE)
+            if generator.random() < probability:
+                time.sleep(generator.random() * MAX_DELAY)
             return access(*arguments)
 
         return run

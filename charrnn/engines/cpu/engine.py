@@ -1,83 +1,43 @@
-"""Real time on a processor: whole blocks of symbols in `cpu_kernel.c`."""
+"""Compiled engine, which runs blocks of symbols in the kernel."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import math
-import os
-import time
-from collections.abc import Iterator, Mapping
-from ctypes import byref, c_void_p
+from collections.abc import Mapping
+from ctypes import c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, score_every_symbol
-from charrnn.engines.cpu.library import Work, chosen_variant, library
+from charrnn.engines.cpu.autotune import ThreadAutotuner
+from charrnn.engines.cpu.library import Work, chosen_variant, run
 from charrnn.engines.cpu.pack import Floats, PackedNetwork, grown
 
 SCORE_ROWS = 64
-MOST_THREADS = 8  # that are tried: layers have some 40 tiles to share, and meeting takes its time
-RETRY = 5.0  # seconds after which a number of threads that was slower is tried again
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def numbers_of_threads() -> list[int]:
-    """What is worth trying: as many as there are cores, and half of it, and so on to one."""
-    most = min(_cores(), MOST_THREADS)
-    return [most >> halved for halved in range(most.bit_length())]
-
-
-class ThreadAutotuner:
-    """Which number of threads is the fastest just now.
-
-    Several threads meet many times a symbol: where another process takes a core from one of them, all of them wait, and
-    one thread alone is faster. So is it for networks of a few units.
-    """
-
-    def __init__(self, *numbers: int) -> None:
-        self._due = dict.fromkeys(numbers, -math.inf)  # when it is tried, whatever it was before
-        self._seconds = dict.fromkeys(numbers, math.inf)  # a symbol
-
-    @contextlib.contextmanager
-    def measured(self, symbols: int) -> Iterator[int]:
-        """The number of threads to do some symbols with, within which this is done."""
-        began = time.monotonic()
-        due = [number for number, at in self._due.items() if at <= began]
-        number = due[0] if due else min(self._seconds, key=self._seconds.__getitem__)
-        yield number
-        ended, before = time.monotonic(), self._seconds[number]
-        took = (ended - began) / symbols
-        self._seconds[number] = took if due else (3 * before + took) / 4
-        if before < math.inf:  # the first time wakes caches, and says little of those after it
-            self._due[number] = ended + RETRY
 
 
 class CpuEngine(Engine):
-    """Runs a network in the compiled kernel; see `charrnn.engines.Engine` for what it does.
+    """Engine that runs a network in the compiled kernel; see `charrnn.engines.base.Engine`.
+
+    A stream's symbols depend neither on the number of streams nor on that of threads, to the last bit.
 
     Parameters
     ----------
     tensors
-        The network's weights by the names of a checkpoint, float32.
+        Weights by the names of a checkpoint, float32.
     config
-        A `charrnn.models.char_rnn.ModelConfig` of a cell in `CELLS`.
+        A `charrnn.models.config.ModelConfig`.
     precision
-        Of the weights, a name in `FORMATS`, or auto, as `PackedNetwork` takes it. With integers, what
-        a layer takes is rounded to 8 bits.
+        Precision of the weights, as of `PackedNetwork`. With integer weights, inputs of layers are rounded to 8 bits.
     threads
-        0: up to 8, as many as are the fastest just now. They have no influence on what is drawn.
+        Number of threads; 0: up to 8, as many as are the fastest at the time.
 
     Raises
     ------
     UnavailableError, InputError
-        As `PackedNetwork` does.
+        As of `PackedNetwork`.
     """
 
     def __init__(
@@ -87,13 +47,11 @@ class CpuEngine(Engine):
         self._config = config
         self._variant = chosen_variant()
         self._packed = PackedNetwork(tensors, config, precision)
-        self._pace = ThreadAutotuner(*([threads] if threads else numbers_of_threads()))
+        self._autotuner = ThreadAutotuner(threads)
         self.reset()
 
-    # -- running ------------------------------------------------------------
-
     def reset(self) -> None:
-        """Back to the zero state with no last symbol."""
+        """Reset all streams to the zero state without a last symbol."""
         self._streams = self._zeros(self.streams)
         self._last = np.full(self.streams, NOTHING, dtype=np.int64)
 
@@ -146,9 +104,9 @@ class CpuEngine(Engine):
 
     def _zeros(self, n: int) -> EngineState:
         """Return a state of n streams with padding."""
-        wide = (self._packed.outputs, self._packed.units)
+        padded_sizes = (self._packed.outputs, self._packed.units)
         return tuple(
-            tuple(np.zeros((n, size), dtype=np.float32) for size, _ in zip(wide, sizes, strict=False))
+            tuple(np.zeros((n, size), dtype=np.float32) for size, _ in zip(padded_sizes, sizes, strict=False))
             for sizes in self._state_sizes
         )
 
@@ -167,7 +125,7 @@ class CpuEngine(Engine):
         scores: NDArray[np.float64] | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """The kernel's work on streams (n,), whose state and last symbols it changes in place."""
+        """Run the kernel on n streams; it changes their state and last symbols (n,) in place."""
         if not steps:
             return
         n = len(last)
@@ -180,7 +138,5 @@ class CpuEngine(Engine):
             None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
         )
         work.temperature = temperature
-        with self._pace.measured(steps * n) as threads:
-            failed = library().charrnn_run(self._variant, byref(self._packed.network), byref(work), threads)
-        if failed:
-            raise MemoryError
+        with self._autotuner.measured(steps * n) as threads:
+            run(self._variant, self._packed.network, work, threads)

@@ -1,26 +1,26 @@
-"""`kernel.c` as Python sees it: its structures, its functions, and its variants for kinds of processors."""
+"""The compiled kernel in ctypes: its structures, functions and variants. `kernel/layout.h` explains the fields."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
 
 from bytecodec.errors import InputError
 
-VARIANT = "CHARRNN_KERNEL"  # the environment variable that forces a variant of the kernel
-ANOTHER = "CHARRNN_KERNEL_LIBRARY"  # and the one that names another build of it: one with sanitizers, say
+VARIANT_VARIABLE = "CHARRNN_KERNEL"  # environment variable that selects a variant of the kernel
+LIBRARY_VARIABLE = "CHARRNN_KERNEL_LIBRARY"  # environment variable with the path of another build of the kernel
 
 
 class UnavailableError(InputError):
-    """The compiled engine is not there, or does not run such a network; another engine may."""
+    """Error: the compiled engine is not built or does not support the network. Another engine may."""
 
 
 class Matrix(ctypes.Structure):
-    """A matrix (16 vectors, inputs) of weights, packed."""
+    """Packed matrix (16 * vectors, inputs)."""
 
     _fields_ = [
         ("vectors", c_int32),
@@ -33,13 +33,13 @@ class Matrix(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """A layer; what a cell does not have is 0."""
+    """Layer; parts that a cell does not have are 0."""
 
     _fields_ = [
         ("cell", c_int32),
         ("units", c_int32),
         ("outputs", c_int32),
-        ("normed", c_int32),
+        ("norm_size", c_int32),
         ("epsilon", c_float),
         ("input", Matrix),
         ("recurrent", Matrix),
@@ -52,7 +52,7 @@ class Layer(ctypes.Structure):
 
 
 class Network(ctypes.Structure):
-    """A network."""
+    """Network."""
 
     _fields_ = [
         ("vocab", c_int32),
@@ -67,7 +67,7 @@ class Network(ctypes.Structure):
 
 
 class Work(ctypes.Structure):
-    """What one call is to do, to streams."""
+    """Work of one call."""
 
     _fields_ = [
         ("streams", c_int64),
@@ -86,14 +86,14 @@ class Work(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled kernel.
+    """Load the compiled kernel.
 
     Raises
     ------
     UnavailableError
-        It was not built.
+        The kernel was not built.
     """
-    path = os.environ.get(ANOTHER) or Path(__file__).with_name("kernel.library")
+    path = os.environ.get(LIBRARY_VARIABLE) or Path(__file__).with_name("kernel.library")
     try:
         lib = ctypes.CDLL(str(path))
     except OSError:
@@ -111,16 +111,34 @@ def library() -> ctypes.CDLL:
 
 
 def variants() -> dict[str, int]:
-    """The kernel's variants that this processor can run, with their numbers, the fastest first."""
+    """Return the variants that this processor can run, by name, with their numbers, the fastest first."""
     lib = library()
     names = takewhile(bool, map(lib.charrnn_variant, count()))
     return {name.decode(): i for i, name in enumerate(names) if lib.charrnn_available(i)}
 
 
 def chosen_variant() -> int:
-    """The number of the fastest variant, or of the one that `VARIANT` forces."""
-    known = variants()
-    name = os.environ.get(VARIANT) or next(iter(known))
-    if name not in known:
-        raise InputError(f"{VARIANT} is {name!r}: this processor can run {', '.join(known)}.")
-    return known[name]
+    """Return the number of the fastest variant, or of the one that the environment selects.
+
+    Raises
+    ------
+    InputError
+        This processor cannot run the selected variant.
+    """
+    available = variants()
+    name = os.environ.get(VARIANT_VARIABLE) or next(iter(available))
+    if name not in available:
+        raise InputError(f"{VARIANT_VARIABLE} is {name!r}: this processor can run {', '.join(available)}.")
+    return available[name]
+
+
+def run(variant: int, network: Network, work: Work, threads: int) -> None:
+    """Run a network in the kernel.
+
+    Raises
+    ------
+    MemoryError
+        There is not enough memory.
+    """
+    if library().charrnn_run(variant, byref(network), byref(work), threads):
+        raise MemoryError

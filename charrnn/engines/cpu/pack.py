@@ -1,4 +1,4 @@
-"""A network's weights laid out as `cpu_kernel.c` takes them."""
+"""Packing of networks for the compiled kernel."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
+from charrnn.engines.base import check_finite
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
+from charrnn.models.config import CELLS, PROJECTED_CELLS
 
 Floats = NDArray[np.float32]
 
-CELLS = ("lstm", "lstmp", "gru", "rnn")  # by the kernel's numbers
-GATES = {"lstm": 4, "lstmp": 4, "gru": 3, "rnn": 1}
-FORMATS = {  # of what a layer takes from below and of what it takes from itself, where an error comes back again
+KERNEL_CELLS = ("lstm", "lstmp", "gru", "rnn")  # by their numbers in kernel/layout.h
+FORMATS = {  # of a layer's input matrix, and of its recurrent matrix, whose errors accumulate
     "fp32": (0, 0),
     "bf16": (1, 1),
     "int4": (4, 4),
@@ -26,65 +27,64 @@ FORMATS = {  # of what a layer takes from below and of what it takes from itself
     "int7": (7, 7),
 }
 INTEGERS = tuple(name for name in FORMATS if name.startswith("int"))
-TINY, SMALL = 400_000, 2_000_000  # weights that fit in a core's own cache as fp32, and as bytes
-LANES = 16
+TINY, SMALL = 400_000, 2_000_000  # numbers of weights that fit in a core's own cache as fp32, and as bytes
+LANES, PAGE = 16, 4096
 TILE = 4 * LANES
-MOST_INPUTS = 1 << 16  # more could overflow 32 bits
-TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddings are kept instead of its weights
+NORM_EPSILON = 1e-5  # of torch's LayerNorm
+NO_SYMBOL = -1e30  # logit of the rows that pad the output matrix
+MAX_INPUTS = 1 << 16  # more could overflow 32 bits
+TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddings replace its weights
 
 
 class PackedNetwork:
-    """A network as the kernel runs it.
+    """Network in the kernel's layout.
 
     Attributes
     ----------
     network
-        What the kernel is given; its addresses are of arrays that live as long as this.
+        Argument of the kernel. Its addresses are valid as long as this object exists.
     units, outputs
-        Of a layer, with what pads them: of its cells, and of what it hands on.
+        Padded sizes of a layer's cells, and of its outputs.
 
     Parameters
     ----------
     tensors
-        The weights by the names of a checkpoint, float32.
+        Weights by the names of a checkpoint, float32.
     config
-        A `charrnn.models.config.ModelConfig` of a cell in `CELLS`.
+        A `charrnn.models.config.ModelConfig`.
     precision
         A name in `FORMATS`; auto: int4.5; int7 with less than `SMALL` weights, fp32 with less than `TINY`.
 
     Raises
     ------
     UnavailableError
-        The kernel was not built, or cannot run such a network.
+        The kernel was not built, or does not support the network.
     InputError
-        Weights are not finite.
+        The precision does not exist, or weights are not finite.
     """
 
     def __init__(self, tensors: Mapping[str, Floats], config: Any, precision: str = "auto") -> None:
         if precision not in ("auto", *FORMATS):
             raise InputError(f"there is no precision {precision!r}: it is auto, {', '.join(FORMATS)}.")
-        if config.cell not in CELLS:
+        if config.cell not in KERNEL_CELLS:
             raise UnavailableError(
-                f"the compiled engine runs {', '.join(CELLS)}, and this network is an {config.cell}."
+                f"the compiled engine runs {', '.join(KERNEL_CELLS)}, and this network is an {config.cell}."
             )
-        if max(config.rnn_size, config.wordvec_size) > MOST_INPUTS:
-            raise UnavailableError(f"the compiled engine takes layers of up to {MOST_INPUTS} units.")
-        for name, tensor in tensors.items():
-            if not np.isfinite(tensor).all():
-                raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
+        if max(config.rnn_size, config.wordvec_size) > MAX_INPUTS:
+            raise UnavailableError(f"the compiled engine supports at most {MAX_INPUTS} units per layer.")
+        check_finite(tensors)
         if precision == "auto":
             weights = sum(array.size for array in tensors.values())
             precision = "fp32" if weights < TINY else "int7" if weights < SMALL else "int4.5"
         self._config = config
         self._packer = Packer()
         self.units = padded_units(config.cell, config.rnn_size)
-        self.outputs = padded(config.proj_size, TILE) if config.cell == "lstmp" else self.units
+        self.outputs = padded(config.proj_size, TILE) if config.cell in PROJECTED_CELLS else self.units
         floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         self.network = self._pack(floats, *FORMATS[precision])
 
-    def _pack(self, tensors: Mapping[str, Floats], below: int, itself: int) -> Network:
+    def _pack(self, tensors: Mapping[str, Floats], input_format: int, recurrent_format: int) -> Network:
         config, packer = self._config, self._packer
-        gates = GATES[config.cell]
         layers = (Layer * config.layers)()
         size = padded(config.wordvec_size, LANES)
         embedding = grown(tensors["embedding.weight"], (config.vocab_size, size))
@@ -93,35 +93,34 @@ class PackedNetwork:
             part = f"layers.{i}."
             weights = by_units(tensors[part + "weight_ih_l0"], config.cell, size)
             bias = by_units(tensors[part + "bias_ih_l0"][:, None], config.cell, 1)[:, 0]
-            layer.cell, layer.units, layer.outputs = CELLS.index(config.cell), self.units, self.outputs
-            width = gates if gates > 1 else 4
+            layer.cell, layer.units, layer.outputs = KERNEL_CELLS.index(config.cell), self.units, self.outputs
+            width = tile_width(config.cell)
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
                 network.table = packer.table(embedding, weights, bias)
             else:
-                layer.input = packer.matrix(weights, width, below)
+                layer.input = packer.matrix(weights, width, input_format)
                 layer.bias = packer.address(bias)
             size = self.outputs
             recurrent = by_units(tensors[part + "weight_hh_l0"], config.cell, size)
-            layer.recurrent = packer.matrix(recurrent, width, itself)
+            layer.recurrent = packer.matrix(recurrent, width, recurrent_format)
             if config.cell == "gru":
-                back = by_units(tensors[part + "bias_hh_l0"][:, None], config.cell, 1)[:, 0]
-                layer.recurrent_bias = packer.address(back)
-            if config.cell == "lstmp":
+                recurrent_bias = by_units(tensors[part + "bias_hh_l0"][:, None], config.cell, 1)[:, 0]
+                layer.recurrent_bias = packer.address(recurrent_bias)
+            if config.cell in PROJECTED_CELLS:
                 projection = grown(tensors[part + "weight_hr_l0"], (size, self.units))
-                layer.projection = packer.matrix(projection, 4, itself)
+                layer.projection = packer.matrix(projection, 4, recurrent_format)
             if config.layer_norm:
                 gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
-                layer.normed, layer.epsilon = len(gain), 1e-5
+                layer.norm_size, layer.epsilon = len(gain), NORM_EPSILON
                 layer.gain = packer.address(grown(gain, (size,)))
                 layer.offset = packer.address(grown(offset, (size,)))
         if not network.table:
             network.embedding = packer.address(embedding)
         rows = padded(config.vocab_size, TILE)
         output = grown(tensors["output.weight"], (rows, size))
-        network.output = packer.matrix(
-            output, 4, min(below, FORMATS["bf16"][0])
-        )  # few weights, and all are heard at once
-        bias = np.full(rows, -1e30, dtype=np.float32)  # of symbols that there are not
+        # The output matrix has few weights, and every error in them reaches the logits.
+        network.output = packer.matrix(output, 4, min(input_format, FORMATS["bf16"][0]))
+        bias = np.full(rows, NO_SYMBOL, dtype=np.float32)
         bias[: config.vocab_size] = tensors["output.bias"]
         network.output_bias = packer.address(bias)
         network.layer = layers
@@ -129,13 +128,18 @@ class PackedNetwork:
 
 
 def padded_units(cell: str, units: int) -> int:
-    """Units of a layer as the kernel has them."""
-    return padded(units, TILE if cell == "rnn" else LANES)
+    """Return the number of a layer's units in the kernel."""
+    return padded(units, LANES * tile_width(cell) // CELLS[cell])
+
+
+def tile_width(cell: str) -> int:
+    """Return the vectors in a tile of a layer: one per gate, or four vectors of units for one gate."""
+    return CELLS[cell] if CELLS[cell] > 1 else 4
 
 
 def by_units(rows: Floats, cell: str, inputs: int) -> Floats:
-    """Rows (gates * units, inputs or fewer) in the kernel's order: all gates of 16 units, and then of the next."""
-    gates = GATES[cell]
+    """Return rows (gates * units, inputs or fewer) in the kernel's order: all gates of 16 units, then of the next."""
+    gates = CELLS[cell]
     more = padded_units(cell, len(rows) // gates)
     larger = grown(rows.reshape(gates, len(rows) // gates, -1), (gates, more, inputs))
     blocks = larger.reshape(gates, more // LANES, LANES, inputs).swapaxes(0, 1)
@@ -143,39 +147,40 @@ def by_units(rows: Floats, cell: str, inputs: int) -> Floats:
 
 
 def padded(size: int, multiple: int) -> int:
-    """The next multiple."""
+    """Return a size rounded up to a multiple."""
     return -(-size // multiple) * multiple
 
 
 def grown(array: Floats, shape: tuple[int, ...]) -> Floats:
-    """An array with zeros after its ends."""
+    """Return an array padded with zeros at the ends."""
     larger = np.zeros(shape, dtype=np.float32)
     larger[tuple(slice(n) for n in array.shape)] = array
     return larger
 
 
 class Packer:
-    """Lays arrays out as the kernel takes them, and keeps what the kernel is given addresses of."""
+    """Packer of arrays for the kernel, which keeps the arrays whose addresses the kernel receives."""
 
     def __init__(self) -> None:
         self.kept: list[NDArray[Any]] = []
 
     def address(self, array: NDArray[Any]) -> int:
+        """Keep an array; return its address."""
         self.kept.append(array)
         return array.ctypes.data
 
     def table(self, embedding: Floats, rows: Floats, bias: Floats) -> int:
-        """The address of embedding (V, inputs) times rows (rows, inputs), and bias (rows,)."""
+        """Return the address of the product of embedding (V, inputs) and rows (rows, inputs), plus bias (rows,)."""
         made = np.empty((len(embedding), len(rows)), dtype=np.float32)
         columns, bias = np.ascontiguousarray(rows.T), np.ascontiguousarray(bias)
         addresses = (array.ctypes.data for array in (embedding, columns, bias, made))
         library().charrnn_table(len(embedding), rows.shape[1], len(rows), *addresses)
         return self.address(made)
 
-    def matrix(self, rows: Floats, width: int, form: int) -> Matrix:
-        """Rows (16 n, inputs) as tiles of so many times 16, in one of the kernel's formats."""
+    def matrix(self, rows: Floats, width: int, number_format: int) -> Matrix:
+        """Pack rows (16 n, inputs) in tiles of 16 * width rows, in a number format of the kernel."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-        m = Matrix(len(rows) // LANES, width, rows.shape[1], form)
+        m = Matrix(len(rows) // LANES, width, rows.shape[1], number_format)
         lib = library()
         size = lib.charrnn_size(byref(m))
         weights, scale = _aligned(size), np.zeros(len(rows), dtype=np.float32)
@@ -186,6 +191,7 @@ class Packer:
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    room = np.zeros(size + 4096, dtype=np.uint8)
-    start = -room.ctypes.data % 4096
-    return room[start : start + size]
+    """Return zeroed bytes that begin at a page of memory."""
+    buffer = np.zeros(size + PAGE, dtype=np.uint8)
+    start = -buffer.ctypes.data % PAGE
+    return buffer[start : start + size]

@@ -17,7 +17,7 @@ from bytecodec.errors import InputError, first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
-from charrnn.engines.cuda.plain import Plain
+from charrnn.engines.cuda.graph_sampler import GraphSampler
 from charrnn.models.char_rnn import CharRNN
 
 SCORE_ROWS = 256
@@ -28,7 +28,7 @@ TOLERANCE = 0.05  # mean relative difference of 1 + |score|, many times that of 
 
 
 class CudaEngine(Engine):
-    """Engine that runs a network on a GPU; see `charrnn.engines.Engine`.
+    """Engine that runs a network on a GPU; see `charrnn.engines.base.Engine`.
 
     Symbols, state and choice stay on the GPU, which receives a block of uniform numbers and returns a block of symbols.
     A stream's symbols can depend on the number of streams, at borders between two symbols, because products of
@@ -37,12 +37,13 @@ class CudaEngine(Engine):
     Parameters
     ----------
     precision
-        bf16 or fp32, of weights and products (auto: bf16); cells are fp32, and symbols are chosen in double precision.
+        Precision of weights and products, bf16 or fp32; auto: bf16. Cells are fp32, and symbols are sampled in
+        double precision.
     backend
-        resident (`charrnn.engines.cuda.resident`, for lstm), torch (`charrnn.engines.cuda.plain`, any cell), or auto:
-        resident if it runs and scores a few symbols as torch does; otherwise a message says why not.
+        resident (the persistent kernel, for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
+        resident if it runs and scores a few symbols as torch does; otherwise a message gives the reason.
     device, warm_up, capture
-        Where it runs, and how work is captured there; for tests.
+        Device, and functions that run work before it is captured and capture it; for tests.
 
     Raises
     ------
@@ -65,60 +66,60 @@ class CudaEngine(Engine):
             raise InputError("torch finds no NVIDIA GPU here, which --engine cuda runs on: use --engine auto.")
         check_choice("backend", backend, BACKENDS)
         if precision not in PRECISIONS:
-            raise InputError(f"the cuda engine has no precision {precision}: it takes {', '.join(PRECISIONS)}.")
+            raise InputError(f"the cuda engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         super().__init__(model.config, streams)
         self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NOTHING, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
-        resident = self._resident(backend) if backend != "torch" else None
-        self.backend = "resident" if resident else "torch"
-        self._runner = resident or self._plain()
-        self._state = self._runner.state
+        persistent = self._persistent_or_none(backend) if backend != "torch" else None
+        self.backend = "resident" if persistent else "torch"
+        self._sampler = persistent or self._graph_sampler()
+        self._state = self._sampler.state
         self._started = False
 
     @property
     def _dtype(self) -> torch.dtype:
         return torch.bfloat16 if self._precision == "bf16" else torch.float32
 
-    def _plain(self) -> Plain:
-        recording = {name: self._options[name] for name in ("warm_up", "capture")}
-        return Plain(self._model, self._dtype, self._last, self._temperature, **recording)
+    def _graph_sampler(self) -> GraphSampler:
+        graph_options = {name: self._options[name] for name in ("warm_up", "capture")}
+        return GraphSampler(self._model, self._dtype, self._last, self._temperature, **graph_options)
 
-    def _resident(self, backend: str) -> Any:
+    def _persistent_or_none(self, backend: str) -> Any:
         """Return the kernel with this network, or None if auto cannot use it."""
         try:
-            return self._made_resident(smoke_test=backend == "auto")
+            return self._persistent(smoke_test=backend == "auto")
         except InputError as error:
             if backend != "auto":
                 raise
             log(f"{error} Sampling with torch's operations, which is several times slower.")
             return None
 
-    def _made_resident(self, smoke_test: bool) -> Any:
+    def _persistent(self, smoke_test: bool) -> Any:
         try:
-            from charrnn.engines.cuda import resident as cuda_resident
+            from charrnn.engines.cuda import persistent
         except ImportError:
             raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
         except Exception as error:  # a Triton that is too old or too new
             raise InputError(f"the resident kernel does not run with this Triton ({first_line(error)}).") from error
         config = self._model.config
-        if not cuda_resident.suits(self._model):
+        if not persistent.supports(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
             raise InputError(f"the resident kernel does not support a network of {size}.")
         if not smoke_test:
-            return cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
+            return persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
         try:
-            resident = cuda_resident.Resident(self._model, self._dtype, self._last, self._temperature)
-            difference = self._difference(resident)
+            sampler = persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
+            difference = self._difference(sampler)
         except Exception as error:  # any error of a compiler or a driver
             raise InputError(f"the resident kernel does not run here ({first_line(error)}).") from error
         if not difference <= TOLERANCE:
             raise InputError(f"the resident kernel's scores differ from torch's by {difference:.2g}.")
-        return resident
+        return sampler
 
-    def _difference(self, resident: Any) -> float:
+    def _difference(self, persistent: Any) -> float:
         """Return the mean relative difference of the kernel's scores from torch's; reset the streams."""
         symbols = (
             torch.arange(SMOKE_TEST * self.streams, device=self._last.device).view(SMOKE_TEST, -1)
@@ -126,15 +127,23 @@ class CudaEngine(Engine):
             % self.vocab_size
         )
         scores = []
-        for runner in (Plain(self._model, self._dtype, self._last, self._temperature, _once, _as_it_is), resident):
+        reference = GraphSampler(
+            self._model,
+            self._dtype,
+            self._last,
+            self._temperature,
+            warm_up=lambda work: None,
+            capture=lambda work: work,
+        )
+        for sampler in (reference, persistent):
             self._last.copy_(symbols[0])
-            scores.append(runner.run("read", symbols[1:]))
-            runner.check()
-        _clear(resident.state, self._last)
+            scores.append(sampler.run("read", symbols[1:]))
+            sampler.check()
+        _clear(persistent.state, self._last)
         return float(((scores[1] - scores[0]).abs() / (1 + scores[0].abs())).mean())
 
     def reset(self) -> None:
-        """Back to the zero state with no last symbol."""
+        """Reset all streams to the zero state without a last symbol."""
         _clear(self._state, self._last)
         self._started = False
 
@@ -144,34 +153,34 @@ class CudaEngine(Engine):
     def _run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         if not len(u):
             return np.empty((self.streams, 0), dtype=np.int64)
-        numbers = self._there(u, np.float64)
+        numbers = self._to_device(u, np.float64)
         self._temperature.fill_(temperature or 1.0)
-        begun = []
+        first = []
         if not self._started:
             self._begin((numbers[0] * self.vocab_size).long())
-            begun.append(self._last[None].clone())
-        ids = self._runner.run("draw" if temperature else "likeliest", numbers[len(begun) :])
-        found = np.ascontiguousarray(torch.cat([*begun, ids]).T.cpu().numpy())
-        self._runner.check()
-        return found
+            first.append(self._last[None].clone())
+        ids = self._sampler.run("draw" if temperature else "likeliest", numbers[len(first) :])
+        symbols = np.ascontiguousarray(torch.cat([*first, ids]).T.cpu().numpy())
+        self._sampler.check()
+        return symbols
 
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Compute the scores by the same products as when sampling."""
         scores = np.empty((len(ids), ids.shape[1] - 1))
         for start in range(0, len(ids), SCORE_ROWS):
-            some = ids[start : start + SCORE_ROWS]
-            scores[start : start + SCORE_ROWS] = self._beside(len(some))._read(some)
+            rows = ids[start : start + SCORE_ROWS]
+            scores[start : start + SCORE_ROWS] = self._with_streams(len(rows))._read(rows)
         return scores
 
     def _logits(self) -> NDArray[np.float64]:
         return score_every_symbol(self._score_after, *self.get_state(), self.vocab_size)
 
     def _score_after(self, state: EngineState, last: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        engine = self._beside(len(ids))
+        engine = self._with_streams(len(ids))
         engine._set_state(state, last)
         return engine._read(ids)
 
-    def _beside(self, streams: int) -> CudaEngine:
+    def _with_streams(self, streams: int) -> CudaEngine:
         """Return another engine with the same network and settings and its own streams."""
         return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
@@ -183,8 +192,8 @@ class CudaEngine(Engine):
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         for layer, arrays in zip(self._state, state, strict=True):
             for tensor, array in zip(layer, arrays, strict=True):
-                tensor.copy_(self._there(array, np.float32))
-        self._last.copy_(self._there(last, np.int64))
+                tensor.copy_(self._to_device(array, np.float32))
+        self._last.copy_(self._to_device(last, np.int64))
         self._started = bool((np.asarray(last) != NOTHING).all())
 
     def _begin(self, symbols: Tensor) -> None:
@@ -192,19 +201,19 @@ class CudaEngine(Engine):
         self._started = True
 
     def _read(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Read ids (N, P); returns the log-probabilities of all but a first one that nothing comes before."""
+        """Read ids (N, P); return their log-probabilities, except for the first one if no symbol precedes it."""
         if not ids.shape[1]:
             return np.empty((self.streams, 0))
-        symbols = self._there(ids.T, np.int64)
+        symbols = self._to_device(ids.T, np.int64)
         first = int(not self._started)
         if first:
             self._begin(symbols[0])
-        scores = np.asarray(self._runner.run("read", symbols[first:]).T.cpu().numpy())
-        self._runner.check()
+        scores = np.asarray(self._sampler.run("read", symbols[first:]).T.cpu().numpy())
+        self._sampler.check()
         return scores
 
-    def _there(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
-        """An array on the device."""
+    def _to_device(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
+        """Return an array as a tensor on the device."""
         return torch.from_numpy(np.array(array, dtype=dtype)).to(self._options["device"])
 
 
@@ -213,11 +222,3 @@ def _clear(state: Any, last: Tensor) -> None:
         for tensor in layer:
             tensor.zero_()
     last.fill_(NOTHING)
-
-
-def _once(work: Work) -> None:
-    """Do nothing: a few steps are not worth a capture."""
-
-
-def _as_it_is(work: Work) -> Work:
-    return work

@@ -1,4 +1,4 @@
-"""Resident kernel (`charrnn.engines.cuda.kernel`): packing of LSTM networks, and launches."""
+"""Sampling by the persistent kernel (`persistent_kernel.py`): packing of LSTM networks, and launches."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch.nn import functional
 from bytecodec.errors import InputError
 from charrnn.cuda.grid_barrier import SPIN_LIMIT
 from charrnn.cuda.lstm_layout import power_of_two, up
-from charrnn.engines.cuda import kernel as cuda_kernel
+from charrnn.engines.cuda import persistent_kernel
 from charrnn.models.char_rnn import CharRNN, State
 
-MOST_SYMBOLS = 4096  # a program chooses among all of them at once
-MOST_WEIGHTS = 2**31  # indices are 32-bit numbers
-MOST_ROWS = 64  # streams of an item
-MOST_UNITS = 2048  # whose weights a program of one stream can load before it waits
+MAX_SYMBOLS = 4096  # a program samples from all of them at once
+MAX_WEIGHTS = 2**31  # indices are 32-bit numbers
+MAX_ROWS = 64  # streams per item
+MAX_UNITS = 2048  # a program of one stream can load the weights of so many inputs before it waits
 PITCH = 64  # rows of matrices are padded to a multiple of it, which is also a step of a product's loop
-AHEAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers per thread
+PRELOAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers per thread
 WARP, VECTOR = 32, 16  # threads of a warp, and bytes that a thread reads at a time
-WARPS, REGISTERS = 4, 255  # warps of a program, and registers of a thread at most
+WARPS, REGISTERS = 4, 255  # warps per program, and registers per thread at most
 PER_MULTIPROCESSOR = 2  # programs that fit at the same time: 128 threads of 255 registers each
 SHARED = 228 << 10  # bytes of shared memory of a Hopper multiprocessor
 RESERVED = 4 << 10  # bytes of a program's part that the loop of products cannot use
-MOST_STAGES = 6  # steps that the loop prefetches at most
-STEPS = 2048  # of a launch, so that the barriers' numbers stay small
+MAX_STAGES = 6  # steps that the loop prefetches at most
+STEPS = 2048  # per launch, so that the counters of the barriers stay small
 
 
 class Plan(NamedTuple):
     """How the work of a phase is divided into items; see the kernel."""
 
-    rows: int  # streams of an item
-    own: int  # units of an item of a layer
-    said: int  # logits of an item of these
-    inputs: int  # of a step of a product's loop
+    rows: int  # streams per item
+    units: int  # units per item of a layer
+    logits: int  # logits per item of the output layer
+    inputs: int  # inputs per step of a product's loop
     programs: int
-    stages: int  # that a product's loop prefetches
+    stages: int  # steps that a product's loop prefetches
 
 
 class Packed(NamedTuple):
@@ -57,17 +57,17 @@ class Packed(NamedTuple):
     out_bias: Tensor  # (V,) fp32
 
 
-def suits(model: CharRNN) -> bool:
+def supports(model: CharRNN) -> bool:
     """Return whether the kernel supports a network."""
     config = model.config
     weights = 4 * config.layers * config.rnn_size * up(config.rnn_size, PITCH)
-    small = config.vocab_size <= MOST_SYMBOLS and config.rnn_size <= MOST_UNITS and weights < MOST_WEIGHTS
+    small = config.vocab_size <= MAX_SYMBOLS and config.rnn_size <= MAX_UNITS and weights < MAX_WEIGHTS
     return config.cell == "lstm" and small
 
 
 @torch.no_grad()
 def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
-    """Return the weights in the type of the products."""
+    """Return a network's weights in the layout of the kernel and the type of the products."""
     config, first = model.config, model.layers[0]
     base = model.embedding.weight @ first.weight_ih_l0.T + first.bias_ih_l0
     ws, biases = [torch.zeros_like(first.weight_hh_l0)], [torch.zeros_like(first.bias_ih_l0)]
@@ -103,30 +103,30 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
     """
     pitch = up(units, PITCH)
     if streams == 1:
-        own = AHEAD // (4 * power_of_two(pitch) * size)
-        rows, own, said, inputs = 1, max(1, min(4, own)), 4, WARP * VECTOR // size
+        item_units = PRELOAD // (4 * power_of_two(pitch) * size)
+        rows, item_units, logits, inputs = 1, max(1, min(4, item_units)), 4, WARP * VECTOR // size
     else:
-        inputs, rows, said = PITCH, min(MOST_ROWS, max(16, power_of_two(streams))), 16
-        own = 4 if rows < 64 else 8
-    items = -(-units // own) * -(-streams // rows)
-    stage = (rows + max(4 * own, said)) * inputs * size  # bytes
-    stages = max(2, min(MOST_STAGES, (shared // PER_MULTIPROCESSOR - RESERVED) // stage))
-    return Plan(rows, own, said, inputs, min(programs, items), stages)
+        inputs, rows, logits = PITCH, min(MAX_ROWS, max(16, power_of_two(streams))), 16
+        item_units = 4 if rows < 64 else 8
+    items = -(-units // item_units) * -(-streams // rows)
+    stage = (rows + max(4 * item_units, logits)) * inputs * size  # bytes
+    stages = max(2, min(MAX_STAGES, (shared // PER_MULTIPROCESSOR - RESERVED) // stage))
+    return Plan(rows, item_units, logits, inputs, min(programs, items), stages)
 
 
-class Resident:
-    """A network in the kernel, with the state of its streams.
+class PersistentSampler:
+    """Network in the kernel, with the state of its streams.
 
     Parameters
     ----------
     model
-        On its device.
+        Network, on its device.
     dtype
-        Of weights, products and of h between steps: bf16 or fp32.
+        Type of weights, products and of h between steps: bf16 or fp32.
     last, temperature
-        (n,) the last symbols, which change, and () the temperature.
+        Last symbols (n,), which `run` updates, and temperature ().
     programs
-        Programs at the same time at most; None: as many as fit.
+        Largest number of programs; None: as many as fit at the same time.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class Resident:
         self._h, self._c = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         self._turns = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
         self._logits = torch.empty(self._n, config.vocab_size, device=device)
-        self._barriers = torch.zeros(config.layers + 2, cuda_kernel.LINE.value, dtype=torch.int32, device=device)
+        self._barriers = torch.zeros(config.layers + 2, persistent_kernel.LINE.value, dtype=torch.int32, device=device)
         self._failed = torch.zeros(1, dtype=torch.int32, device=device)
-        most, shared = room(device)
-        self.plan = plan(config.rnn_size, self._n, dtype.itemsize, programs or most, shared)
+        fitting, shared = capacity(device)
+        self.plan = plan(config.rnn_size, self._n, dtype.itemsize, programs or fitting, shared)
         self._constants = constants(model, self.plan)
 
     @property
@@ -155,11 +155,12 @@ class Resident:
         Parameters
         ----------
         kind
-            draw (the feed is float64 numbers), likeliest (it says how many), or read (it is int64 symbols).
+            draw (the feed is float64 uniform numbers), likeliest (only the length of the feed counts), or read (the
+            feed is int64 symbols).
 
         Returns
         -------
-        The symbols, or log-probabilities of what was read, (T, n).
+        The symbols (T, n), or for read their log-probabilities (T, n).
         """
         feed = feed.contiguous()
         ids, scores = torch.empty_like(feed, dtype=torch.int64), torch.empty_like(feed, dtype=torch.float64)
@@ -180,12 +181,12 @@ class Resident:
         self._launch(
             *(*self._packed, self._turns, self._c, self._logits, self._last, feed, self._temperature, ids, scores),
             *(self._barriers, self._failed, len(feed), self._n, SPIN_LIMIT),
-            KIND=cuda_kernel.KINDS[kind],
+            KIND=persistent_kernel.KINDS[kind],
             **self._constants,
         )
 
     def _launch(self, *arguments: Any, **constants: Any) -> None:
-        cuda_kernel.resident[(self.plan.programs,)](*arguments, **constants, **launch_options(self.plan))
+        persistent_kernel.sample_steps[(self.plan.programs,)](*arguments, **constants, **launch_options(self.plan))
 
 
 def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
@@ -199,8 +200,8 @@ def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
         "EPSILON": model.norms[0].eps if config.layer_norm else 0.0,
         "NORMED": config.layer_norm,
         "ROWS": plan.rows,
-        "OWN": plan.own,
-        "SAID": plan.said,
+        "ITEM_UNITS": plan.units,
+        "ITEM_LOGITS": plan.logits,
         "INPUTS": plan.inputs,
     }
 
@@ -215,7 +216,7 @@ def launch_options(plan: Plan) -> dict[str, Any]:
     }
 
 
-def room(device: torch.device) -> tuple[int, int]:
+def capacity(device: torch.device) -> tuple[int, int]:
     """Return how many programs fit on a device at the same time, and the shared memory of a multiprocessor in bytes. In
     the interpreter on a CPU it is one program."""
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Steps of any network in plain torch, many of them in one CUDA graph."""
+"""Sampling by torch's operations, many steps in one CUDA graph, for networks of any cell."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from charrnn.cuda.graphs import Work
 from charrnn.engines.eager import draw
 from charrnn.models.char_rnn import CharRNN
 
-STEPS = 64  # of a graph
+STEPS = 64  # per graph
 
 
-class Plain:
-    """A network in torch's operations, with the state of its streams.
+class GraphSampler:
+    """Network in torch's operations, with the state of its streams.
 
     Parameters
     ----------
     model
-        On its device.
+        Network, on its device.
     dtype
-        Of weights and products: bf16 or fp32.
+        Type of weights and products: bf16 or fp32.
     last, temperature
-        (n,) the last symbols, which change, and () the temperature.
+        Last symbols (n,), which `run` updates, and temperature ().
     warm_up, capture
-        How work is run before it is captured, and how it is captured.
+        Functions that run work before it is captured, and that capture it.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Plain:
 
     @torch.no_grad()
     def run(self, kind: str, feed: Tensor) -> Tensor:
-        """Run a step for each row of the feed (T, n), as `charrnn.engines.cuda.resident.Resident.run` does: by graphs
-        of `STEPS` steps, and the rest one by one."""
-        place, found = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
-        results = torch.empty(feed.shape, dtype=found.dtype, device=feed.device)
+        """Run a step for each row of the feed (T, n), as `charrnn.engines.cuda.persistent.PersistentSampler.run` does:
+        by graphs of `STEPS` steps, and the rest one by one."""
+        inputs, outputs = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
+        results = torch.empty(feed.shape, dtype=outputs.dtype, device=feed.device)
         done = 0
         while done < len(feed):
             count = STEPS if len(feed) - done >= STEPS else 1
-            place[:count].copy_(feed[done : done + count])
+            inputs[:count].copy_(feed[done : done + count])
             self._replay(kind, count)()
-            results[done : done + count].copy_(found[:count])
+            results[done : done + count].copy_(outputs[:count])
             done += count
         return results
 
@@ -68,17 +68,17 @@ class Plain:
         """Do nothing: torch raises its errors."""
 
     def _replay(self, kind: str, count: int) -> Work:
-        """Return a function that does so many steps; it is captured at first use."""
+        """Return a function that runs `count` steps; it is captured at first use."""
         if (kind, count) not in self._replays:
 
             def work() -> None:
                 for t in range(count):
                     self._step(kind, t)
 
-            changing = [*(tensor for layer in self.state for tensor in layer), self._last]
-            kept = [tensor.clone() for tensor in changing]
-            self._warm_up(work)  # which changes the streams
-            for tensor, value in zip(changing, kept, strict=True):
+            tensors = [*(tensor for layer in self.state for tensor in layer), self._last]
+            saved = [tensor.clone() for tensor in tensors]
+            self._warm_up(work)  # this changes the streams
+            for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
             self._replays[kind, count] = self._capture(work)
         return self._replays[kind, count]

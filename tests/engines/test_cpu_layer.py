@@ -1,4 +1,4 @@
-"""Layers that run sequences in the compiled kernel are those of charrnn.models.cells."""
+"""Layers that run sequences in the compiled kernel compute what those of charrnn.models.cells do."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.engines.cpu import library as cpu_library
-from charrnn.engines.cpu import pack as cpu_packed
 from charrnn.engines.cpu.library import UnavailableError
 from charrnn.frames.generate import FrameStream
 from charrnn.frames.model import FrameConfig, FrameRNN
@@ -16,7 +15,7 @@ try:
     VARIANTS = list(cpu_library.variants())
 except UnavailableError as missing:
     pytest.skip(str(missing), allow_module_level=True)
-from charrnn.engines.cpu.layer import NAMES, CompiledLayer, compile_layers
+from charrnn.engines.cpu.layer import CompiledLayer, compile_layers
 
 MAKE = {
     "lstm": LSTM,
@@ -42,16 +41,12 @@ def run(layer, x, state):
     return y, *after
 
 
-def test_every_cell_with_layers_of_its_own_can_be_compiled():
-    assert set(MAKE) == set(NAMES.values()) == set(cpu_packed.CELLS)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", MAKE)
-def test_a_compiled_layer_computes_what_torchs_does(monkeypatch, name, variant):
-    monkeypatch.setenv(cpu_library.VARIANT, variant)
+def test_in_every_variant_a_compiled_layer_computes_what_torchs_does(monkeypatch, name):
     layer, x, state = layer_and_inputs(name)
-    torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
+    for variant in VARIANTS:
+        monkeypatch.setenv(cpu_library.VARIANT_VARIABLE, variant)
+        torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,28 +57,22 @@ def test_a_compiled_layer_computes_what_torchs_does(monkeypatch, name, variant):
     inputs=st.integers(1, 40),
     units=st.integers(2, 70),
 )
-def test_whatever_its_sizes_and_however_many_streams(name, n, steps, inputs, units):
+def test_layers_of_any_size_compute_what_torchs_do(name, n, steps, inputs, units):
     layer, x, state = layer_and_inputs(name, n, steps, inputs, units)
     torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_threads_change_no_bit_and_the_state_that_is_given_stays_as_it_is(name):
+def test_neither_threads_nor_pieces_change_a_result_and_the_given_state_is_kept(name):
     layer, x, state = layer_and_inputs(name, units=150)
     before = [part.clone() for part in state]
-    alone, together = (run(CompiledLayer(layer, threads), x, state) for threads in (1, 3))
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
-
-
-@pytest.mark.parametrize("name", MAKE)
-def test_a_split_run_with_the_state_carried_is_the_whole_run(name):
-    layer, x, state = layer_and_inputs(name)
+    whole, together = (run(CompiledLayer(layer, threads), x, state) for threads in (1, 3))
+    assert all(torch.equal(a, b) for a, b in zip(whole, together, strict=True))
     layer = CompiledLayer(layer)
-    whole, *after = run(layer, x, state)
     first, *middle = run(layer, x[:, :4], state)
     rest, *end = run(layer, x[:, 4:], tuple(middle))
-    torch.testing.assert_close((torch.cat([first, rest], dim=1), *end), (whole, *after), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close((torch.cat([first, rest], dim=1), *end), whole, atol=1e-6, rtol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstmp", "lstmor"])

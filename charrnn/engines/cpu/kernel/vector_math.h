@@ -1,0 +1,51 @@
+/* Functions of 16 floats at a time. */
+
+INLINE floats V(select)(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
+
+/* Return e^x with a relative error of at most 2e-7; 0 below -87, e^88 above 88. With x = n ln 2 + r and |r| at most
+ * ln 2 / 2, e^x is 2^n times the Taylor series of e^r. */
+INLINE floats V(exp)(floats x)
+{
+    const floats zero = {0};
+    floats inside = V(select)(x > 88.0f, zero + 88.0f, x);
+    inside = V(select)(inside < -87.0f, zero - 87.0f, inside);
+    floats n = (inside * 1.44269504f + ROUND) - ROUND;
+    floats r = inside - n * 0.693145751953125f; /* ln 2 in two parts; the product of n and the first one is exact */
+    r = r - n * 1.42860677e-6f;
+    floats y = r * (1.0f / 5040) + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+    return V(select)(x < -87.0f, zero, y * (floats)power);
+}
+
+/* Both with an absolute error of at most 2e-7. */
+INLINE floats V(sigmoid)(floats x) { return 1.0f / (1.0f + V(exp)(-x)); }
+INLINE floats V(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + V(exp)(x + x)); }
+
+static void V(math)(int which, int64_t n, const float *x, float *y)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        floats in = *(const floats *)(x + i);
+        *(floats *)(y + i) = which == 0 ? V(sigmoid)(in) : which == 1 ? V(tanh)(in) : V(exp)(in);
+    }
+}
+
+INLINE float V(sum_of_lanes)(floats x)
+{
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            x[lane] += x[lane + half];
+    return x[0];
+}
+
+INLINE float V(max_of_lanes)(floats x)
+{
+    for (int lane = 1; lane < LANES; lane++)
+        x[0] = x[lane] > x[0] ? x[lane] : x[0];
+    return x[0];
+}
