@@ -174,7 +174,7 @@ def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"there is no file {path}.")
     with _open(path) as file:
         text = (file.metadata() or {}).get(METADATA_KEY)
-    return schema.validate(_checked_header(text, path, kind), schema.STORED.get(kind, {}), path)
+    return schema.validate(_checked_header(text, path, kind), schema.STORED[kind], path)
 
 
 def kind_of(path: str | Path) -> str:

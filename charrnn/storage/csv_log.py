@@ -127,7 +127,7 @@ def read_columns(
             on_progress(len(block))
     if broken:
         many = f"{len(broken):,} rows are" if len(broken) > 1 else "a row is"
-        on_message(f"{path}: {many} not {len(header)} numbers and left out; see line {broken[0]:,}.")
+        on_message(f"{path}: {many} left out, without {len(header)} numbers; see line {broken[0]:,}.")
     if not sum(map(len, blocks)):
         raise InputError(f"{path} has a header and no row of numbers{' yet' if not broken else ''}.")
     return np.concatenate(blocks)
@@ -210,7 +210,7 @@ def _whole_lines(file: BinaryIO, path: Path, on_message: Callable[[str], object]
         else:
             rest += block
     if rest.strip():
-        on_message(f"{path}: the last row has no line end, so it may be half-written, and is left out.")
+        on_message(f"{path}: the last row is left out: it has no line end, so it may be incomplete.")
 
 
 def _first_line(path: Path) -> str:

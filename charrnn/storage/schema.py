@@ -180,6 +180,7 @@ STORED: dict[str, Schema] = {  # metadata of safetensors files, by kind
     "frames": CHECKPOINT | {"model": Field(dict), "rate": Field(int, 1, HIGHEST_RATE)},
     "resume": _RESUME,
     "streams": {"seed": _SEED, "position": _SEED},
+    "frame-streams": {"seed": _SEED, "position": _SEED},
 }
 
 BEST: Schema = {"iteration": Field(int), "val_loss": Field(float), "checkpoint": Field(str)}  # best.json

@@ -76,7 +76,7 @@ def test_compiled_layers_and_torch_generate_the_same_sound():
 
 def test_without_the_compiled_engine_torch_is_used_and_reported(monkeypatch, capfd):
     eager = sample("mse", "--length", "300", "--engine", "eager")
-    monkeypatch.setenv(cpu_library.ANOTHER, "none.library")
+    monkeypatch.setenv(cpu_library.LIBRARY_VARIABLE, "none.library")
     cpu_library.library.cache_clear()
     try:
         assert charrnn_sample(["mse", "--length", "300", "-o", "y.wav"]) == 0

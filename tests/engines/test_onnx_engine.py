@@ -86,7 +86,7 @@ def test_a_precision_that_it_does_not_have_is_rejected(tiny_checkpoint):
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
 def test_an_error_names_the_extra_that_installs_a_missing_package(tiny_checkpoint, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(InputError, match=rf"{missing} .*charrnn-sound\[onnx\]"):
+    with pytest.raises(InputError, match=rf"{missing}.*charrnn-sound\[onnx\]"):
         charrnn.engine(tiny_checkpoint, "onnx")
 
 
