@@ -1,6 +1,6 @@
 """List the dependencies, with all extras for users: python tools/licences.py > docs/reference/dependencies.md.
 
-Versions and licences are those in the metadata of the packages that are installed in this environment.
+The licences are those in the metadata of the packages that are installed in this environment.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from packaging.requirements import Requirement
 EXTRAS = ("", "plots", "report", "onnx", "play", "listen", "tensorboard")
 HEAD = """# Dependencies
 
-All packages that an installation with every extra for users gets from the Python package index, with the licences
-that their metadata state. `python tools/licences.py > docs/reference/dependencies.md` writes this page. `make audit`
-looks for their known vulnerabilities in public databases and needs a network connection.
+The packages of an installation with every extra for users, by the licence that their metadata state; constraints.txt
+has the versions that are tested. `python tools/licences.py > docs/reference/dependencies.md` writes this page. `make
+audit` looks for known vulnerabilities in public databases and needs a network connection.
 
-| package | version | licence | required by |
-|---|---|---|---|"""
+| licence | packages |
+|---|---|"""
 
 
 def main() -> None:
     """Print the page."""
-    required_by: dict[str, set[str]] = {}
-    add_requirements("charrnn-sound", EXTRAS, required_by)
+    names: set[str] = set()
+    add_requirements("charrnn-sound", EXTRAS, names)
+    packages: dict[str, list[str]] = {}
+    for name in sorted(names):
+        packages.setdefault(licence(metadata.metadata(name)), []).append(name)
     print(HEAD)
-    for name in sorted(required_by):
-        about = metadata.metadata(name)
-        by = ", ".join(sorted(required_by[name]))
-        print(f"| {name} | {about['Version'].partition('+')[0]} | {licence(about)} | {by} |")
+    for title in sorted(packages, key=str.lower):
+        print(f"| {title} | {', '.join(packages[title])} |")
 
 
-def add_requirements(name: str, extras: tuple[str, ...], required_by: dict[str, set[str]]) -> None:
+def add_requirements(name: str, extras: tuple[str, ...], names: set[str]) -> None:
     """Add what a package and some of its extras require, recursively."""
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
         if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         normalised = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        is_new = normalised not in required_by
-        required_by.setdefault(normalised, set()).add(name)
-        if is_new:
-            add_requirements(normalised, ("", *requirement.extras), required_by)
+        if normalised not in names:
+            names.add(normalised)
+            add_requirements(normalised, ("", *requirement.extras), names)
 
 
 def licence(about: metadata.PackageMetadata) -> str:

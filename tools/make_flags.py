@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Callable
 
 from bytecodec import commands
@@ -33,19 +34,20 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 INTRODUCTION = """# Flags
 
-The help texts of all commands; `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all
-commands:
+The help of all commands; `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all commands:
 
-- Results go to standard output or to the named file; messages and progress bars go to standard error. `-q` prints
-  errors only. `-` is standard input or output. Recordings, texts and CSV files can be read from standard input and
-  named pipes; networks, runs, states and vocabularies only from files.
+- `-h`, `--help` shows the help, `--version` the version, and `-q`, `--quiet` prints errors only. Below, `[options]`
+  stands for the flags.
+- Results go to standard output or to the named file; messages and progress bars go to standard error. `-` is standard
+  input or output. Recordings, texts and CSV files can be read from standard input and named pipes; networks, runs,
+  states and vocabularies only from files.
 - Exit codes: 0 for success (including a closed pipe, and Ctrl-C on endless output); 2 for a wrong command line,
   whatever the files contain; 1 for any other error; 130 and 143 if interrupted by Ctrl-C or SIGTERM, with the work so
   far saved.
-- An output file appears under its name complete or not at all: it is written under a temporary name, then renamed. An
-  existing file that is not a regular file, such as /dev/null, is written in place.
-- `CHARRNN_THREADS` sets the default of `--threads`.
+- An output file appears complete or not at all: it is written under a temporary name, then renamed. An existing file
+  that is not a regular file, such as /dev/null, is written in place.
 """
+COMMON = re.compile(r"^  (?:-h, --help|--version|-q, --quiet) .*\n", re.MULTILINE)
 
 
 def help_of(command: Callable[..., int]) -> str:
@@ -57,6 +59,14 @@ def help_of(command: Callable[..., int]) -> str:
     return out.getvalue().strip()
 
 
+def section(name: str, text: str) -> str:
+    """Return the section of a command: its help without the flags of all commands, and each flag once."""
+    usage, _, rest = text.partition("\n\n")
+    arguments = re.sub(r"\[-[^]]*]", "", usage.removeprefix(f"usage: {name}")).split()
+    usage = " ".join([f"usage: {name} [options]", *arguments])
+    return f"## {name}\n\n```\n{usage}\n\n{COMMON.sub('', rest)}\n```"
+
+
 if __name__ == "__main__":
     print(INTRODUCTION)
-    print("\n\n".join(f"## {name}\n\n```\n{help_of(command)}\n```" for name, command in COMMANDS.items()))
+    print("\n\n".join(section(name, help_of(command)) for name, command in COMMANDS.items()))
