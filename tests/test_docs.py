@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import pkgutil
 import re
 from pathlib import Path
 
@@ -22,13 +23,25 @@ COMMAND = r"(?:wav2utf8|utf82wav|bin2utf8|utf82bin|charrnn-\w+)"
 
 
 @pytest.fixture(scope="module")
-def help_texts():
-    """The help of each command by its name, as tools/make_flags.py prints it."""
+def make_flags():
+    """The tool that writes flags.md."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "tools")
         import make_flags
 
-        return {name: make_flags.help_of(command) for name, command in make_flags.COMMANDS.items()}
+        return make_flags
+
+
+@pytest.fixture(scope="module")
+def help_texts(make_flags):
+    """The help of each command by its name."""
+    return {name: make_flags.help_of(command) for name, command in make_flags.COMMANDS.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(make_flags, help_texts):
+    """The section of flags.md that each command should have."""
+    return {name: make_flags.section(name, text) for name, text in help_texts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +74,21 @@ def test_every_installed_command_is_in_the_readme_and_in_flags_md(help_texts, se
     assert [name for name in installed if name not in PAGES["README.md"]] == []
 
 
-def test_flags_md_has_exactly_the_flags_of_each_command(help_texts, sections):
+def test_flags_md_has_exactly_the_flags_of_each_command(expected, sections):
     for name, section in sections.items():
-        assert flags_in(section) == flags_in(help_texts[name]), name
+        assert flags_in(section) == flags_in(expected[name]), name
 
 
-def test_flags_md_has_the_defaults_of_each_command(help_texts, sections):
+def test_flags_md_leaves_out_only_the_flags_of_all_commands_and_the_examples(help_texts, expected):
+    for name, text in help_texts.items():
+        left_out = flags_in(text.partition("Examples:")[0]) - flags_in(expected[name])
+        assert left_out <= {"-h", "--help", "--version", "-q", "--quiet"}, name
+
+
+def test_flags_md_has_the_defaults_of_each_command(expected, sections):
     for name, section in sections.items():
         shown, printed = (
-            re.findall(r"\(default: [^)]*\)", " ".join(text.split())) for text in (section, help_texts[name])
+            re.findall(r"\(default: [^)]*\)", " ".join(text.split())) for text in (section, expected[name])
         )
         assert shown == printed, name
 
@@ -133,6 +152,17 @@ def test_every_test_that_guarantees_md_cites_exists():
     assert [name for name in cited if not (ROOT / name).is_file()] == []
 
 
+def test_every_picture_is_on_a_page():
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert any(f"pictures/{picture.name})" in text for text in PAGES.values()), picture.name
+
+
+def test_every_page_that_the_code_names_exists():
+    for path in [*ROOT.glob("charrnn/**/*.py"), *ROOT.glob("bytecodec/*.py"), *ROOT.glob("tools/**/*.py")]:
+        for name in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{path}: {name}"
+
+
 def test_the_tour_of_the_code_names_what_is_in_each_file():
     rows = re.findall(r"^\|[^|]*\| `(\w[\w/]+\.py)`[^|]*\| (.*) \|$", PAGES["docs/explanation/architecture.md"], re.M)
     assert len(rows) > 9
@@ -187,14 +217,26 @@ def test_the_example_of_the_python_interface_runs_as_it_stands(tmp_path, monkeyp
     assert "audible: " in out
 
 
-def test_public_names_in_api_md_exist():
-    import bytecodec
-    import charrnn
+def test_the_example_of_onnx_runs_as_it_stands(tmp_path, monkeypatch, trained_run):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from charrnn.commands.convert import charrnn_convert
 
-    names = re.findall(r"`(bytecodec|charrnn)\.(\w+)\(", PAGES["docs/reference/api.md"])
-    assert len(names) > 5
-    for package, name in names:
-        assert hasattr({"bytecodec": bytecodec, "charrnn": charrnn}[package], name), name
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/guide/import-and-export.md"], re.S)
+    monkeypatch.chdir(tmp_path)
+    assert charrnn_convert([str(trained_run), "voice.onnx"]) == 0
+    names = {}
+    exec(compile(example, "docs/guide/import-and-export.md", "exec"), names)
+    assert names["logits"].shape == (1, 256)
+    assert names["meta"]["encoding"] == "linear"
+    assert any(array.any() for array in names["state"].values())
+
+
+def test_public_names_in_api_md_exist():
+    names = re.findall(r"`((?:bytecodec|charrnn)\.[\w.]+)(?:`|\()", PAGES["docs/reference/api.md"])
+    assert len(names) > 15
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_no_page_is_longer_than_its_limit():

@@ -34,10 +34,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 INTRODUCTION = """# Flags
 
-The help of all commands; `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all commands:
+`python tools/make_flags.py > docs/reference/flags.md` writes this page. For all commands:
 
-- `-h`, `--help` shows the help, `--version` the version, and `-q`, `--quiet` prints errors only. Below, `[options]`
-  stands for the flags.
+- `-h`, `--help` shows this help and examples, `--version` the version, and `-q`, `--quiet` prints errors only.
 - Results go to standard output or to the named file; messages and progress bars go to standard error. `-` is standard
   input or output. Recordings, texts and CSV files can be read from standard input and named pipes; networks, runs,
   states and vocabularies only from files.
@@ -60,8 +59,8 @@ def help_of(command: Callable[..., int]) -> str:
 
 
 def section(name: str, text: str) -> str:
-    """Return the section of a command: its help without the flags of all commands, and each flag once."""
-    usage, _, rest = text.partition("\n\n")
+    """Return the section of a command: its help without examples and the flags that all commands have."""
+    usage, _, rest = text.partition("\n\nExamples:")[0].partition("\n\n")
     arguments = re.sub(r"\[-[^]]*]", "", usage.removeprefix(f"usage: {name}")).split()
     usage = " ".join([f"usage: {name} [options]", *arguments])
     return f"## {name}\n\n```\n{usage}\n\n{COMMON.sub('', rest)}\n```"

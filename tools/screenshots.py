@@ -1,4 +1,4 @@
-"""Make the pictures of docs/pictures: plots, the report and the listening page in a browser, and video frames.
+"""Make the pictures of docs/pictures: plots, the report and the listening page in a browser, and a video frame.
 
     python tools/screenshots.py                 trains three small networks on data/voice.wav first (minutes)
     python tools/screenshots.py --runs RUN ...  uses existing runs
@@ -133,16 +133,17 @@ def live(browser: Browser, runs: list[Path], folder: Path) -> None:
 
 
 def film(runs: list[Path], folder: Path) -> None:
-    """Make pictures of a clip, a card and the end of the video."""
+    """Make a picture of a clip of the video."""
     made = folder / "film.mp4"
     assert charrnn_video([*map(str, runs), "-o", str(made), "-q"]) == 0
     probe = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(made)]
     length = float(subprocess.run(probe, capture_output=True, check=True).stdout)
-    for name, second in (("film", 0.87 * length), ("film-card", 5.0), ("film-end", length - 2)):
-        shot = folder / f"{name}.png"
-        command = ["ffmpeg", "-v", "error", "-y", "-ss", f"{second:.2f}", "-i", str(made), "-frames:v", "1", str(shot)]
-        subprocess.run(command, check=True)
-        keep(shot, name)
+    shot = folder / "film.png"
+    seek = f"{0.87 * length:.2f}"
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-y", "-ss", seek, "-i", str(made), "-frames:v", "1", str(shot)], check=True
+    )
+    keep(shot, "film")
 
 
 def keep(picture: Path, name: str) -> None:

@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = {  # that differ from those of a character network
     "loss": "mse",
     "precision": "fp32",
 }
-PRESETS: dict[str, dict[str, Any]] = {  # of the blog (docs/model.md), except for the batches
+PRESETS: dict[str, dict[str, Any]] = {  # of the blog, except for the batches
     "day12": {
         "cell": "lstm",
         "rnn_size": 300,
@@ -45,7 +45,7 @@ def add(p: Parser) -> None:
         help="train a frame predictor of 16-bit samples, whose inputs are --seq-length samples apart. Its defaults are "
         "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
-    group.add_argument("--preset", choices=tuple(PRESETS), help="settings of an experiment of 2016 (docs/model.md)")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="settings of an experiment of 2016")
     group.add_argument(
         "--frame-taps",
         type=whole(1, 10**6),

@@ -1,6 +1,7 @@
 """The frame predictor: a network that predicts each sample, a real number, from equally spaced earlier samples.
 
-It follows a blog of the course IFT6266 (Montreal 2016); docs/model.md describes where the blog left a choice.
+It follows a blog of the course IFT6266 (Montreal 2016). Where the blog left a choice:
+docs/explanation/frame-predictor.md.
 """
 
 from __future__ import annotations
