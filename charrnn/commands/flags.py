@@ -191,7 +191,7 @@ def add_threads(p: argparse._ActionsContainer, of: str = "", default: str = "CHA
     """Add --threads; ``default`` describes what is used if it is not given, which leaves None."""
     p.add_argument(
         "--threads",
-        type=whole(0, runtime.MOST_THREADS),
+        type=whole(0, runtime.MAX_THREADS),
         default=None,
         metavar="N",
         help=f"number of CPU threads{of}; 0 for one per core (default: {default})",

@@ -43,7 +43,7 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--threads",
-        type=whole(0, runtime.MOST_THREADS),
+        type=whole(0, runtime.MAX_THREADS),
         default=None,
         metavar="N",
         help="number of CPU threads of each network; 0 for one per core (default: CHARRNN_THREADS, or 0)",

@@ -265,7 +265,7 @@ def _add_hardware(add: Add) -> None:
     )
     add(
         "--threads",
-        type=whole(0, runtime.MOST_THREADS),
+        type=whole(0, runtime.MAX_THREADS),
         default=None,
         metavar="N",
         help="number of CPU threads; 0 for one per core (default: CHARRNN_THREADS, or 0)",
