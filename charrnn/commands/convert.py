@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, print_path, wrong_command_line
+from bytecodec.console import Parser, command, log, option, print_path
 from bytecodec.errors import InputError
 from bytecodec.files import refuse_same_file
 from charrnn import runtime
@@ -35,18 +35,12 @@ def parser() -> Parser:
         "charrnn-train --init-from; or convert a checkpoint to one step of its network (.onnx) for other programs.",
         EXAMPLES,
     )
-    p.add_argument(
-        "input", type=path, metavar="IN", help=".t7 checkpoint of torch-rnn, or a checkpoint or run to convert to .onnx"
-    )
+    p.add_argument("input", type=path, metavar="IN", help=".t7 file, or checkpoint or run to convert to .onnx")
     p.add_argument("output", type=path, metavar="OUT", help=".safetensors or .onnx file to write")
     flags.add_checkpoint(p)
-    p.add_argument(
-        "--vocab",
-        type=path,
-        metavar="FILE",
-        help=".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)",
-    )
-    flags.add_rate(p, "sampling rate in Hz of the sound that a .t7 was trained on")
+    vocab = ".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)"
+    option(p, "--vocab FILE", path, vocab)
+    option(p, "--rate HZ", flags.RATE, "sampling rate in Hz of the sound that a .t7 was trained on", 11025)
     p.add_argument("--mulaw", action="store_true", help="mark the bytes of a .t7 as G.711 mu-law instead of linear")
     return p
 
@@ -61,15 +55,14 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     convert: Callable[[Namespace, set[str]], Checkpoint]
     if kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-":
         if named & {"vocab", "rate", "mulaw"}:
-            wrong_command_line(p, "--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
+            p.error("--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
         convert = _to_onnx
     elif kinds == (".t7", ".safetensors"):
         if "checkpoint" in named:
-            wrong_command_line(p, "--checkpoint is for a run: leave it out with a .t7.")
+            p.error("--checkpoint is for a run: leave it out with a .t7.")
         convert = _from_torch_rnn
     else:
-        wrong_command_line(
-            p,
+        p.error(
             f"{args.input} to {args.output}: IN must end in .t7 and OUT in .safetensors, "
             "or IN must be a checkpoint or a run and OUT end in .onnx.",
         )

@@ -1,8 +1,9 @@
-"""Generation of sound with a frame predictor that reads its own output."""
+"""Sampling from a frame predictor, which reads its own output."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_number, check_real, check_whole
 from bytecodec.errors import InputError
-from charrnn.frames.model import MAX_SAMPLE, NOISE_TAPS, FrameRNN
+from charrnn.frames.model import MAX_SAMPLE, NOISE_TAPS, FrameCheckpoint, FrameRNN
 from charrnn.models.char_rnn import State
 from charrnn.sampling.generate import MAX_KEY, uniforms
 from charrnn.sampling.stitch import JOINS
+from charrnn.sampling.task import Pieces, SamplingTask
+from charrnn.sampling.writers import Output, open_samples
 from charrnn.storage import checkpoint as files
 
 STREAMS_KIND = "frame-streams"
@@ -143,6 +146,42 @@ def _checked_window(window: Any, length: int) -> Tensor:
 def limit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Limit samples to the range of int16: [-1, 1 - 1/32768]."""
     return np.clip(samples, np.float32(-1), np.float32(MAX_SAMPLE))
+
+
+class FrameSampling(SamplingTask):
+    """Streams of a frame predictor, all at the same position; ``as_float`` writes 32-bit floating-point WAV files."""
+
+    unit = "samples"
+
+    def __init__(self, checkpoint: FrameCheckpoint, streams: Sequence[FrameStream], as_float: bool = False) -> None:
+        self.path, self.rate, self.streams = checkpoint.path, checkpoint.rate, len(streams)
+        self._streams, self._as_float = streams, as_float
+        self._starts = [(stream.state, stream.position) for stream in streams]
+
+    def restart(self, temperature: float) -> None:
+        for stream, start in zip(self._streams, self._starts, strict=True):
+            stream.seek(*start)
+            stream.temperature = temperature
+
+    def pieces(self, segments: int, length: int | None) -> Pieces:
+        done = 0
+        while length is None or done < segments * length:
+            number, offset = divmod(done, length) if length else (0, 0)
+            left = length - offset if length else self._streams[0].model.config.spacing
+            pieces = [stream.read(left) for stream in self._streams]
+            done += len(pieces[0])
+            yield number, pieces
+
+    def save_state(self, path: str) -> None:
+        save_streams(path, self._streams)
+
+    def open_output(self, path: str) -> AbstractContextManager[Output]:
+        return open_samples(path, self.rate or 0, self._as_float)
+
+    def summary(self) -> str:
+        limited = sum(stream.limited for stream in self._streams)
+        done = sum(s.position - start[1] for s, start in zip(self._streams, self._starts, strict=True))
+        return f"{limited:,} of {done:,} samples were beyond full scale, and were limited to it." if limited else ""
 
 
 def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
