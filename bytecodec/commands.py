@@ -189,9 +189,9 @@ def _add_alphabet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    table = "table of a text that BinToUTF8 wrote; each line has a byte, such as 65 or 0x41, and its character"
+    table = "table of a text that BinToUTF8 wrote; each line has a byte and its character"
     option(parser, "--table FILE", str, table)
-    errors = "whether a character that is not in the text's alphabet is an error, or is skipped and counted"
+    errors = "whether characters that are not in the text's alphabet are an error, or skipped"
     parser.add_argument("--errors", choices=["strict", "skip"], default="strict", help=errors)
 
 

@@ -71,8 +71,10 @@ class Parser(argparse.ArgumentParser):
             epilog=f"Examples:\n{lines}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
+            add_help=False,
             **kwargs,
         )
+        self.add_argument("-h", "--help", action="help", help="print this help")
         self.add_argument("--version", action="version", version=f"{prog} {__version__}", help="print the version")
         self.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 

@@ -53,9 +53,8 @@ def parser() -> Parser:
     """Return the parser of charrnn-eval."""
     p = Parser(
         "charrnn-eval",
-        "Print the loss and the bits per symbol of a trained network on a part of its run's data or on another file, "
-        "together with those of FLAC (for text: bzip2) and of the symbol frequencies alone. For a frame predictor, "
-        "print bits per 16-bit sample and those of FLAC.",
+        "Print the loss of a trained network and its bits per symbol or 16-bit sample on a part of its run's data or "
+        "on another file, together with the bits of FLAC (for text: bzip2) and, for symbols, of their frequencies.",
         EXAMPLES,
     )
     p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="checkpoint file or run to evaluate")

@@ -40,8 +40,8 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
-        "value in each column of pixels, and a line for the average. Draw the waveform, the spectrogram and the seams "
-        "of recordings.",
+        "value in each column of pixels, and a line for the average. Of recordings, draw the waveform, spectrogram and "
+        "seams.",
         EXAMPLES,
     )
     file = "run, log.csv, another CSV file or recording to draw; - is standard input"
@@ -51,7 +51,7 @@ def parser() -> Parser:
     option(p, "--height PIXELS", whole(150, MAX_PIXELS), "height of the picture in pixels", 900)
     p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")
     p.add_argument("--log-y", action="store_true", help="use a logarithmic y axis")
-    option(p, "--x COLUMN", path, "column for the x axis (default: iteration, or the first column of a CSV file)", "")
+    option(p, "--x COLUMN", path, "column for the x axis (default: iteration, or the first column of a CSV file)")
     option(p, "--y LIST", _names, "columns to draw (default: the losses, or the second column of a CSV file)", [])
     unit = "unit of losses: nats (the trained loss), or bits per symbol or 16-bit sample"
     p.add_argument("--unit", choices=("nats", "bits"), default="nats", help=unit)
@@ -144,7 +144,7 @@ def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str
 
     with progress(sum(f.stat().st_size for f in paths), "B", args.quiet, unit_scale=True, desc="reading") as bar:
         for file, name in zip(paths, _short_names(named), strict=True):
-            series, x, ys = csv_series(file, name, args.x, args.y, on_message, bar.update, args.unit)
+            series, x, ys = csv_series(file, name, args.x or "", args.y, on_message, bar.update, args.unit)
             found += series
             x_names.add(x)
             y_names.update(ys)

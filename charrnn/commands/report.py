@@ -27,8 +27,8 @@ def parser() -> Parser:
     """Return the parser of charrnn-report."""
     p = Parser(
         "charrnn-report",
-        "Write a page about one or several runs: settings, curves to zoom, and players for the sample of every "
-        "checkpoint and for the original. The page is one HTML file, which opens from disk and loads nothing else.",
+        "Write one HTML page about runs, which loads nothing else: settings, curves to zoom, and players for the "
+        "sample of every checkpoint and for the original.",
         EXAMPLES,
     )
     p.add_argument("run", nargs="+", type=path, metavar="RUN", help=flags.RUN)

@@ -73,8 +73,7 @@ def _add_start(g: _ArgumentGroup) -> None:
         "--unknown",
         choices=("error", "skip"),
         default="error",
-        help="whether characters of a start text that are not in the vocabulary are an error, or are skipped and "
-        "counted",
+        help="whether characters of a start text outside the vocabulary are an error, or skipped and counted",
     )
     option(g, "--start-seconds S", number(0, MAX_SECONDS, above=True), "seconds of a recording to read", 2.0)
     flags.add_channel(g, "a --start-file")

@@ -98,11 +98,12 @@ def _open_run(args: Namespace, named: set[str], stack: contextlib.ExitStack, wor
     return trainer
 
 
-def _task_class(is_frames: bool) -> type[TrainingTask]:
+def _task_class(kind: str) -> type[TrainingTask]:
     from charrnn.frames.task import FrameTask
     from charrnn.training.task import SymbolTask
 
-    return FrameTask if is_frames else SymbolTask
+    classes: dict[str, type[TrainingTask]] = {"symbols": SymbolTask, "frames": FrameTask}
+    return classes[kind]
 
 
 def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world: World) -> Trainer:
@@ -115,7 +116,7 @@ def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world
     threads = runtime.set_threads(threads_of(args))
     _check_rows(settings.batch_size, world)
     with _removed_unless_finished(run, stack):
-        task = _task_class(args.frames).create(args, named, run, settings)
+        task = _task_class("frames" if args.frames else "symbols").create(args, named, run, settings)
         if args.sample_seconds and not task.rate:
             raise InputError(f"--sample-seconds: {', '.join(task.data.names)} is text, which has no duration.")
         config = _config(args, task, threads, world)
@@ -202,7 +203,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         _require_tensorboard()
     try:
         settings, moves_to_gpu = _resumed_settings(args, config, run.config_file)
-        task = _task_class(run_dir.is_frames(config)).reopen(run, config)
+        task = _task_class(config.get("kind", "symbols")).reopen(run, config)
         _check_rows(settings.batch_size, world)
         if config["processes"] != world.size:  # the cores are divided anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}

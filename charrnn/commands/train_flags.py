@@ -80,12 +80,12 @@ def _add_data(g: _ArgumentGroup) -> None:
         help="whether --normalize chooses one gain for each recording (files), which amplifies pauses to noise, or "
         "one for all (set)",
     )
-    gain = "gain of recordings in decibels; with --normalize, relative to full scale"
+    gain = "gain in decibels; with --normalize, relative to full scale"
     option(g, "--gain DB", number(-200, 200), gain, 0.0)
-    g.add_argument("--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes instead of linear")
+    g.add_argument("--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes")
     flags.add_encoding(g, "texts")
     g.add_argument("--skip-unreadable", action="store_true", help=flags.SKIP_UNREADABLE)
-    table = "table of texts that BinToUTF8 wrote; each line has a byte, such as 65 or 0x41, and its character"
+    table = "table of texts that BinToUTF8 wrote; each line has a byte and its character"
     option(g, "--table FILE", path, table)
     option(g, "--val-frac F", number(0, 1), "fraction of the symbols for validation", 0.1)
     option(g, "--test-frac F", number(0, 1), "fraction of the symbols for the test part", 0.1)

@@ -25,7 +25,7 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-video",
         "Make a video of runs: the settings of each, then the sample of each checkpoint in order, with its waveform, "
-        "its spectrum and the loss graph up to that iteration. Needs ffmpeg on the PATH.",
+        "spectrum and the losses so far. Needs ffmpeg on the PATH.",
         EXAMPLES,
     )
     p.add_argument("run", nargs="+", type=path, metavar="RUN", help=flags.RUN)

@@ -29,21 +29,11 @@ MIDDLE = 2.0**-25  # from a 24-bit number to the middle of its interval, so that
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """The state of a stream before a pass.
+    """The state of a stream before a pass."""
 
-    Attributes
-    ----------
-    state
-        Hidden state of one row.
-    window
-        (1, N T) samples that the pass reads.
-    driven
-        (NOISE_TAPS - 1,) last noise drawn, which is in the memory of the noise filter.
-    """
-
-    state: State
-    window: Tensor
-    driven: NDArray[np.float64]
+    state: State  # hidden state of one row
+    window: Tensor  # (1, N T) samples that the pass reads
+    driven: NDArray[np.float64]  # (NOISE_TAPS - 1,) last noise drawn, which the noise filter still needs
 
 
 class FrameStream:
@@ -198,22 +188,13 @@ def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
 
 
 def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
-    """Return the streams in a file, which continue as if they had not been interrupted.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or is of a network of another shape.
-    """
+    """Return the streams in a file, which continue as if they had not been interrupted."""
     metadata, tensors = files.read_tensors(path, STREAMS_KIND)
     try:
         window, driven = tensors["window"], tensors["driven"].numpy()
         count = len(window)
-        if (
-            window.shape != (count, model.config.context.max_lag)
-            or driven.shape != (count, NOISE_TAPS - 1)
-            or not count
-        ):
+        shapes = ((count, model.config.context.max_lag), (count, NOISE_TAPS - 1))
+        if not count or (window.shape, driven.shape) != shapes:
             raise ValueError("its windows are those of another network")
         hidden = files.state_from_tensors(tensors, model.initial_state(count))
     except (KeyError, TypeError, ValueError) as error:
