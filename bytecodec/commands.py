@@ -65,8 +65,8 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
 def _wav2utf8_parser() -> Parser:
     parser = Parser(
         "wav2utf8",
-        "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) to 8-bit mono samples, "
-        "and write these as a text with one character per sample.",
+        "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more) to 8-bit mono samples, and write these as a text "
+        "with one character per sample.",
         """wav2utf8 in.wav out.txt
 wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
 ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
@@ -76,7 +76,7 @@ ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     option(parser, "--start S", number(0, MAX_SECONDS), "begin S seconds into the recording", 0.0)
     duration = "convert S seconds of the recording (default: up to its end)"
     option(parser, "--duration S", number(0.0001, MAX_SECONDS), duration)
-    channel = "channel to convert: left, right, a number from 1, or mix for the mean of all"
+    channel = "channel to convert: left, right, a number from 1, or mix (the mean)"
     option(parser, "--channel N", parse_channel, channel, MIX)
     remove_dc = "subtract the mean of the samples before --normalize (reads the input twice)"
     parser.add_argument("--remove-dc", action="store_true", help=remove_dc)

@@ -35,36 +35,19 @@ Data = TypeVar("Data", Corpus, Recordings)
 class EvaluationTask:
     """Evaluation of a network of any kind.
 
-    Attributes
-    ----------
-    data
-        Name of the data in the output.
-    parts
-        Symbols or samples (n,) by the name of the part, including "all".
-    context
-        Window of symbols or samples that a target is predicted from.
-    unit
-        "symbols" or "samples".
-    uncounted
-        Number of symbols or samples at the start of a part that its reported size does not include.
-    loss_unit, bits_unit
-        Units of the loss, and of the loss in bits.
-    bits
-        Function that converts a loss to bits.
-    baselines
-        ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of
-        `charrnn.data.baselines.NAMES`, and updates a progress bar.
+    ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of `charrnn.data.baselines.NAMES`,
+    and updates a progress bar.
     """
 
     checkpoint: Checkpoint | frame_model.FrameCheckpoint
-    data: str
-    parts: Mapping[str, NDArray[Any]]
-    context: ContextWindow
-    unit: str
-    uncounted: int
+    data: str  # name of the data in the output
+    parts: Mapping[str, NDArray[Any]]  # symbols or samples (n,) by the name of the part, including "all"
+    context: ContextWindow  # that a target is predicted from
+    unit: str  # "symbols" or "samples"
+    uncounted: int  # number of them at the start of a part that its reported size does not include
     loss_unit: str
     bits_unit: str
-    bits: Callable[[float], float]
+    bits: Callable[[float], float]  # converts a loss to bits
     baselines: Callable[[str, Any], dict[str, float]]
 
 

@@ -17,7 +17,7 @@ from charrnn import runtime
 from charrnn.data.recordings import SoundOptions
 
 RATE = whole(LOWEST_RATE, HIGHEST_RATE)
-CHANNEL = "left, right, a number from 1, or mix for the mean of all"
+CHANNEL = "left, right, a number from 1, or mix (the mean)"
 RUN = "folder of a run, or its name under ./runs"
 CHECKPOINTS = "checkpoints to include: iterations, first, best or newest (default: all)"
 SKIP_UNREADABLE = "skip files that cannot be read, and list them"
@@ -102,5 +102,5 @@ def add_encoding(group: _ActionsContainer, of: str) -> None:
 
 def add_threads(group: _ActionsContainer, of: str = "", default: str = "CHARRNN_THREADS, or 0") -> None:
     """Add --threads; ``default`` describes what is used if it is not given, which leaves None."""
-    text = f"number of CPU threads{of}; 0 for one per core (default: {default})"
+    text = f"CPU threads{of}; 0 for one per core (default: {default})"
     option(group, "--threads N", whole(0, runtime.MAX_THREADS), text)

@@ -66,19 +66,17 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             addresses=is_open,
             token=args.token or "",
         )
-        log(f"{_url(args.host, listening, args.token)} plays {_names(runs)}; Ctrl-C stops it.", args.quiet)
+        offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
+        log(f"{_url(args.host, listening, args.token)} plays {offered}; Ctrl-C stops it.", args.quiet)
         with contextlib.suppress(KeyboardInterrupt):
             listen_app.server(app).run([listening])
     return 0
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
+    with contextlib.suppress(ValueError):  # raised for names
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost"
 
 
 def _url(host: str, listening: socket.socket, token: str | None) -> str:
@@ -86,10 +84,6 @@ def _url(host: str, listening: socket.socket, token: str | None) -> str:
         host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
-
-
-def _names(runs: Sequence[run_dir.Run]) -> str:
-    return runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 if __name__ == "__main__":

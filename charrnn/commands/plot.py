@@ -186,8 +186,10 @@ def _log_file(name: str) -> Path:
 
 def _default_output(file: Path) -> str:
     """Return the name of the picture if none is given."""
-    if str(file) == "-" or is_special_file(str(file)):
-        return "stdin.png" if str(file) == "-" else "pipe.png"
+    if str(file) == "-":
+        return "stdin.png"
+    if is_special_file(str(file)):
+        return "pipe.png"
     if file.is_file():
         return str(file.with_suffix(".png"))
     return str(file.parent / f"{Path(os.path.abspath(file)).name}.png")

@@ -64,12 +64,7 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
 
 
 def _sample(
-    task: SamplingTask,
-    args: Namespace,
-    segments: int,
-    length: int | None,
-    paths: list[str],
-    interruption: Interruption,
+    task: SamplingTask, args: Namespace, segments: int, length: int | None, paths: list[str], interruption: Interruption
 ) -> None:
     """Sample all streams into their files."""
     from charrnn.sampling.writers import SegmentWriter

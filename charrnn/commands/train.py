@@ -34,8 +34,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; return the exit code."""
     p = parser()
     with distributed.main_process_only():
-        args = p.parse_args(argv)
-        named = given(p, argv)
+        args, named = p.parse_args(argv), given(p, argv)
         check(p, args, named)
     runtime.before_torch()
 
@@ -182,7 +181,7 @@ def _default_input() -> str:
     for folder in (Path(), Path(__file__).parents[2]):
         voice = folder / "data" / "voice.wav"
         if voice.is_file():
-            log(f"NO INPUT WAS GIVEN: training on the demo recording, {voice}.")
+            log(f"no INPUT is given: training on the demo recording, {voice}.")
             return str(voice)
     raise InputError("give an INPUT: a recording, a text, or a folder of them, such as `charrnn-train voice.wav`.")
 

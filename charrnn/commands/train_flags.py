@@ -50,7 +50,7 @@ charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
 charrnn-train recordings/ --run-dir runs/choir
 charrnn-train --resume runs/choir --max-epochs 80
 charrnn-train voice.flac --frames --loss gaussian --max-minutes 30
-torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac     on two processes or GPUs
+torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac
 """
 INPUT = "texts, recordings or folders of them; - is standard input"
 SIZE = whole(1, 10**6)
@@ -183,13 +183,7 @@ def _forget_bias(text: str) -> float | str:
 
 
 def check(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Reject flags that are wrong whatever the files contain, and fill in defaults that depend on other flags.
-
-    Parameters
-    ----------
-    named
-        The names of the flags that are given.
-    """
+    """Reject flags that are wrong whatever the files contain, and fill in defaults that depend on other flags."""
     if args.resume and (foreign := sorted(named - FLAGS_BESIDE_RESUME)):
         names = ", ".join("INPUT" if name == "input" else flag_of(name) for name in foreign)
         p.error(f"--resume keeps what the run was created with, so {names} cannot be given.")

@@ -72,18 +72,9 @@ class SamplingTask(ABC):
 class SymbolSampling(SamplingTask):
     """Streams of a network of symbols in an engine.
 
-    Parameters
-    ----------
-    start
-        Symbols (P,) to prime all streams with.
-    saved
-        State to resume from, before the start symbols are read.
-    seed
-        Seed of the random numbers; None for that of the state, or 0.
-    join
-        How segments are joined; see `charrnn.sampling.stitch.stitch`.
-    chunk
-        Largest number of symbols per piece and stream.
+    They resume from the state ``saved``, and are then primed with the symbols ``start`` (P,). The seed is by default
+    that of the state, or 0. Segments are joined as by `charrnn.sampling.stitch.stitch`, and a piece has at most
+    ``chunk`` symbols per stream.
     """
 
     unit = "symbols"

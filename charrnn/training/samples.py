@@ -21,18 +21,8 @@ CHUNK = 256  # symbols per call of the engine, between which sampling can be sto
 class CheckpointSampler(abc.ABC):
     """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
-    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights.
-
-    Parameters
-    ----------
-    seconds
-        Length of each sample.
-    temperatures
-        One file is written for each of them.
-    threads
-        Number of CPU threads; 0 for one per core.
-    stopped
-        Returns whether to stop. A file that is unfinished then is not kept.
+    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights. One file
+    is written per temperature. If ``stopped`` returns true, sampling ends, and the unfinished file is not kept.
     """
 
     def __init__(
