@@ -11,7 +11,7 @@ from typing import BinaryIO
 from bytecodec.alphabet import ALPHABETS, Decoder, Encoder
 from bytecodec.arguments import HIGHEST_RATE, LOWEST_RATE
 from bytecodec.channels import MIX, parse_channel
-from bytecodec.console import Parser, Terminated, command, log, progress, wrong_command_line
+from bytecodec.console import Parser, Terminated, command, log, number, option, progress
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.files import is_regular, open_input, open_output, refuse_same_file
 from bytecodec.formats import HEAD, STANDARD_INPUT, reason_not_text
@@ -19,6 +19,7 @@ from bytecodec.reader import read_blocks
 from bytecodec.table import read_table
 from bytecodec.wavwriter import WavFullError, WavWriter
 
+MAX_SECONDS = 1e9  # 31 years
 _CHUNK = 1 << 15  # bytes read at a time; for more, malloc would map new memory each time
 _SIGNAL_INTERVAL = 1.0  # seconds after which a wait for a pipe is interrupted to handle signals
 
@@ -29,7 +30,7 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
     parser = _wav2utf8_parser()
     args = parser.parse_args(argv)
     if args.mulaw and args.dither:
-        wrong_command_line(parser, "--dither is for linear samples: leave it out, or --mulaw.")
+        parser.error("--dither is for linear samples: leave it out, or --mulaw.")
     refuse_same_file(args.input, args.output)
     encoder = Encoder(args.alphabet)
     bar = progress(None, "frames", args.quiet, unit_scale=True)
@@ -64,46 +65,27 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
 def _wav2utf8_parser() -> Parser:
     parser = Parser(
         "wav2utf8",
-        "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more; any rate, any channels) to 8-bit mono samples, "
-        "and write these as a text with one character per sample.",
+        "Convert a recording (WAV, AIFF, FLAC, Ogg, MP3 and more) to 8-bit mono samples, and write these as a text "
+        "with one character per sample.",
         """wav2utf8 in.wav out.txt
 wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
 ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
     )
     _add_files(parser, "recording to read", "text to write")
-    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="sampling rate of the text in Hz")
-    parser.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the recording")
-    parser.add_argument(
-        "--duration",
-        type=_length_in_seconds,
-        metavar="S",
-        help="convert S seconds of the recording (default: up to its end)",
-    )
-    parser.add_argument(
-        "--channel",
-        type=parse_channel,
-        default=MIX,
-        metavar="N",
-        help="channel to convert: left, right or a number from 1, or mix for the mean of all channels",
-    )
-    parser.add_argument(
-        "--remove-dc",
-        action="store_true",
-        help="subtract the mean of the samples before --normalize (reads the input twice)",
-    )
-    parser.add_argument(
-        "--normalize", action="store_true", help="amplify so that the peak reaches full scale (reads the input twice)"
-    )
-    parser.add_argument(
-        "--gain",
-        type=_decibels,
-        default=0.0,
-        metavar="DB",
-        help="amplify by DB decibels; with --normalize, relative to full scale",
-    )
-    parser.add_argument(
-        "--dither", action="store_true", help="add triangular noise before rounding, the same in each run"
-    )
+    option(parser, "--rate HZ", _rate, "sampling rate of the text in Hz", 11025)
+    option(parser, "--start S", number(0, MAX_SECONDS), "begin S seconds into the recording", 0.0)
+    duration = "convert S seconds of the recording (default: up to its end)"
+    option(parser, "--duration S", number(0.0001, MAX_SECONDS), duration)
+    channel = "channel to convert: left, right, a number from 1, or mix (the mean)"
+    option(parser, "--channel N", parse_channel, channel, MIX)
+    remove_dc = "subtract the mean of the samples before --normalize (reads the input twice)"
+    parser.add_argument("--remove-dc", action="store_true", help=remove_dc)
+    normalize = "amplify so that the peak reaches full scale (reads the input twice)"
+    parser.add_argument("--normalize", action="store_true", help=normalize)
+    gain = "gain in decibels; with --normalize, relative to full scale"
+    option(parser, "--gain DB", number(-200, 200), gain, 0.0)
+    dither = "add triangular noise before rounding, the same in each run"
+    parser.add_argument("--dither", action="store_true", help=dither)
     parser.add_argument("--mulaw", action="store_true", help="write G.711 mu-law bytes instead of linear samples")
     _add_alphabet(parser)
     return parser
@@ -119,12 +101,9 @@ def utf82wav(argv: Sequence[str] | None = None) -> None:
 charrnn-sample --seconds 0 | utf82wav | aplay""",
     )
     _add_files(parser, "text to read, in any of the alphabets", "WAV file to write", from_stdin=True)
-    parser.add_argument("--rate", type=_rate, default=11025, metavar="HZ", help="sampling rate of the WAV file in Hz")
-    parser.add_argument(
-        "--mulaw", action="store_true", help="read the text as G.711 mu-law, as wav2utf8 --mulaw writes it"
-    )
-    _add_table(parser)
-    _add_errors(parser)
+    option(parser, "--rate HZ", _rate, "sampling rate of the WAV file in Hz", 11025)
+    parser.add_argument("--mulaw", action="store_true", help="read G.711 mu-law, as wav2utf8 --mulaw writes it")
+    _add_decoding(parser)
     args = parser.parse_args(argv)
     refuse_same_file(args.input, args.output)
     decoder = _decoder(args)
@@ -189,8 +168,7 @@ def utf82bin(argv: Sequence[str] | None = None) -> None:
 charrnn-sample run | utf82bin - | hexdump -C""",
     )
     _add_files(parser, "text to read, in any of the alphabets", "file to write")
-    _add_table(parser)
-    _add_errors(parser)
+    _add_decoding(parser)
     args = parser.parse_args(argv)
     refuse_same_file(args.input, args.output)
     decoder = _decoder(args)
@@ -210,51 +188,22 @@ def _add_alphabet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alphabet", choices=list(ALPHABETS), default="braille", help="characters to write")
 
 
-def _add_table(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--table", metavar="FILE",
-        help="table of a text that BinToUTF8 wrote; each line has a byte, such as 65 or 0x41, and its character",
-    )  # fmt: skip
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    table = "table of a text that BinToUTF8 wrote; each line has a byte and its character"
+    option(parser, "--table FILE", str, table)
+    errors = "whether characters that are not in the text's alphabet are an error, or skipped"
+    parser.add_argument("--errors", choices=["strict", "skip"], default="strict", help=errors)
 
 
 def _decoder(args: argparse.Namespace) -> Decoder:
     return Decoder(args.errors, table=read_table(args.table) if args.table is not None else None)
 
 
-def _add_errors(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--errors", choices=["strict", "skip"], default="strict",
-        help="what to do with a character that is not in the text's alphabet: stop with an error, or skip and count it",
-    )  # fmt: skip
-
-
 def _rate(text: str) -> int:
-    rate = _number(text, LOWEST_RATE, HIGHEST_RATE)
+    rate = number(LOWEST_RATE, HIGHEST_RATE)(text)
     if rate != int(rate):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(rate)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0, 10**9)
-
-
-def _length_in_seconds(text: str) -> float:
-    return _number(text, 0.0001, 10**9)
-
-
-def _decibels(text: str) -> float:
-    return _number(text, -200, 200)
-
-
-def _number(text: str, lowest: float, highest: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number: use {lowest:,} to {highest:,}") from None
-    if not lowest <= number <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range: use {lowest:,} to {highest:,}")
-    return number
 
 
 def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:

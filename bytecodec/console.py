@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import math
 import os
 import signal
 import sys
@@ -17,9 +18,11 @@ from bytecodec.errors import MOST_MESSAGE, InputError, printable
 from bytecodec.version import __version__
 
 DONE, FAILED, WRONG_COMMAND_LINE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-MOST_NAME = 250  # characters of a file's name in a message
-MOST_LINE = 1000  # characters of a message
-MOST_DESCRIPTION = 30  # characters before a progress bar
+MAX_NAME = 250  # characters of a file's name in a message
+MAX_LINE = 1000  # characters of a message
+MAX_DESCRIPTION = 30  # characters before a progress bar
+MAX_VALUE = 40  # characters of a wrong value in a message
+MAX_WHOLE = 2**63 - 1
 
 
 class Terminated(BaseException):
@@ -68,9 +71,11 @@ class Parser(argparse.ArgumentParser):
             epilog=f"Examples:\n{lines}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
+            add_help=False,
             **kwargs,
         )
-        self.add_argument("--version", action="version", version=f"{prog} {__version__}")
+        self.add_argument("-h", "--help", action="help", help="print this help")
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}", help="print the version")
         self.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
     def error(self, message: str) -> NoReturn:
@@ -82,11 +87,62 @@ class Parser(argparse.ArgumentParser):
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Formatter that keeps the line ends of the examples, and adds the default of an option to its help."""
 
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Show the positional arguments only, because the list below has all options."""
+        self._prog += " [options]"
+        super().add_usage(usage, [action for action in actions if not action.option_strings], (), prefix)
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = not (isinstance(action.default, bool) or action.default in (None, argparse.SUPPRESS, "", []))
         if not action.help or "default" in action.help or not has_default:
             return action.help
         return f"{action.help} (default: %(default)s)"
+
+
+def option(
+    group: argparse._ActionsContainer, names: str, kind: Callable[[str], Any], help: str, default: Any = None
+) -> None:
+    """Add an option; ``names`` are its flags and the placeholder of its value, such as "-o --output OUT"."""
+    *flags, metavar = names.split()
+    group.add_argument(*flags, type=kind, metavar=metavar, default=default, help=help)
+
+
+def whole(least: int, most: int = MAX_WHOLE) -> Callable[[str], int]:
+    """Return a parser of whole numbers in [least, most]."""
+    limits = f"it must be {least} or more" if most == MAX_WHOLE else f"it must be from {least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number: {limits}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is too {'small' if value < least else 'large'}: {limits}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """Return a parser of finite numbers in [least, most], or in (least, most] if ``above``."""
+    limits = f"{'more than' if above else 'at least'} {least:g} and " + (
+        "finite" if most == math.inf else f"at most {most:g}"
+    )
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number: it must be {limits}") from None
+        if not least <= value <= most or (above and value == least) or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is out of range: it must be {limits}")
+        return value
+
+    return parse
+
+
+def _shown(text: str) -> str:
+    return repr(printable(text, MAX_VALUE))
 
 
 def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
@@ -147,8 +203,8 @@ def explain(error: OSError) -> str:
         errno.ENAMETOOLONG: " A name has at most 255 bytes on most file systems: choose a shorter one.",
     }.get(error.errno or 0, "")
     if error.errno == errno.ENOENT and error.filename is not None:
-        return f"there is no {printable(error.filename, MOST_NAME)}. Check the path."
-    where = f"{printable(error.filename, MOST_NAME)}: " if error.filename is not None else ""
+        return f"there is no {printable(error.filename, MAX_NAME)}. Check the path."
+    where = f"{printable(error.filename, MAX_NAME)}: " if error.filename is not None else ""
     return f"{where}{error.strerror or error}.{advice}"
 
 
@@ -159,7 +215,7 @@ def log(message: str, quiet: bool = False) -> None:
     """
     if not quiet and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(printable(message, MOST_LINE), file=sys.stderr, flush=True)
+            print(printable(message, MAX_LINE), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -179,16 +235,11 @@ def print_path(path: str | os.PathLike[str]) -> None:
         sys.stdout.buffer.flush()
 
 
-def wrong_command_line(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """Exit with 2: the command line is wrong, whatever the files contain."""
-    parser.error(message)
-
-
 def progress(total: float | None, unit: str, quiet: bool = False, desc: str | None = None, **kwargs: Any) -> Any:
     """Return a tqdm bar on stderr, which appears after two seconds and only on a terminal."""
     from tqdm import tqdm
 
-    desc = desc and printable(desc, MOST_DESCRIPTION)
+    desc = desc and printable(desc, MAX_DESCRIPTION)
     hidden = quiet or sys.stderr is None or not sys.stderr.isatty()
     # On a terminal without a window, which reports 0 columns, tqdm would show nothing.
     width: dict[str, Any] = {"dynamic_ncols": True}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
-MOST_THREADS = 1024  # torch crashes if the system cannot start as many threads as requested
+MAX_THREADS = 1024  # torch crashes if the system cannot start as many threads as requested
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Iterations for which an OpenMP thread spins before it sleeps. By libgomp's default it spins for milliseconds. If
@@ -59,9 +59,9 @@ def default_threads() -> int:
         CHARRNN_THREADS is not a whole number from 0 to 1024.
     """
     value = os.environ.get("CHARRNN_THREADS", "0")
-    if not value.isdecimal() or int(value) > MOST_THREADS:
+    if not value.isdecimal() or int(value) > MAX_THREADS:
         raise InputError(
-            f"CHARRNN_THREADS is {value!r}; it must be a number of threads from 0 to {MOST_THREADS}, 0 for all cores."
+            f"CHARRNN_THREADS is {value!r}; it must be a number of threads from 0 to {MAX_THREADS}, 0 for all cores."
         )
     return int(value)
 

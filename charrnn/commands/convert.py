@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, print_path, wrong_command_line
+from bytecodec.console import Parser, command, log, option, print_path
 from bytecodec.errors import InputError
 from bytecodec.files import refuse_same_file
 from charrnn import runtime
@@ -31,22 +31,16 @@ def parser() -> Parser:
     """Return the parser of charrnn-convert."""
     p = Parser(
         "charrnn-convert",
-        "Convert a network that torch-rnn trained (.t7) to a checkpoint (.safetensors), for charrnn-sample and "
-        "charrnn-train --init-from; or convert a checkpoint to one step of its network (.onnx) for other programs.",
+        "Convert a network of torch-rnn (.t7) to a checkpoint (.safetensors), or a checkpoint to one step of its "
+        "network for other programs (.onnx).",
         EXAMPLES,
     )
-    p.add_argument(
-        "input", type=path, metavar="IN", help=".t7 checkpoint of torch-rnn, or a checkpoint or run to convert to .onnx"
-    )
+    p.add_argument("input", type=path, metavar="IN", help=".t7 file, or checkpoint or run to convert to .onnx")
     p.add_argument("output", type=path, metavar="OUT", help=".safetensors or .onnx file to write")
     flags.add_checkpoint(p)
-    p.add_argument(
-        "--vocab",
-        type=path,
-        metavar="FILE",
-        help=".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)",
-    )
-    flags.add_rate(p, "sampling rate in Hz of the sound that a .t7 was trained on")
+    vocab = ".json file that preprocess.py wrote (default: the vocabulary in IN, or IN's .json)"
+    option(p, "--vocab FILE", path, vocab)
+    option(p, "--rate HZ", flags.RATE, "sampling rate in Hz of the sound that a .t7 was trained on", 11025)
     p.add_argument("--mulaw", action="store_true", help="mark the bytes of a .t7 as G.711 mu-law instead of linear")
     return p
 
@@ -58,24 +52,19 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     named = flags.given(p, argv)
     kinds = tuple(Path(name).suffix.lower() for name in (args.input, args.output))
-    convert: Callable[[Namespace, set[str]], Checkpoint]
-    if kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-":
-        if named & {"vocab", "rate", "mulaw"}:
-            wrong_command_line(p, "--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
-        convert = _to_onnx
-    elif kinds == (".t7", ".safetensors"):
-        if "checkpoint" in named:
-            wrong_command_line(p, "--checkpoint is for a run: leave it out with a .t7.")
-        convert = _from_torch_rnn
-    else:
-        wrong_command_line(
-            p,
+    to_onnx = kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-"
+    if not to_onnx and kinds != (".t7", ".safetensors"):
+        p.error(
             f"{args.input} to {args.output}: IN must end in .t7 and OUT in .safetensors, "
             "or IN must be a checkpoint or a run and OUT end in .onnx.",
         )
+    if to_onnx and named & {"vocab", "rate", "mulaw"}:
+        p.error("--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
+    if not to_onnx and "checkpoint" in named:
+        p.error("--checkpoint is for a run: leave it out with a .t7.")
     refuse_same_file(args.input, args.output)
     runtime.before_torch()
-    log(_summary(convert(args, named)), args.quiet)
+    log(_summary(_to_onnx(args) if to_onnx else _from_torch_rnn(args, named)), args.quiet)
     print_path(Path(args.output))
     return 0
 
@@ -92,7 +81,7 @@ def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
     return checkpoint
 
 
-def _to_onnx(args: Namespace, _named: set[str]) -> Checkpoint:
+def _to_onnx(args: Namespace) -> Checkpoint:
     """Convert one step of a checkpoint's network to ONNX."""
     from charrnn.storage import onnx_export
     from charrnn.storage.checkpoint_format import kind_of

@@ -8,14 +8,17 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
+from bytecodec.console import Parser, command, option, print_path, progress
 from bytecodec.errors import InputError, printable
 from charrnn import runtime
 from charrnn.commands import flags
-from charrnn.commands.eval_task import EvaluationTask, run_of
+from charrnn.commands.flags import path, threads_of
 from charrnn.storage import run_dir
+
+if TYPE_CHECKING:
+    from charrnn.commands.eval_task import EvaluationTask
 
 PARTS = ("test", "val", "train", "all")
 NAME_WIDTH = 19  # of the first column of the table
@@ -34,19 +37,14 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
     if unused and not args.file:
-        wrong_command_line(p, f"--{unused[0].replace('_', '-')} is for reading a FILE: name one.")
+        p.error(f"{flags.flag_of(unused[0])} is for reading a FILE: name one.")
     runtime.before_torch()
-    from charrnn.storage.checkpoint_format import kind_of
+    from charrnn.commands.eval_task import evaluation_task
 
     file = run_dir.checkpoint_path(args.network, args.checkpoint)
-    part = args.part or ("all" if args.file else "test")
-    if kind_of(file) == "frames":
-        from charrnn.commands.eval_frames import frame_task as make_task
-    else:
-        from charrnn.commands.eval_symbols import symbol_task as make_task
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        task = make_task(args, file, run_of(file), Path(folder))
-        results = _evaluate(args, task, part)
+        task = evaluation_task(args, file, Path(folder))
+        results = _evaluate(args, task, args.part or ("all" if args.file else "test"))
     print_path(json.dumps(results) if args.json else _table(results, task))
     return 0
 
@@ -55,32 +53,24 @@ def parser() -> Parser:
     """Return the parser of charrnn-eval."""
     p = Parser(
         "charrnn-eval",
-        "Print the loss and the bits per symbol of a trained network on a part of its run's data or on another file, "
-        "together with those of FLAC (for text: bzip2) and of the symbol frequencies alone. For a frame predictor, "
-        "print bits per 16-bit sample and those of FLAC.",
+        "Print the loss of a trained network and its bits per symbol or 16-bit sample on a part of its run's data or "
+        "on another file, together with the bits of FLAC (for text: bzip2) and, for symbols, of their frequencies.",
         EXAMPLES,
     )
-    p.add_argument("network", type=flags.path, metavar="CHECKPOINT or RUN", help="checkpoint file or run to evaluate")
-    p.add_argument(
-        "file",
-        nargs="?",
-        type=flags.path,
-        metavar="FILE",
-        help="recording, text or folder to evaluate on; - is standard input (default: the run's data)",
-    )
-    flags.add_encoding(p, "encoding of a text without a byte order mark")
-    flags.add_skip_unreadable(p)
-    p.add_argument(
-        "--part",
-        choices=PARTS,
-        help="part of the data, divided as in training (default: test of a run's data, all of a FILE)",
-    )
+    p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="checkpoint file or run to evaluate")
+    file = "recording, text or folder to evaluate on; - is standard input (default: the run's data)"
+    p.add_argument("file", nargs="?", type=path, metavar="FILE", help=file)
+    flags.add_encoding(p, "a text")
+    p.add_argument("--skip-unreadable", action="store_true", help=flags.SKIP_UNREADABLE)
+    part = "part of the data (default: test of a run's data, all of a FILE)"
+    p.add_argument("--part", choices=PARTS, help=part)
     flags.add_checkpoint(p)
-    flags.add_channel(p, "of FILE")
-    flags.add_table(p, "table of FILE, if it is a text that BinToUTF8 wrote")
+    flags.add_channel(p, "FILE")
+    option(p, "--table TABLE", path, "table of a FILE that BinToUTF8 wrote")
     p.add_argument("--json", action="store_true", help="print one JSON object with all digits")
-    flags.add_device(p, "device to compute on")
-    flags.add_precision(p, "precision of matrix products; auto is the fastest on this machine", default="fp32")
+    p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="device to compute on")
+    precision = "precision of matrix products; auto is the fastest on this machine"
+    p.add_argument("--precision", choices=runtime.PRECISIONS, default="fp32", help=precision)
     flags.add_threads(p)
     return p
 
@@ -91,7 +81,7 @@ def _evaluate(args: Namespace, task: EvaluationTask, part: str) -> dict[str, Any
 
     device = runtime.choose_device(args.device)
     precision = runtime.choose_precision(args.precision, device)
-    runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
+    runtime.set_threads(threads_of(args))
     ids, max_lag = task.parts[part], task.context.max_lag
     if len(ids) <= max_lag:
         what = task.data if part == "all" else f"the {part} part of {task.data}"

@@ -7,63 +7,112 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
+import bytecodec
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
-from charrnn.storage.run_dir import Run
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from charrnn.data.batches import ContextWindow
-    from charrnn.data.corpus import Corpus
-    from charrnn.frames.data import Recordings
-    from charrnn.frames.model import FrameCheckpoint
-    from charrnn.storage.checkpoint import Checkpoint
+from charrnn.commands.flags import flag_of, options_of
+from charrnn.data import baselines
+from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
+from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
+from charrnn.frames import data as frame_data
+from charrnn.frames import model as frame_model
+from charrnn.frames.data import Recordings
+from charrnn.storage.checkpoint import Checkpoint, load
+from charrnn.storage.checkpoint_format import kind_of
+from charrnn.storage.run_dir import Run, is_frames
+from charrnn.training.evaluate import in_bits
+from charrnn.viz.run_kind import FRAME_BITS, FRAME_LOSSES
 
 FRACTION = 0.1  # of a file for validation and for test, if there is no run
-Data = TypeVar("Data", "Corpus", "Recordings")
+Data = TypeVar("Data", Corpus, Recordings)
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
     """Evaluation of a network of any kind.
 
-    Attributes
-    ----------
-    data
-        Name of the data in the output.
-    parts
-        Symbols or samples (n,) by the name of the part, including "all".
-    context
-        Window of symbols or samples that a target is predicted from.
-    unit
-        "symbols" or "samples".
-    uncounted
-        Number of symbols or samples at the start of a part that its reported size does not include.
-    loss_unit, bits_unit
-        Units of the loss, and of the loss in bits.
-    bits
-        Function that converts a loss to bits.
-    baselines
-        ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of
-        `charrnn.data.baselines.NAMES`, and updates a progress bar.
+    ``baselines(part, bar)`` returns the bits of other coders for a part, by the keys of `charrnn.data.baselines.NAMES`,
+    and updates a progress bar.
     """
 
-    checkpoint: Checkpoint | FrameCheckpoint
-    data: str
-    parts: Mapping[str, NDArray[Any]]
-    context: ContextWindow
-    unit: str
-    uncounted: int
+    checkpoint: Checkpoint | frame_model.FrameCheckpoint
+    data: str  # name of the data in the output
+    parts: Mapping[str, NDArray[Any]]  # symbols or samples (n,) by the name of the part, including "all"
+    context: ContextWindow  # that a target is predicted from
+    unit: str  # "symbols" or "samples"
+    uncounted: int  # number of them at the start of a part that its reported size does not include
     loss_unit: str
     bits_unit: str
-    bits: Callable[[float], float]
+    bits: Callable[[float], float]  # converts a loss to bits
     baselines: Callable[[str, Any], dict[str, float]]
 
 
-def run_of(checkpoint: Path) -> Run | None:
+def evaluation_task(args: Namespace, file: Path, folder: Path) -> EvaluationTask:
+    """Return the evaluation of a checkpoint on FILE, which is converted into a folder, or on the data of its run."""
+    corpus, run = folder / "corpus.bin", _run_of(file)
+    return (_frame_task if kind_of(file) == frame_model.KIND else _symbol_task)(args, file, run, corpus)
+
+
+def _symbol_task(args: Namespace, file: Path, run: Run | None, target: Path) -> EvaluationTask:
+    checkpoint = load(file)
+    vocab = checkpoint.vocab
+
+    def read_file() -> Corpus:
+        table = bytecodec.read_table(args.table) if args.table else None
+        sound = options_of(checkpoint, args)
+        return prepare_corpus([args.file], target, sound, vocab, args.quiet, table, args.encoding, args.skip_unreadable)
+
+    def open_run(path: Path, config: dict[str, Any]) -> Corpus:
+        if config["vocab"] != vocab.to_json():
+            raise ValueError("its vocabulary is not the checkpoint's")
+        return open_corpus(path, vocab, tuple(config["inputs"]))
+
+    name, corpus, fractions = _choose_data(args, run, read_file, open_run)
+    parts = {**corpus.split(*fractions), "all": corpus.ids}
+
+    def measure(part: str, bar: Any) -> dict[str, float]:
+        ids, train = parts[part], parts["train"] if part in ("val", "test") else None
+        bar.reset(baselines.total_symbols(ids, train))
+        is_mulaw = checkpoint.encoding == "mulaw"
+        return baselines.measure_baselines(ids, train, vocab, checkpoint.rate, is_mulaw, bar.update)
+
+    units = ("nats per symbol", "bits per symbol")
+    return EvaluationTask(checkpoint, name, parts, NEXT_SYMBOL, "symbols", 0, *units, in_bits, measure)
+
+
+def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> EvaluationTask:
+    checkpoint = frame_model.load(file)
+    model = checkpoint.model
+    context = model.config.context
+
+    def read_file() -> Recordings:
+        if args.table or args.encoding != "utf-8":
+            flag = flag_of("table" if args.table else "encoding")
+            raise InputError(f"{file} is a frame predictor, which is evaluated on recordings: {flag} is for texts.")
+        return frame_data.prepare([args.file], target, options_of(checkpoint, args), args.quiet, args.skip_unreadable)
+
+    def open_run(path: Path, config: dict[str, Any]) -> Recordings:
+        if not is_frames(config) or config["rate"] != checkpoint.rate:
+            raise ValueError("the checkpoint is of another run")
+        return frame_data.open_recordings(path, tuple(config["inputs"]))
+
+    name, recordings, fractions = _choose_data(args, run, read_file, open_run)
+    parts = {**recordings.split(*fractions, context.max_lag), "all": recordings.ids}
+
+    def measure(part: str, bar: Any) -> dict[str, float]:
+        samples = parts[part][context.max_lag :]
+        bar.reset(min(len(samples), baselines.MOST_SYMBOLS))
+        return baselines.measure_frame_baselines(samples, checkpoint.rate, bar.update)
+
+    units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
+    return EvaluationTask(checkpoint, name, parts, context, "samples", context.max_lag, *units, model.bits, measure)
+
+
+def _run_of(checkpoint: Path) -> Run | None:
     """Return the run that a checkpoint file is in, or None."""
     if checkpoint.parent.name != "checkpoints":  # such as a file in the working directory
         checkpoint = Path(os.path.abspath(checkpoint))
@@ -71,53 +120,29 @@ def run_of(checkpoint: Path) -> Run | None:
     return run if checkpoint.parent == run.checkpoints_folder and run.config_file.is_file() else None
 
 
-def choose_data(
-    args: Namespace,
-    run: Run | None,
-    read_file: Callable[[], Data],
-    open_run: Callable[[Path, dict[str, Any]], Data],
+def _choose_data(
+    args: Namespace, run: Run | None, read_file: Callable[[], Data], open_run: Callable[[Path, dict[str, Any]], Data]
 ) -> tuple[str, Data, tuple[float, float]]:
     """Return the data of FILE or of the run: their name, the data, and the fractions for validation and test.
 
-    Parameters
-    ----------
-    read_file
-        Function that reads FILE.
-    open_run
-        Function that opens the data of a run, from the path of the file and the run's configuration. It raises
-        ValueError if they are not those of the checkpoint.
-
-    Raises
-    ------
-    InputError
-        There is no run, its data are missing, or its configuration was changed.
+    ``read_file`` reads FILE. ``open_run`` opens the data of a run, from the path of the file and the run's
+    configuration, and raises ValueError if they are not those of the checkpoint.
     """
+    config = run.config(complete=True) if run and (args.file or run.corpus_file.is_file()) else {}
+    fractions = (config.get("val_frac", FRACTION), config.get("test_frac", FRACTION))
     if args.file:
-        data = read_file()
-        return STANDARD_INPUT if args.file == "-" else args.file, data, _file_fractions(run)
+        return STANDARD_INPUT if args.file == "-" else args.file, read_file(), fractions
     if run is None:
         raise InputError(f"{args.network} is not in a run, so its training data are unknown: name a FILE.")
-    if not run.corpus_file.is_file():
+    if not config:
         raise InputError(f"{run.corpus_file} no longer exists: name a FILE.")
-    config = run.config(complete=True)
     try:
         data = open_run(run.corpus_file, config)
         if len(data.ids) != config["symbols"]:
             raise ValueError(f"it counts {config['symbols']!r} symbols, and there are {len(data.ids)}")
-        others = f" and {len(data.names) - 1} more" if len(data.names) > 1 else ""
-        return data.names[0] + others, data, (config["val_frac"], config["test_frac"])
+    except InputError:
+        raise
     except (IndexError, ValueError) as error:
-        raise _changed_config(run, error) from None
-
-
-def _file_fractions(run: Run | None) -> tuple[float, float]:
-    if run is None:
-        return FRACTION, FRACTION
-    config = run.config(complete=True)
-    return config["val_frac"], config["test_frac"]
-
-
-def _changed_config(run: Run, error: Exception) -> InputError:
-    if isinstance(error, InputError):
-        return error
-    return InputError(f"{run.config_file} is not as charrnn-train wrote it: {error}.")
+        raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {error}.") from None
+    others = f" and {len(data.names) - 1} more" if len(data.names) > 1 else ""
+    return data.names[0] + others, data, fractions

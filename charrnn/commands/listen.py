@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Sequence
 
-from bytecodec.console import Parser, command, log, wrong_command_line
+from bytecodec.console import Parser, command, log, option, whole
 from charrnn import runtime
-from charrnn.commands.flags import needs, path, whole
+from charrnn.commands import flags
+from charrnn.commands.flags import needs, path, threads_of
 from charrnn.storage import run_dir
 
-MIN_TOKEN = 8  # characters
+TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")  # needs no escapes in a URL
 EXAMPLES = """
 charrnn-listen
 charrnn-listen runs/voice-001 runs/voice-002 --port 8000
@@ -21,33 +24,20 @@ charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
 
 def parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the parser of charrnn-listen."""
     p = Parser(
         "charrnn-listen",
         "Serve a page that plays networks live while you change their temperature. Only this machine can open it "
-        "unless --host is given. The page is meant for one's own machine or a small group. Ctrl-C stops it.",
+        "unless --host is given. Ctrl-C stops it.",
         EXAMPLES,
     )
-    p.add_argument(
-        "run", nargs="*", type=path, metavar="RUN", help="runs to offer on the page (default: all under ./runs)"
-    )
-    p.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; one that other machines can reach needs --token"
-    )
-    p.add_argument(
-        "--port", type=whole(0, 65535), default=8765, metavar="N", help="port to listen on; 0 for any free one"
-    )
-    p.add_argument("--token", metavar="SECRET", help="secret of at least 8 characters at the end of the page's address")
-    p.add_argument(
-        "--listeners", type=whole(1, 100), default=4, metavar="N", help="number of listeners who can play at once"
-    )
-    p.add_argument(
-        "--threads",
-        type=whole(0, runtime.MOST_THREADS),
-        default=None,
-        metavar="N",
-        help="number of CPU threads of each network; 0 for one per core (default: CHARRNN_THREADS, or 0)",
-    )
+    p.add_argument("run", nargs="*", type=path, metavar="RUN", help="runs to offer (default: all under ./runs)")
+    host = "address to listen on; one that other machines can reach needs --token"
+    p.add_argument("--host", default="127.0.0.1", help=host)
+    option(p, "--port N", whole(0, 65535), "port to listen on; 0 for any free one", 8765)
+    option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
+    option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
+    flags.add_threads(p, " of each network")
     return p
 
 
@@ -58,14 +48,9 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     is_open = not _is_loopback(args.host)
     if is_open and not args.token:
-        wrong_command_line(p, f"--host {args.host} lets other machines connect: give a --token for them.")
-    if args.token is not None and not (
-        len(args.token) >= MIN_TOKEN and args.token.isascii() and _needs_no_escape(args.token)
-    ):
-        wrong_command_line(
-            p, f"--token must have {MIN_TOKEN} characters or more, each a letter, a digit or one of - . _ ~"
-        )
-    threads = runtime.default_threads() if args.threads is None else args.threads
+        p.error(f"--host {args.host} lets other machines connect: give a --token for them.")
+    if args.token is not None and not TOKEN.fullmatch(args.token):
+        p.error("--token must have 8 characters or more, each a letter, a digit or one of - . _ ~")
     runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(log)
     runtime.before_torch()
     with needs("listen"):
@@ -76,31 +61,22 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         app = listen_app.application(
             runs,
             listeners=args.listeners,
-            threads=threads,
+            threads=threads_of(args),
             names=names,
             addresses=is_open,
             token=args.token or "",
         )
-        log(f"{_url(args.host, listening, args.token)} plays {_names(runs)}; Ctrl-C stops it.", args.quiet)
-        try:
+        offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
+        log(f"{_url(args.host, listening, args.token)} plays {offered}; Ctrl-C stops it.", args.quiet)
+        with contextlib.suppress(KeyboardInterrupt):
             listen_app.server(app).run([listening])
-        except KeyboardInterrupt:
-            return 0
     return 0
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
+    with contextlib.suppress(ValueError):  # raised for names
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _needs_no_escape(token: str) -> bool:
-    """Return whether a token appears unchanged in a URL."""
-    return all(c.isalnum() or c in "-._~" for c in token)
+    return host == "localhost"
 
 
 def _url(host: str, listening: socket.socket, token: str | None) -> str:
@@ -108,10 +84,6 @@ def _url(host: str, listening: socket.socket, token: str | None) -> str:
         host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
-
-
-def _names(runs: Sequence[run_dir.Run]) -> str:
-    return runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, print_path, progress
-from bytecodec.console import wrong_command_line as wrong
+from bytecodec.console import Parser, command, log, option, print_path, progress, whole
 from bytecodec.errors import InputError
 from bytecodec.files import is_special_file, open_output, refuse_same_file
-from charrnn.commands.flags import needs, path, whole
+from charrnn.commands.flags import needs, path
 from charrnn.data.inputs import Input, opened
 from charrnn.storage import run_dir
 
@@ -37,71 +36,31 @@ charrnn-plot out.wav
 
 
 def parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the parser of charrnn-plot."""
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
-        "value in each column of pixels, and a line for the average. Draw the waveform, the spectrogram and the seams "
-        "of recordings.",
+        "value in each column of pixels, and a line for the average. Of recordings, draw the waveform, spectrogram and "
+        "seams.",
         EXAMPLES,
     )
-    p.add_argument(
-        "file",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="run, log.csv, another CSV file or recording to draw; - is standard input",
-    )
-    p.add_argument(
-        "-o",
-        "--output",
-        type=path,
-        metavar="OUT",
-        help=".png, .svg or .pdf file to write, or - (default: FILE's name.png)",
-    )
-    p.add_argument(
-        "--width", type=whole(200, MAX_PIXELS), default=1600, metavar="PIXELS", help="width of the picture in pixels"
-    )
-    p.add_argument(
-        "--height", type=whole(150, MAX_PIXELS), default=900, metavar="PIXELS", help="height of the picture in pixels"
-    )
+    file = "run, log.csv, another CSV file or recording to draw; - is standard input"
+    p.add_argument("file", nargs="+", type=path, metavar="FILE", help=file)
+    option(p, "-o --output OUT", path, ".png, .svg or .pdf file to write, or - (default: FILE's name.png)")
+    option(p, "--width PIXELS", whole(200, MAX_PIXELS), "width of the picture in pixels", 1600)
+    option(p, "--height PIXELS", whole(150, MAX_PIXELS), "height of the picture in pixels", 900)
     p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")
     p.add_argument("--log-y", action="store_true", help="use a logarithmic y axis")
-    p.add_argument(
-        "--x",
-        type=path,
-        metavar="COLUMN",
-        help="column for the x axis (default: iteration, or the first column of a CSV file)",
-    )
-    p.add_argument(
-        "--y",
-        type=_names,
-        default=[],
-        metavar="LIST",
-        help="columns to draw (default: the losses, or the second column of a CSV file)",
-    )
-    p.add_argument(
-        "--unit",
-        choices=("nats", "bits"),
-        default="nats",
-        help="unit of losses: nats (the loss as it was trained, which may be the mean squared error of a frame "
-        "predictor), or bits per symbol or 16-bit sample",
-    )
-    p.add_argument(
-        "--average", choices=("mean", "median", "none"), default="mean", help="kind of average that the line shows"
-    )
-    p.add_argument(
-        "--window",
-        type=whole(1),
-        default=None,
-        metavar="ROWS",
-        help="number of rows to average over (default: a hundredth of all rows)",
-    )
-    p.add_argument(
-        "--colors", type=_names, default=[], metavar="LIST", help="colours of the curves, as names or #rrggbb"
-    )
+    option(p, "--x COLUMN", path, "column for the x axis (default: iteration, or the first column of a CSV file)")
+    option(p, "--y LIST", _names, "columns to draw (default: the losses, or the second column of a CSV file)", [])
+    unit = "unit of losses: nats (the trained loss), or bits per symbol or 16-bit sample"
+    p.add_argument("--unit", choices=("nats", "bits"), default="nats", help=unit)
+    average = "kind of average that the line shows"
+    p.add_argument("--average", choices=("mean", "median", "none"), default="mean", help=average)
+    option(p, "--window ROWS", whole(1), "number of rows to average over (default: a hundredth of all rows)", 0)
+    option(p, "--colors LIST", _names, "colours of the curves, as names or #rrggbb", [])
     p.add_argument("--theme", choices=("light", "dark"), default="light", help="colour theme")
-    p.add_argument("--title", default="", metavar="TEXT", help="title above the picture")
+    option(p, "--title TEXT", str, "title above the picture", "")
     return p
 
 
@@ -113,12 +72,12 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
     output = args.output or _default_output(Path(args.file[0]))
     kind = "png" if output == "-" else output.rpartition(".")[2].lower()
     if kind not in FORMATS:
-        wrong(p, f"{output}: the name of a picture ends in {', '.join(f'.{name}' for name in FORMATS)}.")
+        p.error(f"{output}: the name of a picture ends in {', '.join(f'.{name}' for name in FORMATS)}.")
     with needs("plots"):
         from charrnn.viz import plots
     for color in args.colors:
         if not plots.is_color(color):
-            wrong(p, f"--colors: {color!r} is not a colour. Give a name such as teal, or #rrggbb.")
+            p.error(f"--colors: {color!r} is not a colour. Give a name such as teal, or #rrggbb.")
     for name in args.file:
         if not Path(name).is_dir():
             refuse_same_file(name, output)
@@ -165,10 +124,8 @@ def _figure(args: Namespace, style: PlotStyle, files: dict[str, Input]) -> Figur
 def _style(args: Namespace) -> PlotStyle:
     from charrnn.viz.plots import PlotStyle
 
-    flags = ("width", "height", "log_x", "log_y", "average", "theme", "title")
-    return PlotStyle(
-        **{name: getattr(args, name) for name in flags}, colors=tuple(args.colors), window=args.window or 0
-    )
+    names = ("width", "height", "log_x", "log_y", "average", "theme", "title")
+    return PlotStyle(**{name: getattr(args, name) for name in names}, colors=tuple(args.colors), window=args.window)
 
 
 def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
@@ -229,8 +186,10 @@ def _log_file(name: str) -> Path:
 
 def _default_output(file: Path) -> str:
     """Return the name of the picture if none is given."""
-    if str(file) == "-" or is_special_file(str(file)):
-        return "stdin.png" if str(file) == "-" else "pipe.png"
+    if str(file) == "-":
+        return "stdin.png"
+    if is_special_file(str(file)):
+        return "pipe.png"
     if file.is_file():
         return str(file.with_suffix(".png"))
     return str(file.parent / f"{Path(os.path.abspath(file)).name}.png")

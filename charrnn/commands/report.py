@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bytecodec.console import Parser, command, log, print_path, progress
+from bytecodec.console import Parser, command, log, option, print_path, progress
 from bytecodec.files import open_output
+from charrnn.commands import flags
 from charrnn.commands.flags import needs, path
 from charrnn.storage import run_dir
 
@@ -23,28 +24,16 @@ charrnn-report voice-001 -o short.html --checkpoints 1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the parser of charrnn-report."""
     p = Parser(
         "charrnn-report",
-        "Write a page about one or several runs: settings, curves to zoom, and players for the sample of every "
-        "checkpoint and for the original. The page is one HTML file, which opens from disk and loads nothing else.",
+        "Write one HTML page about runs, which loads nothing else: settings, curves to zoom, and players for the "
+        "sample of every checkpoint and for the original.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="folder of a run, or its name under ./runs")
-    p.add_argument(
-        "-o",
-        "--output",
-        type=path,
-        default="report.html",
-        metavar="OUT",
-        help="HTML file to write, or - for standard output",
-    )
-    p.add_argument(
-        "--checkpoints",
-        type=path,
-        metavar="LIST",
-        help="checkpoints to include: iterations, first, best or newest (default: all)",
-    )
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help=flags.RUN)
+    option(p, "-o --output OUT", path, "HTML file to write, or - for standard output", "report.html")
+    option(p, "--checkpoints LIST", path, flags.CHECKPOINTS)
     return p
 
 

@@ -7,25 +7,21 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bytecodec
-from bytecodec.console import INTERRUPTED, Interruption, Parser, command, log, progress
+from bytecodec.console import INTERRUPTED, Interruption, command, log, progress
 from bytecodec.errors import InputError
 from charrnn import runtime
-from charrnn.commands import sample_flags, sample_frames, sample_symbols
+from charrnn.commands import sample_flags, sample_task
 from charrnn.commands.flags import given
-from charrnn.commands.sample_choices import print_choices
 from charrnn.sampling import playback
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
     from charrnn.sampling.task import SamplingTask
-
-Check = Callable[[Parser, Namespace, set[str]], None]
-OpenTask = Callable[[Namespace, set[str]], "SamplingTask"]
 
 
 @command
@@ -35,9 +31,8 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     args, named = p.parse_args(argv), given(p, argv)
     if args.play and "output" not in named:
         args.output = os.devnull
-    check, open_task = _of_kind(args)
-    check(p, args, named)
-    sample_flags.check(p, args)
+    is_frames = _is_frames(args)
+    sample_flags.check(p, args, named, is_frames)
     if args.play:
         playback.library()  # fails before the network is loaded
     runtime.before_torch()
@@ -46,10 +41,12 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
         log(f"sampling from {args.network}.", args.quiet)
     if args.state_out:
         _check_state_file(args.state_out)
-    if args.choices:  # which frame predictors reject
-        print_choices(sample_symbols.open_task(args, named), args)
+    file = run_dir.checkpoint_path(args.network, args.checkpoint)
+    if args.choices:
+        sample_task.print_choices(sample_task.open_symbols(args, file), args)
         return 0
-    task = open_task(args, named)
+    task: SamplingTask
+    task = sample_task.open_frames(args, file, named) if is_frames else sample_task.open_symbols(args, file)
     segments, length = _lengths(args, task)
     outputs = _outputs(args, task)
     with Interruption() as interruption:
@@ -67,12 +64,7 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
 
 
 def _sample(
-    task: SamplingTask,
-    args: Namespace,
-    segments: int,
-    length: int | None,
-    paths: list[str],
-    interruption: Interruption,
+    task: SamplingTask, args: Namespace, segments: int, length: int | None, paths: list[str], interruption: Interruption
 ) -> None:
     """Sample all streams into their files."""
     from charrnn.sampling.writers import SegmentWriter
@@ -124,17 +116,14 @@ def _speed(task: SamplingTask, done: int, seconds: float, paths: list[str]) -> s
     return text
 
 
-def _of_kind(args: Namespace) -> tuple[Check, OpenTask]:
-    """Return the functions of the network's kind that check the command line and open the task."""
+def _is_frames(args: Namespace) -> bool:
+    """Return whether the network is a frame predictor; of one that cannot be read, the error is raised later."""
     from charrnn.storage.checkpoint_format import kind_of
 
-    kind = ""
-    with contextlib.suppress(InputError):  # which is reported when the checkpoint is loaded
+    with contextlib.suppress(InputError):
         network = args.network or run_dir.newest_run().path
-        kind = kind_of(run_dir.checkpoint_path(network, args.checkpoint))
-    if kind == "frames":
-        return sample_frames.check, sample_frames.open_task
-    return sample_symbols.check, sample_symbols.open_task
+        return kind_of(run_dir.checkpoint_path(network, args.checkpoint)) == "frames"
+    return False
 
 
 def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace, _ActionsContainer
+from argparse import Namespace, _ArgumentGroup
 from pathlib import Path
 
-from bytecodec.console import Parser, wrong_command_line
+from bytecodec.console import Parser, number, option, whole
 from bytecodec.files import is_special_file
 from bytecodec.formats import SOUND_SUFFIXES
 from charrnn import runtime
 from charrnn.commands import flags
-from charrnn.commands.flags import number, numbers, path, whole
+from charrnn.commands.flags import flag_of, numbers, path
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu.pack import INTEGERS
 
 MAX_SECONDS = 1e9  # 31 years
+FLAGS_BESIDE_CHOICES = {  # those of the network, its start and the computation; all others concern sampling
+    *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
+    *("start_text", "start_file", "start_seconds", "channel", "table"),
+    *("encoding", "unknown", "state_in", "state_out"),
+}
 EXAMPLES = """
 charrnn-sample --temperature 1 > generated.txt
 charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
@@ -30,22 +35,11 @@ charrnn-sample runs/poem-001 --start-text "The " --choices 5
 def parser() -> Parser:
     """Return the parser of charrnn-sample."""
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
-    p.add_argument(
-        "network",
-        nargs="?",
-        type=path,
-        metavar="CHECKPOINT or RUN",
-        help="checkpoint file or run to sample from (default: the newest run under ./runs)",
-    )
+    network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
+    p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)
     flags.add_checkpoint(p)
-    p.add_argument(
-        "-o",
-        "--output",
-        type=path,
-        metavar="OUT",
-        default="-",
-        help=".wav or .txt file to write, - for standard output, or a folder for several streams or temperatures",
-    )
+    output = ".wav or .txt file to write, or a folder for several streams or temperatures"
+    option(p, "-o --output OUT", path, output, "-")
     _add_what(p.add_argument_group("what to sample"))
     _add_start(p.add_argument_group("where to start"))
     _add_segments(p.add_argument_group("segments"))
@@ -53,142 +47,136 @@ def parser() -> Parser:
     return p
 
 
-def _add_what(group: _ActionsContainer) -> None:
-    length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--length", type=whole(1), metavar="SYMBOLS", help="number of symbols to sample (default: 2000 for text)"
+def _add_what(g: _ArgumentGroup) -> None:
+    length = g.add_mutually_exclusive_group()
+    option(length, "--length SYMBOLS", whole(1), "number of symbols to sample (default: 2000 for text)")
+    seconds = "seconds of sound, instead of --length; 0 for no end (default: 10 for sound)"
+    option(length, "--seconds S", number(0, MAX_SECONDS), seconds)
+    temperature = (
+        "divisor of the logits: below 1 favours likely symbols, 0 chooses the likeliest; a list such as 0.8,1 "
+        "samples once at each (default: 1)"
     )
-    length.add_argument(
-        "--seconds",
-        type=number(0, MAX_SECONDS),
-        metavar="S",
-        help="seconds of sound to sample; 0 for until interrupted (default: 10 for sound)",
-    )
-    group.add_argument(
-        "--temperature",
-        type=numbers(0),
-        default=[1.0],
-        metavar="T",
-        help="divisor of the logits: below 1 favours likely symbols, 0 always chooses the likeliest; a list such as "
-        "0.8,1 samples once at each (default: 1)",
-    )
-    group.add_argument(
-        "--streams", type=whole(1, 1000), metavar="N", help="number of streams to sample side by side (default: 1)"
-    )
-    group.add_argument(
-        "--choices",
-        type=whole(1),
-        metavar="K",
-        help="print the K likeliest next symbols and their probabilities instead of sampling",
-    )
-    group.add_argument(
-        "--seed",
-        type=whole(0, 2**64 - 1),
-        metavar="N",
-        help="seed of the random numbers; the same seed gives the same symbols (default: 0)",
-    )
+    option(g, "--temperature T", numbers(0), temperature, [1.0])
+    option(g, "--streams N", whole(1, 1000), "number of streams to sample side by side (default: 1)")
+    choices = "print the K likeliest next symbols and their probabilities instead of sampling"
+    option(g, "--choices K", whole(1), choices)
+    seed = "seed of the random numbers (default: 0)"
+    option(g, "--seed N", whole(0, 2**64 - 1), seed)
 
 
-def _add_start(group: _ActionsContainer) -> None:
-    group.add_argument("--start-text", metavar="TEXT", help="text to prime the network with; it is not written")
-    group.add_argument(
-        "--start-file",
-        type=path,
-        metavar="FILE",
-        help="recording or text to prime the network with the end of; - is standard input",
-    )
-    flags.add_encoding(group, "encoding of a --start-file that is a text without a byte order mark")
-    group.add_argument(
+def _add_start(g: _ArgumentGroup) -> None:
+    option(g, "--start-text TEXT", str, "text to prime the network with; it is not written")
+    file = "recording or text to prime the network with the end of; - is standard input"
+    option(g, "--start-file FILE", path, file)
+    flags.add_encoding(g, "a --start-file that is a text")
+    g.add_argument(
         "--unknown",
         choices=("error", "skip"),
         default="error",
-        help="what to do with characters of a start text that are not in the vocabulary: stop with an error, or skip "
-        "and count them",
+        help="whether characters of a start text outside the vocabulary are an error, or skipped and counted",
     )
-    group.add_argument(
-        "--start-seconds",
-        type=number(0, MAX_SECONDS, True),
-        default=2.0,
-        metavar="S",
-        help="seconds of a recording to read",
-    )
-    flags.add_channel(group, "of a --start-file")
-    flags.add_table(group, "table of a --start-file that BinToUTF8 wrote")
-    group.add_argument("--state-in", type=path, metavar="FILE", help="continue from a state that --state-out wrote")
-    group.add_argument(
-        "--state-out", type=path, metavar="FILE", help="file for the state at the end, to continue from with --state-in"
-    )
+    option(g, "--start-seconds S", number(0, MAX_SECONDS, above=True), "seconds of a recording to read", 2.0)
+    flags.add_channel(g, "a --start-file")
+    option(g, "--table TABLE", path, "table of a --start-file that BinToUTF8 wrote")
+    option(g, "--state-in FILE", path, "continue from a state that --state-out wrote")
+    option(g, "--state-out FILE", path, "file for the state at the end, for --state-in")
 
 
-def _add_segments(group: _ActionsContainer) -> None:
-    group.add_argument(
-        "--segments", type=whole(1), metavar="K", help="number of segments to sample and join in one output"
-    )
-    size = group.add_mutually_exclusive_group()
-    size.add_argument("--segment-length", type=whole(1), metavar="SYMBOLS", help="number of symbols per segment")
-    size.add_argument("--segment-seconds", type=number(0, MAX_SECONDS, True), metavar="S", help="seconds per segment")
-    group.add_argument(
-        "--join",
-        choices=("carry", "reset"),
-        default="carry",
-        help="whether a segment, or a pass of a frame predictor, starts from the state of the last one or from zero",
-    )
-    group.add_argument(
-        "--segments-dir", type=path, metavar="DIR", help="folder in which each segment is also written as a file"
-    )
+def _add_segments(g: _ArgumentGroup) -> None:
+    option(g, "--segments K", whole(1), "number of segments to sample and join")
+    size = g.add_mutually_exclusive_group()
+    option(size, "--segment-length SYMBOLS", whole(1), "number of symbols per segment")
+    option(size, "--segment-seconds S", number(0, MAX_SECONDS, above=True), "seconds per segment")
+    join = "whether a segment (or pass of a frame predictor) starts from the last one's state or from zero"
+    g.add_argument("--join", choices=("carry", "reset"), default="carry", help=join)
+    option(g, "--segments-dir DIR", path, "folder to write each segment to as well")
 
 
-def _add_how(group: _ActionsContainer) -> None:
-    group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="auto",
-        help="engine that runs the network; auto is the fastest that is installed",
-    )
-    group.add_argument(
-        "--float",
-        action="store_true",
-        help="write 32-bit floating-point samples of a frame predictor instead of 16-bit ones",
-    )
-    flags.add_precision(
-        group,
-        "precision of the weights; auto is int4.5 in the compiled engine (int7 or fp32 for small networks), int8 in "
-        "onnx and fp32 in eager",
+def _add_how(g: _ArgumentGroup) -> None:
+    engine = "engine that runs the network; auto is the fastest that is installed"
+    g.add_argument("--engine", choices=ENGINES, default="auto", help=engine)
+    as_float = "write 32-bit floating-point samples of a frame predictor"
+    g.add_argument("--float", action="store_true", help=as_float)
+    g.add_argument(
+        "--precision",
         choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
+        default="auto",
+        help="precision of the weights; auto is int4.5 in the cpu engine (int7 or fp32 for small networks), int8 in "
+        "onnx and fp32 in eager",
     )
-    flags.add_threads(group, default="CHARRNN_THREADS or 0; small frame predictors: 1")
-    group.add_argument(
-        "--play", action="store_true", help="play the sound while it is sampled; without -o it is not written anywhere"
-    )
+    flags.add_threads(g, default="CHARRNN_THREADS or 0; small frame predictors: 1")
+    play = "play the sound while it is sampled, and write it only with -o"
+    g.add_argument("--play", action="store_true", help=play)
 
 
-def check(p: Parser, args: Namespace) -> None:
-    """Reject what is wrong whatever the files contain."""
+def several(args: Namespace) -> bool:
+    """Return whether there is more than one stream or temperature, and so more than one output."""
+    return len(args.temperature) > 1 or (args.streams or 1) > 1
+
+
+def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
+    """Reject what is wrong for a network of symbols or a frame predictor, whatever the files contain."""
+    (_check_frames if is_frames else _check_symbols)(p, args, named)
     if "channel" in args and not args.start_file:
-        wrong_command_line(p, "--channel is for reading a --start-file: name one.")
+        p.error("--channel is for reading a --start-file: name one.")
     _check_segments(p, args)
     if several(args):
         _check_several(p, args)
     if args.state_out == "-":
-        wrong_command_line(p, "--state-out needs a file: - is for what is sampled.")
+        p.error("--state-out needs a file: - is for what is sampled.")
     if args.output == "-" or is_special_file(args.output):
         return
     if args.state_out and os.path.realpath(args.state_out) == os.path.realpath(args.output):
-        wrong_command_line(p, f"-o and --state-out are both {args.output}: one would replace the other.")
+        p.error(f"-o and --state-out are both {args.output}: one would replace the other.")
     if not several(args) and Path(args.output).suffix.lower() not in (".wav", ".txt"):
-        wrong_command_line(p, f"-o {args.output}: give a name that ends in .wav or .txt, or - for standard output.")
+        p.error(f"-o {args.output}: give a name that ends in .wav or .txt, or - for standard output.")
+
+
+def _check_symbols(p: Parser, args: Namespace, named: set[str]) -> None:
+    if args.choices:
+        if foreign := sorted(named - FLAGS_BESIDE_CHOICES):
+            p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: leave one of them out")
+        if several(args):
+            p.error("--choices K needs one stream and one temperature.")
+    if args.float:
+        p.error("--float is for frame predictors: a network of symbols writes bytes.")
+    if args.table and not args.start_file:
+        p.error("--table is for reading a --start-file: name one.")
+    if args.unknown == "skip" and not (args.start_text or args.start_file):
+        p.error("--unknown skip needs --start-text or --start-file.")
+    if args.join == "reset" and not args.segments:
+        p.error("--join reset needs --segments K.")
+
+
+def _check_frames(p: Parser, args: Namespace, named: set[str]) -> None:
+    if args.choices:
+        p.error("--choices is for networks of symbols, and this is a frame predictor.")
+    if args.play:
+        p.error("--play is for networks of symbols: a frame predictor generates seconds of sound at a time.")
+    of_text = {
+        "--encoding": args.encoding != "utf-8",
+        "--table": args.table,
+        "--unknown": args.unknown != "error",
+        "--start-text": args.start_text,
+    }
+    for flag in (flag for flag, is_given in of_text.items() if is_given):
+        p.error(f"{flag} is for networks of text: a frame predictor starts from a recording.")
+    if args.engine not in ("auto", "cpu", "eager"):
+        p.error(f"--engine {args.engine} is for networks of symbols: leave it out.")
+    if args.precision not in ("auto", "fp32"):
+        p.error(f"--precision {args.precision} is less precise than a 16-bit sample: leave it out.")
+    if Path(args.output).suffix.lower() == ".txt":
+        p.error(f"-o {args.output}: a frame predictor makes sound: give a name that ends in .wav, or -.")
 
 
 def _check_segments(p: Parser, args: Namespace) -> None:
     sizes = args.segment_length or args.segment_seconds
     if not args.segments and (sizes or args.segments_dir):
-        wrong_command_line(p, "--segment-length, --segment-seconds and --segments-dir need --segments K.")
+        p.error("--segment-length, --segment-seconds and --segments-dir need --segments K.")
     if args.segments and sizes and (args.length or args.seconds is not None):
-        wrong_command_line(
-            p, "--segments K and the size of a segment set the length already: leave --length and --seconds out."
-        )
+        p.error("--segments K and the size of a segment set the length already: leave --length and --seconds out.")
     if args.segments and args.seconds == 0:
-        wrong_command_line(p, "--seconds 0 has no end, and cannot be divided into --segments.")
+        p.error("--seconds 0 has no end, and cannot be divided into --segments.")
 
 
 def _check_several(p: Parser, args: Namespace) -> None:
@@ -197,17 +185,10 @@ def _check_several(p: Parser, args: Namespace) -> None:
     if len(args.temperature) == 2 and all(value.is_integer() for value in args.temperature):  # such as 0,8
         hint = " If --temperature is meant to be one number, write it with a decimal point, such as 0.8."
     if args.output == "-" or Path(args.output).suffix.lower() in (*SOUND_SUFFIXES, ".txt"):
-        wrong_command_line(
-            p, f"several streams or temperatures need a folder, not -o {args.output}: give -o FOLDER.{hint}"
-        )
+        p.error(f"several streams or temperatures need a folder, not -o {args.output}: give -o FOLDER.{hint}")
     if args.play or args.segments_dir:
         flag = "--play" if args.play else "--segments-dir"
-        wrong_command_line(p, f"{flag} is for one stream and one temperature.")
+        p.error(f"{flag} is for one stream and one temperature.")
     if len(args.temperature) > 1 and (args.state_out or args.seconds == 0):
         flag = "--state-out" if args.state_out else "--seconds 0"
-        wrong_command_line(p, f"several temperatures are sampled one after another: {flag} needs a single one.")
-
-
-def several(args: Namespace) -> bool:
-    """Return whether there is more than one stream or temperature, and so more than one output."""
-    return len(args.temperature) > 1 or (args.streams or 1) > 1
+        p.error(f"several temperatures are sampled one after another: {flag} needs a single one.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import shutil
 import sys
 from argparse import Namespace
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from bytecodec.console import DONE, Interruption, command, log, print_path
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
-from charrnn.commands.flags import given, needs
+from charrnn.commands.flags import given, needs, threads_of
 from charrnn.commands.train_flags import LENGTH_FLAGS, check, parser
-from charrnn.commands.train_messages import log_end, log_plan
+from charrnn.commands.train_messages import ProgressDisplay, log_end, log_plan
 from charrnn.storage import run_dir
 from charrnn.training import distributed
 from charrnn.training.recipe import RECIPES, Settings
@@ -29,20 +28,13 @@ if TYPE_CHECKING:
     from charrnn.training.task import TrainingTask
     from charrnn.training.trainer import Trainer
 
-SYMBOLS, FRAMES = "symbols", "frames"
-TASKS = {  # classes by the kind of a run; their modules import torch
-    SYMBOLS: ("charrnn.training.task", "SymbolTask"),
-    FRAMES: ("charrnn.frames.task", "FrameTask"),
-}
-
 
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Run charrnn-train; return the exit code."""
     p = parser()
     with distributed.main_process_only():
-        args = p.parse_args(argv)
-        named = given(p, argv)
+        args, named = p.parse_args(argv), given(p, argv)
         check(p, args, named)
     runtime.before_torch()
 
@@ -64,8 +56,6 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
 
 def _add_listeners(trainer: Trainer, args: Namespace, stack: contextlib.ExitStack) -> None:
     """Add the progress display and TensorBoard, which are closed with the stack."""
-    from charrnn.commands.progress import ProgressDisplay
-
     display = ProgressDisplay(trainer, args.quiet, args.print_every)
     stack.callback(display.close)
     trainer.listeners.append(display)
@@ -108,12 +98,11 @@ def _open_run(args: Namespace, named: set[str], stack: contextlib.ExitStack, wor
 
 
 def _task_class(kind: str) -> type[TrainingTask]:
-    module, name = TASKS[kind]
-    found: type[TrainingTask] = getattr(importlib.import_module(module), name)
-    return found
+    from charrnn.frames.task import FrameTask
+    from charrnn.training.task import SymbolTask
 
-
-# New runs
+    classes: dict[str, type[TrainingTask]] = {"symbols": SymbolTask, "frames": FrameTask}
+    return classes[kind]
 
 
 def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world: World) -> Trainer:
@@ -123,10 +112,10 @@ def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world
     args.input = args.input or [_default_input()]
     run = run_dir.Run(run_dir.new_run(args.run_dir, args.input[0]))
     settings = _settings(args)
-    threads = runtime.set_threads(runtime.default_threads() if args.threads is None else args.threads)
+    threads = runtime.set_threads(threads_of(args))
     _check_rows(settings.batch_size, world)
     with _removed_unless_finished(run, stack):
-        task = _task_class(FRAMES if args.frames else SYMBOLS).create(args, named, run, settings)
+        task = _task_class("frames" if args.frames else "symbols").create(args, named, run, settings)
         if args.sample_seconds and not task.rate:
             raise InputError(f"--sample-seconds: {', '.join(task.data.names)} is text, which has no duration.")
         config = _config(args, task, threads, world)
@@ -192,12 +181,9 @@ def _default_input() -> str:
     for folder in (Path(), Path(__file__).parents[2]):
         voice = folder / "data" / "voice.wav"
         if voice.is_file():
-            log(f"NO INPUT WAS GIVEN: training on the demo recording, {voice}.")
+            log(f"no INPUT is given: training on the demo recording, {voice}.")
             return str(voice)
     raise InputError("give an INPUT: a recording, a text, or a folder of them, such as `charrnn-train voice.wav`.")
-
-
-# Runs that are resumed
 
 
 def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Trainer:
@@ -216,7 +202,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         _require_tensorboard()
     try:
         settings, moves_to_gpu = _resumed_settings(args, config, run.config_file)
-        task = _task_class(config.get("kind", SYMBOLS)).reopen(run, config)
+        task = _task_class(config.get("kind", "symbols")).reopen(run, config)
         _check_rows(settings.batch_size, world)
         if config["processes"] != world.size:  # the cores are divided anew
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
@@ -252,9 +238,6 @@ def _resumed_settings(args: Namespace, config: dict[str, Any], source: Path) -> 
     return settings, settings.device == "cuda" != device_before
 
 
-# All runs
-
-
 def _trainer(
     task: TrainingTask,
     settings: Settings,
@@ -266,10 +249,7 @@ def _trainer(
 ) -> Trainer:
     """Return the trainer of a run, and add the training settings to its config.
 
-    Parameters
-    ----------
-    gpu_layers
-        The backend that is requested; None to keep that of the settings.
+    ``gpu_layers`` is the backend that is requested; None keeps that of the settings.
     """
     from charrnn.cuda.backends import Backend
     from charrnn.training.trainer import Trainer

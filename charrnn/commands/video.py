@@ -7,9 +7,10 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
-from bytecodec.console import Parser, command, print_path, progress, wrong_command_line
+from bytecodec.console import Parser, command, option, print_path, progress, whole
 from bytecodec.files import open_output
-from charrnn.commands.flags import needs, path, whole
+from charrnn.commands import flags
+from charrnn.commands.flags import needs, path
 from charrnn.commands.report import read_summaries
 
 EXAMPLES = """
@@ -20,26 +21,19 @@ charrnn-video voice-001 --checkpoints first,1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the parser of charrnn-video."""
     p = Parser(
         "charrnn-video",
         "Make a video of runs: the settings of each, then the sample of each checkpoint in order, with its waveform, "
-        "its spectrum and the loss graph up to that iteration. Needs ffmpeg on the PATH.",
+        "spectrum and the losses so far. Needs ffmpeg on the PATH.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="+", type=path, metavar="RUN", help="folder of a run, or its name under ./runs")
-    p.add_argument("-o", "--output", type=path, default="evolution.mp4", metavar="OUT", help=".mp4 file to write")
-    p.add_argument(
-        "--checkpoints",
-        type=path,
-        metavar="LIST",
-        help="checkpoints to include: iterations, first, best or newest (default: all)",
-    )
-    p.add_argument(
-        "--size", type=_size, default="1280x720", metavar="WxH", help="width and height in pixels, both even"
-    )
-    p.add_argument("--fps", type=whole(5, 120), default=30, metavar="N", help="frames per second")
-    p.add_argument("--title", default="", metavar="TEXT", help="title on the first card (default: names of the inputs)")
+    p.add_argument("run", nargs="+", type=path, metavar="RUN", help=flags.RUN)
+    option(p, "-o --output OUT", path, ".mp4 file to write", "evolution.mp4")
+    option(p, "--checkpoints LIST", path, flags.CHECKPOINTS)
+    option(p, "--size WxH", _size, "width and height in pixels, both even", "1280x720")
+    option(p, "--fps N", whole(5, 120), "frames per second", 30)
+    option(p, "--title TEXT", str, "title on the first card (default: names of the inputs)", "")
     return p
 
 
@@ -49,7 +43,7 @@ def charrnn_video(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
     if not args.output.lower().endswith(".mp4"):
-        wrong_command_line(p, f"{args.output}: the name of a video ends in .mp4.")
+        p.error(f"{args.output}: the name of a video ends in .mp4.")
     with needs("plots"):
         from charrnn.viz import film, run_summary, video
     video.ffmpeg()

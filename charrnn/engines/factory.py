@@ -14,7 +14,7 @@ from bytecodec.arguments import check_choice, check_whole
 from bytecodec.console import log
 from bytecodec.errors import InputError
 from charrnn.engines.base import Engine
-from charrnn.runtime import MOST_THREADS
+from charrnn.runtime import MAX_THREADS
 
 if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
@@ -60,7 +60,7 @@ def engine(
     """
     check_choice("kind", kind, ENGINES)
     check_whole("streams", streams, 1)
-    check_whole("threads", threads, 0, MOST_THREADS)
+    check_whole("threads", threads, 0, MAX_THREADS)
     loaded = _loaded(checkpoint)
     if kind in ("auto", "cpu"):
         from charrnn.engines.cpu.engine import CpuEngine

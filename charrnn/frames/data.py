@@ -20,24 +20,12 @@ SAMPLE = np.dtype("<i2")
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples of a run, in a memory-mapped file.
+    """All samples of a run, in a memory-mapped file."""
 
-    Attributes
-    ----------
-    ids
-        (n,) int16.
-    names
-        Names of the files that they come from, in order.
-    skipped
-        Files that could not be read and were left out.
-    sound
-        Options with which they were read; None if unknown.
-    """
-
-    ids: NDArray[np.int16]
-    names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-    sound: SoundOptions | None = None
+    ids: NDArray[np.int16]  # (n,)
+    names: tuple[str, ...]  # of the files that they come from, in order
+    skipped: tuple[str, ...] = ()  # files that could not be read and were left out
+    sound: SoundOptions | None = None  # options with which they were read; None if unknown
 
     def split(self, val_frac: float, test_frac: float, max_lag: int) -> dict[str, NDArray[np.int16]]:
         """Return the parts of `charrnn.data.corpus.Corpus.split`.
@@ -59,11 +47,6 @@ def prepare(
 
     A folder stands for the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
     error before any is converted, or are left out with ``skip_unreadable``.
-
-    Raises
-    ------
-    InputError
-        A file is not a recording, or is damaged.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable, quiet, texts=False) as found:
@@ -93,13 +76,7 @@ def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...]
 
 
 def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
-    """Return the last ``count`` samples of a recording, or of standard input, ``-``, in constant memory.
-
-    Raises
-    ------
-    InputError
-        It is not a recording, or is shorter.
-    """
+    """Return the last ``count`` samples of a recording, or of standard input, ``-``, in constant memory."""
     kept = np.empty(0, dtype=np.int16)
     with opened(str(name)) as file:
         if not file.is_sound:

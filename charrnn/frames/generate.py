@@ -1,8 +1,9 @@
-"""Generation of sound with a frame predictor that reads its own output."""
+"""Sampling from a frame predictor, which reads its own output."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_number, check_real, check_whole
 from bytecodec.errors import InputError
-from charrnn.frames.model import MAX_SAMPLE, NOISE_TAPS, FrameRNN
+from charrnn.frames.model import MAX_SAMPLE, NOISE_TAPS, FrameCheckpoint, FrameRNN
 from charrnn.models.char_rnn import State
 from charrnn.sampling.generate import MAX_KEY, uniforms
 from charrnn.sampling.stitch import JOINS
+from charrnn.sampling.task import Pieces, SamplingTask
+from charrnn.sampling.writers import Output, open_samples
 from charrnn.storage import checkpoint as files
 
 STREAMS_KIND = "frame-streams"
@@ -26,21 +29,11 @@ MIDDLE = 2.0**-25  # from a 24-bit number to the middle of its interval, so that
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """The state of a stream before a pass.
+    """The state of a stream before a pass."""
 
-    Attributes
-    ----------
-    state
-        Hidden state of one row.
-    window
-        (1, N T) samples that the pass reads.
-    driven
-        (NOISE_TAPS - 1,) last noise drawn, which is in the memory of the noise filter.
-    """
-
-    state: State
-    window: Tensor
-    driven: NDArray[np.float64]
+    state: State  # hidden state of one row
+    window: Tensor  # (1, N T) samples that the pass reads
+    driven: NDArray[np.float64]  # (NOISE_TAPS - 1,) last noise drawn, which the noise filter still needs
 
 
 class FrameStream:
@@ -145,6 +138,42 @@ def limit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(samples, np.float32(-1), np.float32(MAX_SAMPLE))
 
 
+class FrameSampling(SamplingTask):
+    """Streams of a frame predictor, all at the same position; ``as_float`` writes 32-bit floating-point WAV files."""
+
+    unit = "samples"
+
+    def __init__(self, checkpoint: FrameCheckpoint, streams: Sequence[FrameStream], as_float: bool = False) -> None:
+        self.path, self.rate, self.streams = checkpoint.path, checkpoint.rate, len(streams)
+        self._streams, self._as_float = streams, as_float
+        self._starts = [(stream.state, stream.position) for stream in streams]
+
+    def restart(self, temperature: float) -> None:
+        for stream, start in zip(self._streams, self._starts, strict=True):
+            stream.seek(*start)
+            stream.temperature = temperature
+
+    def pieces(self, segments: int, length: int | None) -> Pieces:
+        done = 0
+        while length is None or done < segments * length:
+            number, offset = divmod(done, length) if length else (0, 0)
+            left = length - offset if length else self._streams[0].model.config.spacing
+            pieces = [stream.read(left) for stream in self._streams]
+            done += len(pieces[0])
+            yield number, pieces
+
+    def save_state(self, path: str) -> None:
+        save_streams(path, self._streams)
+
+    def open_output(self, path: str) -> AbstractContextManager[Output]:
+        return open_samples(path, self.rate or 0, self._as_float)
+
+    def summary(self) -> str:
+        limited = sum(stream.limited for stream in self._streams)
+        done = sum(s.position - start[1] for s, start in zip(self._streams, self._starts, strict=True))
+        return f"{limited:,} of {done:,} samples were beyond full scale, and were limited to it." if limited else ""
+
+
 def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
     """Write the states of streams to a file, which appears whole or not at all."""
     states = [stream.state for stream in streams]
@@ -159,22 +188,13 @@ def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
 
 
 def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
-    """Return the streams in a file, which continue as if they had not been interrupted.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or is of a network of another shape.
-    """
+    """Return the streams in a file, which continue as if they had not been interrupted."""
     metadata, tensors = files.read_tensors(path, STREAMS_KIND)
     try:
         window, driven = tensors["window"], tensors["driven"].numpy()
         count = len(window)
-        if (
-            window.shape != (count, model.config.context.max_lag)
-            or driven.shape != (count, NOISE_TAPS - 1)
-            or not count
-        ):
+        shapes = ((count, model.config.context.max_lag), (count, NOISE_TAPS - 1))
+        if not count or (window.shape, driven.shape) != shapes:
             raise ValueError("its windows are those of another network")
         hidden = files.state_from_tensors(tensors, model.initial_state(count))
     except (KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The frame predictor: a network that predicts each sample, a real number, from equally spaced earlier samples.
 
-It follows a blog of the course IFT6266 (Montreal 2016). Where the blog left a choice:
-docs/explanation/frame-predictor.md.
+It follows a blog of the course IFT6266 (Montreal 2016); docs/explanation/frame-predictor.md describes where the blog
+left a choice.
 """
 
 from __future__ import annotations
@@ -37,15 +37,8 @@ RATE = 16000  # Hz
 class FrameConfig:
     """Configuration of a frame predictor; the fields up to ``layer_norm`` are those of `ModelConfig`.
 
-    Attributes
-    ----------
-    taps
-        N, the number of samples in the input of a step.
-    spacing
-        T, the distance in samples between two taps, and from the last tap to the predicted sample; also the number of
-        samples that one pass generates.
-    loss
-        mse: the network predicts a sample; gaussian: its mean and log-variance.
+    The spacing T is the distance in samples between two taps, and from the last tap to the predicted sample. One pass
+    generates T samples.
     """
 
     rnn_size: int = 300
@@ -55,9 +48,9 @@ class FrameConfig:
     forget_bias: float | str = "uniform"
     proj_size: int | None = None
     layer_norm: bool = False
-    taps: int = 40
-    spacing: int = 100
-    loss: str = "mse"
+    taps: int = 40  # N, the number of samples in the input of a step
+    spacing: int = 100  # T
+    loss: str = "mse"  # the network predicts a sample; gaussian: its mean and log-variance
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -79,24 +72,14 @@ class FrameRNN(Layers):
     """A network that predicts sample s from samples s - N T, ..., s - 2 T, s - T and its state.
 
     B is the number of rows, N of taps, T their spacing. The newest input of a step is T samples old, so a window of N T
-    samples is enough for T predictions at once, and carried states join windows without a seam.
-
-    Attributes
-    ----------
-    window
-        (N T,) samples of the training recording from which generation begins.
-    unit
-        (1,) RMS level of the training recording. Inputs are divided by it and predictions multiplied, so quiet
-        recordings are learnt as fast as loud ones, at their own level.
-    noise
-        (NOISE_TAPS,) filter of the noise that a gaussian network draws (`charrnn.frames.noise`), initially without
-        effect.
+    samples is enough for T predictions at once, and carried states join windows without a seam. Inputs are divided by
+    ``unit`` and predictions multiplied, so quiet recordings are learnt as fast as loud ones, at their own level.
     """
 
     config: FrameConfig
-    window: Tensor
-    unit: Tensor
-    noise: Tensor
+    window: Tensor  # (N T,) samples of the training recording from which generation begins
+    unit: Tensor  # (1,) RMS level of the training recording
+    noise: Tensor  # (NOISE_TAPS,) filter of the noise that a gaussian network draws, initially without effect
 
     def __init__(self, config: FrameConfig) -> None:
         super().__init__()

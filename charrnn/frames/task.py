@@ -5,22 +5,21 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec.console import progress
 from bytecodec.errors import InputError
 from charrnn.data import baselines
 from charrnn.frames import data as frame_data
 from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
-from charrnn.frames.generate import FrameStream
+from charrnn.frames.generate import FrameSampling, FrameStream
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN
 from charrnn.frames.noise import shape_noise
 from charrnn.runtime import set_threads
-from charrnn.sampling.writers import open_samples
 from charrnn.storage.checkpoint import meta_model
 from charrnn.storage.run_dir import Run
 from charrnn.training.recipe import Settings
@@ -117,18 +116,8 @@ class FrameTask(TrainingTask):
 class FrameSampler(CheckpointSampler):
     """Sampler for frame predictors."""
 
-    def write(self, step: int, temperature: float) -> None:
+    def open_task(self, path: Path) -> FrameSampling:
+        """Load a checkpoint with one stream."""
         set_threads(self.threads)
-        checkpoint = frame_model.load(self.run.checkpoint_file(step))
-        left = max(1, round(self.seconds * checkpoint.rate))
-        stream = FrameStream(checkpoint.model, seed=self.seed, temperature=temperature)
-        with (
-            progress(left, " samples", self.quiet, unit_scale=True, desc="sampling", leave=False) as bar,
-            open_samples(str(self.run.sample_file(step, temperature)), checkpoint.rate) as sound,
-        ):
-            while left:
-                self.check_stop()
-                samples = stream.read(left)
-                sound.write(samples)
-                bar.update(len(samples))
-                left -= len(samples)
+        checkpoint = frame_model.load(path)
+        return FrameSampling(checkpoint, [FrameStream(checkpoint.model, seed=self.seed)])

@@ -23,14 +23,8 @@ def uniforms(seed: int, stream: int, position: int, count: int) -> NDArray[np.fl
 
     The generator is counter-based (Philox4x64-10; Salmon, Moraes, Dror and Shaw 2011): a number depends only on the
     seed, the stream and the position. So streams are independent of each other, and any position can be computed
-    directly. A number is the upper 24 of 64 bits, which float32 represents exactly.
-
-    Parameters
-    ----------
-    seed, stream
-        0 to 2**64 - 1, the two halves of Philox's key.
-    position
-        0 or more.
+    directly. A number is the upper 24 of 64 bits, which float32 represents exactly. Seed and stream, 0 to 2**64 - 1,
+    are the two halves of Philox's key.
     """
     counter, skip = divmod(position, NUMBERS_PER_COUNTER)
     philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=counter)

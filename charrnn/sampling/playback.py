@@ -20,13 +20,7 @@ class PlayError(InputError):
 
 
 def library() -> Any:
-    """Return the sounddevice module.
-
-    Raises
-    ------
-    InputError
-        It is not installed, or the library that it calls is not.
-    """
+    """Return the sounddevice module; raise InputError if it or the library that it calls is not installed."""
     try:
         import sounddevice
     except ImportError:
@@ -39,16 +33,10 @@ def library() -> Any:
 
 
 class Player:
-    """Player of int16 samples at a rate in Hz.
-
-    Attributes
-    ----------
-    gaps : int
-        Number of times that the device ran out of samples.
-    """
+    """Player of int16 samples at a rate in Hz."""
 
     def __init__(self, rate: int) -> None:
-        self.gaps = 0
+        self.gaps = 0  # number of times that the device ran out of samples
         self._failed = False
         self._buffered: list[bytes] | None = []  # None once the sound has begun
         self._missing = round(BUFFER * rate)  # samples until the sound begins
@@ -101,17 +89,7 @@ class Player:
 def open_player(rate: int, quiet: bool = False) -> Iterator[Player]:
     """Open a player on the default output, and play everything before the block ends without an error.
 
-    Parameters
-    ----------
-    rate
-        Sampling rate in Hz.
-    quiet
-        Do not report gaps on stderr at the end.
-
-    Raises
-    ------
-    PlayError
-        There is no such output, or it stopped.
+    Gaps are reported at the end. PlayError is raised if there is no such output, or it stopped.
     """
     player = Player(rate)
     try:

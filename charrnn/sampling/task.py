@@ -25,24 +25,12 @@ Pieces = Iterator[tuple[int, list[NDArray[Any]]]]
 
 
 class SamplingTask(ABC):
-    """Streams of one network, which are sampled side by side. Call `restart` before anything else.
+    """Streams of one network, which are sampled side by side. Call `restart` before anything else."""
 
-    Attributes
-    ----------
-    path
-        Path of the checkpoint.
-    rate
-        Sampling rate of the sound in Hz; None for a network of text.
-    streams
-        Number of streams, N.
-    unit
-        "symbols" or "samples".
-    """
-
-    path: str
-    rate: int | None
-    streams: int
-    unit: str
+    path: str  # of the checkpoint
+    rate: int | None  # of the sound in Hz; None for a network of text
+    streams: int  # number of streams, N
+    unit: str  # "symbols" or "samples"
 
     @property
     def default_length(self) -> int:
@@ -57,9 +45,7 @@ class SamplingTask(ABC):
     def pieces(self, segments: int, length: int | None) -> Pieces:
         """Sample segments of a length, or one without an end.
 
-        Yields
-        ------
-        The number of the segment, from 0, and the next symbols or samples (n,) of each of the N streams.
+        Yield the number of the segment, from 0, and the next symbols or samples (n,) of each of the N streams.
         """
 
     @abstractmethod
@@ -86,18 +72,9 @@ class SamplingTask(ABC):
 class SymbolSampling(SamplingTask):
     """Streams of a network of symbols in an engine.
 
-    Parameters
-    ----------
-    start
-        Symbols (P,) to prime all streams with.
-    saved
-        State to resume from, before the start symbols are read.
-    seed
-        Seed of the random numbers; None for that of the state, or 0.
-    join
-        How segments are joined; see `charrnn.sampling.stitch.stitch`.
-    chunk
-        Largest number of symbols per piece and stream.
+    They resume from the state ``saved``, and are then primed with the symbols ``start`` (P,). The seed is by default
+    that of the state, or 0. Segments are joined as by `charrnn.sampling.stitch.stitch`, and a piece has at most
+    ``chunk`` symbols per stream.
     """
 
     unit = "symbols"
@@ -128,17 +105,8 @@ class SymbolSampling(SamplingTask):
             prime(self.engine, self._start)
 
     def pieces(self, segments: int, length: int | None) -> Pieces:
-        chunks = stitch(
-            self.engine,
-            segments,
-            length,
-            self._temperature,
-            self._seed,
-            self._join,
-            self._start,
-            self._position,
-            chunk=self._chunk,
-        )
+        options = (self._temperature, self._seed, self._join, self._start, self._position)
+        chunks = stitch(self.engine, segments, length, *options, chunk=self._chunk)
         for number, ids in chunks:
             self._position += ids.shape[1]
             yield number, list(ids)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,21 @@ if TYPE_CHECKING:
     from charrnn.storage.checkpoint_format import CheckpointMeta
 
 Samples = NDArray[Any]
+OpenFile = Callable[[str], contextlib.AbstractContextManager["Output"]]
 
 
-class Output(Protocol):
+class Output(ABC):
     """Destination of one stream."""
 
+    @abstractmethod
     def write(self, piece: Samples) -> None:
         """Write the next symbols or samples (n,)."""
 
-    def mark(self) -> None:
+    def mark(self) -> None:  # noqa: B027
         """Mark the next symbol or sample as the first one of a segment, if the format has marks."""
 
 
-class TextOutput:
+class TextOutput(Output):
     """UTF-8 text of symbols; ``live`` flushes it after each piece."""
 
     def __init__(self, file: BinaryIO, vocab: Vocab, live: bool) -> None:
@@ -41,11 +44,8 @@ class TextOutput:
         if self._live:
             self._file.flush()
 
-    def mark(self) -> None:
-        """Do nothing: text has no marks."""
 
-
-class WavOutput:
+class WavOutput(Output):
     """WAV file with a cue point at each mark; ``convert`` returns a piece in the file's sample format."""
 
     def __init__(self, wav: bytecodec.WavWriter, convert: Callable[[Samples], Samples]) -> None:
@@ -68,9 +68,8 @@ def open_text(path: str, vocab: Vocab) -> Iterator[Output]:
 @contextlib.contextmanager
 def open_sound(path: str, checkpoint: CheckpointMeta) -> Iterator[Output]:
     """Open an 8-bit WAV file for symbols that are its bytes, at the rate and in the encoding of a network of sound."""
-    if checkpoint.rate is None:
-        raise ValueError("a network of text makes no sound")
-    with open_output(path) as file, bytecodec.WavWriter(file, checkpoint.rate, checkpoint.encoding == "mulaw") as wav:
+    rate, is_mulaw = checkpoint.rate or 0, checkpoint.encoding == "mulaw"
+    with open_output(path) as file, bytecodec.WavWriter(file, rate, is_mulaw) as wav:
         yield WavOutput(wav, lambda ids: ids.astype(np.uint8))
 
 
@@ -89,19 +88,9 @@ def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
 
 
 class SegmentWriter:
-    """Writer of each segment of a stream to a file of its own, such as FOLDER/001.wav.
+    """Writer of each segment of a stream to a file of its own, such as FOLDER/001.wav."""
 
-    Parameters
-    ----------
-    suffix
-        Suffix of the files.
-    open_file
-        Function that returns an `Output` for a path, as a context manager.
-    """
-
-    def __init__(
-        self, folder: str, suffix: str, open_file: Callable[[str], contextlib.AbstractContextManager[Output]]
-    ) -> None:
+    def __init__(self, folder: str, suffix: str, open_file: OpenFile) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._folder, self._suffix, self._open_file = folder, suffix, open_file
         self._number = -1

@@ -14,7 +14,7 @@ from typing import Any
 from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.errors import InputError, printable
 from charrnn.data.recordings import MOST_GAIN, NORMALIZE_OVER
-from charrnn.runtime import MOST_THREADS
+from charrnn.runtime import MAX_THREADS
 
 REQUIRED = object()  # default of a field that every version wrote
 OPTIONAL = object()  # default of a field that is left out if it is missing
@@ -194,7 +194,7 @@ FRAMES_CONFIG: Schema = {  # config.json
     "training": Field(dict),  # see `TRAINING`
     "val_frac": Field(float, 0, below=1),
     "test_frac": Field(float, 0, below=1),
-    "threads": Field(int, 1, MOST_THREADS),
+    "threads": Field(int, 1, MAX_THREADS),
     # Older versions did not write the following ones.
     "sound": _SOUND,
     "processes": _count(least=1, default=1),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from bytecodec.console import progress
 from charrnn.engines import engine
-from charrnn.sampling.generate import generate
-from charrnn.sampling.writers import open_sound
+from charrnn.sampling.task import SamplingTask, SymbolSampling
 from charrnn.storage.checkpoint_format import load
 from charrnn.storage.run_dir import Run
 
@@ -18,18 +21,8 @@ CHUNK = 256  # symbols per call of the engine, between which sampling can be sto
 class CheckpointSampler(abc.ABC):
     """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
-    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights.
-
-    Parameters
-    ----------
-    seconds
-        Length of each sample.
-    temperatures
-        One file is written for each of them.
-    threads
-        Number of CPU threads; 0 for one per core.
-    stopped
-        Returns whether to stop. A file that is unfinished then is not kept.
+    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights. One file
+    is written per temperature. If ``stopped`` returns true, sampling ends, and the unfinished file is not kept.
     """
 
     def __init__(
@@ -42,45 +35,47 @@ class CheckpointSampler(abc.ABC):
         quiet: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.run, self.seconds, self.temperatures = run, seconds, temperatures
-        self.seed, self.threads, self.quiet, self._stopped = seed, threads, quiet, stopped
+        self._run, self._seconds, self._temperatures = run, seconds, temperatures
+        self.seed, self.threads, self._quiet, self._stopped = seed, threads, quiet, stopped
+
+    @abc.abstractmethod
+    def open_task(self, path: Path) -> SamplingTask:
+        """Load a checkpoint of sound to sample one stream."""
 
     def __call__(self, step: int) -> None:
         """Write the missing samples of the checkpoint of an iteration."""
-        self.run.samples_folder.mkdir(exist_ok=True)
-        for temperature in self.temperatures:
-            if self.run.sample_file(step, temperature).exists():
-                continue
-            try:
-                self.write(step, temperature)
-            except StoppedError:
-                return
+        self._run.samples_folder.mkdir(exist_ok=True)
+        files = {temperature: self._run.sample_file(step, temperature) for temperature in self._temperatures}
+        missing = {temperature: file for temperature, file in files.items() if not file.exists()}
+        if not missing:
+            return
+        task = self.open_task(self._run.checkpoint_file(step))
+        with contextlib.suppress(StoppedError):
+            for temperature, file in missing.items():
+                task.restart(temperature)
+                self._write(task, file)
 
-    @abc.abstractmethod
-    def write(self, step: int, temperature: float) -> None:
-        """Write one sample; raise StoppedError to leave none."""
-
-    def check_stop(self) -> None:
-        """Raise StoppedError if sampling is to stop."""
-        if self._stopped():
-            raise StoppedError
+    def _write(self, task: SamplingTask, file: Path) -> None:
+        length = max(1, round(self._seconds * (task.rate or 0)))
+        with (
+            progress(length, f" {task.unit}", self._quiet, unit_scale=True, desc="sampling", leave=False) as bar,
+            task.open_output(str(file)) as output,
+        ):
+            for _, (piece,) in task.pieces(1, length):
+                if self._stopped():
+                    raise StoppedError
+                output.write(piece)
+                bar.update(len(piece))
 
 
 class SymbolSampler(CheckpointSampler):
     """Sampler for character networks that were trained on sound."""
 
-    def write(self, step: int, temperature: float) -> None:
-        """Write one sample."""
-        checkpoint = load(self.run.checkpoint_file(step))
-        length = max(1, round(self.seconds * (checkpoint.rate or 0)))
-        with (
-            progress(length, " symbols", self.quiet, unit_scale=True, desc="sampling", leave=False) as bar,
-            open_sound(str(self.run.sample_file(step, temperature)), checkpoint) as sound,
-        ):
-            for ids in generate(engine(checkpoint, threads=self.threads), length, temperature, self.seed, CHUNK):
-                self.check_stop()
-                sound.write(ids[0])
-                bar.update(len(ids[0]))
+    def open_task(self, path: Path) -> SymbolSampling:
+        """Load a checkpoint into an engine of one stream."""
+        checkpoint = load(path)
+        start = np.empty(0, dtype=np.int64)
+        return SymbolSampling(checkpoint, engine(checkpoint, threads=self.threads), start, seed=self.seed, chunk=CHUNK)
 
 
 class StoppedError(Exception):

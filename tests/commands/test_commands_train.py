@@ -90,7 +90,7 @@ def test_an_early_end_is_reported_with_the_best_checkpoint(capsys):
 
 def test_without_input_the_demo_recording_is_announced(capsys):
     assert charrnn_train([*SMALL, "--max-iterations", "1", "--run-dir", "r"]) == 0
-    assert "NO INPUT WAS GIVEN" in capsys.readouterr().err
+    assert "demo recording" in capsys.readouterr().err
 
 
 def test_the_path_of_the_run_is_printed_as_bytes_whatever_the_locale(monkeypatch):

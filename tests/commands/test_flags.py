@@ -80,3 +80,13 @@ def test_help_shows_each_default_once():
             shown = formatter._expand_help(action) if action.help and action.help != argparse.SUPPRESS else ""
             assert shown.count("default") <= 1, f"{name}: {shown}"
             assert not re.search(r"default: (\[|\)|None|True|False)", shown), f"{name}: {shown}"
+
+
+def test_the_usage_line_names_the_arguments_and_the_list_below_it_each_option():
+    for name, parser in PARSERS.items():
+        usage, _, rest = parser.format_help().partition("\n\n")
+        assert usage.startswith(f"usage: {name} [options]")
+        assert "--" not in usage
+        for action in parser._actions:
+            assert all(flag in rest for flag in action.option_strings)
+            assert action.option_strings or action.metavar in usage

@@ -15,7 +15,7 @@ import soundfile
 from frame_runs import RATE, voice
 from sample_command import PROGRAM, error, int16
 
-from charrnn.commands import sample_frames
+from charrnn.commands import sample_task
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.engines.cpu import library as cpu_library
@@ -46,8 +46,8 @@ def test_a_small_network_uses_one_thread_by_default(monkeypatch):
     ):
         found = []
         monkeypatch.setenv("CHARRNN_THREADS", variable)
-        monkeypatch.setattr(sample_frames, "SMALL_NETWORK", small)
-        monkeypatch.setattr(sample_frames.runtime, "set_threads", found.append)
+        monkeypatch.setattr(sample_task, "SMALL_NETWORK", small)
+        monkeypatch.setattr(sample_task.runtime, "set_threads", found.append)
         sample("mse", "--length", "10", *flags)
         assert found == [threads]
 

@@ -9,9 +9,8 @@ import pytest
 import bytecodec
 from charrnn.data.vocab import Vocab
 from charrnn.engines.eager import EagerEngine
-from charrnn.frames.generate import FrameStream, load_streams
+from charrnn.frames.generate import FrameSampling, FrameStream, load_streams
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, build
-from charrnn.frames.sampling import FrameSampling
 from charrnn.sampling.task import SymbolSampling
 from charrnn.sampling.writers import numbered_path, open_text
 from charrnn.storage import checkpoint_format

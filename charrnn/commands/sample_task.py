@@ -1,0 +1,170 @@
+"""The network that charrnn-sample samples: its engine, its streams and their start, and the choices of --choices."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bytecodec
+from bytecodec.console import log
+from bytecodec.errors import InputError
+from bytecodec.files import open_output
+from charrnn import runtime
+from charrnn.commands.flags import options_of, threads_of
+from charrnn.engines import NOTHING
+
+if TYPE_CHECKING:
+    from charrnn.frames.generate import FrameSampling, FrameStream
+    from charrnn.frames.model import FrameCheckpoint
+    from charrnn.sampling.task import SymbolSampling
+    from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams
+
+START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
+CHUNK = 256  # symbols per piece: how often Ctrl-C is noticed, and the delay of a listener
+GPU_CHUNK = 2048  # the same on a GPU, which is faster, and idle between two pieces
+SMALL_NETWORK = 500_000  # weights up to which a second thread costs more time than it saves
+
+
+def open_symbols(args: Namespace, file: Path) -> SymbolSampling:
+    """Load a network of symbols into an engine."""
+    from charrnn.engines import engine
+    from charrnn.sampling.task import SymbolSampling
+    from charrnn.storage.checkpoint_format import load, load_streams
+
+    checkpoint = load(file)
+    saved = load_streams(args.state_in, checkpoint.config) if args.state_in else None
+    if saved:
+        _check_streams(args, saved)
+    return SymbolSampling(
+        checkpoint,
+        engine(checkpoint, args.engine, args.streams or 1, args.precision, threads_of(args)),
+        _start_symbols(args, checkpoint),
+        saved,
+        args.seed,
+        args.join,
+        GPU_CHUNK if args.engine == "cuda" else CHUNK,
+    )
+
+
+def _check_streams(args: Namespace, saved: Streams) -> None:
+    count = len(saved.last)
+    if count == (args.streams or 1):
+        return
+    if args.choices:
+        raise InputError(f"{args.state_in} holds {count} streams, and --choices needs a state of one stream.")
+    raise InputError(f"{args.state_in} holds {count} stream{'s' * (count > 1)}: continue with --streams {count}.")
+
+
+def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
+    """Return the ids (n,) to prime the network with: the end of the --start-file, then the --start-text."""
+    skip = args.unknown == "skip"
+    if skip and checkpoint.vocab.alphabet is not None:
+        raise InputError(f"--unknown skip is for networks of text, and {checkpoint.path} was trained on sound.")
+    parts: list[NDArray[np.integer[Any]]] = []
+    if args.start_file:
+        from charrnn.data.corpus import last_symbols
+
+        options = options_of(checkpoint, args)
+        table = bytecodec.read_table(args.table) if args.table else None
+        count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
+        parts.append(
+            last_symbols(
+                args.start_file, checkpoint.vocab, options, count, table, args.encoding, args.quiet, skip_unknown=skip
+            )
+        )
+    if args.start_text and skip:
+        from charrnn.data.corpus import known_ids
+
+        parts.extend(known_ids(iter([args.start_text]), "--start-text", checkpoint.vocab, args.quiet))
+    elif args.start_text:
+        parts.append(checkpoint.vocab.encode(args.start_text))
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def open_frames(args: Namespace, file: Path, named: set[str]) -> FrameSampling:
+    """Load a frame predictor, and make its streams."""
+    from charrnn.frames import model as frame_model
+    from charrnn.frames.generate import FrameSampling
+
+    checkpoint = frame_model.load(file)
+    if checkpoint.model.config.loss == "mse" and "temperature" in named:
+        raise InputError(f"{checkpoint.path} was trained with --loss mse and draws nothing: leave --temperature out.")
+    _set_threads(args, checkpoint)
+    return FrameSampling(checkpoint, _streams(args, checkpoint), args.float)
+
+
+def _set_threads(args: Namespace, checkpoint: FrameCheckpoint) -> None:
+    """Set the number of threads, and compile the layers for them unless --engine is eager."""
+    from charrnn.engines.cpu.layer import compile_layers
+    from charrnn.engines.cpu.library import UnavailableError
+
+    threads = threads_of(args)
+    is_small = sum(weights.numel() for weights in checkpoint.model.parameters()) < SMALL_NETWORK
+    runtime.set_threads(1 if is_small and args.threads is None and not threads else threads)
+    if args.engine == "eager":
+        return
+    try:
+        compile_layers(checkpoint.model, threads)
+    except UnavailableError as error:
+        if args.engine == "cpu":
+            raise
+        log(f"{error} Sampling with torch, which is slower.", args.quiet)
+
+
+def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
+    """Return the streams at the saved state, or at the window from which they begin."""
+    from charrnn.frames.data import last_samples
+    from charrnn.frames.generate import FrameStream, load_streams
+    from charrnn.frames.model import to_float
+
+    model, count = checkpoint.model, args.streams or 1
+    if args.state_in:
+        if args.start_file:
+            raise InputError("--state-in contains the start of a frame predictor: leave --start-file out.")
+        streams = load_streams(args.state_in, model)
+        if len(streams) != count:
+            raise InputError(f"{args.state_in} holds {len(streams)} streams: continue with --streams {len(streams)}.")
+    else:
+        window = None
+        if args.start_file:
+            options = options_of(checkpoint, args)
+            window = to_float(last_samples(args.start_file, options, model.config.context.max_lag))
+        streams = [FrameStream(model, window, number=k) for k in range(count)]
+    for stream in streams:
+        stream.join = args.join
+        stream.seed = stream.seed if args.seed is None else args.seed
+    return streams
+
+
+def print_choices(task: SymbolSampling, args: Namespace) -> None:
+    """Print the likeliest next symbols, one per line: probability, symbol and meaning."""
+    task.restart(args.temperature[0])
+    if (task.engine.get_state()[1] == NOTHING).any():
+        log(
+            "the network has read nothing, so all symbols have the same probability: give a --start-text or "
+            "--start-file.",
+            args.quiet,
+        )
+    probabilities = task.engine.probabilities(args.temperature[0])[0]
+    likeliest = np.argsort(-probabilities, kind="stable")[: args.choices]
+    with open_output("-", binary=False) as file:
+        for symbol in likeliest.tolist():
+            file.write(f"{probabilities[symbol]:<11.6g} {_described(task.checkpoint, symbol)}\n".encode())
+    if args.state_out:
+        task.save_state(args.state_out)
+
+
+def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:
+    """Return a byte with its sample of full scale 1 and character, or a character with its code point."""
+    character = checkpoint.vocab.decode(np.array([symbol]))
+    if checkpoint.vocab.alphabet is None:
+        return f"{character!r} U+{ord(character):04X}"
+    if checkpoint.encoding == "mulaw":
+        sample = int(bytecodec.decode_mulaw(np.array(symbol, dtype=np.uint8))) / 32768
+    else:
+        sample = (symbol - 128) / 128
+    return f"{symbol:3d} {sample:+.5f} {character!r}"
