@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,10 @@ def test_flags_md_leaves_out_only_the_flags_of_all_commands_and_the_examples(hel
         assert left_out <= {"-h", "--help", "--version", "-q", "--quiet"}, name
 
 
-def test_flags_md_has_the_defaults_of_each_command(expected, sections):
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse prints options with values in another form")
+def test_flags_md_is_up_to_date(expected, sections):
     for name, section in sections.items():
-        shown, printed = (
-            re.findall(r"\(default: [^)]*\)", " ".join(text.split())) for text in (section, expected[name])
-        )
-        assert shown == printed, name
+        assert section.split() == expected[name].split(), f"{name}: run make docs"
 
 
 def test_every_flag_that_a_page_shows_in_use_exists(help_texts):

@@ -60,10 +60,8 @@ def help_of(command: Callable[..., int]) -> str:
 
 def section(name: str, text: str) -> str:
     """Return the section of a command: its help without examples and the flags that all commands have."""
-    usage, _, rest = text.partition("\n\nExamples:")[0].partition("\n\n")
-    arguments = re.sub(r"\[-[^]]*]", "", usage.removeprefix(f"usage: {name}")).split()
-    usage = " ".join([f"usage: {name} [options]", *arguments])
-    return f"## {name}\n\n```\n{usage}\n\n{COMMON.sub('', rest)}\n```"
+    text = text.partition("\n\nExamples:")[0]
+    return f"## {name}\n\n```\n{COMMON.sub('', text)}\n```"
 
 
 if __name__ == "__main__":
