@@ -89,7 +89,7 @@ def test_flags_md_leaves_out_only_the_flags_of_all_commands_and_the_examples(hel
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse prints options with values in another form")
 def test_flags_md_is_up_to_date(expected, sections):
     for name, section in sections.items():
-        assert section.split() == expected[name].split(), f"{name}: run make docs"
+        assert section.split() == expected[name].partition("\n")[2].split(), f"{name}: run make docs"
 
 
 def test_every_flag_that_a_page_shows_in_use_exists(help_texts):
