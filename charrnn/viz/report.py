@@ -21,7 +21,7 @@ from bytecodec.console import duration
 from charrnn.viz.curves import OnProgress, ignore, reduced, rounded
 from charrnn.viz.plots import COLORMAP, THEMES
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
-from charrnn.viz.sound import Floats, SoundPicture, picture_of_samples, read_sound
+from charrnn.viz.sound import Floats, SoundPicture, brightness, picture_of_samples, read_sound
 
 WIDTH = 420  # columns of a sound's pictures
 BINS = 96  # rows of a spectrogram
@@ -198,8 +198,8 @@ class _Coder:
 
 def _spectrogram(picture: SoundPicture) -> str:
     """Return the spectrogram as WebP, highest frequency on top."""
-    levels = np.clip((picture.decibels - QUIET) / (LOUD - QUIET), 0, 1)
-    colors = (colormaps[COLORMAP](levels[::-1])[..., :3] * 255).astype(np.uint8)
+    levels = brightness(picture.decibels[::-1], QUIET, LOUD)
+    colors = (colormaps[COLORMAP](levels)[..., :3] * 255).astype(np.uint8)
     image = Image.fromarray(colors).resize((WIDTH, BINS), Image.Resampling.BOX)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from bytecodec.errors import InputError
+from bytecodec.pcm import floats_to_int16
 from charrnn.viz import film
 from charrnn.viz.curves import OnProgress, ignore
 from charrnn.viz.film import Frame, Layout
@@ -157,28 +159,19 @@ def _frames(parts: Sequence[Part], layout: Layout, cards: Sequence[int], fps: in
     sounds = sum(len(part.clips) for part in parts)
     lines = [f"{count} network{'s' * (count > 1)}, {sounds} sample{'s' * (sounds > 1)} in the order of training"]
     lines.append("each sampled from a checkpoint of the network")
-    yield from _still(film.title_card(layout, title, lines), cards[0])
+    yield from itertools.repeat(film.title_card(layout, title, lines), cards[0])
     for number, part in enumerate(parts, 1):
         heading = f"network {number} of {count}" if count > 1 else "the network"
-        yield from _still(film.run_card(layout, part.summary, part.name, part.color, heading), cards[1])
+        yield from itertools.repeat(film.run_card(layout, part, heading), cards[1])
         yield from _clips(part, layout, fps)
-    end = film.end_card(
-        layout, [part.summary for part in parts], [part.name for part in parts], [part.color for part in parts]
-    )
-    yield from _still(end, cards[2])
-
-
-def _still(frame: Frame, count: int) -> Iterator[Frame]:
-    for _ in range(count):
-        yield frame.copy()
+    yield from itertools.repeat(film.end_card(layout, parts), cards[2])
 
 
 def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
-    graph = film.LossGraph(layout, part.summary, part.color, sorted({clip.sample.step for clip in part.clips}))
-    panel = film.SoundPanel(layout, part.sound, part.rate, fps, part.color, [clip.first for clip in part.clips])
+    graph, panel = film.LossGraph(layout, part), film.SoundPanel(layout, part, fps)
     for index, clip in enumerate(part.clips):
-        pen = film.captions(layout, part.summary, part.name, part.color, clip.point, clip.sample.temperature)
-        graph.labels(pen, layout, part.summary)
+        pen = film.captions(layout, part, clip)
+        graph.labels(pen)
         frame = pen.frame()
         after = part.clips[index + 1].before if index + 1 < len(part.clips) else clip.sample.step
         for number in range(clip.frames):
@@ -205,24 +198,17 @@ def _write_sound(path: Path, parts: Sequence[Part], cards: Sequence[int], fps: i
         sound.setparams((1, 2, rate, 0, "NONE", ""))
         for part in parts:
             frames += cards[1]
-            silence = round(frames * rate / fps) - written
-            samples = np.pad(_at_rate(part.sound, part.rate, rate), (silence, 0))
-            sound.writeframesraw(np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
+            samples = part.sound
+            if part.rate != rate:
+                from bytecodec.resample import Resampler  # which loads scipy
+
+                resampler = Resampler(part.rate, rate)
+                samples = np.concatenate((resampler.feed(samples), resampler.close()))
+            samples = np.pad(samples, (round(frames * rate / fps) - written, 0))
+            sound.writeframesraw(floats_to_int16(samples).tobytes())
             written += len(samples)
             frames += part.frames
-        silence = max(0, round((frames + cards[2]) * rate / fps) - written)
-        sound.writeframesraw(np.zeros(silence, "<i2").tobytes())
-
-
-def _at_rate(sound: Floats, rate: int, wanted: int) -> Floats:
-    if rate == wanted:
-        return sound
-    from bytecodec.resample import (
-        Resampler,
-    )  # imported here, because scipy loads slowly and most runs have the same rate
-
-    resampler = Resampler(rate, wanted)
-    return np.concatenate((resampler.feed(sound), resampler.close()))
+        sound.writeframesraw(bytes(2 * max(0, round((frames + cards[2]) * rate / fps) - written)))
 
 
 def _encode(program: str, frames: Iterator[Frame], layout: Layout, fps: int, sound: Path, target: Path) -> None:

@@ -119,7 +119,7 @@ def test_the_loss_graph_scrolls_to_each_checkpoint_during_its_clip(mine, write_w
     assert part.clips[0].frames < part.clips[1].frames  # the same distance, in less time
     seen = []
     layout = film.Layout(640, 360)
-    graph = film.LossGraph(layout, summary, "#ff0000", [200, 400])
+    graph = film.LossGraph(layout, part)
     frame = np.zeros((360, 640, 3), np.uint8)
     for step in (0, 200, 400):
         graph.show(frame, step)
@@ -171,13 +171,14 @@ def test_only_loud_noise_is_attenuated(mine, write_wav):
 def test_every_card_and_caption_fits_at_any_size(mine):
     mine.write_config({**mine.config(), "inputs": ["a very long name of a recording " * 5 + ".wav"] * 9})
     summary = run_summary.RunSummary(mine)
+    part = video.part_of(summary, "a name that is long, too " * 4, summary.samples, FPS, 0)
     for size in ((1280, 720), (320, 180), (720, 1280)):
         layout = film.Layout(*size)
         pictures = [
             film.title_card(layout, "A title that is much too long for a card of this size" * 2, ["words"]),
-            film.run_card(layout, summary, "a name that is long, too " * 4, "#ff0000", "network 1 of 1"),
-            film.end_card(layout, [summary] * 9, ["name"] * 9, ["#ff0000"] * 9),
-            film.captions(layout, summary, "name", "#ff0000", summary.at(200), 1.0).frame(),
+            film.run_card(layout, part, "network 1 of 1"),
+            film.end_card(layout, [part] * 9),
+            film.captions(layout, part, part.clips[0]).frame(),
         ]
         for picture in pictures:
             assert picture.shape == (size[1], size[0], 3)
