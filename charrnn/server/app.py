@@ -33,12 +33,12 @@ TOO_LARGE = f"The recording has more than {MAX_UPLOAD // 1_000_000} MB: use its 
 UPLOAD_RATE = 5_000_000  # bytes per second; a faster upload would delay listeners
 UPLOAD_TIMEOUT = 60.0  # seconds
 MAX_CONNECTIONS = 500  # of at most 100 listeners, whose browsers keep up to two open
-FILES = {
-    "/": ("listen.html", "text/html"),
-    "/listen.css": ("listen.css", "text/css"),
-    "/listen.js": ("listen.js", "text/javascript"),
-    "/listen-draw.js": ("listen-draw.js", "text/javascript"),
-    "/listen-worklet.js": ("listen-worklet.js", "text/javascript"),
+FILES = {  # media types of the files in static/
+    "listen.html": "text/html",
+    "listen.css": "text/css",
+    "listen.js": "text/javascript",
+    "listen-draw.js": "text/javascript",
+    "listen-worklet.js": "text/javascript",
 }
 
 
@@ -65,12 +65,12 @@ def application(
     state = AppState(runs, listeners, threads)
 
     async def file(request: Request) -> Response:
-        name, media_type = FILES[request.url.path]
+        name = request.url.path[1:] or "listen.html"
         content = resources.files("charrnn.server").joinpath("static", name).read_bytes()
-        return Response(content, media_type=media_type)
+        return Response(content, media_type=FILES[name])
 
     async def listing(_: Request) -> Response:
-        return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.limiter.count})
+        return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.listeners})
 
     async def curves(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(state.curves, request.query_params.get("run", "")))
@@ -79,11 +79,11 @@ def application(
         return JSONResponse(await _upload(state, request))
 
     async def live(websocket: WebSocket) -> None:
-        await Session(websocket, state.limiter, state.play_request, state.threads).serve()
+        await Session(websocket, state).serve()
 
     return Starlette(
         routes=[
-            *(Route(path, file) for path in FILES),
+            *(Route(f"/{name}", file) for name in ("", *FILES)),
             Route("/api/runs", listing),
             Route("/api/curves", curves),
             Route("/api/start", start, methods=["POST"]),
@@ -175,9 +175,7 @@ def server(app: Starlette) -> uvicorn.Server:
 
 def _is_own_error(record: logging.LogRecord) -> bool:
     """Return False for errors in what a client sent, which are not logged."""
-    return not str(record.msg).startswith(
-        ("Invalid UTF-8 sequence", "ASGI callable returned without completing handsh")
-    )
+    return not str(record.msg).startswith(("Invalid UTF-8 sequence", "ASGI callable returned without completing"))
 
 
 def bind(host: str, port: int) -> socket.socket:

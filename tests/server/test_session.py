@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from listening import PLAY, Served, read_until, receive, sampled, samplers, send, wait_for
 from websockets.exceptions import ConnectionClosed
 
-from bytecodec import decode_mulaw
 from charrnn.server import messages, sampler, session
 from charrnn.storage.run_dir import Run
 
@@ -169,8 +168,3 @@ def test_a_start_may_be_left_out(served):
     with served.socket_to() as connection:
         connection.send(json.dumps({name: value for name, value in PLAY.items() if name != "start"}))
         read_until(connection, "playing")
-
-
-def test_samples_are_decoded_by_the_networks_encoding():
-    np.testing.assert_array_equal(sampler.sample_values("mulaw"), decode_mulaw(np.arange(256, dtype=np.uint8)))
-    assert sampler.sample_values("linear")[[0, 128, 255]].tolist() == [-32768, 0, 32512]
