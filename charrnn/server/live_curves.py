@@ -60,8 +60,6 @@ class GrowingLog:
             columns = [self._header.index(name) for name in ("iteration", loss)]
         except (InputError, ValueError):  # the columns are missing
             return
-        if not lines:
-            return
         rows, _ = parse_columns(lines, columns, len(self._header))
         old = self._curve
         bits = np.clip(rows[:, 1] * factor, -MAX_BITS, MAX_BITS)
@@ -83,7 +81,7 @@ class LiveCurves:
         return {
             "flac": self._kind.flac_bits,
             "unit": self._kind.bits_unit,
-            "val": {"iteration": val.x.astype(int).tolist(), "bits": rounded(val.y, DIGITS)},
-            "iteration": train.x[rows].astype(int).tolist(),
+            "val": {"iteration": list(map(int, val.x)), "bits": rounded(val.y, DIGITS)},
+            "iteration": list(map(int, train.x[rows])),
             **levels,
         }

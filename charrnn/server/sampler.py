@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from bytecodec.pcm import bytes_to_int16
@@ -126,9 +125,13 @@ class Sampler(threading.Thread):
             temperature, began = self._temperature, time.perf_counter()
             drawn = network.run(uniforms(request.seed, 0, position, count)[:, None], temperature)[0]
             if position:  # the first piece is slower than the rest, because threads and caches are cold
-                self._measure((time.perf_counter() - began) / count)
+                seconds = (time.perf_counter() - began) / count
+                self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
             position += count
-            self._send_piece(bytes_to_int16(drawn.astype(np.uint8), encoding == "mulaw"), temperature)
+            with self._changed:  # counted before they are sent, because they may be played before `_send` returns
+                self._sent += count
+            samples = bytes_to_int16(drawn.astype(np.uint8), encoding == "mulaw")
+            self._send(HEADER.pack(request.stream, temperature) + samples.astype("<i2").tobytes())
             if self._symbol_time and time.monotonic() - reported > STATUS_INTERVAL:
                 reported = time.monotonic()
                 speed = 1 / (self._symbol_time * rate)
@@ -138,14 +141,6 @@ class Sampler(threading.Thread):
         """Return the symbols of the next piece; slow networks send small pieces, so that each is heard soon."""
         longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
         return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
-
-    def _measure(self, seconds: float) -> None:
-        self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
-
-    def _send_piece(self, samples: NDArray[np.int16], temperature: float) -> None:
-        with self._changed:  # counted before they are sent, because they may be played before `_send` returns
-            self._sent += len(samples)
-        self._send(HEADER.pack(self.request.stream, temperature) + samples.astype("<i2").tobytes())
 
     def _wait_for_room(self, count: int, rate: int) -> bool:
         """Wait until less than `LEAD` seconds are ahead of playback; return False if the sampler was stopped."""
