@@ -51,16 +51,9 @@ def application(
     addresses: bool = False,
     token: str = "",
 ) -> Starlette:
-    """Return the ASGI application of the page.
+    """Return the ASGI application of the page, on which a number of listeners can play at once.
 
-    Parameters
-    ----------
-    listeners
-        Number of listeners who can play at once; each has a sampler of their own.
-    threads
-        Threads of an engine; 0 for one per core.
-    names, addresses, token
-        See `charrnn.server.access_control.AccessControl`.
+    ``threads`` is that of an engine, 0 for one per core. See `AccessControl` for the last three parameters.
     """
     state = AppState(runs, listeners, threads)
 
@@ -181,17 +174,13 @@ def _is_own_error(record: logging.LogRecord) -> bool:
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a port of a host; port 0 selects a free one.
 
-    Raises
-    ------
-    InputError
-        The host is not this machine's, or the port is in use.
+    Raise InputError if the host is not this machine's, or the port is in use.
     """
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
         raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
+    family, _, _, _, address = found[0]
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -25,12 +25,8 @@ def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
     """Return the last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
     The decoders of compressed formats are large C libraries, and the input is not trusted. They run in a process of
-    their own, with limited memory and time and without the right to write files.
-
-    Raises
-    ------
-    InputError
-        The file is not a recording, or decoding it exceeds the limits.
+    their own, with limited memory and time and without the right to write files. Raise InputError if the file is not a
+    recording, or decoding it exceeds the limits.
     """
     # -P: modules are not searched for in the current folder, which may hold files of other people
     command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]

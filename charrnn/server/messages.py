@@ -21,12 +21,7 @@ class MalformedError(Exception):
 def parse(message: Any) -> dict[str, Any]:
     """Return the JSON object of a received ASGI message, with every field of its type in range.
 
-    Raises
-    ------
-    MalformedError
-        It is not one of the messages in `FIELDS`.
-    WebSocketDisconnect
-        The connection has ended.
+    Raise MalformedError if it is none of the messages in `FIELDS`, or WebSocketDisconnect if the connection has ended.
     """
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))

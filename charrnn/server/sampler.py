@@ -30,12 +30,8 @@ HEADER = struct.Struct("<If")  # of a piece: stream number and temperature; int1
 class PlayRequest:
     """What to play.
 
-    Attributes
-    ----------
-    stream
-        Number that the listener gave to this stream; each piece carries it.
-    prime
-        Bytes to prime the network with, at the rate and in the encoding of ``prime_format``.
+    ``stream`` is the number that the listener gave to this stream; each piece carries it. ``prime`` holds the bytes to
+    prime the network with, at the rate and in the encoding of ``prime_format``.
     """
 
     stream: int
@@ -47,14 +43,10 @@ class PlayRequest:
 
 
 class Sampler(threading.Thread):
-    """Thread that samples a stream until it is stopped.
+    """Thread that samples a stream until it is stopped, with ``threads`` threads of the engine, 0 for one per core.
 
-    Parameters
-    ----------
-    send
-        Sends a message or a piece to the listener and returns when it was sent; raises ConnectionError if it cannot.
-    threads
-        Threads of the engine; 0 for one per core.
+    ``send`` sends a message or a piece to the listener and returns when it was sent; it raises ConnectionError if it
+    cannot.
     """
 
     def __init__(self, request: PlayRequest, send: Callable[[dict[str, Any] | bytes], None], threads: int = 0) -> None:

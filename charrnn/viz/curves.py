@@ -75,16 +75,9 @@ def csv_series(
 ) -> tuple[list[Series], str, list[str]]:
     """Return the curves of a CSV file, and the columns x and ys that they show.
 
-    A run's log.csv gives its losses and validations, another file one curve per column.
-
-    Parameters
-    ----------
-    name
-        Name of the file in the legend.
-    x, ys
-        Columns. "" selects iteration or else the first column; () selects a loss or else the second column.
-    unit
-        Unit of the losses: "bits", or "nats" for the loss as it was trained.
+    A run's log.csv gives its losses and validations, another file one curve per column. By default, x is iteration or
+    else the first column, and ys a loss or else the second column. ``name`` is that in the legend. The unit of losses
+    is "bits", or "nats" for the loss as it was trained.
     """
     header = column_names(file)
     x = x or ("iteration" if "iteration" in header else header[0])
@@ -111,13 +104,7 @@ def run_series(
     on_progress: OnProgress = ignore,
     unit: str = "nats",
 ) -> Series:
-    """Return the training and validation losses of a run, over a column of both logs.
-
-    Raises
-    ------
-    InputError
-        log.csv is missing or has no rows yet.
-    """
+    """Return the losses of a run over a column of both logs, or raise InputError if log.csv has no rows yet."""
     kind, val = RunKind.of_run(run), None
 
     def read(file: Path, loss: str, on_progress: OnProgress) -> Curve:

@@ -101,10 +101,7 @@ def is_color(text: str) -> bool:
 def draw_curves(series: Sequence[Series], style: PlotStyle, x_label: str, y_label: str) -> Figure:
     """Draw training and validation losses: the spread as a band, the average as a line, validations as points.
 
-    Parameters
-    ----------
-    series
-        At least one; each training curve has at least one point that the axes can show.
+    There is at least one series, and each training curve has at least one point that the axes can show.
     """
     theme = THEMES[style.theme]
     with matplotlib.rc_context(_rc_params(theme)):

@@ -56,17 +56,9 @@ class Player:
 
 
 def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], on_progress: OnProgress = ignore) -> str:
-    """Return the page for runs, with the given samples of each.
+    """Return the page for runs, with the given samples of each, or raise InputError if one is not a recording.
 
-    Parameters
-    ----------
-    on_progress
-        Called with 1 for each sample.
-
-    Raises
-    ------
-    InputError
-        A sample is not a recording.
+    ``on_progress`` is called with 1 for each sample.
     """
     names = names_of(summaries)
     coder = _Coder([sample for some in samples for sample in some])
@@ -127,10 +119,9 @@ def _result(summary: RunSummary) -> dict[str, str]:
 
 def _validations(summary: RunSummary) -> list[tuple[str, ...]]:
     """Return the rows of a table of all validations."""
-    points = [summary.at(int(step)) for step in summary.val.x]
     return [
         (f"{m.step:,}", f"{m.epoch:.2f}", duration(m.seconds), f"{m.train_bits:.3f}", f"{m.val_bits:.3f}")
-        for m in points
+        for m in (summary.at(int(step)) for step in summary.val.x)
     ]
 
 

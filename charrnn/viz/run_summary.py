@@ -220,10 +220,7 @@ class RunSummary:
 def select_samples(summary: RunSummary, which: str | None) -> list[Sample]:
     """Return the samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
 
-    Raises
-    ------
-    InputError
-        There are none, or a checkpoint in the list has none.
+    Raise InputError if there are none, or a checkpoint in the list has none.
     """
     samples, run = summary.samples, summary.run
     if not samples:

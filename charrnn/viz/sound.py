@@ -61,7 +61,7 @@ def read_sound(path: Path, on_message: OnMessage = ignore) -> tuple[Floats, int]
     """Return a whole recording, mono (n,) with full scale 1, and the rate in Hz of its first part.
 
     ``on_message`` is called with messages for the user, such as that the recording is cut short. Raise InputError if
-    the file is not a recording or is damaged in the middle.
+    the file is not a recording, holds no sound, or is damaged in the middle.
     """
     with path.open("rb") as file:
         reading = Pass(file, str(path))
@@ -76,21 +76,9 @@ def picture_of_file(
 ) -> SoundPicture:
     """Return the envelope and the spectrogram of a recording.
 
-    Only a recording that has several parts or is damaged is read into memory as a whole.
-
-    Parameters
-    ----------
-    columns
-        Maximum number of columns; there is at most one per sample.
-    on_progress
-        Called with the number of columns since the last call.
-    on_message
-        Called with messages for the user, such as that the recording is cut short.
-
-    Raises
-    ------
-    InputError
-        The file is not a recording, holds no sound, or is damaged in the middle.
+    There are at most ``columns`` columns, and at most one per sample. Only a recording that has several parts or is
+    damaged is read into memory as a whole. ``on_progress`` is called with the number of columns since the last call.
+    See `read_sound` for messages and errors.
     """
     import soundfile
 

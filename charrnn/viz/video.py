@@ -38,8 +38,8 @@ class Clip:
     ----------
     first, frames
         First frame and number of frames in the part.
-    before
-        Iteration at which the loss graph begins to scroll.
+    before, after
+        Iterations between which the loss graph scrolls.
     """
 
     sample: Sample
@@ -47,6 +47,7 @@ class Clip:
     first: int
     frames: int
     before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def part_of(summary: RunSummary, name: str, samples: Sequence[Sample], fps: int,
             raise InputError(f"{sample.path} is at {its_rate:,} Hz, but the samples before it are at {rate:,} Hz.")
         rate = its_rate
         frames = max(1, -(-len(sound) * fps // rate) + round(GAP * fps))
-        clips.append(Clip(sample, summary.at(sample.step), first, frames, before))
         same = [other for other in samples if other.step == sample.step]
-        before += (sample.step - before) / (len(same) - same.index(sample))  # one share per temperature
-        first += frames
+        after = before + (sample.step - before) / (len(same) - same.index(sample))  # one share per temperature
+        clips.append(Clip(sample, summary.at(sample.step), first, frames, before, after))
+        first, before = first + frames, after
         level = float(np.sqrt(np.mean(sound**2)))
         length = round(first * rate / fps) - sum(map(len, sounds))
         sounds.append(np.pad(sound * min(1.0, MAX_LEVEL / max(level, 1e-9)), (0, max(0, length - len(sound))))[:length])
@@ -106,17 +107,8 @@ def make(
 ) -> None:
     """Write the video of runs, with the given samples of each, as MP4.
 
-    Parameters
-    ----------
-    layout
-        Layout of even width and height.
-    on_total, on_progress
-        Called with the number of frames, and with 1 for each frame that is made.
-
-    Raises
-    ------
-    InputError
-        There is no ffmpeg, or it fails, or a sample is not a recording.
+    The layout has an even width and height. ``on_total`` is called with the number of frames, and ``on_progress`` with
+    1 for each frame that is made. Raise InputError if ffmpeg is missing or fails, or a sample is not a recording.
     """
     program = ffmpeg()
     names = names_of(summaries)
@@ -142,10 +134,9 @@ def make(
 
 def ffmpeg() -> str:
     """Return the path of the program, or raise InputError if there is none."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise InputError("there is no ffmpeg on the PATH: install it, or add its folder to PATH.")
-    return program
+    if program := shutil.which("ffmpeg"):
+        return program
+    raise InputError("there is no ffmpeg on the PATH: install it, or add its folder to PATH.")
 
 
 def _title(summaries: Sequence[RunSummary]) -> str:
@@ -169,13 +160,12 @@ def _frames(parts: Sequence[Part], layout: Layout, cards: Sequence[int], fps: in
 
 def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
     graph, panel = film.LossGraph(layout, part), film.SoundPanel(layout, part, fps)
-    for index, clip in enumerate(part.clips):
+    for clip in part.clips:
         pen = film.captions(layout, part, clip)
         graph.labels(pen)
         frame = pen.frame()
-        after = part.clips[index + 1].before if index + 1 < len(part.clips) else clip.sample.step
         for number in range(clip.frames):
-            graph.show(frame, clip.before + (after - clip.before) * (number + 1) / clip.frames)
+            graph.show(frame, clip.before + (clip.after - clip.before) * (number + 1) / clip.frames)
             panel.show(frame, clip.first + number)
             yield frame
 
