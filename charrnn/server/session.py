@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -96,7 +95,7 @@ class Session:
             raise ConnectionError from None
         try:
             done.result(SEND_TIMEOUT)
-        except (FutureTimeoutError, CancelledError):
+        except (TimeoutError, CancelledError):
             done.cancel()
             asyncio.run_coroutine_threadsafe(self._socket.close(1008), self._loop)
             raise ConnectionError from None

@@ -108,7 +108,7 @@ class RunSummary:
         found = []
         for path in self.run.samples_folder.glob("*.wav"):
             if (name := SAMPLE_NAME.fullmatch(path.name)) and path.is_file():
-                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(path.relative_to(self.run.path))))
+                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(f"samples/{path.name}")))
         return sorted(found, key=lambda sample: (sample.step, sample.temperature))
 
     @property
