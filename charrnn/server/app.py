@@ -114,7 +114,9 @@ async def _upload(state: AppState, request: Request) -> dict[str, object]:
 
 async def _receive(request: Request, path: Path) -> None:
     """Write an upload to a file, and reject it as soon as it is too large."""
-    received = 0
+    received, announced = 0, request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_UPLOAD:
+        raise InputError(TOO_LARGE)
     try:
         with path.open("wb") as file:
             async for part in request.stream():

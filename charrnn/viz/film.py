@@ -6,10 +6,8 @@ Frames are (height, width, 3) bytes. Positions in the drawing functions are pixe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bytecodec.console import duration
 from bytecodec.errors import printable
 from charrnn.viz.curves import rolling, spread, thinned
-from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, drawable
+from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, drawable, font_file
 from charrnn.viz.sound import Floats, brightness, decibels, spectra, window_length
 
 if TYPE_CHECKING:
@@ -104,8 +102,8 @@ class Pen:
         """Write text at a position; reduce or shorten it if it does not fit."""
         text = drawable(printable(text, MAX_TEXT))
         left, top, most, _ = self.layout.box(x, y, room, 0)
-        width = self.layout.width
-        most = min(most, round(0.97 * {"l": width - left, "r": left, "m": 2 * min(left, width - left)}[anchor[0]]))
+        right = self.layout.width - left
+        most = min(most, round(0.97 * {"l": right, "r": left, "m": 2 * min(left, right)}[anchor[0]]))
         size *= self.layout.unit
         font = _font(size, bold)
         if (length := font.getlength(text)) > most:
@@ -124,8 +122,7 @@ class Pen:
 
 
 def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), max(6.0, size))
+    return ImageFont.truetype(font_file(f"DejaVuSans{'-Bold' if bold else ''}.ttf"), max(6.0, size))
 
 
 def title_card(layout: Layout, title: str, lines: Sequence[str]) -> Frame:

@@ -144,10 +144,13 @@ def save(figure: Figure, file: BinaryIO, kind: str) -> None:
     """Write a figure as png, svg or pdf; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
         text.set_text(drawable(text.get_text()))
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if kind == "png" else {}
+    options: dict[str, dict[str, Any]] = {
+        "svg": {"metadata": {"Date": None}},
+        "pdf": {"metadata": {"CreationDate": None}},
+        "png": {"pil_kwargs": {"compress_level": 4}},
+    }
     with matplotlib.rc_context({"svg.hashsalt": "charrnn", "svg.fonttype": "none"}):
-        figure.savefig(file, format=kind, metadata=metadata, **more)
+        figure.savefig(file, format=kind, **options[kind])
 
 
 def drawable(text: str) -> str:
@@ -164,9 +167,14 @@ def _shortened(text: str, pixels: int) -> str:
     return printable(drawable(text), max(MIN_CHARACTERS, pixels // CHARACTER_WIDTH))
 
 
+def font_file(name: str) -> str:
+    """Return the path of a font that is included in matplotlib."""
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name)
+
+
 @cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT)).get_charmap())
+    return frozenset(FT2Font(font_file(FONT)).get_charmap())
 
 
 def _figure(style: PlotStyle) -> Figure:
@@ -176,26 +184,21 @@ def _figure(style: PlotStyle) -> Figure:
 
 
 def _rc_params(theme: Theme) -> Any:  # matplotlib types the dictionary by its keys
+    colors = {
+        theme.paper: ("figure.facecolor", "savefig.facecolor", "axes.facecolor"),
+        theme.ink: ("axes.labelcolor", "axes.titlecolor", "text.color"),
+        theme.faint: ("axes.edgecolor", "xtick.color", "ytick.color"),
+        theme.grid: ("grid.color",),
+    }
     return {
+        **{name: color for color, names in colors.items() for name in names},
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         "font.size": 11,
         "font.family": "DejaVu Sans",  # the family of FONT
         "text.parse_math": False,  # a name with two $ is not a formula
-        "figure.facecolor": theme.paper,
-        "savefig.facecolor": theme.paper,
-        "axes.facecolor": theme.paper,
-        "axes.edgecolor": theme.faint,
-        "axes.labelcolor": theme.ink,
-        "axes.titlecolor": theme.ink,
         "axes.titlesize": 13,
         "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
         "axes.axisbelow": True,
-        "grid.color": theme.grid,
-        "text.color": theme.ink,
-        "xtick.color": theme.faint,
-        "ytick.color": theme.faint,
-        "legend.frameon": False,
     }
 
 
@@ -245,7 +248,8 @@ def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
     """Draw FLAC's rates, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
     if len({one.unit for one in series}) > 1:
         return
-    for level in dict.fromkeys(round(one.flac, FLAC_DIGITS) for one in series if one.flac is not None):
+    levels = {round(one.flac, FLAC_DIGITS): one.flac for one in series if one.flac is not None}
+    for level in levels.values():
         axes.axhline(level, color=theme.ink, linewidth=1.1, linestyle=":", zorder=1.5)
         axes.annotate(
             f"FLAC {level:.2f}",
