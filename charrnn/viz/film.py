@@ -6,7 +6,6 @@ Frames are (height, width, 3) bytes. Positions in the drawing functions are pixe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,12 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
 from bytecodec.errors import printable
+from charrnn.viz.clips import Clip, Part
 from charrnn.viz.curves import rolling, spread, thinned
 from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, drawable, font_file
 from charrnn.viz.sound import Floats, brightness, decibels, spectra, window_length
-
-if TYPE_CHECKING:
-    from charrnn.viz.video import Clip, Part
 
 Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom

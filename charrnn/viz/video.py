@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import wave
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,81 +17,14 @@ import numpy as np
 from bytecodec.errors import InputError
 from bytecodec.pcm import floats_to_int16
 from charrnn.viz import film
+from charrnn.viz.clips import Part, part_of
 from charrnn.viz.curves import OnProgress, ignore
 from charrnn.viz.film import Frame, Layout
-from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, names_of
-from charrnn.viz.sound import Floats, read_sound
+from charrnn.viz.run_summary import RunSummary, Sample, names_of
 
 TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds of each kind of card
-GAP = 0.3  # seconds of silence after a clip
-MAX_LEVEL = 0.1  # RMS relative to full scale; the noise of an untrained network would be much louder than the rest
 SOUND_RATE = 44100  # Hz; all players support it
 MAX_ERROR = 65536  # bytes of ffmpeg's stderr that are read
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Sample of a run, and its position in the run's part of the video.
-
-    Attributes
-    ----------
-    first, frames
-        First frame and number of frames in the part.
-    before, after
-        Iterations between which the loss graph scrolls.
-    """
-
-    sample: Sample
-    point: TrainPoint
-    first: int
-    frames: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Part:
-    """A run's part of the video: a card, then clips."""
-
-    summary: RunSummary
-    name: str
-    color: str
-    clips: tuple[Clip, ...]
-    sound: Floats
-    rate: int
-
-    @property
-    def frames(self) -> int:
-        """Number of frames without the card."""
-        return self.clips[-1].first + self.clips[-1].frames
-
-
-def part_of(summary: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
-    """Lay the samples of a run end to end; each begins at the start of a frame.
-
-    Raises
-    ------
-    InputError
-        A sample is not a recording, or its rate differs from that of the others.
-    """
-    clips: list[Clip] = []
-    sounds: list[Floats] = []
-    first, before, rate = 0, 0.0, 0
-    for sample in samples:
-        sound, its_rate = read_sound(sample.path)
-        if rate and its_rate != rate:
-            raise InputError(f"{sample.path} is at {its_rate:,} Hz, but the samples before it are at {rate:,} Hz.")
-        rate = its_rate
-        frames = max(1, -(-len(sound) * fps // rate) + round(GAP * fps))
-        same = [other for other in samples if other.step == sample.step]
-        after = before + (sample.step - before) / (len(same) - same.index(sample))  # one share per temperature
-        clips.append(Clip(sample, summary.at(sample.step), first, frames, before, after))
-        first, before = first + frames, after
-        level = float(np.sqrt(np.mean(sound**2)))
-        length = round(first * rate / fps) - sum(map(len, sounds))
-        sounds.append(np.pad(sound * min(1.0, MAX_LEVEL / max(level, 1e-9)), (0, max(0, length - len(sound))))[:length])
-    colors = film.THEME.colors
-    return Part(summary, name, colors[number % len(colors)], tuple(clips), np.concatenate(sounds), rate)
 
 
 def make(
