@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 import socket
 import time
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from listening import PLAY, Served, read_until, receive, sampled, samplers, send, wait_for
 from websockets.exceptions import ConnectionClosed
 
+from bytecodec import decode_mulaw
 from charrnn.server import messages, sampler, session
 from charrnn.storage.run_dir import Run
 
@@ -168,3 +171,17 @@ def test_a_start_may_be_left_out(served):
     with served.socket_to() as connection:
         connection.send(json.dumps({name: value for name, value in PLAY.items() if name != "start"}))
         read_until(connection, "playing")
+
+
+def test_samples_are_decoded_by_the_networks_encoding(trained_run, tmp_path, trained):
+    shutil.copytree(trained_run, tmp_path / "mulaw")
+    run = Run(tmp_path / "mulaw")
+    linear = run.checkpoint_file(400).read_bytes()
+    mulaw = re.sub(rb'(encoding\\": ?\\")linear\\"', rb'\1mulaw\\" ', linear)  # of the same length
+    assert mulaw != linear
+    run.checkpoint_file(400).write_bytes(mulaw)
+    with Served([run]) as one, one.socket_to() as connection:
+        send(connection)
+        received, _ = receive(connection, 1000)
+    codes = sampled(trained, 7, len(received)) // 256 + 128
+    np.testing.assert_array_equal(received, decode_mulaw(codes.astype(np.uint8)))
