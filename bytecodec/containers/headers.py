@@ -45,7 +45,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
     magic = read_at(file, at, 4)
     order, is_64 = ">" if magic == b"RIFX" else "<", magic == b"RF64"
     form, long_length, bad_peak = b"", None, False
-    for name, length, end in _riff_chunks(file, at + 12, size, order):
+    for name, length, end in riff_chunks(file, at + 12, size, order):
         if name == b"fmt ":
             form = form or read_at(file, end - length, min(length, _LONGEST_FORMAT))
         elif name == b"ds64" and length >= 16:
@@ -65,7 +65,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
     unreadable = unreadable or length >= 2**63
 
     def chunks(stop: int) -> Iterator[Chunk]:
-        return _riff_chunks(file, stop, size, order, length & 1)
+        return riff_chunks(file, stop, size, order, length & 1)
 
     if data + length <= size:
         peaks = (n for name, n, _ in chunks(data + length) if name == b"PEAK")
@@ -124,7 +124,7 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
     common = sound = b""
     data = length = 0
     bad_peak = False
-    for name, n, end in _riff_chunks(file, at + 12, size, ">"):
+    for name, n, end in riff_chunks(file, at + 12, size, ">"):
         if name == b"COMM" and n >= 18:
             common = common or read_at(file, end - n, min(n, _LONGEST_FORMAT))
         elif name == b"PEAK":
@@ -153,7 +153,7 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
     return Sound(
         data,
         length,
-        lambda stop: _riff_chunks(file, stop, size, ">", length & 1),
+        lambda stop: riff_chunks(file, stop, size, ">", length & 1),
         header,
         rate * channels * (-(-bits // 8)),
         bad_peak,
@@ -230,7 +230,7 @@ def _au_header(encoding: int, rate: int, channels: int, order: str) -> bytes:
     return (b".snd" if order == ">" else b"dns.") + struct.pack(order + "5I", 24, 2**32 - 1, encoding, rate, channels)
 
 
-def _riff_chunks(file: BinaryIO, at: int, size: int, order: str, odd: int = 0) -> Iterator[Chunk]:
+def riff_chunks(file: BinaryIO, at: int, size: int, order: str = "<", odd: int = 0) -> Iterator[Chunk]:
     """Yield the chunks from an offset on; ``odd`` is 1 if the chunk before has an odd length."""
 
     def padding(at: int, length: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 from collections.abc import Collection
@@ -15,13 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 COOKIE = "charrnn-listen"
 
-#: Everything is loaded from the page's own server, and no other page may embed it.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    # Everything is loaded from the page's own server, and no other page may embed it.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -33,16 +31,11 @@ HEADERS = {
 class AccessControl:
     """ASGI middleware that rejects requests that do not come from the page itself.
 
-    The Host must be one of ``names``, or with ``addresses`` any IP address. Another web page can make a browser send
-    requests here, even under a domain of its own that resolves to this machine (DNS rebinding). The browser then
-    states that page in Host and Origin, which scripts cannot change. An IP address cannot be rebound.
-
-    Parameters
-    ----------
-    names
-        Accepted host names, in lower case and without port.
-    token
-        Secret that the first address must end in, as ``/?token=...``; a cookie holds it from then on. "" for none.
+    The Host must be one of ``names``, in lower case and without port, or with ``addresses`` any IP address. Another web
+    page can make a browser send requests here, even under a domain of its own that resolves to this machine (DNS
+    rebinding). The browser then states that page in Host and Origin, which scripts cannot change. An IP address cannot
+    be rebound. The first address must end in the ``token``, as ``/?token=...``, if it is not ""; a cookie holds it from
+    then on.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str], addresses: bool = False, token: str = "") -> None:
@@ -62,11 +55,12 @@ class AccessControl:
         await (response or self.app)(scope, receive, _adding_headers(send))
 
     def _host_error(self, headers: Headers) -> str:
-        hosts = headers.getlist("host")
-        name = _host_name(hosts[0]) if len(hosts) == 1 else ""
-        if name in self.names or (self.addresses and _is_address(name)):
-            return ""
-        return f"{(hosts or [''])[0][:80]!r} is not a name of this page: open it at the address that was printed."
+        hosts = headers.getlist("host") or [""]
+        with contextlib.suppress(ValueError):  # raised for an invalid host, and for a name that is no address
+            name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None
+            if name and (name in self.names or (self.addresses and ipaddress.ip_address(name))):
+                return ""
+        return f"{hosts[0][:80]!r} is not a name of this page: open it at the address that was printed."
 
     def _origin_error(self, headers: Headers) -> str:
         """Return an error if a browser states that another page makes the request; other programs state no origin."""
@@ -94,22 +88,6 @@ class AccessControl:
     def _cookie(self, scope: Scope) -> str:
         """Return a cookie name with the port, because cookies are shared by all ports of a host."""
         return f"{COOKIE}-{(scope.get('server') or ('', 0))[1]}"
-
-
-def _host_name(host: str) -> str:
-    """Return a Host header without its port; "" if it is invalid."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _adding_headers(send: Send) -> Send:

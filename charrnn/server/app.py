@@ -33,12 +33,12 @@ TOO_LARGE = f"The recording has more than {MAX_UPLOAD // 1_000_000} MB: use its 
 UPLOAD_RATE = 5_000_000  # bytes per second; a faster upload would delay listeners
 UPLOAD_TIMEOUT = 60.0  # seconds
 MAX_CONNECTIONS = 500  # of at most 100 listeners, whose browsers keep up to two open
-FILES = {
-    "/": ("listen.html", "text/html"),
-    "/listen.css": ("listen.css", "text/css"),
-    "/listen.js": ("listen.js", "text/javascript"),
-    "/listen-draw.js": ("listen-draw.js", "text/javascript"),
-    "/listen-worklet.js": ("listen-worklet.js", "text/javascript"),
+FILES = {  # media types of the files in static/
+    "listen.html": "text/html",
+    "listen.css": "text/css",
+    "listen.js": "text/javascript",
+    "listen-draw.js": "text/javascript",
+    "listen-worklet.js": "text/javascript",
 }
 
 
@@ -51,26 +51,19 @@ def application(
     addresses: bool = False,
     token: str = "",
 ) -> Starlette:
-    """Return the ASGI application of the page.
+    """Return the ASGI application of the page, on which a number of listeners can play at once.
 
-    Parameters
-    ----------
-    listeners
-        Number of listeners who can play at once; each has a sampler of their own.
-    threads
-        Threads of an engine; 0 for one per core.
-    names, addresses, token
-        See `charrnn.server.access_control.AccessControl`.
+    ``threads`` is that of an engine, 0 for one per core. See `AccessControl` for the last three parameters.
     """
     state = AppState(runs, listeners, threads)
 
     async def file(request: Request) -> Response:
-        name, media_type = FILES[request.url.path]
+        name = request.url.path[1:] or "listen.html"
         content = resources.files("charrnn.server").joinpath("static", name).read_bytes()
-        return Response(content, media_type=media_type)
+        return Response(content, media_type=FILES[name])
 
     async def listing(_: Request) -> Response:
-        return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.limiter.count})
+        return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.listeners})
 
     async def curves(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(state.curves, request.query_params.get("run", "")))
@@ -79,11 +72,11 @@ def application(
         return JSONResponse(await _upload(state, request))
 
     async def live(websocket: WebSocket) -> None:
-        await Session(websocket, state.limiter, state.play_request, state.threads).serve()
+        await Session(websocket, state).serve()
 
     return Starlette(
         routes=[
-            *(Route(path, file) for path in FILES),
+            *(Route(f"/{name}", file) for name in ("", *FILES)),
             Route("/api/runs", listing),
             Route("/api/curves", curves),
             Route("/api/start", start, methods=["POST"]),
@@ -175,25 +168,19 @@ def server(app: Starlette) -> uvicorn.Server:
 
 def _is_own_error(record: logging.LogRecord) -> bool:
     """Return False for errors in what a client sent, which are not logged."""
-    return not str(record.msg).startswith(
-        ("Invalid UTF-8 sequence", "ASGI callable returned without completing handsh")
-    )
+    return not str(record.msg).startswith(("Invalid UTF-8 sequence", "ASGI callable returned without completing"))
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a port of a host; port 0 selects a free one.
 
-    Raises
-    ------
-    InputError
-        The host is not this machine's, or the port is in use.
+    Raise InputError if the host is not this machine's, or the port is in use.
     """
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
         raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
+    family, _, _, _, address = found[0]
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -25,39 +25,23 @@ def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
     """Return the last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
     The decoders of compressed formats are large C libraries, and the input is not trusted. They run in a process of
-    their own, with limited memory and time and without the right to write files.
-
-    Parameters
-    ----------
-    path
-        File to decode; its suffix selects the format.
-    options
-        Options for the conversion of a recording to bytes.
-
-    Raises
-    ------
-    InputError
-        The file is not a recording, or decoding it exceeds the limits.
+    their own, with limited memory and time and without the right to write files. Raise InputError if the file is not a
+    recording, or decoding it exceeds the limits.
     """
-    done = _run(path, options, count)
-    error = done.stderr.decode("utf-8", "replace").strip() if done else ""
-    if done and done.returncode == 0:
-        return done.stdout
-    if done and done.returncode == 1 and error.startswith(ERROR_MARK):
-        raise InputError(error.removeprefix(ERROR_MARK).replace(f"{path.parent}{os.sep}", ""))
-    raise InputError(f"{path.name} cannot be read: it needs too much time or memory. Use a shorter part.")
-
-
-def _run(path: Path, options: SoundOptions, count: int) -> subprocess.CompletedProcess[bytes] | None:
     # -P: modules are not searched for in the current folder, which may hold files of other people
     command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run(
+        done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=environment, check=False
         )
-    return None
+        if done.returncode == 0:
+            return done.stdout
+        error = done.stderr.decode("utf-8", "replace").strip()
+        if done.returncode == 1 and error.startswith(ERROR_MARK):
+            raise InputError(error.removeprefix(ERROR_MARK).replace(f"{path.parent}{os.sep}", ""))
+    raise InputError(f"{path.name} cannot be read: it needs too much time or memory. Use a shorter part.")
 
 
 def _set_limits() -> None:
@@ -67,8 +51,8 @@ def _set_limits() -> None:
     import resource
 
     os.nice(10)  # sampling for other listeners comes first
-    limits = {resource.RLIMIT_CPU: TIMEOUT, resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: 0}
-    for kind, limit in {**limits, resource.RLIMIT_CORE: 0}.items():
+    limits = {resource.RLIMIT_CPU: TIMEOUT, resource.RLIMIT_AS: MEMORY}
+    for kind, limit in {**limits, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}.items():
         resource.setrlimit(kind, (limit, limit))
 
 

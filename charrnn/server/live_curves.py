@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.storage.csv_log import parse_columns, read_appended
 from charrnn.storage.run_dir import Run
-from charrnn.viz.curves import MAX_BITS, Curve, config_or_empty, curve, flac_baseline, rolling, spread
-from charrnn.viz.run_kind import RunKind
+from charrnn.viz.curves import Curve, curve, reduced, rounded
+from charrnn.viz.run_kind import MAX_BITS, RunKind
 
 POINTS = 400  # per curve, about one per pixel of the page's graph
 DIGITS = 4  # significant digits
@@ -61,8 +60,6 @@ class GrowingLog:
             columns = [self._header.index(name) for name in ("iteration", loss)]
         except (InputError, ValueError):  # the columns are missing
             return
-        if not lines:
-            return
         rows, _ = parse_columns(lines, columns, len(self._header))
         old = self._curve
         bits = np.clip(rows[:, 1] * factor, -MAX_BITS, MAX_BITS)
@@ -73,28 +70,18 @@ class LiveCurves:
     """Curves of a run's losses in bits."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._kind = run, RunKind.of(config_or_empty(run))
+        self._kind = RunKind.of_run(run)
         self._train = GrowingLog(run.log_file, "train_loss", self._kind)
         self._val = GrowingLog(run.val_file, "val_loss", self._kind)
 
     def read(self) -> dict[str, Any]:
         """Return ``low``, ``high`` and ``mean`` of the training loss at each ``iteration``, and the validations."""
         train, val = self._train.read(), self._val.read()
-        found: dict[str, Any] = {"flac": flac_baseline(self._run), "unit": self._kind.bits_unit}
-        found["val"] = {"iteration": _integers(val.x), "bits": _rounded(val.y)}
-        if len(train) > 2 * POINTS:
-            edges = np.linspace(train.x[0], train.x[-1], POINTS)
-            x, low, high = spread(train, edges)
-            rows = np.searchsorted(train.x, x).clip(0, len(train) - 1)
-        else:
-            x, low, high, rows = train.x, train.y, train.y, np.arange(len(train))
-        mean = rolling(train, rows, max(1, len(train) // 50)) if len(train) else train.y
-        return found | {"iteration": _integers(x), "low": _rounded(low), "high": _rounded(high), "mean": _rounded(mean)}
-
-
-def _integers(values: NDArray[np.float64]) -> list[int]:
-    return [int(value) for value in values]
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]
+        rows, levels = reduced(train, POINTS, max(1, len(train) // 50), DIGITS)
+        return {
+            "flac": self._kind.flac_bits,
+            "unit": self._kind.bits_unit,
+            "val": {"iteration": list(map(int, val.x)), "bits": rounded(val.y, DIGITS)},
+            "iteration": list(map(int, train.x[rows])),
+            **levels,
+        }

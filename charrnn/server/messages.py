@@ -10,6 +10,7 @@ from starlette.websockets import WebSocketDisconnect
 
 MAX_SIZE = 4096  # bytes of a message; the page's own have less than 200
 MAX_INTEGER = 2**53 - 1  # largest integer that a browser's numbers hold exactly
+MAX_STREAM = 2**32 - 1  # of the header of a piece
 MAX_TEMPERATURE = 10.0
 
 
@@ -20,12 +21,7 @@ class MalformedError(Exception):
 def parse(message: Any) -> dict[str, Any]:
     """Return the JSON object of a received ASGI message, with every field of its type in range.
 
-    Raises
-    ------
-    MalformedError
-        It is not one of the messages in `FIELDS`.
-    WebSocketDisconnect
-        The connection has ended.
+    Raise MalformedError if it is none of the messages in `FIELDS`, or WebSocketDisconnect if the connection has ended.
     """
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))
@@ -45,7 +41,7 @@ def parse(message: Any) -> dict[str, Any]:
     return {"type": kind, **{name: found.get(name) for name in FIELDS[kind]}}
 
 
-def _integer(most: int) -> Callable[[Any], bool]:
+def _integer(most: int = MAX_INTEGER) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and 0 <= value <= most
 
 
@@ -53,23 +49,16 @@ def _is_temperature(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= MAX_TEMPERATURE
 
 
-def _is_short_text(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= 64)
-
-
-_is_stream = _integer(2**32 - 1)
-_is_step = _integer(MAX_INTEGER)
-
 FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "play": {
-        "stream": _is_stream,
-        "run": _integer(10_000),
-        "checkpoint": lambda value: value in ("newest", "best") or _is_step(value),
+        "stream": _integer(MAX_STREAM),
+        "run": _integer(),
+        "checkpoint": lambda value: value in ("newest", "best") or _integer()(value),
         "temperature": _is_temperature,
-        "seed": _integer(MAX_INTEGER),
-        "start": _is_short_text,
+        "seed": _integer(),
+        "start": lambda value: value is None or isinstance(value, str),
     },
     "temperature": {"value": _is_temperature},
-    "played": {"stream": _is_stream, "samples": _integer(MAX_INTEGER)},
+    "played": {"stream": _integer(MAX_STREAM), "samples": _integer()},
     "stop": {},
 }

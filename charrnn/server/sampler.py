@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import struct
 import threading
 import time
@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from bytecodec.pcm import decode_mulaw
+from bytecodec.pcm import bytes_to_int16
 
 LEAD = 0.3  # seconds of sound sent ahead of playback; a new temperature is heard after so long
 PIECE_TIME = 0.03  # seconds of computation per piece
@@ -31,12 +30,8 @@ HEADER = struct.Struct("<If")  # of a piece: stream number and temperature; int1
 class PlayRequest:
     """What to play.
 
-    Attributes
-    ----------
-    stream
-        Number that the listener gave to this stream; each piece carries it.
-    prime
-        Bytes to prime the network with, at the rate and in the encoding of ``prime_format``.
+    ``stream`` is the number that the listener gave to this stream; each piece carries it. ``prime`` holds the bytes to
+    prime the network with, at the rate and in the encoding of ``prime_format``.
     """
 
     stream: int
@@ -48,14 +43,10 @@ class PlayRequest:
 
 
 class Sampler(threading.Thread):
-    """Thread that samples a stream until it is stopped.
+    """Thread that samples a stream until it is stopped, with ``threads`` threads of the engine, 0 for one per core.
 
-    Parameters
-    ----------
-    send
-        Sends a message or a piece to the listener and returns when it was sent; raises ConnectionError if it cannot.
-    threads
-        Threads of the engine; 0 for one per core.
+    ``send`` sends a message or a piece to the listener and returns when it was sent; it raises ConnectionError if it
+    cannot.
     """
 
     def __init__(self, request: PlayRequest, send: Callable[[dict[str, Any] | bytes], None], threads: int = 0) -> None:
@@ -64,7 +55,6 @@ class Sampler(threading.Thread):
         self._send, self._threads = send, threads
         self._temperature = request.temperature
         self._sent = self._played = 0  # samples
-        self._needed = 0  # samples to be played before the next piece is sent
         self._symbol_time = 0.0  # seconds per symbol, recent mean
         self._stopped = False
         self._changed = threading.Condition()
@@ -77,8 +67,7 @@ class Sampler(threading.Thread):
         """Note how many samples of the stream have been played; a number above those sent is reduced to it."""
         with self._changed:
             self._played = max(self._played, min(samples, self._sent))
-            if self._played >= self._needed:
-                self._changed.notify()
+            self._changed.notify()
 
     def stop(self) -> None:
         """Make the thread end soon."""
@@ -101,10 +90,8 @@ class Sampler(threading.Thread):
             raise
 
     def _report_end(self, why: str) -> None:
-        try:
+        with contextlib.suppress(ConnectionError):
             self._send({"type": "ended", "stream": self.request.stream, "why": why})
-        except ConnectionError:
-            return
 
     def _play(self) -> None:
         from charrnn.engines import engine
@@ -125,14 +112,18 @@ class Sampler(threading.Thread):
             if self._stopped:
                 return
         self._send({"type": "playing", "stream": request.stream, "rate": rate, "step": checkpoint.step})
-        table, position, reported = sample_values(encoding), 0, 0.0
+        position, reported = 0, 0.0
         while self._wait_for_room(count := self._piece_size(rate), rate):
             temperature, began = self._temperature, time.perf_counter()
             drawn = network.run(uniforms(request.seed, 0, position, count)[:, None], temperature)[0]
             if position:  # the first piece is slower than the rest, because threads and caches are cold
-                self._measure((time.perf_counter() - began) / count)
+                seconds = (time.perf_counter() - began) / count
+                self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
             position += count
-            self._send_piece(table[drawn], temperature)
+            with self._changed:  # counted before they are sent, because they may be played before `_send` returns
+                self._sent += count
+            samples = bytes_to_int16(drawn.astype(np.uint8), encoding == "mulaw")
+            self._send(HEADER.pack(request.stream, temperature) + samples.astype("<i2").tobytes())
             if self._symbol_time and time.monotonic() - reported > STATUS_INTERVAL:
                 reported = time.monotonic()
                 speed = 1 / (self._symbol_time * rate)
@@ -143,47 +134,14 @@ class Sampler(threading.Thread):
         longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
         return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
 
-    def _measure(self, seconds: float) -> None:
-        self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
-
-    def _send_piece(self, samples: NDArray[np.int16], temperature: float) -> None:
-        with self._changed:  # counted before they are sent, because they may be played before `_send` returns
-            self._sent += len(samples)
-        self._send(HEADER.pack(self.request.stream, temperature) + samples.tobytes())
-
     def _wait_for_room(self, count: int, rate: int) -> bool:
         """Wait until less than `LEAD` seconds are ahead of playback; return False if the sampler was stopped."""
         with self._changed:
             played, since = self._played, time.monotonic()
-            self._needed = math.ceil(self._sent + count - LEAD * rate)
-            while not self._stopped and self._played < self._needed:
+            while not self._stopped and self._played < self._sent + count - LEAD * rate:
                 self._changed.wait(timeout=1)
                 if self._played > played:
                     played, since = self._played, time.monotonic()
                 if time.monotonic() - since > LISTENER_TIMEOUT:
                     raise InputError(f"Nothing was played for {LISTENER_TIMEOUT:.0f} seconds, so sampling has stopped.")
             return not self._stopped
-
-
-def sample_values(encoding: str) -> NDArray[np.int16]:
-    """Return the 16-bit sample of each byte: (256,), little-endian."""
-    codes = np.arange(256, dtype=np.uint8)
-    linear = (codes.astype(np.int16) - 128) * 256
-    return np.asarray(decode_mulaw(codes) if encoding == "mulaw" else linear, dtype="<i2")
-
-
-class SessionLimiter:
-    """Limit on the number of samplers that run at once."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._samplers: set[Sampler] = set()
-
-    def start(self, sampler: Sampler) -> bool:
-        """Start a sampler and return True, or return False if as many as allowed are running."""
-        self._samplers = {one for one in self._samplers if one.is_alive()}
-        if len(self._samplers) >= self.count:
-            return False
-        sampler.start()
-        self._samplers.add(sampler)
-        return True

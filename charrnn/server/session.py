@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bytecodec.errors import InputError
 from charrnn.server import messages
-from charrnn.server.sampler import PlayRequest, Sampler, SessionLimiter
+from charrnn.server.sampler import Sampler
+from charrnn.server.state import AppState
 
 IDLE_TIMEOUT = 60.0  # seconds without a message
 SEND_TIMEOUT = 10.0  # seconds for a message to leave while the listener does not read
@@ -21,22 +20,10 @@ MESSAGE_INTERVAL = 0.005  # seconds between messages, so that a flood of them do
 
 
 class Session:
-    """WebSocket session of one listener.
+    """WebSocket session of one listener."""
 
-    Parameters
-    ----------
-    find
-        Makes a `PlayRequest` of a play message, or raises InputError.
-    """
-
-    def __init__(
-        self,
-        socket: WebSocket,
-        limiter: SessionLimiter,
-        find: Callable[[dict[str, Any]], PlayRequest],
-        threads: int = 0,
-    ) -> None:
-        self._socket, self._limiter, self._find, self._threads = socket, limiter, find, threads
+    def __init__(self, socket: WebSocket, state: AppState) -> None:
+        self._socket, self._state = socket, state
         self._loop = asyncio.get_running_loop()
         self._sampler: Sampler | None = None
 
@@ -72,18 +59,14 @@ class Session:
 
     async def _play(self, message: dict[str, Any]) -> None:
         await self._stop()
-        refusal: dict[str, Any] = {"type": "ended", "stream": message["stream"]}
         try:
-            request = await asyncio.to_thread(self._find, message)
+            request = await asyncio.to_thread(self._state.play_request, message)
+            sampler = Sampler(request, self._send_from_thread, self._state.threads)
+            self._state.start(sampler)
         except InputError as error:
-            await self._send(refusal | {"why": str(error)})
-            return
-        sampler = Sampler(request, self._send_from_thread, self._threads)
-        if self._limiter.start(sampler):
+            await self._send({"type": "ended", "stream": message["stream"], "why": str(error)})
+        else:
             self._sampler = sampler
-            return
-        why = f"At most {self._limiter.count} can listen at once: try again when one of them has stopped."
-        await self._send(refusal | {"why": why})
 
     async def _stop(self) -> None:
         if self._sampler is None:
@@ -104,15 +87,15 @@ class Session:
 
     def _send_from_thread(self, message: dict[str, Any] | bytes) -> None:
         """Send from the sampler's thread; return only when the connection has accepted it, so that nothing queues."""
-        sending: Coroutine[Any, Any, None] = self._send(message)
+        sending = self._send(message)
         try:
-            done: Future[None] = asyncio.run_coroutine_threadsafe(sending, self._loop)
+            done = asyncio.run_coroutine_threadsafe(sending, self._loop)
         except RuntimeError:  # the loop has ended
             sending.close()
             raise ConnectionError from None
         try:
             done.result(SEND_TIMEOUT)
-        except (FutureTimeoutError, CancelledError):
+        except (TimeoutError, CancelledError):
             done.cancel()
             asyncio.run_coroutine_threadsafe(self._socket.close(1008), self._loop)
             raise ConnectionError from None

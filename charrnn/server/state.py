@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.errors import InputError
 from charrnn.server.decode_sandbox import last_bytes
 from charrnn.server.live_curves import LiveCurves
-from charrnn.server.messages import MAX_INTEGER
-from charrnn.server.sampler import PlayRequest, SessionLimiter
+from charrnn.server.sampler import PlayRequest, Sampler
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.run_summary import describe_inputs, describe_network, distinct_names
 
@@ -32,17 +30,18 @@ class AppState:
     def __init__(self, runs: Sequence[Run], listeners: int, threads: int) -> None:
         self.runs, self.threads = list(runs), threads
         self.names = distinct_names([run.path.resolve().name for run in runs], [run.path for run in runs])
-        self.limiter = SessionLimiter(listeners)
+        self.listeners = listeners
+        self._samplers: set[Sampler] = set()
         self.uploading, self.decoding = asyncio.Semaphore(MAX_UPLOADS), asyncio.Semaphore(1)
         self._curves = [LiveCurves(run) for run in runs]
         self._curves_lock = threading.Lock()
         self._starts: dict[str, tuple[bytes, tuple[int, str]]] = {}
 
-    def run(self, number: Any) -> Run:
-        """Return the run with a number, or raise InputError."""
+    def index(self, number: Any) -> int:
+        """Return the number of a run as an index, or raise InputError if there is no such run."""
         if str(number) not in map(str, range(len(self.runs))):
             raise InputError(f"There is no run number {str(number)[:20]!r}.")
-        return self.runs[int(number)]
+        return int(number)
 
     def listing(self) -> list[dict[str, Any]]:
         """Return the name and the description of each run."""
@@ -50,25 +49,25 @@ class AppState:
 
     def curves(self, number: str) -> dict[str, Any]:
         """Return the losses of a run so far."""
-        self.run(number)
         with self._curves_lock:
-            return self._curves[int(number)].read()
+            return self._curves[self.index(number)].read()
 
     def add_start(self, number: str, path: Path) -> dict[str, Any]:
         """Decode an uploaded recording for a run, and return its id and its length in seconds."""
         from charrnn.data.recordings import SoundOptions
 
-        run, name = self.run(number), self.names[int(number)]
+        index = self.index(number)
+        name = self.names[index]
         try:
-            config = run.config()
+            config = self.runs[index].config()
         except InputError:  # its message may contain paths of this machine
             raise InputError(f"The config.json of {name} is damaged.") from None
         if is_frames(config):
             raise InputError(_frames_refusal(name))
-        sound = (_rate(config), str(config.get("encoding") or "linear"))
+        sound = (config.get("rate") or 0, config.get("encoding") or "linear")
         if not sound[0]:
             raise InputError(f"{name} was trained on text, so it cannot start from a recording.")
-        options = SoundOptions.of_network(*sound, config.get("sound"))
+        options = SoundOptions.of_network(*sound, config["sound"])
         prime = last_bytes(path, options, PRIME_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
         self._starts[key] = (prime, sound)
@@ -80,7 +79,7 @@ class AppState:
         """Return what a play message asks for."""
         from charrnn.storage.checkpoint_format import kind_of
 
-        run = self.run(message["run"])
+        run = self.runs[self.index(message["run"])]
         file = find_checkpoint(run, message["checkpoint"])
         if kind_of(file) == "frames":
             raise InputError(_frames_refusal(run.path.name))
@@ -88,6 +87,14 @@ class AppState:
         if message["start"] and not start[0]:
             raise InputError("The recording to start from is no longer stored: drop it again.")
         return PlayRequest(message["stream"], file, float(message["temperature"]), message["seed"], *start)
+
+    def start(self, sampler: Sampler) -> None:
+        """Start a sampler, or raise InputError if as many as allowed are running."""
+        self._samplers = {one for one in self._samplers if one.is_alive()}
+        if len(self._samplers) >= self.listeners:
+            raise InputError(f"At most {self.listeners} can listen at once: try again when one of them has stopped.")
+        sampler.start()
+        self._samplers.add(sampler)
 
 
 def find_checkpoint(run: Run, which: str | int) -> Path:
@@ -112,18 +119,14 @@ def _describe(run: Run) -> dict[str, Any]:
         config, best = run.config(), run.best()
     except (InputError, OSError):  # its message may hold paths of this machine
         return found | {"network": "its config.json or its checkpoints cannot be read"}
-    if isinstance(config.get("model"), dict) and isinstance(config.get("inputs"), list):
-        found |= {"network": describe_network(config), "inputs": describe_inputs(config)}
-    else:
-        found |= {"network": describe_network({})}
-    found |= {"kind": "frames" if is_frames(config) else "symbols"}
-    return found | {"rate": _rate(config), "best": best and min(best["iteration"], MAX_INTEGER)}
+    return found | {
+        "rate": config.get("rate") or 0,
+        "kind": "frames" if is_frames(config) else "symbols",
+        "network": describe_network(config),
+        "inputs": describe_inputs(config),
+        "best": best and best["iteration"],
+    }
 
 
 def _frames_refusal(name: str) -> str:
     return f"{name} is a frame predictor, which cannot be played live: use charrnn-sample."
-
-
-def _rate(config: dict[str, Any]) -> int:
-    rate = config.get("rate")
-    return rate if type(rate) is int and 0 < rate <= HIGHEST_RATE else 0

@@ -68,7 +68,7 @@ class TensorBoard(Listener):
         """Write the sounds of a checkpoint."""
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
             try:
-                sound, rate = read_sound(self._run.inside(path.relative_to(self._run.path)), log)
+                sound, rate = read_sound(self._run.inside(f"samples/{path.name}"), log)
             except InputError as error:  # a file that the user put there
                 log(f"{error} It is left out of the event files.")
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ Floats = NDArray[np.float64]
 OnMessage = Callable[[str], object]
 OnProgress = Callable[[int], object]
 
-MAX_BITS = 1e6  # per sample; larger values are not measurements
 LOSSES = ("train_loss", "loss", "val_loss")  # columns that are drawn if none is named
 MAX_POINTS = 4096  # of a rolling median, each of which sorts a window
 
@@ -37,10 +37,6 @@ class Curve:
 
     def __len__(self) -> int:
         return len(self.x)
-
-    def scaled(self, factor: float) -> Curve:
-        """Return the curve with y multiplied by a factor."""
-        return self if factor == 1 else Curve(self.x, self.y * factor)
 
 
 @dataclass(frozen=True)
@@ -77,21 +73,11 @@ def csv_series(
     on_progress: OnProgress = ignore,
     unit: str = "nats",
 ) -> tuple[list[Series], str, list[str]]:
-    """Return the curves of a CSV file: losses and validations of a run's log.csv, or one curve per column.
+    """Return the curves of a CSV file, and the columns x and ys that they show.
 
-    Parameters
-    ----------
-    name
-        Name of the file in the legend.
-    x, ys
-        Columns. "" selects iteration or else the first column; () selects a loss or else the second column.
-    unit
-        Unit of the losses: "bits", or "nats" for the loss as it was trained.
-
-    Returns
-    -------
-    series, x, ys
-        The curves and the columns that they show.
+    A run's log.csv gives its losses and validations, another file one curve per column. By default, x is iteration or
+    else the first column, and ys a loss or else the second column. ``name`` is that in the legend. The unit of losses
+    is "bits", or "nats" for the loss as it was trained.
     """
     header = column_names(file)
     x = x or ("iteration" if "iteration" in header else header[0])
@@ -99,12 +85,12 @@ def csv_series(
     run = Run(file.parent)
     if ys == ["train_loss"] and file.name == run.log_file.name:
         return [run_series(run, name, x, on_message, on_progress, unit)], x, ys
-    kind = RunKind.of(config_or_empty(run) if file.name in (run.log_file.name, run.val_file.name) else {})
+    kind = RunKind.of_run(run) if file.name in (run.log_file.name, run.val_file.name) else RunKind.of({})
     columns = [kind.column(file, header, y, unit) if y in LOSSES else (y, 1.0) for y in ys]
     data = read_columns(file, (x, *(column for column, _ in columns)), on_message, on_progress).T
     names = [name] if len(ys) == 1 else [f"{name}, {y}" for y in ys]
     series = [
-        Series(n, curve(data[0], values).scaled(factor), unit=kind.unit(unit) if y in LOSSES else "")
+        Series(n, curve(data[0], factor * values), unit=kind.unit(unit) if y in LOSSES else "")
         for n, y, values, (_, factor) in zip(names, ys, data[1:], columns, strict=True)
     ]
     return series, x, ys
@@ -118,59 +104,35 @@ def run_series(
     on_progress: OnProgress = ignore,
     unit: str = "nats",
 ) -> Series:
-    """Return the training and validation losses of a run, over a column of both logs.
+    """Return the losses of a run over a column of both logs, or raise InputError if log.csv has no rows yet."""
+    kind, val = RunKind.of_run(run), None
 
-    Raises
-    ------
-    InputError
-        log.csv is missing or has no rows yet.
-    """
-    kind = RunKind.of(config_or_empty(run))
-    column, factor = kind.column(run.log_file, column_names(run.log_file), "train_loss", unit)
-    train = curve(*read_columns(run.log_file, (x, column), on_message, on_progress).T).scaled(factor)
-    val = None
-    if run.val_file.is_file() and x in (header := column_names(run.val_file)):
-        try:
-            column, factor = kind.column(run.val_file, header, "val_loss", unit)
-            val = curve(*read_columns(run.val_file, (x, column), on_message).T).scaled(factor)
-        except InputError:  # before the first validation
-            val = None
-    return Series(name, train, val, kind.flac(flac_baseline(run), unit), kind.unit(unit))
+    def read(file: Path, loss: str, on_progress: OnProgress) -> Curve:
+        column, factor = kind.column(file, column_names(file), loss, unit)
+        xs, losses = read_columns(file, (x, column), on_message, on_progress).T
+        return curve(xs, factor * losses)
 
-
-def config_or_empty(run: Run) -> dict[str, Any]:
-    """Return the contents of a run's config.json; {} if it cannot be read."""
-    try:
-        return run.config()
-    except (InputError, OSError):
-        return {}
-
-
-def flac_baseline(run: Run) -> float | None:
-    """Return FLAC's bits per sample on the validation part of a run; None if config.json does not hold them."""
-    baselines = config_or_empty(run).get("yardsticks")
-    bits = baselines.get("flac") if isinstance(baselines, dict) else None
-    return float(bits) if isinstance(bits, int | float) and abs(bits) < MAX_BITS else None
+    train = read(run.log_file, "train_loss", on_progress)
+    if run.val_file.is_file() and x in column_names(run.val_file):
+        with contextlib.suppress(InputError):  # raised before the first validation
+            val = read(run.val_file, "val_loss", ignore)
+    return Series(name, train, val, kind.flac(unit), kind.unit(unit))
 
 
 def curve(x: Floats, y: Floats) -> Curve:
     """Return the points of columns (n,) that have two finite numbers, in the order of x."""
     finite = np.isfinite(x) & np.isfinite(y)
-    if not finite.all():
-        x, y = x[finite], y[finite]
+    x, y = x[finite], y[finite]
     if np.any(x[1:] < x[:-1]):
         order = np.argsort(x, kind="stable")
         x, y = x[order], y[order]
-    return Curve(np.ascontiguousarray(x), np.ascontiguousarray(y))
+    return Curve(x, y)
 
 
 def spread(points: Curve, edges: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the middle, the least y and the greatest y of each column of a picture that has points.
 
-    Parameters
-    ----------
-    edges
-        (columns + 1,) borders of the columns in x, increasing.
+    ``edges`` (columns + 1,) are the borders of the columns in x, increasing.
     """
     first = np.searchsorted(points.x, edges[:-1], "left")
     last = np.append(first[1:], np.searchsorted(points.x, edges[-1], "right"))
@@ -181,6 +143,31 @@ def spread(points: Curve, edges: Floats) -> tuple[Floats, Floats, Floats]:
     inside = points.y[: last[has_points][-1]]
     middle = (edges[:-1] + edges[1:])[has_points] / 2
     return middle, np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)
+
+
+def reduced(
+    points: Curve, columns: int, window: int, digits: int, log_x: bool = False
+) -> tuple[NDArray[np.int64], dict[str, list[float]]]:
+    """Return the rows of a curve to draw, and the low, high and mean of y at them, as rounded numbers for JSON.
+
+    A curve of more than 2 ``columns`` points is reduced to one per column, with ``log_x`` also of a logarithmic axis.
+    The rows depend on x alone.
+    """
+    rows, low, high = np.arange(len(points)), points.y, points.y
+    if len(points) > 2 * columns:
+        first, last = points.x[0], points.x[-1]
+        edges = np.linspace(first, last, columns)
+        if log_x:
+            edges = np.unique(np.concatenate((edges, np.geomspace(max(1.0, first), last, columns))))
+        middle, low, high = spread(points, edges)
+        rows = np.searchsorted(points.x, middle).clip(0, len(points) - 1)
+    values = {"low": low, "high": high, "mean": rolling(points, rows, window) if len(rows) else low}
+    return rows, {name: rounded(ys, digits) for name, ys in values.items()}
+
+
+def rounded(values: Floats, digits: int) -> list[float]:
+    """Return numbers with a count of significant digits."""
+    return [float(f"{value:.{digits}g}") for value in values]
 
 
 def rolling(points: Curve, at: NDArray[np.integer[Any]], window: int, kind: str = "mean") -> Floats:

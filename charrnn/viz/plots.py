@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +34,7 @@ LINEAR_RATIO = 3  # a logarithmic axis whose ends have a smaller ratio has equal
 FONT = "DejaVuSans.ttf"  # included in matplotlib, so that pictures are the same everywhere
 CHARACTER_WIDTH = 12  # approximate maximum in pixels
 MIN_CHARACTERS = 40  # of a text, in pictures of any size
-SAME_FLAC = 0.005  # bits; lines of FLAC that are closer are drawn once
+FLAC_DIGITS = 2  # after the point; lines of FLAC at the same number are drawn once
 
 
 @dataclass(frozen=True)
@@ -100,43 +101,40 @@ def is_color(text: str) -> bool:
 def draw_curves(series: Sequence[Series], style: PlotStyle, x_label: str, y_label: str) -> Figure:
     """Draw training and validation losses: the spread as a band, the average as a line, validations as points.
 
-    Parameters
-    ----------
-    series
-        At least one; each training curve has at least one point that the axes can show.
+    There is at least one series, and each training curve has at least one point that the axes can show.
     """
     theme = THEMES[style.theme]
     with matplotlib.rc_context(_rc_params(theme)):
         figure = _figure(style)
         axes = figure.add_subplot()
         _scales(axes, series, style)
-        colors = style.colors or theme.colors
-        for number, one in enumerate(series):
-            _draw_series(axes, one, style, colors[number % len(colors)])
+        colors = list(islice(cycle(style.colors or theme.colors), len(series)))
+        for one, color in zip(series, colors, strict=True):
+            _draw_series(axes, one, style, color)
         _draw_flac(axes, series, theme)
         _label_axes(axes, style, x_label, y_label)
-        _legend(axes, series, [colors[n % len(colors)] for n in range(len(series))], style, theme)
+        _legend(axes, series, colors, style)
     return figure
 
 
 def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) -> Figure:
     """Draw the waveform of each recording above its spectrogram, with a line where a segment begins."""
     theme = THEMES[style.theme]
-    colors = style.colors or theme.colors
+    colors = cycle(style.colors or theme.colors)
     with matplotlib.rc_context(_rc_params(theme)):
         figure = _figure(style)
         rows = figure.add_gridspec(len(sounds), 1, hspace=0.08)
-        for number, (name, sound) in enumerate(sounds):
+        for number, ((name, sound), color) in enumerate(zip(sounds, colors, strict=False)):
             cells = rows[number].subgridspec(2, 1, height_ratios=(1, 1.6), hspace=0.02)
             wave = figure.add_subplot(cells[0])
             spectrum = figure.add_subplot(cells[1], sharex=wave)
-            _draw_wave(wave, sound, colors[number % len(colors)])
+            _draw_wave(wave, sound, color)
             _draw_spectrogram(spectrum, sound)
             title = style.title if style.title and not number else name
             wave.set_title(_shortened(title, style.width), loc="left")
-            for mark in sound.marks[1:] if sound.marks[:1] == (0.0,) else sound.marks:
-                wave.axvline(mark, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
-                spectrum.axvline(mark, color="white", linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+            for mark in sound.marks[sound.marks[:1] == (0.0,) :]:  # not at the beginning
+                for axes, ink in ((wave, theme.ink), (spectrum, "white")):
+                    axes.axvline(mark, color=ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
         if any(sound.marks for _, sound in sounds):
             figure.text(0.995, 0.995, "dashed: start of a segment", ha="right", va="top", color=theme.faint)
     return figure
@@ -146,10 +144,13 @@ def save(figure: Figure, file: BinaryIO, kind: str) -> None:
     """Write a figure as png, svg or pdf; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
         text.set_text(drawable(text.get_text()))
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if kind == "png" else {}
+    options: dict[str, dict[str, Any]] = {
+        "svg": {"metadata": {"Date": None}},
+        "pdf": {"metadata": {"CreationDate": None}},
+        "png": {"pil_kwargs": {"compress_level": 4}},
+    }
     with matplotlib.rc_context({"svg.hashsalt": "charrnn", "svg.fonttype": "none"}):
-        figure.savefig(file, format=kind, metadata=metadata, **more)
+        figure.savefig(file, format=kind, **options[kind])
 
 
 def drawable(text: str) -> str:
@@ -166,9 +167,14 @@ def _shortened(text: str, pixels: int) -> str:
     return printable(drawable(text), max(MIN_CHARACTERS, pixels // CHARACTER_WIDTH))
 
 
+def font_file(name: str) -> str:
+    """Return the path of a font that is included in matplotlib."""
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name)
+
+
 @cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT)).get_charmap())
+    return frozenset(FT2Font(font_file(FONT)).get_charmap())
 
 
 def _figure(style: PlotStyle) -> Figure:
@@ -178,34 +184,29 @@ def _figure(style: PlotStyle) -> Figure:
 
 
 def _rc_params(theme: Theme) -> Any:  # matplotlib types the dictionary by its keys
+    colors = {
+        theme.paper: ("figure.facecolor", "savefig.facecolor", "axes.facecolor"),
+        theme.ink: ("axes.labelcolor", "axes.titlecolor", "text.color"),
+        theme.faint: ("axes.edgecolor", "xtick.color", "ytick.color"),
+        theme.grid: ("grid.color",),
+    }
     return {
+        **{name: color for color, names in colors.items() for name in names},
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         "font.size": 11,
         "font.family": "DejaVu Sans",  # the family of FONT
         "text.parse_math": False,  # a name with two $ is not a formula
-        "figure.facecolor": theme.paper,
-        "savefig.facecolor": theme.paper,
-        "axes.facecolor": theme.paper,
-        "axes.edgecolor": theme.faint,
-        "axes.labelcolor": theme.ink,
-        "axes.titlecolor": theme.ink,
         "axes.titlesize": 13,
         "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
         "axes.axisbelow": True,
-        "grid.color": theme.grid,
-        "text.color": theme.ink,
-        "xtick.color": theme.faint,
-        "ytick.color": theme.faint,
-        "legend.frameon": False,
     }
 
 
 def _scales(axes: Axes, series: Sequence[Series], style: PlotStyle) -> None:
     """Set the limits of x before anything is drawn, because the columns of pixels depend on them."""
-    every = [points.x for one in series for points in (one.train, one.val) if points]
-    shown = [x[x > 0] if style.log_x else x for x in every]
-    low, high = (float(f([f(x) for x in shown if len(x)])) for f in (min, max))
+    x = np.concatenate([points.x for one in series for points in (one.train, one.val) if points])
+    x = x[x > 0] if style.log_x else x
+    low, high = float(x.min()), float(x.max())
     if low == high:
         low, high = (low / 2, high * 2) if style.log_x else (low - 0.5, high + 0.5)
     if style.log_x:
@@ -216,51 +217,39 @@ def _scales(axes: Axes, series: Sequence[Series], style: PlotStyle) -> None:
 
 
 def _edges(axes: Axes, columns: int) -> Floats:
-    low, high = axes.get_xlim()
-    edges = np.geomspace(low, high, columns + 1) if axes.get_xscale() == "log" else np.linspace(low, high, columns + 1)
-    edges[0], edges[-1] = low, high  # exact, so that the first and last points are inside
-    return edges
+    """Return the borders of columns, of which the first and the last are exactly the limits of x."""
+    space = np.geomspace if axes.get_xscale() == "log" else np.linspace
+    return space(*axes.get_xlim(), columns + 1)
 
 
 def _draw_series(axes: Axes, one: Series, style: PlotStyle, color: str) -> None:
-    edges = _edges(axes, style.width)
-    middle, low, high = curves.spread(one.train, edges)
-    rows = len(one.train)
-    if rows > 2 * len(middle):
-        _draw_band(axes, middle, low, high, color)
-    elif style.average != "none":
-        axes.plot(one.train.x, one.train.y, color=color, alpha=0.35, linewidth=0.7)
-    if style.average == "none" and rows <= 2 * len(middle):
-        axes.plot(one.train.x, one.train.y, color=color, linewidth=1.2)
-    elif style.average != "none":
-        at = curves.thinned(one.train, edges, curves.MAX_POINTS if style.average == "median" else None)
-        window = style.window or max(1, rows // 100)
-        axes.plot(
-            one.train.x[at], curves.rolling(one.train, at, window, style.average), color=color, linewidth=1.8, zorder=3
-        )
+    train, edges = one.train, _edges(axes, style.width)
+    middle, low, high = curves.spread(train, edges)
+    if len(train) > 2 * len(middle):  # without anti-aliasing, which would fade peaks that are one pixel wide
+        axes.fill_between(middle, low, high, color=color, alpha=0.3, linewidth=0, antialiased=False, zorder=2)
+    elif style.average == "none":
+        axes.plot(train.x, train.y, color=color, linewidth=1.2)
+    else:
+        axes.plot(train.x, train.y, color=color, alpha=0.35, linewidth=0.7)
+    if style.average != "none":
+        at = curves.thinned(train, edges, curves.MAX_POINTS if style.average == "median" else None)
+        line = curves.rolling(train, at, style.window or max(1, len(train) // 100), style.average)
+        axes.plot(train.x[at], line, color=color, linewidth=1.8, zorder=3)
     if one.val:
-        markers = _markers(THEMES[style.theme]) if len(one.val) <= style.width / 12 else {}
+        markers = _markers(style) if len(one.val) <= style.width / 12 else {}
         axes.plot(one.val.x, one.val.y, color=color, zorder=4, linewidth=1.4, linestyle=DASHES, **markers)
 
 
-def _markers(theme: Theme) -> dict[str, Any]:
-    return {"marker": "o", "markersize": 5.5, "markeredgecolor": theme.paper}
-
-
-def _draw_band(axes: Axes, middle: Floats, low: Floats, high: Floats, color: str) -> None:
-    """Fill from least to greatest without anti-aliasing, which would fade peaks that are one pixel wide."""
-    axes.fill_between(middle, low, high, color=color, alpha=0.3, linewidth=0, antialiased=False, zorder=2)
+def _markers(style: PlotStyle) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 5.5, "markeredgecolor": THEMES[style.theme].paper}
 
 
 def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
     """Draw FLAC's rates, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
     if len({one.unit for one in series}) > 1:
         return
-    drawn: list[float] = []
-    for level in (one.flac for one in series):
-        if level is None or any(abs(level - other) < SAME_FLAC for other in drawn):
-            continue
-        drawn.append(level)
+    levels = {round(one.flac, FLAC_DIGITS): one.flac for one in series if one.flac is not None}
+    for level in levels.values():
         axes.axhline(level, color=theme.ink, linewidth=1.1, linestyle=":", zorder=1.5)
         axes.annotate(
             f"FLAC {level:.2f}",
@@ -296,29 +285,29 @@ def _label_axes(axes: Axes, style: PlotStyle, x_label: str, y_label: str) -> Non
         axes.yaxis.set_major_locator(MaxNLocator(max(3, style.height // 90), steps=TICK_STEPS))
 
 
-def _plain(value: float, _place: object = None) -> str:
+def _plain(value: float, _position: object = None) -> str:
     """Return a number with thousands separators, and without an exponent unless it is very large or small."""
     if value == int(value) and abs(value) < 1e12:
         return f"{int(value):,}"
     return f"{value:,.6g}"
 
 
-def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], style: PlotStyle, theme: Theme) -> None:
+def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], style: PlotStyle) -> None:
     """Name the runs by colour, then line and band, in grey if there are several runs."""
-    is_several = len(series) > 1
+    theme = THEMES[style.theme]
     names = [_shortened(one.name, style.width // 2) for one in series]
-    handles: list[tuple[Any, str]] = []
-    if is_several:
-        handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]
-    color = theme.faint if is_several else colors[0]
-    name = "" if is_several else f"{names[0]}: "
     has_val = any(one.val for one in series)
     prefix = "training, " if has_val else ""
+    handles: list[tuple[Any, str]] = []
+    color, name = colors[0], f"{names[0]}: "
+    if len(series) > 1:
+        handles += [(Line2D([], [], color=c, linewidth=3), name) for c, name in zip(colors, names, strict=True)]
+        color, name = theme.faint, ""
     if style.average != "none":
         handles.append((Line2D([], [], color=color, linewidth=1.8), f"{name}{prefix}{style.average}"))
     handles.append((Patch(facecolor=color, alpha=0.3), f"{prefix}spread"))
     if has_val:
-        handles.append((Line2D([], [], color=color, linestyle=DASHES, **_markers(theme)), "validation"))
+        handles.append((Line2D([], [], color=color, linestyle=DASHES, **_markers(style)), "validation"))
     blanks = " " * len(handles)  # matplotlib omits labels that begin with _
     columns = 1 if len(handles) < 9 else 2
     legend = axes.legend([h for h, _ in handles], blanks, loc="upper right", labelcolor=theme.ink, ncols=columns)

@@ -13,16 +13,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib import colormaps
-from numpy.typing import NDArray
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.viz.curves import Curve, OnProgress, ignore, rolling, spread
+from charrnn.viz.curves import OnProgress, ignore, reduced, rounded
 from charrnn.viz.plots import COLORMAP, THEMES
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
-from charrnn.viz.sound import Floats, SoundPicture, picture_of_samples, read_sound
+from charrnn.viz.sound import Floats, SoundPicture, brightness, picture_of_samples, read_sound
 
 WIDTH = 420  # columns of a sound's pictures
 BINS = 96  # rows of a spectrogram
@@ -57,21 +56,13 @@ class Player:
 
 
 def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], on_progress: OnProgress = ignore) -> str:
-    """Return the page for runs, with the given samples of each.
+    """Return the page for runs, with the given samples of each, or raise InputError if one is not a recording.
 
-    Parameters
-    ----------
-    on_progress
-        Called with 1 for each sample.
-
-    Raises
-    ------
-    InputError
-        A sample is not a recording.
+    ``on_progress`` is called with 1 for each sample.
     """
     names = names_of(summaries)
     coder = _Coder([sample for some in samples for sample in some])
-    runs = []
+    runs: list[dict[str, Any]] = []
     for number, (summary, name, some) in enumerate(zip(summaries, names, samples, strict=True)):
         players: dict[int, list[Player]] = {}
         for sample in some:
@@ -87,27 +78,17 @@ def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], o
                 "validations": _validations(summary),
             }
         )
+    loader = PackageLoader("charrnn.viz")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    style, script = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
     curves = [_curves(summary, name) for summary, name in zip(summaries, names, strict=True)]
-    return _page(runs, _originals(summaries, coder), curves, names)
-
-
-def _page(
-    runs: Sequence[dict[str, Any]], originals: Sequence[Player], curves: Sequence[Any], names: Sequence[str]
-) -> str:
-    steps = sorted({step for run in runs for step in run["players"]})
-    environment = Environment(
-        loader=PackageLoader("charrnn.viz"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    source = environment.loader
-    assert source is not None
-    style, script = (source.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
     return environment.get_template("report.html").render(
         runs=runs,
-        steps=steps,
-        originals=originals,
+        steps=sorted({step for run in runs for step in run["players"]}),
+        originals=_originals(summaries, coder),
         names=names,
         curves=curves,
-        units={kind: _joined([curve[f"{kind}_unit"] for curve in curves]) for kind in ("bits", "loss")},
+        units={kind: " or ".join(dict.fromkeys(one[f"{kind}_unit"] for one in curves)) for kind in ("bits", "loss")},
         themes={name: theme.colors for name, theme in THEMES.items()},
         style=Markup(style),
         script=Markup(script),
@@ -116,7 +97,7 @@ def _page(
         bins=BINS,
         version=__version__,
         row_names=list(dict.fromkeys(name for run in runs for name in run["settings"])),
-        count=sum(len(players) for run in runs for players in run["players"].values()),
+        count=sum(map(len, samples)),
     )
 
 
@@ -138,10 +119,9 @@ def _result(summary: RunSummary) -> dict[str, str]:
 
 def _validations(summary: RunSummary) -> list[tuple[str, ...]]:
     """Return the rows of a table of all validations."""
-    points = [summary.at(int(step)) for step in summary.val.x]
     return [
         (f"{m.step:,}", f"{m.epoch:.2f}", duration(m.seconds), f"{m.train_bits:.3f}", f"{m.val_bits:.3f}")
-        for m in points
+        for m in (summary.at(int(step)) for step in summary.val.x)
     ]
 
 
@@ -158,17 +138,14 @@ def _player(summary: RunSummary, name: str, sample: Sample, coder: _Coder) -> Pl
 def _originals(summaries: Sequence[RunSummary], coder: _Coder) -> list[Player]:
     """Return excerpts of the data that the runs were trained on, once each."""
     found: dict[str, Player] = {}
-    seconds = max(coder.seconds.values(), default=ORIGINAL_SECONDS)
     for summary in summaries:
-        config = summary.config
         names = ("kind", "inputs", "symbols", "rate", "encoding", "sound", "val_frac")
-        key = json.dumps([config.get(name) for name in names])
-        if key in found:
-            continue
-        if (original := summary.original(seconds)) is not None:
+        key = json.dumps([summary.config.get(name) for name in names])
+        if key not in found and (original := summary.original(coder.longest)):
             part, begin = original
             title = f"The original: {summary.inputs}"
-            caption = f"{len(part) / summary.rate:.1f} s from {begin:.1f} s on, in {summary.kind.sample_name}"
+            kind = f"{8 * summary.kind.sample_bytes}-bit samples"
+            caption = f"{len(part) / summary.rate:.1f} s from {begin:.1f} s on, in {kind}"
             found[key] = _sound(title, title, caption, part, summary.rate, coder)
     return list(found.values())
 
@@ -180,20 +157,24 @@ def _sound(label: str, title: str, caption: str, samples: Floats, rate: int, cod
 
 
 class _Coder:
-    """Encoder of sound: FLAC, which is exact, or Vorbis if the page would become too large."""
+    """Encoder of sound: FLAC, which is exact, or Vorbis if the page would become too large.
+
+    ``longest`` is the length of the longest sample in seconds.
+    """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         import soundfile
 
-        self.seconds, size = {}, 0
+        seconds, size = [], 0
         for sample in samples:
             try:
                 with sample.path.open("rb") as file:  # soundfile accepts only names that are UTF-8
                     info = soundfile.info(file)
             except (soundfile.LibsndfileError, TypeError):  # read_sound raises the message for it
                 continue
-            self.seconds[sample.path] = info.frames / info.samplerate
+            seconds.append(info.frames / info.samplerate)
             size += info.frames
+        self.longest = max(seconds, default=ORIGINAL_SECONDS)
         self._kind = ("FLAC", "PCM_16", "audio/flac") if size < MAX_FLAC else ("OGG", "VORBIS", "audio/ogg")
 
     def encode(self, samples: Floats, rate: int) -> tuple[bytes, str]:
@@ -208,8 +189,8 @@ class _Coder:
 
 def _spectrogram(picture: SoundPicture) -> str:
     """Return the spectrogram as WebP, highest frequency on top."""
-    levels = np.clip((picture.decibels - QUIET) / (LOUD - QUIET), 0, 1)
-    colors = (colormaps[COLORMAP](levels[::-1])[..., :3] * 255).astype(np.uint8)
+    levels = brightness(picture.decibels[::-1], QUIET, LOUD)
+    colors = (colormaps[COLORMAP](levels)[..., :3] * 255).astype(np.uint8)
     image = Image.fromarray(colors).resize((WIDTH, BINS), Image.Resampling.BOX)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=60)
@@ -230,47 +211,22 @@ def _data_url(data: bytes, kind: str) -> str:
 
 def _curves(summary: RunSummary, name: str) -> dict[str, Any]:
     """Return the curves of a run, in bits and as they were trained, with enough points to zoom in."""
-    rows, bits = _levels(summary.train)
-    _, loss = _levels(summary.train_loss)
-    loss["flac"] = summary.kind.flac(summary.flac, "nats")
+    window = max(1, len(summary.train) // 100)
+    rows, bits = reduced(summary.train, POINTS, window, DIGITS, log_x=True)
+    _, loss = reduced(summary.train_loss, POINTS, window, DIGITS, log_x=True)
     return {
         "name": name,
         "iteration": summary.train.x[rows].astype(int).tolist(),
-        "time": _rounded(summary.time[rows]),
+        "time": rounded(summary.time[rows], DIGITS),
         **bits,
-        "loss": loss,
+        "loss": {**loss, "flac": summary.kind.flac("nats")},
         "val": {
             "iteration": summary.val.x.astype(int).tolist(),
-            "time": _rounded(np.array([summary.at(int(step)).seconds for step in summary.val.x])),
-            "bits": _rounded(summary.val.y),
-            "loss": _rounded(summary.val_loss.y),
+            "time": rounded(np.array([summary.at(int(step)).seconds for step in summary.val.x]), DIGITS),
+            "bits": rounded(summary.val.y, DIGITS),
+            "loss": rounded(summary.val_loss.y, DIGITS),
         },
         "flac": summary.flac,
         "bits_unit": summary.kind.bits_unit,
         "loss_unit": summary.kind.loss_unit,
     }
-
-
-def _levels(train: Curve) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Return the rows of a curve to draw on a linear and a logarithmic axis, and its spread and mean there.
-
-    The rows depend on x alone.
-    """
-    rows = np.arange(len(train))
-    low = high = train.y
-    if len(train) > 2 * POINTS:
-        first, last = max(1.0, train.x[0]), train.x[-1]
-        edges = np.unique(np.concatenate((np.linspace(train.x[0], last, POINTS), np.geomspace(first, last, POINTS))))
-        middle, low, high = spread(train, edges)
-        rows = np.searchsorted(train.x, middle).clip(0, len(train) - 1)
-    mean = rolling(train, rows, max(1, len(train) // 100))
-    return rows, {"low": _rounded(low), "high": _rounded(high), "mean": _rounded(mean)}
-
-
-def _joined(units: Sequence[str]) -> str:
-    """Return the different units, joined for a label."""
-    return " or ".join(dict.fromkeys(units))
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]

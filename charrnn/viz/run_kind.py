@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from bytecodec.pcm import decode_mulaw
-from charrnn.storage.run_dir import is_frames
+from bytecodec.pcm import bytes_to_int16
+from charrnn.storage.run_dir import Run, is_frames
 
 BITS = 1 / math.log(2)  # bits per nat
 BITS_COLUMNS = {"train_loss": "train_bits", "val_loss": "val_bits"}  # columns with the same losses in bits
+MAX_BITS = 1e6  # per sample; larger values are not measurements
 MEAN_SQUARE = "mean squared error"
 #: Units of a frame predictor's losses: by the name of the loss, and in bits.
 FRAME_LOSSES = {"mse": MEAN_SQUARE, "gaussian": "nats of density per sample"}
@@ -33,29 +34,41 @@ class RunKind:
         Units of the losses as trained, and in bits.
     display_unit
         Unit of bits in reports, which name what a symbol is: "bits per sample" of sound.
-    is_nats_per_symbol
-        Whether losses are converted to bits, and FLAC's bits to nats, by `BITS`.
-    sample_bytes
-        Size of a sample in corpus.bin.
-    sample_name
-        Description of the samples that the network is trained on.
+    is_frames
+        Whether the network is a frame predictor, of 16-bit samples, whose losses are not in nats per symbol.
+    flac_bits
+        FLAC's bits per sample on the validation part; None if unknown.
     """
 
     loss_unit: str
     bits_unit: str
     display_unit: str
-    is_nats_per_symbol: bool = True
-    sample_bytes: int = 1
-    sample_name: str = "8-bit samples"
+    is_frames: bool = False
+    flac_bits: float | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> RunKind:
         """Return the kind of a run, given its config.json; {} for a log outside a run."""
+        flac = config.get("yardsticks", {}).get("flac", math.nan)
+        flac = float(flac) if abs(flac) < MAX_BITS else None
         if not is_frames(config):
             display_unit = "bits per sample" if config.get("rate") else "bits per character"
-            return cls("nats per symbol", "bits per symbol", display_unit)
-        loss = "mse" if model_config(config).get("loss") == "mse" else "gaussian"
-        return cls(FRAME_LOSSES[loss], FRAME_BITS, FRAME_BITS, False, 2, "16-bit samples")
+            return cls("nats per symbol", "bits per symbol", display_unit, False, flac)
+        loss = "mse" if config.get("model", {}).get("loss") == "mse" else "gaussian"
+        return cls(FRAME_LOSSES[loss], FRAME_BITS, FRAME_BITS, True, flac)
+
+    @classmethod
+    def of_run(cls, run: Run) -> RunKind:
+        """Return the kind of a run, whose config.json may be missing or damaged."""
+        try:
+            return cls.of(run.config())
+        except (InputError, OSError):
+            return cls.of({})
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of a sample in corpus.bin."""
+        return 2 if self.is_frames else 1
 
     def unit(self, unit: str) -> str:
         """Return the full name of a unit, "nats" (the loss as trained) or "bits"."""
@@ -75,34 +88,26 @@ class RunKind:
             return loss, 1.0
         if (column := BITS_COLUMNS.get(loss, "")) in header:
             return column, 1.0
-        if not self.is_nats_per_symbol:
+        if self.is_frames:
             raise InputError(
                 f"{file} has no column {column!r}, and the loss of a frame predictor cannot be converted to bits."
             )
         return loss, BITS
 
-    def flac(self, bits: float | None, unit: str) -> float | None:
+    def flac(self, unit: str) -> float | None:
         """Return FLAC's bits per sample in the unit of the losses; None if they cannot be compared."""
-        if bits is None or unit == "bits":
-            return bits
-        return bits / BITS if self.is_nats_per_symbol else None
+        if self.flac_bits is None or unit == "bits":
+            return self.flac_bits
+        return None if self.is_frames else self.flac_bits / BITS
 
-    def samples(self, data: NDArray[np.uint8], encoding: str) -> NDArray[np.float32]:
+    def samples(self, data: NDArray[np.uint8], encoding: str | None) -> NDArray[np.float32]:
         """Return the samples (n,), full scale 1, of bytes of corpus.bin."""
-        if self.sample_bytes == 2:
-            return np.asarray(data.view("<i2") / 32768, np.float32)
-        return np.asarray(decode_mulaw(data) / 32768 if encoding == "mulaw" else (data - 128.0) / 128, np.float32)
+        samples = data.view("<i2") if self.is_frames else bytes_to_int16(data, encoding == "mulaw")
+        return (samples / 32768).astype(np.float32)
 
-    def settings(self, config: Mapping[str, Any]) -> dict[str, str]:
+    def settings(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Return the rows of a table of settings that this kind of network alone has."""
-        model = model_config(config)
-        if self.is_nats_per_symbol:
+        if not self.is_frames:
             return {"Embedding size": str(model.get("wordvec_size", "?"))}
         context = f"{model.get('taps', '?')} samples, {model.get('spacing', '?')} apart"
         return {"Context": context, "Loss": str(model.get("loss", "?"))}
-
-
-def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's part of config.json; {} if there is none."""
-    model = config.get("model")
-    return model if isinstance(model, dict) else {}

@@ -17,8 +17,8 @@ from bytecodec.console import duration
 from bytecodec.errors import InputError, printable
 from charrnn.storage.csv_log import column_names, read_columns, read_rows
 from charrnn.storage.run_dir import Run, is_frames
-from charrnn.viz.curves import Curve, OnMessage, OnProgress, curve, flac_baseline, ignore, rolling
-from charrnn.viz.run_kind import RunKind, model_config
+from charrnn.viz.curves import Curve, OnMessage, OnProgress, curve, ignore, rolling
+from charrnn.viz.run_kind import RunKind
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
 MAX_NAME = 80  # characters of a run's or a recording's name
@@ -80,33 +80,27 @@ class RunSummary:
     def __init__(self, run: Run, on_message: OnMessage = ignore, on_progress: OnProgress = ignore) -> None:
         self.run, self.config = run, run.config()
         self.name, self.kind = run.path.resolve().name, RunKind.of(self.config)
+        self.flac = self.kind.flac_bits
         if not run.log_file.is_file():
             raise InputError(f"the run {run.path} has no log.csv yet: wait for its first iterations.")
-        bits, factor = self.kind.column(run.log_file, column_names(run.log_file), "train_loss", "bits")
-        names = ("iteration", "train_loss", bits, "elapsed_seconds", "epoch")
-        columns = read_columns(run.log_file, names, on_message, on_progress)
-        columns = columns[np.isfinite(columns).all(axis=1)]
-        if not len(columns):
-            raise InputError(f"{run.log_file} has no loss that is a number.")
-        self.train_loss = curve(columns[:, 0], columns[:, 1])
-        self.train = curve(columns[:, 0], columns[:, 2]).scaled(factor)
-        self.time, self._epochs = columns[:, 3], columns[:, 4]
-        self.val_loss, self.val = self._validations()
-        self.flac = flac_baseline(run)
 
-    def _validations(self) -> tuple[Curve, Curve]:
-        """Return the losses of val.csv as they were trained, and in bits."""
-        file = self.run.val_file
-        rows = read_rows(file) if file.is_file() else []
-        if not rows:
-            return curve(np.empty(0), np.empty(0)), curve(np.empty(0), np.empty(0))
-        bits, factor = self.kind.column(file, list(rows[0]), "val_loss", "bits")
-        try:
-            points = np.array([[row[name] for name in ("iteration", "val_loss", bits)] for row in rows], np.float64)
-        except (KeyError, ValueError):
-            raise InputError(f"{file} was changed or is damaged: a validation loss cannot be read.") from None
-        points = points[np.isfinite(points).all(axis=1)]
-        return curve(points[:, 0], points[:, 1]), curve(points[:, 0], points[:, 2]).scaled(factor)
+        def read(
+            file: Path, on_progress: OnProgress, loss: str, *others: str
+        ) -> tuple[Curve, Curve, NDArray[np.float64]]:
+            """Return a loss as it was trained and in bits, and other columns (columns, n)."""
+            bits, factor = self.kind.column(file, column_names(file), loss, "bits")
+            columns = read_columns(file, ("iteration", loss, bits, *others), on_message, on_progress)
+            x, y, y_bits, *rest = columns[np.isfinite(columns).all(axis=1)].T
+            return curve(x, y), curve(x, factor * y_bits), np.array(rest)
+
+        self.train_loss, self.train, (self.time, self._epochs) = read(
+            run.log_file, on_progress, "train_loss", "elapsed_seconds", "epoch"
+        )
+        if not len(self.train):
+            raise InputError(f"{run.log_file} has no loss that is a number.")
+        self.val_loss = self.val = curve(np.empty(0), np.empty(0))
+        if run.val_file.is_file() and read_rows(run.val_file):
+            self.val_loss, self.val, _ = read(run.val_file, ignore, "val_loss")
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -114,13 +108,8 @@ class RunSummary:
         found = []
         for path in self.run.samples_folder.glob("*.wav"):
             if (name := SAMPLE_NAME.fullmatch(path.name)) and path.is_file():
-                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(path.relative_to(self.run.path))))
+                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(f"samples/{path.name}")))
         return sorted(found, key=lambda sample: (sample.step, sample.temperature))
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether the run was trained on sound."""
-        return bool(self.config.get("rate"))
 
     @property
     def unit(self) -> str:
@@ -130,7 +119,12 @@ class RunSummary:
     @property
     def rate(self) -> int:
         """Sampling rate in Hz; 0 for text."""
-        return int(self.config.get("rate") or 0)
+        return self.config.get("rate") or 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the run was trained on sound."""
+        return self.rate > 0
 
     @property
     def inputs(self) -> str:
@@ -157,7 +151,7 @@ class RunSummary:
             tensors = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
         except (IndexError, OSError, InputError):
             return None
-        left_out = NOT_PARAMETERS if is_frames(self.config) else ()
+        left_out = NOT_PARAMETERS if self.kind.is_frames else ()
         return sum(math.prod(shape) for name, (shape, _) in tensors.items() if name not in left_out)
 
     def at(self, step: int) -> TrainPoint:
@@ -186,31 +180,31 @@ class RunSummary:
 
         The samples are (n,) with full scale 1. Return None if the data are text, or are missing.
         """
-        count: Any
-        count, val, test = (self.config.get(name) for name in ("symbols", "val_frac", "test_frac"))
-        are_numbers = all(isinstance(number, int | float) for number in (count, val, test))
-        file, size = self.run.corpus_file, self.kind.sample_bytes
-        if not self.is_sound or not are_numbers or not file.is_file() or file.stat().st_size != size * count:
+        file, size, config = self.run.corpus_file, self.kind.sample_bytes, self.config
+        if not self.is_sound or not {"symbols", "val_frac", "test_frac"} <= config.keys() or not file.is_file():
             return None
-        first = max(0, count - int(val * count) - int(test * count)) if val else 0
+        count, val, test = config["symbols"], config["val_frac"], config["test_frac"]
+        if file.stat().st_size != size * count:
+            return None
+        first = count - int(val * count) - int(test * count) if val else 0
         data = np.fromfile(file, np.uint8, size * round(seconds * self.rate), offset=size * first)
         if not len(data):
             return None
-        return self.kind.samples(data, str(self.config.get("encoding"))), first / self.rate
+        return self.kind.samples(data, config.get("encoding")), first / self.rate
 
     def settings(self) -> dict[str, str]:
         """Return a table of the data, the network and the training."""
-        config, model, training = self.config, model_config(self.config), self.config.get("training") or {}
-        last, symbols = self.last(), config.get("symbols") or 0
-        encoding = config.get("encoding") if self.kind.sample_bytes == 1 else "16 bits"
+        config, model, training = self.config, self.config.get("model", {}), self.config.get("training", {})
+        last, symbols = self.last(), config.get("symbols", 0)
+        encoding = "16 bits" if self.kind.is_frames else config.get("encoding")
         sound = f"{duration(symbols / (self.rate or 1))} of sound at {self.rate:,} Hz, {encoding}"
-        fractions = [f"{float(config.get(name) or 0):.0%}" for name in ("val_frac", "test_frac")]
+        fractions = [f"{config.get(name, 0):.0%}" for name in ("val_frac", "test_frac")]
         found: dict[str, object] = {
             "Training data": self.inputs,
             "Length": sound if self.is_sound else f"{symbols:,} characters of text",
             "Validation and test parts": " and ".join(fractions),
             "Network": self.network,
-            **self.kind.settings(config),
+            **self.kind.settings(model),
             "Parameters": f"{self.parameters:,}" if self.parameters else "",
             "Recipe": f"{_value(training, 'recipe')}, learning rate {_value(training, 'learning_rate')}",
             "Batch": f"{_value(training, 'batch_size')} rows of {_value(training, 'seq_length')} steps",
@@ -226,10 +220,7 @@ class RunSummary:
 def select_samples(summary: RunSummary, which: str | None) -> list[Sample]:
     """Return the samples of checkpoints: all, or those in a list such as '100,500,best,newest'.
 
-    Raises
-    ------
-    InputError
-        There are none, or a checkpoint in the list has none.
+    Raise InputError if there are none, or a checkpoint in the list has none.
     """
     samples, run = summary.samples, summary.run
     if not samples:
@@ -265,16 +256,15 @@ def names_of(summaries: Sequence[RunSummary]) -> list[str]:
 
 def describe_inputs(config: Mapping[str, Any]) -> str:
     """Return printable names of a run's inputs, without their folders; "" if there are none."""
-    inputs = config.get("inputs")
-    names = inputs if isinstance(inputs, list) else []
-    shown = [printable(Path(str(name)).name, MAX_NAME) for name in names[:3]]
+    names = config.get("inputs", [])
+    shown = [printable(Path(name).name, MAX_NAME) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def describe_network(config: Mapping[str, Any]) -> str:
     """Return a description of a run's network, such as 'LSTM, 3 layers of 680'."""
-    model = model_config(config)
-    cell = _value({"cell": "network"} | model, "cell")
+    model = {"cell": "network"} | config.get("model", {})
+    cell = _value(model, "cell")
     count, size = _value(model, "layers"), _value(model, "rnn_size")
     kind = "frame predictor, " if is_frames(config) else ""
     return f"{kind}{cell.upper()}, {count} layer{'s' * (count != '1')} of {size}"

@@ -3,93 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import tempfile
 import wave
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from bytecodec.errors import InputError
+from bytecodec.pcm import floats_to_int16
 from charrnn.viz import film
+from charrnn.viz.clips import Part, part_of
 from charrnn.viz.curves import OnProgress, ignore
 from charrnn.viz.film import Frame, Layout
-from charrnn.viz.run_summary import RunSummary, Sample, TrainPoint, names_of
-from charrnn.viz.sound import Floats, read_sound
+from charrnn.viz.run_summary import RunSummary, Sample, names_of
 
 TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds of each kind of card
-GAP = 0.3  # seconds of silence after a clip
-MAX_LEVEL = 0.1  # RMS relative to full scale; the noise of an untrained network would be much louder than the rest
 SOUND_RATE = 44100  # Hz; all players support it
 MAX_ERROR = 65536  # bytes of ffmpeg's stderr that are read
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Sample of a run, and its position in the run's part of the video.
-
-    Attributes
-    ----------
-    first, frames
-        First frame and number of frames in the part.
-    before
-        Iteration at which the loss graph begins to scroll.
-    """
-
-    sample: Sample
-    point: TrainPoint
-    first: int
-    frames: int
-    before: float
-
-
-@dataclass(frozen=True)
-class Part:
-    """A run's part of the video: a card, then clips."""
-
-    summary: RunSummary
-    name: str
-    color: str
-    clips: tuple[Clip, ...]
-    sound: Floats
-    rate: int
-
-    @property
-    def frames(self) -> int:
-        """Number of frames without the card."""
-        return self.clips[-1].first + self.clips[-1].frames
-
-
-def part_of(summary: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
-    """Lay the samples of a run end to end; each begins at the start of a frame.
-
-    Raises
-    ------
-    InputError
-        A sample is not a recording, or its rate differs from that of the others.
-    """
-    clips: list[Clip] = []
-    sounds: list[Floats] = []
-    first, before, rate = 0, 0.0, 0
-    for sample in samples:
-        sound, its_rate = read_sound(sample.path)
-        if rate and its_rate != rate:
-            raise InputError(f"{sample.path} is at {its_rate:,} Hz, but the samples before it are at {rate:,} Hz.")
-        rate = its_rate
-        frames = max(1, -(-len(sound) * fps // rate) + round(GAP * fps))
-        clips.append(Clip(sample, summary.at(sample.step), first, frames, before))
-        same = [other for other in samples if other.step == sample.step]
-        before += (sample.step - before) / (len(same) - same.index(sample))  # one share per temperature
-        first += frames
-        level = float(np.sqrt(np.mean(sound**2)))
-        length = round(first * rate / fps) - sum(map(len, sounds))
-        sounds.append(np.pad(sound * min(1.0, MAX_LEVEL / max(level, 1e-9)), (0, max(0, length - len(sound))))[:length])
-    colors = film.THEME.colors
-    return Part(summary, name, colors[number % len(colors)], tuple(clips), np.concatenate(sounds), rate)
 
 
 def make(
@@ -104,17 +39,8 @@ def make(
 ) -> None:
     """Write the video of runs, with the given samples of each, as MP4.
 
-    Parameters
-    ----------
-    layout
-        Layout of even width and height.
-    on_total, on_progress
-        Called with the number of frames, and with 1 for each frame that is made.
-
-    Raises
-    ------
-    InputError
-        There is no ffmpeg, or it fails, or a sample is not a recording.
+    The layout has an even width and height. ``on_total`` is called with the number of frames, and ``on_progress`` with
+    1 for each frame that is made. Raise InputError if ffmpeg is missing or fails, or a sample is not a recording.
     """
     program = ffmpeg()
     names = names_of(summaries)
@@ -140,10 +66,9 @@ def make(
 
 def ffmpeg() -> str:
     """Return the path of the program, or raise InputError if there is none."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise InputError("there is no ffmpeg on the PATH: install it, or add its folder to PATH.")
-    return program
+    if program := shutil.which("ffmpeg"):
+        return program
+    raise InputError("there is no ffmpeg on the PATH: install it, or add its folder to PATH.")
 
 
 def _title(summaries: Sequence[RunSummary]) -> str:
@@ -157,32 +82,22 @@ def _frames(parts: Sequence[Part], layout: Layout, cards: Sequence[int], fps: in
     sounds = sum(len(part.clips) for part in parts)
     lines = [f"{count} network{'s' * (count > 1)}, {sounds} sample{'s' * (sounds > 1)} in the order of training"]
     lines.append("each sampled from a checkpoint of the network")
-    yield from _still(film.title_card(layout, title, lines), cards[0])
+    yield from itertools.repeat(film.title_card(layout, title, lines), cards[0])
     for number, part in enumerate(parts, 1):
         heading = f"network {number} of {count}" if count > 1 else "the network"
-        yield from _still(film.run_card(layout, part.summary, part.name, part.color, heading), cards[1])
+        yield from itertools.repeat(film.run_card(layout, part, heading), cards[1])
         yield from _clips(part, layout, fps)
-    end = film.end_card(
-        layout, [part.summary for part in parts], [part.name for part in parts], [part.color for part in parts]
-    )
-    yield from _still(end, cards[2])
-
-
-def _still(frame: Frame, count: int) -> Iterator[Frame]:
-    for _ in range(count):
-        yield frame.copy()
+    yield from itertools.repeat(film.end_card(layout, parts), cards[2])
 
 
 def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
-    graph = film.LossGraph(layout, part.summary, part.color, sorted({clip.sample.step for clip in part.clips}))
-    panel = film.SoundPanel(layout, part.sound, part.rate, fps, part.color, [clip.first for clip in part.clips])
-    for index, clip in enumerate(part.clips):
-        pen = film.captions(layout, part.summary, part.name, part.color, clip.point, clip.sample.temperature)
-        graph.labels(pen, layout, part.summary)
+    graph, panel = film.LossGraph(layout, part), film.SoundPanel(layout, part, fps)
+    for clip in part.clips:
+        pen = film.captions(layout, part, clip)
+        graph.labels(pen)
         frame = pen.frame()
-        after = part.clips[index + 1].before if index + 1 < len(part.clips) else clip.sample.step
         for number in range(clip.frames):
-            graph.show(frame, clip.before + (after - clip.before) * (number + 1) / clip.frames)
+            graph.show(frame, clip.before + (clip.after - clip.before) * (number + 1) / clip.frames)
             panel.show(frame, clip.first + number)
             yield frame
 
@@ -205,24 +120,17 @@ def _write_sound(path: Path, parts: Sequence[Part], cards: Sequence[int], fps: i
         sound.setparams((1, 2, rate, 0, "NONE", ""))
         for part in parts:
             frames += cards[1]
-            silence = round(frames * rate / fps) - written
-            samples = np.pad(_at_rate(part.sound, part.rate, rate), (silence, 0))
-            sound.writeframesraw(np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
+            samples = part.sound
+            if part.rate != rate:
+                from bytecodec.resample import Resampler  # which loads scipy
+
+                resampler = Resampler(part.rate, rate)
+                samples = np.concatenate((resampler.feed(samples), resampler.close()))
+            samples = np.pad(samples, (round(frames * rate / fps) - written, 0))
+            sound.writeframesraw(floats_to_int16(samples).tobytes())
             written += len(samples)
             frames += part.frames
-        silence = max(0, round((frames + cards[2]) * rate / fps) - written)
-        sound.writeframesraw(np.zeros(silence, "<i2").tobytes())
-
-
-def _at_rate(sound: Floats, rate: int, wanted: int) -> Floats:
-    if rate == wanted:
-        return sound
-    from bytecodec.resample import (
-        Resampler,
-    )  # imported here, because scipy loads slowly and most runs have the same rate
-
-    resampler = Resampler(rate, wanted)
-    return np.concatenate((resampler.feed(sound), resampler.close()))
+        sound.writeframesraw(bytes(2 * max(0, round((frames + cards[2]) * rate / fps) - written)))
 
 
 def _encode(program: str, frames: Iterator[Frame], layout: Layout, fps: int, sound: Path, target: Path) -> None:

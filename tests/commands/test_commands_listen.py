@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
+from browser import assert_accessible, opened_pages
 from listening import PLAY, Served, sampled, samplers, wait_for
 from websockets.sync.client import connect
 
@@ -109,28 +110,16 @@ def test_the_command_plays_without_loading_torch(trained_run):
 
 @pytest.fixture
 def open_page(chromium, served):
-    """``open_page(width=1280, color_scheme="light", script="")`` opens the page; at the end of the test, the page must
-    have loaded nothing from other hosts and logged nothing."""
-    opened, logged = [], []
+    """``open_page(...)`` opens the page; see `opened_pages`. At the end of the test, no sampler may be running."""
+    address = f"http://{served.host}/"
+    with opened_pages(chromium, address, f"ws://{served.host}/") as opened:
 
-    def open_one(width=1280, color_scheme="light", script=""):
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
-        opened.append(page)
-        page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: logged.append(str(error)))
-        page.on("request", lambda request: logged.append(request.url) if is_foreign(request.url) else None)
-        page.add_init_script(script)
-        page.goto(f"http://{served.host}/")
-        page.wait_for_selector("#play:not([disabled])")
-        return page
+        def open_one(*options, **named):
+            page = opened(address, *options, **named)
+            page.wait_for_selector("#play:not([disabled])")
+            return page
 
-    def is_foreign(url):
-        return not url.startswith(("data:", "blob:", f"http://{served.host}/", f"ws://{served.host}/"))
-
-    yield open_one
-    for page in opened:
-        page.close()
-    assert logged == []
+        yield open_one
     wait_for(lambda: not samplers())
 
 
@@ -231,13 +220,9 @@ def test_every_control_is_reached_and_used_by_keyboard(open_page):
 @pytest.mark.integration
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_the_page_is_accessible_and_fits_the_window(open_page, width, scheme):
-    axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / "axe.min.js"
     page = open_page(width, scheme)
     page.wait_for_selector("#curve .mean", state="attached")
-    page.evaluate(axe.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert_accessible(page)
 
 
 @pytest.mark.slow

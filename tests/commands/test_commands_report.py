@@ -15,12 +15,11 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
 import soundfile
+from browser import assert_accessible, opened_pages
 from PIL import Image
 
 from charrnn.commands.report import charrnn_report
 from charrnn.viz import report
-
-AXE = "axe.min.js"
 
 
 @pytest.fixture(autouse=True)
@@ -162,27 +161,15 @@ def test_an_error_is_one_line_and_leaves_no_file(arguments, message, sounding_ru
 
 @pytest.fixture
 def open_page(chromium, pages):
-    """``open_page(name, width=1280, color_scheme="light")`` opens a page; at the end of the test, the page must have
-    loaded nothing and logged nothing."""
-    opened, logged = [], []
+    """``open_page(name, ...)`` opens a page; see `opened_pages`."""
+    with opened_pages(chromium, pages.as_uri()) as opened:
 
-    def open_one(name, width=1280, color_scheme="light"):
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
-        opened.append(page)
-        page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: logged.append(str(error)))
-        page.on("request", lambda request: logged.append(request.url) if is_foreign(request.url) else None)
-        page.goto((pages / name).as_uri())
-        page.wait_for_selector("#plot .main-svg")
-        return page
+        def open_one(name, *options):
+            page = opened((pages / name).as_uri(), *options)
+            page.wait_for_selector("#plot .main-svg")
+            return page
 
-    def is_foreign(url):
-        return not url.startswith(("data:", "blob:", pages.as_uri()))
-
-    yield open_one
-    for page in opened:
-        page.close()
-    assert logged == []
+        yield open_one
 
 
 @pytest.mark.integration
@@ -258,14 +245,10 @@ def test_the_pointer_shows_values_of_the_curves(open_page):
 )
 @pytest.mark.integration
 def test_the_page_is_accessible_and_fits_the_window(open_page, name, width, scheme):
-    axe = Path(pytest.importorskip("axe_playwright_python").__file__).parent / AXE
     page = open_page(name, width, scheme)
     page.locator("summary").click()
     page.evaluate("for (const one of document.querySelectorAll('.sound')) one.style.contentVisibility = 'visible'")
-    page.evaluate(axe.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert_accessible(page)
 
 
 @pytest.mark.integration

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 from charrnn.commands.video import charrnn_video
 from charrnn.storage.run_dir import Run
-from charrnn.viz import film, run_summary, video
+from charrnn.viz import clips, film, run_summary, video
 
 FPS = 30
 needs_ffmpeg = pytest.mark.skipif(
@@ -87,7 +87,7 @@ def test_the_video_is_1280_by_720_at_30_frames_per_second_with_sound(mine, capfd
     assert (picture["codec_name"], picture["pix_fmt"]) == ("h264", "yuv420p")
     assert (sound["codec_name"], sound["sample_rate"]) == ("aac", "44100")
     cards = 3 * 0.2
-    assert float(picture["duration"]) == pytest.approx(cards + 2 * (1 + video.GAP), abs=0.1)
+    assert float(picture["duration"]) == pytest.approx(cards + 2 * (1 + clips.GAP), abs=0.1)
     assert sorted(os.listdir()) == ["evolution.mp4", "mine"]
 
 
@@ -107,19 +107,19 @@ def test_runs_at_different_rates_become_one_video(mine, write_wav, tone):
 
 def frames_of(summary, samples, size=(640, 360)):
     """Return the part of a run and its frames."""
-    part = video.part_of(summary, "name", samples, FPS, 0)
+    part = clips.part_of(summary, "name", samples, FPS, 0)
     return part, [frame.copy() for frame in video._clips(part, film.Layout(*size), FPS)]
 
 
 def test_the_loss_graph_scrolls_to_each_checkpoint_during_its_clip(mine, write_wav, tone):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", tone[:2205])
     summary = run_summary.RunSummary(mine)
-    part = video.part_of(summary, "name", summary.samples, FPS, 0)
+    part = clips.part_of(summary, "name", summary.samples, FPS, 0)
     assert [clip.before for clip in part.clips] == [0, 100, 200, 300]
     assert part.clips[0].frames < part.clips[1].frames  # the same distance, in less time
     seen = []
     layout = film.Layout(640, 360)
-    graph = film.LossGraph(layout, summary, "#ff0000", [200, 400])
+    graph = film.LossGraph(layout, part)
     frame = np.zeros((360, 640, 3), np.uint8)
     for step in (0, 200, 400):
         graph.show(frame, step)
@@ -161,9 +161,9 @@ def test_only_loud_noise_is_attenuated(mine, write_wav):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", np.random.default_rng(0).integers(0, 256, 11025, np.uint8))
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 130, np.uint8))
     summary = run_summary.RunSummary(mine)
-    part = video.part_of(summary, "name", summary.samples[:2], FPS, 0)
+    part = clips.part_of(summary, "name", summary.samples[:2], FPS, 0)
     loud, quiet = part.sound[:11025], part.sound[part.clips[1].first * 11025 // FPS + 1 :]
-    assert np.sqrt(np.mean(loud**2)) == pytest.approx(video.MAX_LEVEL, rel=0.01)
+    assert np.sqrt(np.mean(loud**2)) == pytest.approx(clips.MAX_LEVEL, rel=0.01)
     assert quiet.max() == pytest.approx(2 / 128)
     assert len(part.sound) == pytest.approx(part.frames * 11025 / FPS, abs=1)
 
@@ -171,13 +171,14 @@ def test_only_loud_noise_is_attenuated(mine, write_wav):
 def test_every_card_and_caption_fits_at_any_size(mine):
     mine.write_config({**mine.config(), "inputs": ["a very long name of a recording " * 5 + ".wav"] * 9})
     summary = run_summary.RunSummary(mine)
+    part = clips.part_of(summary, "a name that is long, too " * 4, summary.samples, FPS, 0)
     for size in ((1280, 720), (320, 180), (720, 1280)):
         layout = film.Layout(*size)
         pictures = [
             film.title_card(layout, "A title that is much too long for a card of this size" * 2, ["words"]),
-            film.run_card(layout, summary, "a name that is long, too " * 4, "#ff0000", "network 1 of 1"),
-            film.end_card(layout, [summary] * 9, ["name"] * 9, ["#ff0000"] * 9),
-            film.captions(layout, summary, "name", "#ff0000", summary.at(200), 1.0).frame(),
+            film.run_card(layout, part, "network 1 of 1"),
+            film.end_card(layout, [part] * 9),
+            film.captions(layout, part, part.clips[0]).frame(),
         ]
         for picture in pictures:
             assert picture.shape == (size[1], size[0], 3)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 import socket
 import time
 
@@ -171,6 +173,15 @@ def test_a_start_may_be_left_out(served):
         read_until(connection, "playing")
 
 
-def test_samples_are_decoded_by_the_networks_encoding():
-    np.testing.assert_array_equal(sampler.sample_values("mulaw"), decode_mulaw(np.arange(256, dtype=np.uint8)))
-    assert sampler.sample_values("linear")[[0, 128, 255]].tolist() == [-32768, 0, 32512]
+def test_samples_are_decoded_by_the_networks_encoding(trained_run, tmp_path, trained):
+    shutil.copytree(trained_run, tmp_path / "mulaw")
+    run = Run(tmp_path / "mulaw")
+    linear = run.checkpoint_file(400).read_bytes()
+    mulaw = re.sub(rb'(encoding\\": ?\\")linear\\"', rb'\1mulaw\\" ', linear)  # of the same length
+    assert mulaw != linear
+    run.checkpoint_file(400).write_bytes(mulaw)
+    with Served([run]) as one, one.socket_to() as connection:
+        send(connection)
+        received, _ = receive(connection, 1000)
+    codes = sampled(trained, 7, len(received)) // 256 + 128
+    np.testing.assert_array_equal(received, decode_mulaw(codes.astype(np.uint8)))

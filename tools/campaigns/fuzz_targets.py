@@ -183,7 +183,7 @@ def configs(folder: Path) -> Target:
     from charrnn.commands.train import charrnn_train
     from charrnn.storage import run_dir
     from charrnn.training.trainer import Trainer
-    from charrnn.viz import curves, run_summary
+    from charrnn.viz import run_summary
 
     runtime.set_threads(1)
     text = bytecodec.encode(bytes(np.random.default_rng(0).integers(100, 130, 400, dtype=np.uint8)))
@@ -210,7 +210,6 @@ def configs(folder: Path) -> Target:
         assert code in (0, 1)
         assert messages.count("\n") == code, messages
         run_summary.RunSummary(run).settings()
-        curves.flac_baseline(run)
 
     return Target([seed], read, ".json")
 

@@ -81,16 +81,22 @@ export class Scroll {
     this.before = new Float32Array(SIZE);
   }
 
+  /** Set the sampling rate in Hz; sound at another rate is removed. */
+  setRate(rate) {
+    if (this.rate !== rate) this.clear();
+    this.rate = rate;
+  }
+
   /** Append samples, full scale 1, that were played. */
   add(samples) {
     const all = new Float32Array(this.rest.length + samples.length);
     all.set(this.rest);
     all.set(samples, this.rest.length);
     const hop = Math.max(1, (this.seconds * this.rate) / this.wave.width);
-    const columns = Math.min(this.wave.width, Math.floor(all.length / hop));
-    const used = Math.floor(all.length / hop) * hop;
-    if (columns) this.draw(all, columns, hop, Math.floor(used));
-    this.rest = all.slice(Math.floor(used));
+    const columns = Math.floor(all.length / hop);
+    const used = Math.floor(columns * hop);
+    if (columns) this.draw(all, Math.min(this.wave.width, columns), hop, used);
+    this.rest = all.slice(used);
   }
 
   draw(all, columns, hop, used) {
@@ -174,22 +180,36 @@ export function drawCurve(svg, curve, step) {
   if (step) put("path", { class: "here", d: `M${x(step)} ${edge.top}V${height - edge.bottom}` });
 }
 
-/** Return a 16-bit mono WAV file of int16 pieces. */
-export function wav(pieces, rate) {
-  const size = 2 * pieces.reduce((sum, piece) => sum + piece.length, 0);
-  const head = new DataView(new ArrayBuffer(44));
-  const write = (at, text) => [...text].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
-  write(0, "RIFF");
-  head.setUint32(4, 36 + size, true);
-  write(8, "WAVEfmt ");
-  head.setUint32(16, 16, true);
-  head.setUint16(20, 1, true); // PCM
-  head.setUint16(22, 1, true);
-  head.setUint32(24, rate, true);
-  head.setUint32(28, 2 * rate, true);
-  head.setUint16(32, 2, true);
-  head.setUint16(34, 16, true);
-  write(36, "data");
-  head.setUint32(40, size, true);
-  return new Blob([head, ...pieces], { type: "audio/wav" });
+/** The last seconds of the sound that was played, as int16 pieces. */
+export class Tape {
+  constructor(seconds) {
+    Object.assign(this, { seconds, rate: 0, pieces: [], length: 0 });
+  }
+
+  /** Append a piece; a piece at another rate replaces all others. */
+  add(piece, rate) {
+    if (this.rate !== rate) Object.assign(this, { rate, pieces: [], length: 0 });
+    this.pieces.push(piece);
+    this.length += piece.length;
+    while (this.length - this.pieces[0].length >= this.seconds * rate) this.length -= this.pieces.shift().length;
+  }
+
+  /** Return a 16-bit mono WAV file. */
+  wav() {
+    const head = new DataView(new ArrayBuffer(44));
+    const write = (at, text) => [...text].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
+    write(0, "RIFF");
+    head.setUint32(4, 36 + 2 * this.length, true);
+    write(8, "WAVEfmt ");
+    head.setUint32(16, 16, true);
+    head.setUint16(20, 1, true); // PCM
+    head.setUint16(22, 1, true);
+    head.setUint32(24, this.rate, true);
+    head.setUint32(28, 2 * this.rate, true);
+    head.setUint16(32, 2, true);
+    head.setUint16(34, 16, true);
+    write(36, "data");
+    head.setUint32(40, 2 * this.length, true);
+    return new Blob([head, ...this.pieces], { type: "audio/wav" });
+  }
 }

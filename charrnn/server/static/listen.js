@@ -1,22 +1,22 @@
-import { Scroll, drawCurve, wav } from "./listen-draw.js";
+import { Scroll, Tape, drawCurve } from "./listen-draw.js";
 
 const KEPT = 30; // seconds of sound that can be saved
 const SHOWN = 8; // seconds on the canvases
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
-const FRAME = 30; // milliseconds between updates of the canvases
-const REDUCED = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 0;
+const FRAME = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
 
 const $ = (id) => document.getElementById(id);
 const scroll = new Scroll($("wave"), $("spectrum"), SHOWN);
+const tape = new Tape(KEPT);
 let runs = [];
 let curve = null;
 let socket = null;
 let audio = null; // { context, gain, rate }
 let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { node, pieces, played, step, rate }
-let kept = { rate: 0, pieces: [], length: 0 };
 let undrawn = []; // samples that were played and are not drawn yet
+let drawn = 0; // time of the last update of the canvases in milliseconds
 let start = null; // { file, id, run }
 
 // Choice of run and checkpoint.
@@ -32,7 +32,8 @@ async function poll() {
     const found = await request("/api/runs");
     if (JSON.stringify(found.runs) !== JSON.stringify(runs)) {
       runs = found.runs;
-      fillRuns();
+      fill($("run"), runs.map((run, number) => [number, run.name]));
+      fillCheckpoints();
     }
     if (runs.length) curve = await request(`/api/curves?run=${$("run").value}`);
     showCurve();
@@ -47,13 +48,12 @@ function fill(select, options) {
   if (options.some(([value]) => String(value) === before)) select.value = before;
 }
 
-function fillRuns() {
-  fill($("run"), runs.map((run, number) => [number, run.name]));
-  fillCheckpoints();
+function chosenRun() {
+  return runs[$("run").value];
 }
 
 function fillCheckpoints() {
-  const run = runs[$("run").value];
+  const run = chosenRun();
   const label = (step) => `iteration ${step.toLocaleString("en")}`;
   const steps = [...run.checkpoints].reverse();
   const named = steps.length ? [["newest", `newest: ${label(steps[0])}`]] : [];
@@ -68,7 +68,7 @@ function fillCheckpoints() {
 }
 
 function chosenStep() {
-  const run = runs[$("run").value];
+  const run = chosenRun();
   const which = $("checkpoint").value;
   return which === "newest" ? run.checkpoints.at(-1) : which === "best" ? run.best : Number(which);
 }
@@ -92,33 +92,32 @@ function showMessage(text, isError = false) {
 }
 
 function showPlaying() {
-  const { checkpoints, name } = runs[$("run").value];
+  const { checkpoints, name } = chosenRun();
   const newer = $("checkpoint").value === "newest" && checkpoints.at(-1) > playing.step ? " There is a newer checkpoint: stop and play again to use it." : "";
   showMessage(`Playing ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
 }
 
 function connect() {
-  if (socket && socket.readyState === WebSocket.OPEN) return Promise.resolve();
+  if (socket?.readyState === WebSocket.OPEN) return Promise.resolve();
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
   socket.binaryType = "arraybuffer";
-  const own = socket;
   socket.onmessage = ({ data }) => (typeof data === "string" ? receiveMessage(JSON.parse(data)) : receivePiece(data));
   return new Promise((done, fail) => {
     socket.onopen = done;
-    socket.onclose = () => {
+    socket.onclose = ({ target }) => {
       fail(new Error("The server cannot be reached: is charrnn-listen still running?"));
-      if (own === socket && playing) end("The connection to the server was closed.", true);
+      if (target === socket && playing) end("The connection to the server was closed.", true);
     };
   });
 }
 
 function send(message) {
-  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
 async function openAudio(rate) {
   if (audio && audio.rate === rate && audio.context.state !== "closed") return audio.context.resume();
-  if (audio) audio.context.close();
+  audio?.context.close();
   let context;
   try {
     context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
@@ -137,15 +136,14 @@ function volumeGain() {
 }
 
 async function play() {
-  const run = runs[$("run").value];
   silence();
   const own = (stream += 1);
   $("play").setAttribute("aria-pressed", "true");
   $("play-label").textContent = "Stop";
   showMessage("Loading the network …");
-  playing = { node: null, pieces: [], played: 0, step: chosenStep(), rate: run.rate, slow: 0 };
+  playing = { node: null, pieces: [], played: 0, step: chosenStep(), rate: chosenRun().rate, slow: 0 };
   try {
-    await Promise.all([connect(), openAudio(run.rate)]);
+    await Promise.all([connect(), openAudio(playing.rate)]);
     if (start && start.run !== $("run").value) await upload(start.file);
   } catch (error) {
     if (own === stream) end(error.message, true);
@@ -160,8 +158,8 @@ async function play() {
 }
 
 function silence() {
-  if (playing && playing.node) {
-    const { node } = playing;
+  const node = playing?.node;
+  if (node) {
     node.port.onmessage = null;
     node.port.postMessage(null);
     node.disconnect();
@@ -173,7 +171,7 @@ function end(message = "", isError = false) {
   silence();
   stream += 1; // pieces that are still in transit belong to no stream
   send({ type: "stop" });
-  if (audio) audio.context.suspend();
+  audio?.context.suspend();
   $("play").setAttribute("aria-pressed", "false");
   $("play-label").textContent = "Play";
   for (const id of ["speed", "buffer", "heard"]) $(id).textContent = "–";
@@ -182,9 +180,8 @@ function end(message = "", isError = false) {
 }
 
 async function receiveMessage(message) {
-  if (message.type === "refused") end(message.why, true);
-  if (message.stream !== stream || !playing) return;
-  if (message.type === "ended") end(message.why, true);
+  if (message.type !== "refused" && (message.stream !== stream || !playing)) return;
+  if (message.type === "refused" || message.type === "ended") end(message.why, true);
   if (message.type === "status") {
     $("speed").textContent = message.speed.toFixed(message.speed < 10 ? 2 : 0);
     playing.slow = message.speed < 1 ? playing.slow + 1 : 0;
@@ -193,8 +190,7 @@ async function receiveMessage(message) {
   }
   if (message.type === "playing") {
     Object.assign(playing, { rate: message.rate, step: message.step });
-    if (scroll.rate !== message.rate) scroll.clear();
-    scroll.rate = message.rate;
+    scroll.setRate(message.rate);
     if (message.rate !== audio.rate) await openAudio(message.rate);
     startNode();
     showPlaying();
@@ -216,7 +212,7 @@ function receivePiece(data) {
   const pcm = new Int16Array(data, 8);
   const samples = Float32Array.from(pcm, (value) => value / 32768);
   playing.pieces.push({ pcm, samples, temperature: head.getFloat32(4, true), used: 0 });
-  if (playing.node) playing.node.port.postMessage(samples);
+  playing.node?.port.postMessage(samples);
 }
 
 /** Handle a progress report of the worklet. */
@@ -226,7 +222,8 @@ function onProgress({ played, buffered, gaps }) {
     const [piece] = current.pieces;
     const count = Math.min(played - current.played, piece.pcm.length - piece.used);
     undrawn.push(piece.samples.subarray(piece.used, piece.used + count));
-    keep(piece.pcm.subarray(piece.used, piece.used + count), current.rate);
+    tape.add(piece.pcm.subarray(piece.used, piece.used + count), current.rate);
+    $("keep").disabled = false;
     piece.used += count;
     current.played += count;
     $("heard").textContent = piece.temperature.toFixed(2);
@@ -238,18 +235,9 @@ function onProgress({ played, buffered, gaps }) {
   $("played").textContent = `${(played / current.rate).toFixed(1)} s`;
 }
 
-function keep(pcm, rate) {
-  if (kept.rate !== rate) kept = { rate, pieces: [], length: 0 };
-  kept.pieces.push(pcm);
-  kept.length += pcm.length;
-  while (kept.length - kept.pieces[0].length >= KEPT * rate) kept.length -= kept.pieces.shift().length;
-  $("keep").disabled = false;
-}
-
-let drawn = 0;
 function draw(now) {
   requestAnimationFrame(draw);
-  if (!undrawn.length || now - drawn < Math.max(FRAME, REDUCED)) return;
+  if (!undrawn.length || now - drawn < FRAME) return;
   drawn = now;
   const length = undrawn.reduce((sum, one) => sum + one.length, 0);
   const samples = new Float32Array(length);
@@ -266,9 +254,9 @@ async function upload(file) {
   if (file.size > MAX_UPLOAD) throw new Error(`${file.name} has more than ${MAX_UPLOAD / 1e6} MB: use its last minute.`);
   $("drop-text").textContent = `Reading ${file.name} …`;
   try {
-    const found = await request(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
-    start = { file, id: found.id, run };
-    $("drop-text").textContent = `The network continues the last ${found.seconds.toFixed(1)} seconds of ${file.name}.`;
+    const { id, seconds } = await request(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+    start = { file, id, run };
+    $("drop-text").textContent = `The network continues the last ${seconds.toFixed(1)} seconds of ${file.name}.`;
     $("forget").hidden = false;
   } catch (error) {
     forget();
@@ -307,8 +295,7 @@ $("volume").oninput = () => {
   if (audio) audio.gain.gain.setTargetAtTime(volumeGain(), audio.context.currentTime, 0.02);
 };
 $("run").onchange = () => {
-  if (playing) end();
-  showMessage("");
+  end();
   fillCheckpoints();
   poll();
 };
@@ -320,7 +307,7 @@ $("seed").onchange = () => {
 };
 $("another").onclick = () => {
   $("seed").value = Math.floor(Math.random() * 1e6);
-  if (playing) play();
+  $("seed").onchange();
 };
 $("file").onchange = () => addRecording($("file").files[0]);
 $("forget").onclick = () => {
@@ -330,8 +317,8 @@ $("forget").onclick = () => {
 };
 $("keep").onclick = () => {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(wav(kept.pieces, kept.rate));
-  link.download = `${runs[$("run").value].name}-live.wav`;
+  link.href = URL.createObjectURL(tape.wav());
+  link.download = `${chosenRun().name}-live.wav`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 };
