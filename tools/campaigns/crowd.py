@@ -16,19 +16,17 @@ import json
 import os
 import random
 import re
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import wave
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from common import VOICE, growth, resident_bytes, run, start
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
@@ -36,7 +34,6 @@ from charrnn.server.app import MAX_UPLOAD
 from charrnn.server.messages import MAX_SIZE
 from charrnn.server.sampler import HEADER, LISTENER_TIMEOUT
 
-ROOT = Path(__file__).parents[2]
 FLAGS = (
     "--layers 1 --rnn-size 16 --wordvec-size 8 --batch-size 8 --seq-length 32 --max-iterations 40 --rate 2000 "
     "--checkpoint-every 20 --precision fp32 --device cpu --threads 1 -q"
@@ -45,27 +42,19 @@ PLAY = {"type": "play", "stream": 1, "run": 0, "checkpoint": "newest", "temperat
 MIN_BUFFER, REPORT_INTERVAL = 0.12, 0.04  # seconds, as in listen-worklet.js
 SEEDS = 3  # of the steady listeners
 TIMEOUT = 15.0  # seconds for an answer
-MAX_GROWTH = 0.05  # of memory
 
 
 class Server:
     """charrnn-listen in a process of its own."""
 
     def __init__(self, run: Path, listeners: int, folder: Path) -> None:
-        self.errors = folder / "stderr"
-        command = [sys.executable, "-m", "charrnn.commands.listen", str(run), "--port", "0", "--threads", "1"]
-        with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen([*command, "--listeners", str(listeners)], cwd=ROOT, stderr=errors)
-        while not (address := re.match(r"http://([\d.]+:\d+)/ plays .*\n", self.errors.read_text())):
-            if self.process.poll() is not None:
-                raise SystemExit(self.errors.read_text())
+        self.messages = folder / "messages"
+        flags = ["--port", "0", "--threads", "1", "--listeners", str(listeners)]
+        self.process = start("listen", [str(run), *flags], self.messages)
+        while not (address := re.match(r"http://([\d.]+:\d+)/ plays .*\n", self.messages.read_text())):
+            assert self.process.poll() is None, self.messages.read_text()
             time.sleep(0.05)
         self.host, self.greeting = address[1], address[0]
-
-    def memory(self) -> int:
-        """Return the resident bytes."""
-        status = Path(f"/proc/{self.process.pid}/statm").read_text()
-        return int(status.split()[1]) * os.sysconf("SC_PAGESIZE")
 
     def files(self) -> Counter[str]:
         """Return the open files and connections, and how many there are of each."""
@@ -207,7 +196,7 @@ class Crowd:
         self.steady = [Listener(self.host, number % SEEDS) for number in range(listeners - self.returning)]
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.memory: list[tuple[float, int]] = []
+        self.memory: list[int] = []
 
     async def run(self, seconds: float) -> None:
         """Let all clients run for some seconds."""
@@ -217,9 +206,8 @@ class Crowd:
             await asyncio.sleep(0.1)
         tasks += [asyncio.ensure_future(self._return(number)) for number in range(self.returning)]
         tasks += [asyncio.ensure_future(self._disturb(name)) for name in DISTURBANCES]
-        begin = time.monotonic()
         while time.monotonic() < self.end:
-            self.memory.append((time.monotonic() - begin, self.server.memory()))
+            self.memory.append(resident_bytes(self.server.process.pid))
             await asyncio.sleep(1)
         await asyncio.gather(*tasks)
 
@@ -252,80 +240,63 @@ class Crowd:
             self.failures.append(f"{name}: {type(error).__name__} {str(error)[:300]}")
 
 
-def results(crowd: Crowd, run: Path, warm_up: float) -> Iterator[tuple[str, str, bool]]:
+def results(crowd: Crowd, network: Path, folder: Path) -> Iterator[tuple[str, str, bool]]:
     """Yield what was checked, what was found, and whether it is as required."""
     server, steady = crowd.server, crowd.steady
     for name, count in crowd.counts.items():
         failed = sum(one.startswith(f"{name}: ") for one in crowd.failures)
         yield name, f"{count:,}, of which {failed} failed", not failed
-    drawn = [sampled(run, seed, max(len(one.received) // 2 for one in steady)) for seed in range(SEEDS)]
-    exact = sum(bytes(one.received) == drawn[one.seed].tobytes()[: len(one.received)] for one in steady)
+    longest = max(len(one.received) // 2 for one in steady)
+    drawn = [sampled(network, seed, longest, folder) for seed in range(SEEDS)]
+    exact = sum(drawn[one.seed].startswith(one.received) for one in steady)
     yield "samples of steady listeners", f"{exact} of {len(steady)} as charrnn-sample draws", exact == len(steady)
     gaps = sum(one.gaps for one in steady)
     yield "gaps of steady listeners", f"{gaps} in {len(steady)} streams", not gaps
-    before = statistics.median([size for at, size in crowd.memory if warm_up - 10 <= at < warm_up] or [1])
-    after = statistics.median([size for _, size in crowd.memory[-10:]])
-    yield "memory", f"{before / 1e6:.0f} MB, then {after / 1e6:.0f} MB", abs(after / before - 1) <= MAX_GROWTH
+    try:
+        yield "memory", growth(crowd.memory), True
+    except AssertionError as error:
+        yield "memory", str(error), False
     time.sleep(LISTENER_TIMEOUT + 2)
     files = server.files() - crowd.files
-    left = ", ".join(sorted(files.elements())) or "none"
-    yield "open files after all have left", left, not files
-    errors = server.errors.read_text().removeprefix(server.greeting)
+    yield "open files after all have left", ", ".join(sorted(files.elements())) or "none", not files
+    errors = server.messages.read_text().removeprefix(server.greeting)
     yield "errors printed by the server", errors[:300] or "none", server.process.poll() is None and not errors
 
 
-def sampled(run: Path, seed: int, count: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+def sampled(network: Path, seed: int, count: int, folder: Path) -> bytes:
     """Return what charrnn-sample draws, as the page's samples."""
-    with tempfile.TemporaryDirectory(prefix="crowd-") as folder:
-        out = f"{folder}/out.wav"
-        flags = ["--seed", str(seed), "--length", str(count), "--threads", "1", "-q", "-o", out]
-        subprocess.run([sys.executable, "-m", "charrnn.commands.sample", str(run), *flags], cwd=ROOT, check=True)
-        with wave.open(out) as file:
-            data = np.frombuffer(file.readframes(count), np.uint8)
-    return ((data.astype("<i2") - 128) * 256).astype("<i2")
-
-
-def train(folder: Path) -> Path:
-    """Train a small network on a tone."""
-    tone = np.rint(128 + 50 * np.sin(2 * np.pi * 210 * np.arange(12000) / 2000)).astype(np.uint8)
-    with wave.open(str(folder / "tone.wav"), "wb") as file:
-        file.setparams((1, 1, 2000, 0, "NONE", ""))
-        file.writeframes(tone.tobytes())
-    command = [sys.executable, "-m", "charrnn.commands.train", str(folder / "tone.wav"), *FLAGS]
-    subprocess.run([*command, "--run-dir", str(folder / "tone")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return folder / "tone"
-
-
-@contextmanager
-def served(run: Path, listeners: int, folder: Path) -> Iterator[Server]:
-    """Serve a page during a block."""
-    server = Server(run, listeners, folder)
-    try:
-        yield server
-    finally:
-        server.process.terminate()
-        server.process.wait(20)
+    out = folder / "out.wav"
+    flags = ["--seed", str(seed), "--length", str(count), "--threads", "1", "-q", "-o", str(out)]
+    run("sample", [str(network), *flags], folder / "sampling")
+    with wave.open(str(out)) as file:
+        data = np.frombuffer(file.readframes(count), np.uint8)
+    return ((data.astype("<i2") - 128) * 256).astype("<i2").tobytes()
 
 
 def main() -> int:
     """Run the crowd, print a table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="run to play, of sound in linear bytes (default: a small new one)")
-    parser.add_argument("--listeners", type=int, default=50, help="number of listeners (default: 50)")
-    parser.add_argument("--minutes", type=float, default=5.0, help="duration in minutes (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random pauses (default: 0)")
-    args = parser.parse_args()
-    seconds = 60 * args.minutes
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--run", type=Path, help="run to play, of sound in linear bytes (default: a small new one)")
+    flags.add_argument("--listeners", type=int, default=50, help="number of listeners (default: 50)")
+    flags.add_argument("--minutes", type=float, default=5.0, help="duration in minutes (default: 5)")
+    flags.add_argument("--seed", type=int, default=0, help="seed of the random pauses (default: 0)")
+    args = flags.parse_args()
     with tempfile.TemporaryDirectory(prefix="crowd-") as name:
         folder = Path(name)
-        run = (args.run or train(folder)).resolve()
-        with served(run, args.listeners, folder) as server:
+        network = args.run or folder / "network"
+        if not args.run:
+            run("train", [str(VOICE), *FLAGS, "--run-dir", str(network)], folder / "training")
+        server = Server(network, args.listeners, folder)
+        try:
             crowd = Crowd(server, args.listeners, args.seed)
-            asyncio.run(crowd.run(seconds))
-            rows = list(results(crowd, run, min(60.0, seconds / 3)))
+            asyncio.run(crowd.run(60 * args.minutes))
+            rows = list(results(crowd, network, folder))
+        finally:
+            server.process.terminate()
+            server.process.wait(20)
     print("| what | result | |\n|---|---|---|")
-    for name, result, is_ok in rows:
-        print(f"| {name} | {result} | {'ok' if is_ok else 'FAILED'} |")
+    for what, found, is_ok in rows:
+        print(f"| {what} | {found} | {'ok' if is_ok else 'FAILED'} |")
     for failure in crowd.failures:
         print(failure, file=sys.stderr)
     return int(bool(crowd.failures) or not all(is_ok for *_, is_ok in rows))
