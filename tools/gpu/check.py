@@ -89,8 +89,6 @@ REHEARSAL = Setup("cpu", TINY, 4, seconds=0.01, largest=3, block=2, iterations=4
 def checks() -> dict[str, Check]:
     """Return all checks by name, the most important first."""
     found: dict[str, Check] = {"machine": machine}
-    for sampler in SAMPLERS:
-        found[f"first symbols: {sampler}"] = partial(first_symbols, sampler)
     for backend in GPU_LAYERS:
         found[f"gradients: {backend}"] = partial(gradients, backend)
     for recipe in RECIPES:
@@ -178,19 +176,23 @@ def gradients(backend: str, setup: Setup) -> Figures:
 
 def graph_as_steps(recipe: str, setup: Setup) -> Figures:
     """Compare the losses of steps in a CUDA graph with those of plain steps; they must be bit-identical."""
-    one, other = (
-        train(setup, stepper(setup, "3x680", 50, "bf16", "kernel", recipe, graphed)) for graphed in (True, False)
-    )
-    return {"ok": bool((one == other).all()), "first loss": one[0], "last": one[-1]}
+    steps = (stepper(setup, "3x680", 50, "bf16", "kernel", recipe, graphed) for graphed in (True, False))
+    return compare([train(setup, step) for step in steps], 0.0)
 
 
 def as_on_the_cpu(setup: Setup) -> Figures:
     """Compare the losses of training in fp32 without TF32 on the device with those on the CPU."""
-    host = dataclasses.replace(setup, device="cpu")
+    setups = (setup, dataclasses.replace(setup, device="cpu"))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        one, other = (train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in (setup, host))
+        losses = [train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in setups]
+    return compare(losses, 0.01)
+
+
+def compare(losses: list[Any], tolerance: float) -> Figures:
+    """Compare the losses in nats of two trainings."""
+    one, other = losses
     difference = float(np.abs(one - other).max())
-    return {"ok": difference <= 0.01, "largest difference in nats": difference, "first loss": one[0], "last": one[-1]}
+    return {"ok": difference <= tolerance, "largest difference": difference, "first loss": one[0], "last": one[-1]}
 
 
 def training(backend: str, network: str, rows: int, setup: Setup) -> Figures:
@@ -242,11 +244,9 @@ def speed(setup: Setup, iterate: Callable[[], None], rows: int) -> Figures:
 
 def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any = None) -> CudaEngine:
     """Return an engine of 3x680; ``eager`` is plain torch without a graph."""
+    graphs, backend = (NO_GRAPHS, "torch") if sampler == "eager" else (setup.graphs, sampler)
     model = model or build(setup.networks["3x680"], seed=0).eval()
-    if sampler == "eager":
-        options: Any = {"warm_up": lambda work: None, "capture": lambda work: work}
-        return CudaEngine(model, streams, precision, "torch", device=setup.device, **options)
-    return CudaEngine(model, streams, precision, sampler, device=setup.device, **setup.graphs)
+    return CudaEngine(model, streams, precision, backend, device=setup.device, **graphs)
 
 
 def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup: Setup) -> Figures:
@@ -274,17 +274,6 @@ def sampling(sampler: str, streams: int, setup: Setup) -> Figures:
     u = np.random.default_rng(0).random((block, streams)).astype(np.float32)
     seconds = median(setup, lambda: measured.run(u, 1.0)) / block  # a step
     return {"symbols/s": streams / seconds, "microseconds per step": 1e6 * seconds, "real time": 1 / seconds / RATE}
-
-
-def first_symbols(sampler: str, setup: Setup) -> Figures:
-    """Measure the time from a network in memory to its first symbol, at first and later in this process."""
-    model, u, seconds = build(setup.networks["3x680"], seed=0).eval(), np.full((2, 1), 0.5, dtype=np.float32), []
-    torch.zeros(1, device=setup.device)
-    for _ in range(4):
-        start = time.perf_counter()
-        engine(setup, sampler, "bf16", 1, model).run(u, 1.0)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds, first": seconds[0], "seconds, later": statistics.median(seconds[1:])}
 
 
 def commands(setup: Setup) -> Figures:
@@ -353,9 +342,12 @@ def text_of(row: Figures) -> str:
     """Return a row as a line of text."""
     if "error" in row:
         return f"FAILED  {row['check']}: {row['error']}"
-    verdict = {True: "passed", False: "FAILED", None: "      "}[row["figures"].get("ok")]
-    numbers = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row["figures"].items() if k != "ok"}
-    return f"{verdict}  {row['check']}: " + ", ".join(f"{name} {number}" for name, number in numbers.items())
+    figures = dict(row["figures"])
+    verdict = {True: "passed", False: "FAILED", None: "      "}[figures.pop("ok", None)]
+    texts = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+    return f"{verdict}  {row['check']}: {', '.join(texts)}"
 
 
 def main(argv: list[str] | None = None) -> int:
