@@ -44,28 +44,21 @@ def mutate(rng: random.Random, target: Target) -> bytes:
     data = bytearray(rng.choice(target.seeds))
     for _ in range(rng.choice((1, 1, 2, 4))):
         end = min(target.header, len(data)) if target.header and rng.random() < 0.8 else len(data)
-        at = rng.randrange(end + 1)
-        kind = rng.randrange(8)
-        if kind == 0:
-            data[at : at + 1] = rng.randbytes(1)
-        elif kind == 1 and at < len(data):
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            size = rng.choice((1, 2, 4, 8))
-            number = (rng.choice(EXTREMES) % 256**size).to_bytes(size, rng.choice(("little", "big")))
-            data[at : at + size] = number
-        elif kind == 3:
-            del data[at:]
-        elif kind == 4:
-            del data[at : at + rng.choice((1, 2, 4, 30))]
-        elif kind == 5:
-            data[at:at] = data[at : at + rng.choice((1, 4, 8, 64))] * rng.choice((1, 2, 50))
-        elif kind == 6:
-            other = rng.choice(target.seeds)
-            start = rng.randrange(len(other) + 1)
-            data[at : at + 16] = other[start : start + 16]
-        else:
-            data[at:at] = rng.choice(VALUES).encode() if rng.random() < 0.5 else rng.randbytes(4)
+        at, size, other = rng.randrange(end + 1), rng.choice((1, 2, 4, 8)), rng.choice(target.seeds)
+        start = rng.randrange(len(other) + 1)
+        new = rng.choice(
+            (
+                b"",
+                rng.randbytes(size),
+                bytes(byte ^ 1 << rng.randrange(8) for byte in data[at : at + 1]),
+                (rng.choice(EXTREMES) % 256**size).to_bytes(size, rng.choice(("little", "big"))),
+                bytes(data[at : at + 8 * size]) * rng.choice((2, 50)),
+                other[start : start + 16],
+                rng.choice(VALUES).encode(),
+            )
+        )
+        replaced = rng.choice((0, len(new), len(new), size, len(data)))  # number of old bytes
+        data[at : at + replaced] = new
     return bytes(data)
 
 
