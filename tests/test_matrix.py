@@ -9,64 +9,32 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch_rnn_model as torch_rnn
+from matrix_runs import CONVERTED, FRAME_UNIT, GAUSSIAN, KINDS, MSE, NETWORK, RATE, SOUND, make_runs
 
-from bytecodec import InputError, decode, encode
+from bytecodec import InputError, decode
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
+from charrnn.commands.listen import charrnn_listen
+from charrnn.commands.plot import charrnn_plot
+from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
+from charrnn.commands.video import charrnn_video
 from charrnn.frames import model as frame_model
-from charrnn.frames import noise as frame_noise
 from charrnn.storage.checkpoint import load
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run
+from charrnn.viz.curves import csv_series
+from charrnn.viz.run_summary import RunSummary
 
-RATE = 8000
-NETWORK = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --threads 1 --precision fp32 -q".split()
-TRAINING = "--max-iterations 6 --checkpoint-every 3".split()
-SOUND = ["sound.wav", "--rate", str(RATE)]
-FRAMES = [*SOUND, "--frames", "--frame-taps", "4", "--loss"]
-BYTES = list(encode(bytes(range(120, 137))))
+for extra in ("matplotlib", "plotly", "jinja2", "onnx", "starlette", "uvicorn", "websockets"):
+    pytest.importorskip(extra)
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of run; ``unit`` and ``loss`` match the units of its losses in bits and as they were trained."""
-
-    data: tuple[str, ...]
-    unit: str = r"bits \w+ symbol"
-    loss: str = r"nats \w+ symbol"
-    is_frames: bool = False
-    is_text: bool = False
-    is_resumed: bool = False
-    is_validated: bool = True
-    has_samples: bool = True
-
-    @property
-    def flags(self) -> list[str]:
-        """Flags of the training."""
-        flags = [*TRAINING, *self.data, "--sample-seconds", "0.05" if self.has_samples else "0"]
-        return flags if self.is_validated else [*flags, "--val-frac", "0"]
-
-
-FRAME_UNIT, DENSITY = r"bits \w+ 16-bit sample", r"nats of density \w+ sample"
-MSE, GAUSSIAN = (*FRAMES, "mse"), (*FRAMES, "gaussian")
-KINDS = {
-    "symbols": Kind((*SOUND,)),
-    "resumed": Kind((*SOUND,), is_resumed=True, is_validated=False, has_samples=False),
-    "text": Kind(("poem.txt",), is_text=True, has_samples=False),
-    "mse": Kind(MSE, FRAME_UNIT, "mean squared error", is_frames=True, is_resumed=True),
-    "gaussian": Kind(GAUSSIAN, FRAME_UNIT, DENSITY, is_frames=True, is_validated=False),
-    "resumed-gaussian": Kind(GAUSSIAN, FRAME_UNIT, DENSITY, is_frames=True, is_resumed=True, has_samples=False),
-}
-CONVERTED = "converted.safetensors"
 every_kind = pytest.mark.parametrize("name", KINDS)
 sound_text_and_frames = pytest.mark.parametrize("name", ["resumed", "text", "mse"])
 
@@ -75,21 +43,9 @@ sound_text_and_frames = pytest.mark.parametrize("name", ["resumed", "text", "mse
 def folder(tmp_path_factory):
     """Return a folder with a run of each kind, and a checkpoint converted from torch-rnn."""
     folder = tmp_path_factory.mktemp("matrix")
-    t = np.arange(RATE) / RATE
-    sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(frame_noise, "LEAST_ROUND", 20)
-        patch.setattr(frame_noise, "FREE_PASSES", 8)
-        soundfile.write("sound.wav", sound.astype(np.int16), RATE, subtype="PCM_16")
-        Path("poem.txt").write_text("O rose, thou art sick! " * 40)
-        for name, kind in KINDS.items():
-            length = ["--max-iterations", "3"] if kind.is_resumed else []
-            assert charrnn_train([*NETWORK, *kind.flags, *length, "--run-dir", name]) == 0
-            if kind.is_resumed:
-                assert charrnn_train(["--resume", name, "--max-iterations", "6", "-q"]) == 0
-        torch_rnn.write(Path("voice.t7"), BYTES, torch_rnn.layers(BYTES, sizes=(4, 8)))
-        assert charrnn_convert(["voice.t7", CONVERTED, "--rate", str(RATE), "-q"]) == 0
+        make_runs(patch)
     return folder
 
 
@@ -171,23 +127,10 @@ def test_a_run_is_sampled_to_a_file_and_to_a_pipe(name, capfdbinary):
         assert soundfile.info("x.wav").subtype == ("PCM_16" if kind.is_frames else "PCM_U8")
 
 
-@sound_text_and_frames
-def test_the_next_symbols_of_a_run_are_listed_or_rejected(name, capsys):
-    kind = KINDS[name]
-    capsys.readouterr()
-    if kind.is_frames:
-        with pytest.raises(SystemExit, match="2"):
-            charrnn_sample([name, "--choices", "3"])
-        assert "frame predictor" in capsys.readouterr().err
-        return
-    start = ["--start-text", "thou"] if kind.is_text else ["--start-file", "start.wav"]
-    if not kind.is_text:
-        soundfile.write("start.wav", np.linspace(-0.5, 0.5, 50), RATE, "PCM_U8")
-    assert charrnn_sample([name, "--choices", "300", "--threads", "1", *start]) == 0
-    shares = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert len(shares) == len(load(Run(Path(name)).checkpoints()[-1]).vocab)
-    assert shares == sorted(shares, reverse=True)
-    assert sum(shares) == pytest.approx(1, abs=1e-4)
+def test_a_frame_predictor_has_no_choices(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        charrnn_sample(["mse", "--choices", "3"])
+    assert "frame predictor" in capsys.readouterr().err
 
 
 @every_kind
@@ -221,11 +164,8 @@ def test_a_frame_predictor_scores_a_part_of_its_data_and_of_a_file_equally(part,
     assert found[0] == found[1]
     assert found[0]["samples"] == {"train": 6400 - window, "val": 800}[part]
     assert found[0]["bits"] == frame_model.load("mse").model.bits(found[0]["loss"])
-
-
-def test_a_file_must_be_longer_than_a_window(capsys):
-    soundfile.write("short.wav", np.arange(40, dtype=np.int16) * 99, RATE)
-    assert "41" in rejection(capsys, charrnn_eval, "mse", "short.wav")
+    soundfile.write("short.wav", np.arange(window, dtype=np.int16) * 99, RATE)
+    assert f"{window + 1}" in rejection(capsys, charrnn_eval, "mse", "short.wav")
 
 
 @sound_text_and_frames
@@ -234,17 +174,12 @@ def test_a_run_is_converted_to_onnx_or_rejected(name, capsys):
         assert "frame predictor" in rejection(capsys, charrnn_convert, name, "x.onnx")
         assert not Path("x.onnx").exists()
         return
-    pytest.importorskip("onnx")
     assert charrnn_convert([name, "x.onnx", "-q"]) == 0
     assert Path("x.onnx").stat().st_size > 1000
 
 
 @every_kind
 def test_the_losses_of_a_run_are_plotted(name):
-    pytest.importorskip("matplotlib")
-    from charrnn.commands.plot import charrnn_plot
-    from charrnn.viz.curves import csv_series
-
     kind = KINDS[name]
     for unit, suffix, label in (("bits", "bits", kind.unit), ("nats", "loss", kind.loss)):
         (series,), _, _ = csv_series(Path(name) / "log.csv", name, unit=unit)
@@ -258,32 +193,27 @@ def test_the_losses_of_a_run_are_plotted(name):
     assert re.search(f">loss, {kind.loss}<", Path("x.svg").read_text())
 
 
-def test_losses_that_cannot_share_an_axis_are_rejected_and_drawn_in_bits(capsys):
-    pytest.importorskip("matplotlib")
-    from charrnn.commands.plot import charrnn_plot
-
+def test_losses_that_cannot_share_an_axis_or_are_below_0_on_a_logarithmic_one_are_rejected(capsys):
     assert "--unit bits" in rejection(capsys, charrnn_plot, "mse", "symbols", "-o", "x.svg")
     assert charrnn_plot(["mse", "symbols", "--unit", "bits", "--log-y", "-o", "x.svg"]) == 0
     assert re.search(rf">loss, {FRAME_UNIT} or {KINDS['symbols'].unit}<", Path("x.svg").read_text())
     assert ">FLAC" not in Path("x.svg").read_text()  # its bits per byte do not compare with those of 16-bit samples
     assert "above 0" in rejection(capsys, charrnn_plot, "gaussian", "--log-y", "-o", "y.svg")
-
-
-def test_a_logarithmic_axis_leaves_out_losses_of_0_and_below(capsys):
-    pytest.importorskip("matplotlib")
-    from charrnn.commands.plot import charrnn_plot
-
     Path("a.csv").write_text("iteration,loss\n1,2\n2,0.5\n3,0\n4,-1\n")
     assert charrnn_plot(["a.csv", "--log-y", "-o", "x.png", "--width", "300", "--height", "600"]) == 0
     assert "2 values" in capsys.readouterr().err
 
 
+def test_a_log_without_its_bits_is_not_converted_for_a_frame_predictor():
+    Path("mine").mkdir()
+    shutil.copy("mse/config.json", "mine")
+    Path("mine/log.csv").write_text("iteration,train_loss\n1,0.001\n")
+    with pytest.raises(InputError, match="train_bits"):
+        csv_series(Path("mine/log.csv"), "mine", unit="bits")
+
+
 @every_kind
 def test_a_run_is_reported(name):
-    pytest.importorskip("plotly")
-    pytest.importorskip("jinja2")
-    from charrnn.commands.report import charrnn_report
-
     kind, run = KINDS[name], Run(Path(name))
     assert charrnn_report([name, "-o", "x.html", "-q"]) == 0
     page = Path("x.html").read_text(encoding="utf-8")
@@ -309,8 +239,6 @@ def test_a_run_is_reported(name):
 
 @sound_text_and_frames
 def test_the_original_in_the_report_is_the_training_data(name):
-    from charrnn.viz.run_summary import RunSummary
-
     original = RunSummary(Run(Path(name))).original(0.05)
     if KINDS[name].is_text:
         assert original is None
@@ -323,10 +251,8 @@ def test_the_original_in_the_report_is_the_training_data(name):
 
 @pytest.mark.parametrize("name", ["symbols", "text", "mse", "gaussian"])
 def test_the_film_of_a_run_shows_its_figures_or_is_rejected(name, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     if not shutil.which("ffmpeg"):
         pytest.skip("ffmpeg is not on the PATH")
-    from charrnn.commands.video import charrnn_video
     from charrnn.viz import film, video
 
     kind, written, drawn = KINDS[name], [], []
@@ -349,8 +275,6 @@ def test_the_film_of_a_run_shows_its_figures_or_is_rejected(name, monkeypatch, c
 @pytest.fixture(scope="module")
 def page(folder):
     """Serve the listening page of all runs."""
-    for module in ("starlette", "uvicorn", "websockets"):
-        pytest.importorskip(module)
     from listening import Served
 
     with Served([Run(folder / name) for name in KINDS]) as one:
@@ -392,13 +316,6 @@ def test_a_converted_checkpoint_is_sampled_scored_and_converted_but_is_not_a_run
 
 
 def test_commands_for_runs_reject_a_converted_checkpoint(capsys):
-    for module in ("matplotlib", "plotly", "starlette"):
-        pytest.importorskip(module)
-    from charrnn.commands.listen import charrnn_listen
-    from charrnn.commands.plot import charrnn_plot
-    from charrnn.commands.report import charrnn_report
-    from charrnn.commands.video import charrnn_video
-
     assert "no run" in rejection(capsys, charrnn_train, "--resume", CONVERTED)
     assert CONVERTED in rejection(capsys, charrnn_plot, CONVERTED, "-o", "x.png")
     for main in (charrnn_report, charrnn_video, charrnn_listen):
@@ -409,13 +326,3 @@ def test_commands_for_runs_reject_a_converted_checkpoint(capsys):
 def test_training_does_not_start_from_a_network_of_another_kind(data, old, capsys):
     assert old in rejection(capsys, charrnn_train, *data, "--init-from", old, "--run-dir", "new", "-q")
     assert not Path("new").exists()
-
-
-def test_a_log_without_its_bits_is_not_converted_for_a_frame_predictor():
-    from charrnn.viz.curves import csv_series
-
-    Path("mine").mkdir()
-    shutil.copy("mse/config.json", "mine")
-    Path("mine/log.csv").write_text("iteration,train_loss\n1,0.001\n")
-    with pytest.raises(InputError, match="train_bits"):
-        csv_series(Path("mine/log.csv"), "mine", unit="bits")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +35,7 @@ def main(recording: str) -> int:
         shutil.rmtree(NETWORK, ignore_errors=True)
         made = {"source": source, "is_trained": False, "samples": 0}
         run("wav2utf8", recording, str(DEMO / "in.txt"))
-        write_json(MADE_FROM, made)
+        MADE_FROM.write_text(json.dumps(made) + "\n")
     if made["is_trained"]:
         print(f"The network in {NETWORK} is already trained on this recording: sampling again.")
     elif (NETWORK / "config.json").exists():
@@ -46,7 +45,7 @@ def main(recording: str) -> int:
         run("charrnn-train", str(DEMO / "in.txt"), *flags, "--run-dir", str(NETWORK))
     made["is_trained"] = True
     made["samples"] += 1
-    write_json(MADE_FROM, made)
+    MADE_FROM.write_text(json.dumps(made) + "\n")
     out = DEMO / "out.wav"
     length = ["--segments", str(SEGMENTS), "--segment-seconds", str(SEGMENT_SECONDS)]
     run("charrnn-sample", str(NETWORK), *length, "--seed", str(made["samples"]), "-o", str(out))
@@ -74,18 +73,11 @@ def run(command: str, *arguments: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; {} if there is none."""
+    """Return the content of a JSON file; {} if there is none, or if writing it was interrupted."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
         return {}
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a JSON file, complete or not at all."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import os
+import pkgutil
 import re
 from collections.abc import Callable
+from pathlib import Path
 
-from bytecodec import commands
-from charrnn.commands.convert import charrnn_convert
-from charrnn.commands.eval import charrnn_eval
-from charrnn.commands.listen import charrnn_listen
-from charrnn.commands.plot import charrnn_plot
-from charrnn.commands.report import charrnn_report
-from charrnn.commands.sample import charrnn_sample
-from charrnn.commands.train import charrnn_train
-from charrnn.commands.video import charrnn_video
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "wav2utf8": commands.wav2utf8,
-    "utf82wav": commands.utf82wav,
-    "bin2utf8": commands.bin2utf8,
-    "utf82bin": commands.utf82bin,
-    "charrnn-train": charrnn_train,
-    "charrnn-sample": charrnn_sample,
-    "charrnn-eval": charrnn_eval,
-    "charrnn-convert": charrnn_convert,
-    "charrnn-plot": charrnn_plot,
-    "charrnn-report": charrnn_report,
-    "charrnn-video": charrnn_video,
-    "charrnn-listen": charrnn_listen,
-}
+def commands() -> dict[str, Callable[..., int]]:
+    """Return the functions of all commands in setup.cfg by name, in order."""
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
+    lines = setup["options.entry_points"]["console_scripts"].split("\n")
+    return {name: pkgutil.resolve_name(target) for name, target in (line.split(" = ") for line in lines if line)}
+
+
+COMMANDS = commands()
 INTRODUCTION = """# Flags
 
 `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all commands:

@@ -1,12 +1,14 @@
-"""Write docs/reference/odd-wavs.md, the table of unusual and broken WAV files: what wav2utf8 does, compared with SoX.
+"""Write docs/reference/odd-wavs.md: the unusual and broken WAV files that wav2utf8 does not read as SoX does.
 
 python tools/odd_wavs.py FOLDER > docs/reference/odd-wavs.md
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +19,29 @@ import bytecodec
 
 HEAD = """# Unusual WAV files
 
-The results of `wav2utf8` for odd, broken and hostile WAV files from the tests of other programs, at their own sampling
-rate, compared with SoX. `python tools/odd_wavs.py FOLDER > docs/reference/odd-wavs.md` writes this page. SoX rejects
-some files that are read here because libsndfile supports more formats.
+The results of `wav2utf8` for {count} odd, broken and hostile WAV files from the tests of other programs, at their own
+sampling rate, compared with SoX 14.4. `python tools/odd_wavs.py FOLDER > docs/reference/odd-wavs.md` writes this page.
+{equal} files are read as SoX reads them, sample for sample. The table lists the others. libsndfile supports more
+formats than SoX does.
 
-| file | result | compared with SoX |
+| wav2utf8 | SoX | files |
 |---|---|---|"""
 
 
 def main() -> None:
     """Print the page."""
     folder = Path(sys.argv[1])
-    print(HEAD)
+    files: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".raw")):
-        print(f"| {path.relative_to(folder).as_posix()} | {' | '.join(cells(path))} |")
+        files[compare(path)].append(path.relative_to(folder).as_posix())
+    count, equal = sum(map(len, files.values())), len(files.pop(("reads it", "equal")))
+    print(HEAD.format(count=count, equal=equal))
+    for (result, comparison), names in sorted(files.items()):
+        print(f"| {result} | {comparison} | {', '.join(names)} |")
 
 
-def cells(path: Path) -> tuple[str, str]:
-    """Return the result for a file and the comparison with SoX."""
+def compare(path: Path) -> tuple[str, str]:
+    """Return the results of wav2utf8 and of SoX for a file."""
     try:
         with path.open("rb") as file:  # given a name, soundfile would choose the format by the suffix
             rate = soundfile.SoundFile(file.fileno(), closefd=False).samplerate
@@ -43,19 +50,18 @@ def cells(path: Path) -> tuple[str, str]:
     rate = rate if 1000 <= rate <= 768000 else 11025
     command = [str(Path(sys.executable).with_name("wav2utf8")), "--rate", str(rate), str(path), "-"]
     done = subprocess.run(command, capture_output=True, check=False)
-    messages = done.stderr.decode().replace("wav2utf8: ", "").replace(f"{path} ", "").replace(str(path), path.name)
-    result = "; ".join(messages.replace("|", "\\|").splitlines())
     expected = sox(path)
     if done.returncode:
-        return f"rejected: {result}", "also rejects it" if not len(expected) else "reads it"
+        message = re.sub(rf"wav2utf8: {re.escape(str(path))}:? ", "", done.stderr.decode())
+        reason = re.search(r"libsndfile: (.*?)\)", message) or re.match(r"(.*?)[.:] ", message)
+        return f"rejects it: {reason[1] if reason else message}", "reads it" if len(expected) else "rejects it, too"
     samples = np.frombuffer(bytecodec.decode(done.stdout.decode()), np.uint8).astype(int)
-    result = "; ".join(filter(None, [f"{len(samples):,} samples at {rate:,} Hz", result]))
     if not len(expected):
-        return result, "rejects it"
+        return "reads it", "rejects it"
     if len(expected) != len(samples):
-        return result, f"{len(expected):,} samples"
+        return f"reads {len(samples):,} samples", f"reads {len(expected):,} samples"
     difference = np.abs(samples - expected).max()
-    return result, f"differs by at most {difference}" if difference else "equal"
+    return "reads it", f"differs by at most {difference}" if difference else "equal"
 
 
 def sox(path: Path) -> NDArray[np.int64]:

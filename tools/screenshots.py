@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
@@ -34,7 +34,6 @@ NETWORKS = {
     "lstm-2x128": "--rnn-size 128 --layers 2 --wordvec-size 64",
 }
 SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --temperature 1 --quiet"
-WIDE, NARROW = (1280, 900), (390, 844)
 MAX_WIDTH = 960  # pixels, the width of a page of the docs
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
 PLAY_SECONDS = 9  # of the listening page, before its picture
@@ -81,32 +80,25 @@ def plots(runs: list[Path], folder: Path) -> None:
     assert charrnn_plot([*names, "-o", str(losses), "--unit", "bits", "--log-x", "--log-y", *size]) == 0
     newest = str(max((runs[-1] / "samples").glob("*.wav")))
     assert charrnn_plot([newest, "-o", str(sound), "--theme", "dark", *size]) == 0
-    for picture in (losses, sound):
-        keep(picture, picture.stem)
+    keep(losses)
+    keep(sound)
 
 
 def report(browser: Browser, runs: list[Path], folder: Path) -> None:
     """Make pictures of the report in light and dark, wide and narrow, and of its players."""
     page_file = folder / "report.html"
     assert charrnn_report([*map(str, runs), "-o", str(page_file)]) == 0
-    for name, size, scheme, place in (
-        ("report", WIDE, "light", "header"),
-        ("report-sounds", WIDE, "dark", "#listen"),
-        ("report-narrow", NARROW, "dark", "header"),
-        ("report-narrow-sounds", NARROW, "light", "#listen"),
+    for name, is_wide, is_dark, element in (
+        ("report", True, False, "header"),
+        ("report-sounds", True, True, "#listen"),
+        ("report-narrow", False, True, "header"),
+        ("report-narrow-sounds", False, False, "#listen"),
     ):
-        page = browser.new_page(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        page.goto(page_file.as_uri())
+        page = open_page(browser, page_file.as_uri(), is_wide, is_dark)
         page.wait_for_selector("#plot .main-svg")
-        page.locator(place).evaluate("(one) => one.scrollIntoView()")
+        page.locator(element).evaluate("(one) => one.scrollIntoView()")
         page.wait_for_timeout(500)
-        shot = folder / f"{name}.png"
-        page.screenshot(path=shot)
-        page.close()
-        keep(shot, name)
+        close_page(page, folder / f"{name}.png")
 
 
 def live(browser: Browser, runs: list[Path], folder: Path) -> None:
@@ -115,21 +107,29 @@ def live(browser: Browser, runs: list[Path], folder: Path) -> None:
         server = listen_app.server(listen_app.application([Run(run) for run in reversed(runs)]))
         thread = threading.Thread(target=server.run, args=([socket],))
         thread.start()
-        for name, size in (("listen", WIDE), ("listen-narrow", NARROW)):
-            page = browser.new_page(
-                viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if size == NARROW else "light"
-            )
-            page.goto(f"http://127.0.0.1:{socket.getsockname()[1]}/")
+        for name, is_wide in (("listen", True), ("listen-narrow", False)):
+            page = open_page(browser, f"http://127.0.0.1:{socket.getsockname()[1]}/", is_wide, not is_wide)
             page.locator("#play:not([disabled])").click()
-            page.wait_for_function(
-                f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}", polling=100
-            )
-            shot = folder / f"{name}.png"
-            page.screenshot(path=shot)
-            page.close()
-            keep(shot, name)
+            played = f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}"
+            page.wait_for_function(played, polling=100)
+            close_page(page, folder / f"{name}.png")
         server.should_exit = True
         thread.join()
+
+
+def open_page(browser: Browser, address: str, is_wide: bool, is_dark: bool) -> Page:
+    """Open a page on a wide or a narrow screen, in light or dark."""
+    width, height = (1280, 900) if is_wide else (390, 844)
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="dark" if is_dark else "light")
+    page.goto(address)
+    return page
+
+
+def close_page(page: Page, shot: Path) -> None:
+    """Keep a picture of a page, and close it."""
+    page.screenshot(path=shot)
+    page.close()
+    keep(shot)
 
 
 def film(runs: list[Path], folder: Path) -> None:
@@ -143,17 +143,17 @@ def film(runs: list[Path], folder: Path) -> None:
     subprocess.run(
         ["ffmpeg", "-v", "error", "-y", "-ss", seek, "-i", str(made), "-frames:v", "1", str(shot)], check=True
     )
-    keep(shot, "film")
+    keep(shot)
 
 
-def keep(picture: Path, name: str) -> None:
+def keep(picture: Path) -> None:
     """Save a picture in docs/pictures, at most as wide as a page."""
     with Image.open(picture) as read:
         image = read.convert("RGB")
         if image.width > MAX_WIDTH:
             image = image.resize((MAX_WIDTH, round(image.height * MAX_WIDTH / image.width)), Image.Resampling.LANCZOS)
-        image.save(OUT / f"{name}.webp", quality=82, method=6)
-    print(OUT / f"{name}.webp", flush=True)
+        image.save(OUT / f"{picture.stem}.webp", quality=82, method=6)
+    print(OUT / f"{picture.stem}.webp", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -20,28 +21,27 @@ def endurance():
         import endurance
 
         yield endurance
-        del sys.modules["endurance"]
+        del sys.modules["endurance"], sys.modules["common"]
 
 
 def test_sampling_through_a_pipe_loses_no_symbol(trained_run):
     code, output = run_campaign("endurance", "--only", "sample", "--network", trained_run, "--sampled", 500_000)
     assert code == 0, output
-    assert output.startswith("| sample | 50"), output  # and some thousands more, depending on the reads
+    assert " s | 50" in output  # and some thousands more, depending on the reads
 
 
 def test_the_engines_agree_over_a_long_sound(trained_run, tone_file):
     flags = ["--network", trained_run, "--sound", tone_file, "--symbols", 5000]
     code, output = run_campaign("endurance", "--only", "agree", *flags)
     assert code == 0, output
-    assert output.startswith("| agree | 5,000 symbols |"), output
+    assert "| 5,000 symbols;" in output
 
 
 def test_a_failed_check_is_reported_in_its_row_and_the_exit_code(trained_run):
     flags = ["--network", trained_run, "--symbols", 2000, "--precision", "int4"]
     code, output = run_campaign("endurance", "--only", "agree", *flags)
     assert code == 1, output
-    assert output.startswith("| agree | failed |"), output
-    assert "differs" in output
+    assert re.match(r"\| agree \| .* \| failed: .* differs", output)
 
 
 @pytest.mark.slow
@@ -65,9 +65,7 @@ def test_a_log_with_a_fault_is_detected(endurance, tmp_path, rows):
 
 
 def test_growing_memory_is_detected(endurance):
-    monitor = endurance.Monitor(0)
-    monitor.seconds.extend(range(101))
-    monitor.memory.extend(100e6 + 1e5 * second for second in range(101))
+    memory = [round(100e6 + 1e5 * second) for second in range(100)]
     with pytest.raises(AssertionError, match=r"101\.5 to 109\.5 MB"):
-        monitor.growth(0, 100)
-    assert monitor.growth(90, 100) == "109.2 to 110.0 MB"
+        endurance.growth(memory)
+    assert endurance.growth(memory[90:]) == "109.1 to 109.9 MB"

@@ -9,6 +9,7 @@ all. The baselines are the first recipe and FLAC. The runs stay in --runs and ar
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -27,9 +28,7 @@ def main() -> None:
     parser.add_argument("recordings", nargs="+", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes of each training (default: 10)")
     parser.add_argument("--sizes", default="2x256,3x680", help="LAYERSxUNITS, separated by commas")
-    parser.add_argument(
-        "--recipes", default="torch-rnn,modern", help="recipes, separated by commas; the baseline first"
-    )
+    parser.add_argument("--recipes", default="torch-rnn,modern", help="recipes, the baseline first, with commas")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each row (default: 1)")
     parser.add_argument("--threads", type=int, help="threads of each training (default: a share of the cores)")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="folder of the runs")
@@ -39,18 +38,12 @@ def main() -> None:
         parser.error(f"unknown recipe {', '.join(unknown)}: choose from {', '.join(RECIPES)}.")
     threads = args.threads or max(1, (os.cpu_count() or 1) // len(recipes))
     figures = []
-    for recording in args.recordings:
-        for size in args.sizes.split(","):
-            folders = {
-                recipe: [
-                    args.runs / f"{recording.stem}-{size}-{args.minutes:g}min-{recipe}-{seed}"
-                    for seed in range(args.seeds)
-                ]
-                for recipe in recipes
-            }
-            for seed in range(args.seeds):
-                train(recording, size, args.minutes, threads, {r: folders[r][seed] for r in recipes}, seed)
-            figures += compared(f"{recording.stem}, {size}", folders)
+    for recording, size in itertools.product(args.recordings, args.sizes.split(",")):
+        stem = f"{recording.stem}-{size}-{args.minutes:g}min"
+        runs = {name: [args.runs / f"{stem}-{name}-{seed}" for seed in range(args.seeds)] for name in recipes}
+        for seed in range(args.seeds):
+            train(recording, size, args.minutes, threads, {name: runs[name][seed] for name in recipes}, seed)
+        figures += compared(f"{recording.stem}, {size}", runs)
     print(f"{machine()}; {args.minutes:g} minutes, {threads} threads each\n")
     print_table("recipes: bits per symbol", figures)
 
@@ -72,16 +65,13 @@ def train(recording: Path, size: str, minutes: float, threads: int, runs: dict[s
         raise SystemExit("a training failed: see above.")
 
 
-def compared(label: str, folders: dict[str, list[Path]]) -> list[Figure]:
+def compared(label: str, runs: dict[str, list[Path]]) -> list[Figure]:
     """Return the last validation of each recipe, compared with the first recipe and with FLAC."""
-    bits = {r: [float(read_rows(run / "val.csv")[-1]["val_bits"]) for run in runs] for r, runs in folders.items()}
-    first = next(iter(bits))
-    config = json.loads((folders[first][0] / "config.json").read_text())
-    flac = [config["yardsticks"]["flac"]] if "flac" in config["yardsticks"] else []
-    found = [Figure(f"{label}, {first}", bits[first], "FLAC", flac)]
-    for recipe in list(bits)[1:]:
-        found.append(Figure(f"{label}, {recipe}", bits[recipe], first, bits[first]))
-    return found
+    bits = {name: [float(read_rows(run / "val.csv")[-1]["val_bits"]) for run in runs[name]] for name in runs}
+    first = next(iter(runs))
+    baselines = json.loads((runs[first][0] / "config.json").read_text())["yardsticks"]
+    found = [Figure(f"{label}, {first}", bits.pop(first), "FLAC", [baselines[k] for k in ("flac",) if k in baselines])]
+    return found + [Figure(f"{label}, {name}", bits[name], first, found[0].values) for name in bits]
 
 
 if __name__ == "__main__":

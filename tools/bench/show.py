@@ -5,13 +5,13 @@ Each command is compared with the shortest program that draws or encodes the sam
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -38,39 +38,34 @@ import sys, numpy as np, plotly.graph_objects as go
 x, y = np.loadtxt(sys.argv[1], delimiter=",", skiprows=1, usecols=(0, 2), unpack=True)
 go.Figure(go.Scattergl(x=x, y=y)).write_html(sys.argv[2])
 """
-Command = Callable[[Path, Path], list[str]]  # from the run and the output's stem to the command line
+PYTHON = sys.executable
+FILM_SOURCE = f"color=size=1920x1080:rate=30:duration={FILM_SECONDS}"  # of the same length, without content
+PAIRS = {  # a plain program, and the command that is compared with it, in a folder with the run
+    "plain matplotlib, 500,000 rows": (
+        [PYTHON, "-c", PLAIN_PLOT, "run/log.csv", "out.png"],
+        f"plot run -o out.png --width {WIDTH} --height {HEIGHT}",
+    ),
+    "plain plotly, 500,000 rows": ([PYTHON, "-c", PLAIN_PAGE, "run/log.csv", "out.html"], "report run -o out.html"),
+    f"ffmpeg alone, {FILM_SECONDS} s": (
+        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", FILM_SOURCE, "-pix_fmt", "yuv420p", "out.mp4"],
+        f"video run -o out.mp4 --checkpoints {FILM_CHECKPOINTS} -q",
+    ),
+}
 
 
-def module(name: str, ending: str, *flags: str) -> Command:
-    """Return the command line of one of the commands."""
-    start = [sys.executable, "-m", f"charrnn.commands.{name}"]
-    return lambda run, out: [*start, str(run), "-o", f"{out}.{ending}", *flags]
-
-
-def script(text: str, ending: str) -> Command:
-    """Return the command line of a plain script."""
-    return lambda run, out: [sys.executable, "-c", text, str(run / "log.csv"), f"{out}.{ending}"]
-
-
-def plain_film(run: Path, out: Path) -> list[str]:
-    """Return the command line of ffmpeg for a film of the same size, rate and length without content."""
-    source = f"color=size=1920x1080:rate=30:duration={FILM_SECONDS}"
-    return ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p", f"{out}.mp4"]
-
-
-def measure(command: Command, figure: str) -> float:
+def measure(command: list[str], figure: str) -> float:
     """Run a command; return seconds, or the peak memory of its process in MB."""
-    with tempfile.TemporaryDirectory() as name:
-        run = make_run(Path(name, "run"))
+    with tempfile.TemporaryDirectory() as folder:
+        make_run(Path(folder, "run"))
         start = time.perf_counter()
-        process = subprocess.Popen(command(run, Path(name, "out")), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, "the command failed"
         return time.perf_counter() - start if figure == "seconds" else usage.ru_maxrss / 1e3
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder: Path) -> None:
     """Write a run with logs, settings and samples, from noise at first to a tone at last."""
     (folder / "samples").mkdir(parents=True)
     config = {"inputs": ["synthetic.wav"], "rate": RATE, "symbols": 10**8, "yardsticks": {"flac": 3.1}}
@@ -95,28 +90,17 @@ def make_run(folder: Path) -> Path:
             with path.open("wb") as wav_file, WavWriter(wav_file) as wav:
                 wav.write(np.clip(sound, 0, 255).astype(np.uint8))
     (folder / "val.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def rows() -> list[Row]:
     """Return the rows of seconds and of memory."""
-    size = ("--width", str(WIDTH), "--height", str(HEIGHT))
-    pairs = (
-        ("plain matplotlib, 500,000 rows", script(PLAIN_PLOT, "png"), "plot", module("plot", "png", *size)),
-        ("plain plotly, 500,000 rows", script(PLAIN_PAGE, "html"), "report", module("report", "html")),
-        (
-            f"ffmpeg alone, {FILM_SECONDS} s",
-            plain_film,
-            "video",
-            module("video", "mp4", "--checkpoints", FILM_CHECKPOINTS, "-q"),
-        ),
-    )
     found = []
-    for figure in ("seconds", "MB"):
-        for plain, plain_command, name, command in pairs:
-            baseline = f"{figure}: {plain}"
-            found.append(Row(baseline, partial(measure, plain_command, figure)))
-            found.append(Row(f"{figure}: charrnn-{name}", partial(measure, command, figure), baseline))
+    for figure, (plain, (plain_command, command)) in itertools.product(("seconds", "MB"), PAIRS.items()):
+        name, *flags = command.split()
+        baseline = f"{figure}: {plain}"
+        tested = [PYTHON, "-m", f"charrnn.commands.{name}", *flags]
+        found.append(Row(baseline, partial(measure, plain_command, figure)))
+        found.append(Row(f"{figure}: charrnn-{name}", partial(measure, tested, figure), baseline))
     return found
 
 

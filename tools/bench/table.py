@@ -11,14 +11,18 @@ import contextlib
 import datetime
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 SECONDS = 6.0  # of a measurement, after a warm-up
 
@@ -60,11 +64,10 @@ def main(description: str, title: str, rows: Sequence[Row], argv: Sequence[str] 
     names = {name for row in chosen for name in (row.name, row.baseline)}
     found: dict[str, list[float]] = {row.name: [] for row in rows if row.name in names}
     with busy_core() if args.busy_core else contextlib.nullcontext():
-        for repeat in range(args.repeat):
-            for name, values in found.items():
-                print(f"\rmeasurement {repeat + 1}: {name:60}", end="", file=sys.stderr, flush=True)
-                values.append(in_new_process(name))
-    print("\r" + " " * 80 + "\r", end="", file=sys.stderr)
+        for name in tqdm(list(found) * args.repeat, desc="measurements", leave=False):
+            command = [sys.executable, sys.argv[0], "--row", name]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[name].append(float(printed.split()[-1]))
     print(f"{machine()}{', one core busy' * args.busy_core}\n")
     baselines = {name: by_name[name].baseline for name in found}
     print_table(title, [Figure(n, v, baselines[n], found.get(baselines[n], ())) for n, v in found.items()])
@@ -84,12 +87,6 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
 def number(value: float) -> str:
     """Return a number as text, with four digits if it is small."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-
-
-def in_new_process(name: str) -> float:
-    """Measure a row of the running script in a new process."""
-    command = [sys.executable, sys.argv[0], "--row", name]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
 def per_second(work: Callable[[], Any], seconds: float = SECONDS) -> float:
@@ -121,13 +118,8 @@ def command_path(name: str) -> str:
 
 def machine() -> str:
     """Return the date, the processor and the versions as one line."""
-    import torch
-
     cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return (
-        f"{datetime.date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    with contextlib.suppress(OSError, IndexError):
+        cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
+    return f"{datetime.date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, {versions}"

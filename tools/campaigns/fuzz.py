@@ -10,21 +10,21 @@ within ten seconds and a gigabyte. Inputs that fail are written to --keep. Linux
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
+import multiprocessing
 import random
 import resource
 import signal
 import struct
 import sys
-import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from common import Arguments, Result, parser, run_checks
 from fuzz_targets import TARGETS, Target
 
 from bytecodec.errors import InputError
@@ -32,7 +32,7 @@ from bytecodec.errors import InputError
 TIME_LIMIT = 10  # seconds
 MEMORY_LIMIT = 1 << 30  # bytes, beyond those at the start
 MESSAGE_LIMIT = 400  # characters
-BLOCK = 1 << 15  # inputs that one process reads
+fork = multiprocessing.get_context("fork")
 EXTREMES = [0, 1, 2, 7, *(2**n + d for n in (7, 8, 15, 16, 24, 31, 32, 63, 64) for d in (-1, 0))]
 VALUES = [*'null true -1 0 1e400 NaN -Infinity 1000000000 "x" [] {} [[]]'.split(), "1" + "0" * 30]
 
@@ -44,28 +44,21 @@ def mutate(rng: random.Random, target: Target) -> bytes:
     data = bytearray(rng.choice(target.seeds))
     for _ in range(rng.choice((1, 1, 2, 4))):
         end = min(target.header, len(data)) if target.header and rng.random() < 0.8 else len(data)
-        at = rng.randrange(end + 1)
-        kind = rng.randrange(8)
-        if kind == 0:
-            data[at : at + 1] = rng.randbytes(1)
-        elif kind == 1 and at < len(data):
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            size = rng.choice((1, 2, 4, 8))
-            number = (rng.choice(EXTREMES) % 256**size).to_bytes(size, rng.choice(("little", "big")))
-            data[at : at + size] = number
-        elif kind == 3:
-            del data[at:]
-        elif kind == 4:
-            del data[at : at + rng.choice((1, 2, 4, 30))]
-        elif kind == 5:
-            data[at:at] = data[at : at + rng.choice((1, 4, 8, 64))] * rng.choice((1, 2, 50))
-        elif kind == 6:
-            other = rng.choice(target.seeds)
-            start = rng.randrange(len(other) + 1)
-            data[at : at + 16] = other[start : start + 16]
-        else:
-            data[at:at] = rng.choice(VALUES).encode() if rng.random() < 0.5 else rng.randbytes(4)
+        at, size, other = rng.randrange(end + 1), rng.choice((1, 2, 4, 8)), rng.choice(target.seeds)
+        start = rng.randrange(len(other) + 1)
+        new = rng.choice(
+            (
+                b"",
+                rng.randbytes(size),
+                bytes(byte ^ 1 << rng.randrange(8) for byte in data[at : at + 1]),
+                (rng.choice(EXTREMES) % 256**size).to_bytes(size, rng.choice(("little", "big"))),
+                bytes(data[at : at + 8 * size]) * rng.choice((2, 50)),
+                other[start : start + 16],
+                rng.choice(VALUES).encode(),
+            )
+        )
+        replaced = rng.choice((0, len(new), len(new), size, len(data)))  # number of old bytes
+        data[at : at + replaced] = new
     return bytes(data)
 
 
@@ -96,23 +89,6 @@ def replace_value(rng: random.Random, text: str) -> str:
     return text[:begin] + rng.choice(VALUES) + text[end:]
 
 
-@dataclass
-class Outcome:
-    """Counts and maxima over some inputs."""
-
-    read: int = 0
-    rejected: int = 0
-    faults: int = 0
-    slowest: float = 0.0  # seconds
-    memory: int = 0  # bytes
-
-    def add(self, other: Outcome) -> None:
-        """Add the outcome of other inputs."""
-        for name in ("read", "rejected", "faults"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.slowest, self.memory = max(self.slowest, other.slowest), max(self.memory, other.memory)
-
-
 class TooSlowError(BaseException):
     """Raised at the time limit; like KeyboardInterrupt, ``except Exception`` does not catch it."""
 
@@ -122,98 +98,66 @@ def too_slow(*_: object) -> None:
     raise TooSlowError(f"it took more than {TIME_LIMIT} seconds")
 
 
-def read_inputs(name: str, numbers: range, seed: int, keep: Path) -> Outcome:
-    """Read inputs of a target in this process."""
-    outcome = Outcome()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        target = TARGETS[name](Path(folder))
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + MEMORY_LIMIT
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # of files that a rejection leaves to the garbage collector
-        signal.signal(signal.SIGALRM, too_slow)
-        path, before = Path(folder, f"input{target.suffix}"), peak_memory()
-        for number in numbers:
-            data = mutate(random.Random(f"{name} {seed} {number}"), target)
-            path.write_bytes(data)
-            start = time.monotonic()
-            signal.alarm(TIME_LIMIT)
-            fault = ""
-            try:
-                target.read(path)
-                outcome.read += 1
-            except InputError as error:
-                outcome.rejected += 1
-                if "\n" in str(error) or len(str(error)) > MESSAGE_LIMIT:
-                    fault = f"a long message: {error}"
-            except BaseException:
-                fault = traceback.format_exc()
-            signal.alarm(0)
-            outcome.slowest = max(outcome.slowest, time.monotonic() - start)
-            if fault:
-                outcome.faults += 1
-                keep_fault(keep / f"{name}-{number}", data, fault)
-        outcome.memory = peak_memory() - before
-    return outcome
+def fault_of(target: Target, path: Path) -> tuple[bool, str]:
+    """Read an input; return whether it was read, and the description of a fault or an empty text."""
+    signal.alarm(TIME_LIMIT)
+    try:
+        target.read(path)
+    except InputError as error:
+        is_long = "\n" in str(error) or len(str(error)) > MESSAGE_LIMIT
+        return False, f"a long message: {error}" if is_long else ""
+    except BaseException:
+        return False, traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    return True, ""
 
 
-def peak_memory() -> int:
-    """Return the peak memory of this process in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def read_inputs(name: str, args: Arguments, folder: Path, send: Any) -> None:
+    """Read mutated inputs in this process, keep those that fail, and send the counts of read and failed ones."""
+    target = TARGETS[name](folder)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_LIMIT
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    warnings.simplefilter("error")
+    warnings.simplefilter("ignore", ResourceWarning)  # of files that a rejection leaves to the garbage collector
+    signal.signal(signal.SIGALRM, too_slow)
+    path, read, faults, slowest = folder / f"input{target.suffix}", 0, 0, 0.0
+    for number in range(args.inputs):
+        data = mutate(random.Random(f"{name} {args.seed} {number}"), target)
+        path.write_bytes(data)
+        begin = time.monotonic()
+        is_read, fault = fault_of(target, path)
+        slowest = max(slowest, time.monotonic() - begin)
+        read += is_read
+        if fault:
+            faults += 1
+            keep = args.keep / f"{name}-{number}"
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            keep.write_bytes(data)
+            keep.with_name(f"{keep.name}.error").write_text(fault, encoding="utf-8", errors="backslashreplace")
+            print(f"{keep.name}: {fault.strip().splitlines()[-1][:200]}", file=sys.stderr, flush=True)
+    send.put((read, faults, slowest))
 
 
-def keep_fault(path: Path, data: bytes, description: str) -> None:
-    """Write an input and a description of its fault."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    path.with_name(f"{path.name}.error").write_text(description, encoding="utf-8", errors="backslashreplace")
-    print(f"{path.name}: {description.strip().splitlines()[-1][:200]}", file=sys.stderr, flush=True)
-
-
-def read_in_child(name: str, numbers: range, seed: int, keep: Path) -> Outcome:
-    """Read inputs in a child process, whose crash counts as a fault."""
-    reader, writer = os.pipe()
-    process = os.fork()
-    if not process:
-        code = 1
-        try:
-            os.write(writer, json.dumps(asdict(read_inputs(name, numbers, seed, keep))).encode())
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if code:
-        print(f"{name}: the process ended with {code} at one of {numbers}", file=sys.stderr)
-    return Outcome(**json.loads(answer)) if answer else Outcome(faults=1)
+def read_in_child(name: str, args: Arguments, folder: Path) -> Result:
+    """Read inputs in a child process, whose crash is a fault, too."""
+    results = fork.SimpleQueue()
+    process = fork.Process(target=read_inputs, args=(name, args, folder, results))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"the process ended with {process.exitcode}"
+    read, faults, slowest = results.get()
+    assert not faults, f"{faults} of {args.inputs:,} inputs, which {args.keep} contains"
+    return f"{args.inputs:,} inputs: {read:,} read, {args.inputs - read:,} rejected, 0 faults; slowest {slowest:.2f} s"
 
 
 def main() -> int:
     """Read inputs of all targets; print a table and return 1 if there was a fault."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=1000, help="number of inputs per target (default: 1000)")
-    parser.add_argument("--only", default=",".join(TARGETS), help="targets, separated by commas (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that fail")
-    args = parser.parse_args()
-    faults = 0
-    for name in args.only.split(","):
-        start, total = time.monotonic(), Outcome()
-        for first in range(0, args.inputs, BLOCK):
-            total.add(read_in_child(name, range(first, min(first + BLOCK, args.inputs)), args.seed, args.keep))
-        print(
-            f"{name:11}{total.read + total.rejected:9,} inputs: {total.read:,} read, {total.rejected:,} rejected, "
-            f"{total.faults} faults; {time.monotonic() - start:.0f} s, slowest {total.slowest:.2f} s, "
-            f"{total.memory / 1e6:.0f} MB more",
-            flush=True,
-        )
-        faults += total.faults
-    return int(faults > 0)
+    flags = parser(__doc__)
+    flags.add_argument("--inputs", type=int, default=1000, help="number of inputs per target (default: 1000)")
+    flags.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that fail")
+    return run_checks(flags, {name: partial(read_in_child, name) for name in TARGETS})
 
 
 if __name__ == "__main__":

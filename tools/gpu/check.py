@@ -24,6 +24,7 @@ import traceback
 import wave
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Setup:
     block: int = 1024  # symbols per stream that a sampling engine returns at a time
     iterations: int = 400  # of a run by the command
     compared: int = 130  # symbols per stream
+    graphs: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments for CUDA graphs
 
     @property
     def on_gpu(self) -> bool:
@@ -76,23 +78,17 @@ class Setup:
         if self.on_gpu:
             torch.cuda.synchronize()
 
-    @property
-    def recording(self) -> dict[str, Any]:
-        """Arguments for recording work as a CUDA graph; on a CPU the work is called instead."""
-        return {} if self.on_gpu else {"warm_up": lambda work: work(), "capture": lambda work: work}
-
 
 GPU = Setup("cuda", {"3x680": ModelConfig(256), "2x256": ModelConfig(256, 64, 256, 2)})
 Check = Callable[[Setup], Figures]  # the optional figure ``ok`` is whether the check passed
 TINY = {"3x680": ModelConfig(9, 5, 6, 3), "2x256": ModelConfig(9, 5, 6, 2)}
-REHEARSAL = Setup("cpu", TINY, steps=4, seconds=0.01, largest=3, block=2, iterations=4, compared=8)
+NO_GRAPHS = {"warm_up": lambda work: work(), "capture": lambda work: work}
+REHEARSAL = Setup("cpu", TINY, 4, seconds=0.01, largest=3, block=2, iterations=4, compared=8, graphs=NO_GRAPHS)
 
 
 def checks() -> dict[str, Check]:
     """Return all checks by name, the most important first."""
     found: dict[str, Check] = {"machine": machine}
-    for sampler in SAMPLERS:
-        found[f"first symbols: {sampler}"] = partial(first_symbols, sampler)
     for backend in GPU_LAYERS:
         found[f"gradients: {backend}"] = partial(gradients, backend)
     for recipe in RECIPES:
@@ -108,9 +104,6 @@ def checks() -> dict[str, Check]:
     for streams, sampler in itertools.product((1, 8, 64, 512), ("eager", *SAMPLERS)):
         found[f"sample: {sampler}, 3x680, {streams}"] = partial(sampling, sampler, streams)
     found["commands"] = commands
-    for backend in GPU_LAYERS:
-        name = f"train without a graph: {backend}, 3x680, 50 x 50"
-        found[name] = partial(training, backend, "3x680", 50, graphed=False)
     for rows in (512, 2048, 8192):
         found[f"train: plain nn.LSTM loop, 3x680, {rows} x 50"] = partial(plain_loop, "3x680", rows)
         found[f"train: torch, 3x680, {rows} x 50"] = partial(training, "torch", "3x680", rows)
@@ -119,16 +112,13 @@ def checks() -> dict[str, Check]:
 
 def machine(setup: Setup) -> Figures:
     """Return the device and the versions."""
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    found: Figures = {"torch": torch.__version__, "CUDA": torch.version.cuda, "cuDNN": cudnn, "numpy": np.__version__}
-    with contextlib.suppress(ImportError):
-        import triton
-
-        found["Triton"] = triton.__version__
+    found: Figures = {"torch": torch.__version__, "CUDA": torch.version.cuda}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found["Triton"] = metadata.version("triton")
     if not setup.on_gpu:
         return {"device": "rehearsal on a CPU: the figures are meaningless", **found}
     card = torch.cuda.get_device_properties(0)
-    return {"device": card.name, "multiprocessors": card.multi_processor_count, "GB": card.total_memory / 1e9, **found}
+    return {"device": card.name, "GB": card.total_memory / 1e9, **found}
 
 
 def stepper(
@@ -142,7 +132,7 @@ def stepper(
     installed.install(model)
     optimizer = make_optimizer(model, settings)
     if graphed:
-        return GraphedStep(model, optimizer, settings, **setup.recording, backend=installed)
+        return GraphedStep(model, optimizer, settings, **setup.graphs, backend=installed)
     return Step(model, optimizer, settings, backend=installed)
 
 
@@ -186,24 +176,28 @@ def gradients(backend: str, setup: Setup) -> Figures:
 
 def graph_as_steps(recipe: str, setup: Setup) -> Figures:
     """Compare the losses of steps in a CUDA graph with those of plain steps; they must be bit-identical."""
-    one, other = (
-        train(setup, stepper(setup, "3x680", 50, "bf16", "kernel", recipe, graphed)) for graphed in (True, False)
-    )
-    return {"ok": bool((one == other).all()), "first loss": one[0], "last": one[-1]}
+    steps = (stepper(setup, "3x680", 50, "bf16", "kernel", recipe, graphed) for graphed in (True, False))
+    return compare([train(setup, step) for step in steps], 0.0)
 
 
 def as_on_the_cpu(setup: Setup) -> Figures:
     """Compare the losses of training in fp32 without TF32 on the device with those on the CPU."""
-    host = dataclasses.replace(setup, device="cpu")
+    setups = (setup, dataclasses.replace(setup, device="cpu"))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        one, other = (train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in (setup, host))
+        losses = [train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in setups]
+    return compare(losses, 0.01)
+
+
+def compare(losses: list[Any], tolerance: float) -> Figures:
+    """Compare the losses in nats of two trainings."""
+    one, other = losses
     difference = float(np.abs(one - other).max())
-    return {"ok": difference <= 0.01, "largest difference in nats": difference, "first loss": one[0], "last": one[-1]}
+    return {"ok": difference <= tolerance, "largest difference": difference, "first loss": one[0], "last": one[-1]}
 
 
-def training(backend: str, network: str, rows: int, setup: Setup, graphed: bool = True) -> Figures:
+def training(backend: str, network: str, rows: int, setup: Setup) -> Figures:
     """Measure an iteration of training in bf16, with the symbols on the device."""
-    step = stepper(setup, network, rows, "bf16", backend, graphed=graphed)
+    step = stepper(setup, network, rows, "bf16", backend)
     source = batches(setup, step.settings.batch_size, step.model.config.vocab_size)
     state = step.model.initial_state(step.settings.batch_size)
 
@@ -250,11 +244,9 @@ def speed(setup: Setup, iterate: Callable[[], None], rows: int) -> Figures:
 
 def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any = None) -> CudaEngine:
     """Return an engine of 3x680; ``eager`` is plain torch without a graph."""
+    graphs, backend = (NO_GRAPHS, "torch") if sampler == "eager" else (setup.graphs, sampler)
     model = model or build(setup.networks["3x680"], seed=0).eval()
-    if sampler == "eager":
-        options: Any = {"warm_up": lambda work: None, "capture": lambda work: work}
-        return CudaEngine(model, streams, precision, "torch", device=setup.device, **options)
-    return CudaEngine(model, streams, precision, sampler, device=setup.device, **setup.recording)
+    return CudaEngine(model, streams, precision, backend, device=setup.device, **graphs)
 
 
 def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup: Setup) -> Figures:
@@ -282,17 +274,6 @@ def sampling(sampler: str, streams: int, setup: Setup) -> Figures:
     u = np.random.default_rng(0).random((block, streams)).astype(np.float32)
     seconds = median(setup, lambda: measured.run(u, 1.0)) / block  # a step
     return {"symbols/s": streams / seconds, "microseconds per step": 1e6 * seconds, "real time": 1 / seconds / RATE}
-
-
-def first_symbols(sampler: str, setup: Setup) -> Figures:
-    """Measure the time from a network in memory to its first symbol, at first and later in this process."""
-    model, u, seconds = build(setup.networks["3x680"], seed=0).eval(), np.full((2, 1), 0.5, dtype=np.float32), []
-    torch.zeros(1, device=setup.device)
-    for _ in range(4):
-        start = time.perf_counter()
-        engine(setup, sampler, "bf16", 1, model).run(u, 1.0)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds, first": seconds[0], "seconds, later": statistics.median(seconds[1:])}
 
 
 def commands(setup: Setup) -> Figures:
@@ -328,9 +309,6 @@ def command(line: str) -> None:
     subprocess.run([sys.executable, "-m", f"charrnn.commands.{name}", *flags], cwd=ROOT, stdout=2, check=True)
 
 
-# -- measuring and running ------------------------------------------------
-
-
 def median(setup: Setup, work: Callable[[], Any]) -> float:
     """Return the median of the seconds of a call, from several repeats of many calls each."""
     for _ in range(5 if setup.on_gpu else 1):
@@ -348,28 +326,28 @@ def median(setup: Setup, work: Callable[[], Any]) -> float:
     return statistics.median(found)
 
 
-def rows_of(setup: Setup, only: str) -> Iterator[Figures]:
-    """Run the checks whose names contain a text; yield a row for each."""
-    for name, check in checks().items():
-        if only not in name:
-            continue
-        start = time.monotonic()
-        try:
-            row: Figures = {"figures": check(setup)}
-            setup.wait()
-        except Exception as error:
-            traceback.print_exc()
-            row = {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
-        yield {"check": name, **row, "seconds": round(time.monotonic() - start, 2)}
+def run(check: Check, name: str, setup: Setup) -> Figures:
+    """Run a check; return its row."""
+    start = time.monotonic()
+    try:
+        row: Figures = {"check": name, "figures": check(setup)}
+        setup.wait()
+    except Exception as error:
+        traceback.print_exc()
+        row = {"check": name, "error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+    return row | {"seconds": round(time.monotonic() - start, 2)}
 
 
 def text_of(row: Figures) -> str:
     """Return a row as a line of text."""
     if "error" in row:
         return f"FAILED  {row['check']}: {row['error']}"
-    verdict = {True: "passed", False: "FAILED", None: "      "}[row["figures"].get("ok")]
-    numbers = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row["figures"].items() if k != "ok"}
-    return f"{verdict}  {row['check']}: " + ", ".join(f"{name} {number}" for name, number in numbers.items())
+    figures = dict(row["figures"])
+    verdict = {True: "passed", False: "FAILED", None: "      "}[figures.pop("ok", None)]
+    texts = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+    return f"{verdict}  {row['check']}: {', '.join(texts)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -379,7 +357,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="run only the checks whose names contain TEXT")
     parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if not any(args.only in name for name in checks()):
+    chosen = {name: check for name, check in checks().items() if args.only in name}
+    if not chosen:
         parser.error(f"no check has {args.only!r} in its name.")
     try:
         Path(args.json or os.devnull).touch()
@@ -388,9 +367,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.rehearse and not torch.cuda.is_available():
         parser.exit(1, f"check: {NO_GPU}\n")
     rows = []
-    for row in rows_of(REHEARSAL if args.rehearse else GPU, args.only):
-        rows.append(row)
-        print(text_of(row), flush=True)
+    for name, check in chosen.items():
+        rows.append(run(check, name, REHEARSAL if args.rehearse else GPU))
+        print(text_of(rows[-1]), flush=True)
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=1, default=lambda number: number.item()) + "\n")
     return int(any("error" in row or row["figures"].get("ok") is False for row in rows))
