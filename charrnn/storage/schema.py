@@ -35,21 +35,10 @@ NAMES = {
 
 
 def validate(document: Any, schema: Schema, source: object, partial: bool = False) -> dict[str, Any]:
-    """Return a document, with the defaults of the fields that it lacks.
+    """Return a document with the defaults of the fields that it lacks, or raise InputError, which names a wrong field.
 
-    Fields that are not in the schema are kept as they are.
-
-    Parameters
-    ----------
-    source
-        Name of the document in the message, usually a path.
-    partial
-        Whether required fields may be missing; then they are left out.
-
-    Raises
-    ------
-    InputError
-        A field is missing or has an impossible value; the message names the field and the value.
+    Fields that are not in the schema are kept as they are. If ``partial``, required fields may be missing. The message
+    begins with the ``source``, usually a path.
     """
     try:
         return _validated(document, schema, partial)
@@ -59,34 +48,18 @@ def validate(document: Any, schema: Schema, source: object, partial: bool = Fals
 
 @dataclass(frozen=True)
 class Field:
-    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool.
-
-    Attributes
-    ----------
-    least, most, above, below
-        Bounds, the first two inclusive.
-    choices
-        The texts that are possible; () for any.
-    nullable
-        Whether null is possible.
-    items
-        What each item of a list may hold, or each value of a table whose names are free.
-    fields
-        The fields of a table that has no others.
-    default
-        The value of a missing field, or `REQUIRED` or `OPTIONAL`.
-    """
+    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
 
     type: type
     least: float | None = None
     most: float | None = None
-    above: float | None = None
+    above: float | None = None  # exclusive, as the next one
     below: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the texts that are possible; () for any
     nullable: bool = False
-    items: Field | None = None
-    fields: Schema | None = None
-    default: Any = REQUIRED
+    items: Field | None = None  # what each item of a list may hold, or each value of a table whose names are free
+    fields: Schema | None = None  # of a table that has no others
+    default: Any = REQUIRED  # the value of a missing field, or `REQUIRED` or `OPTIONAL`
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError, which names the field and the value, if the value is impossible."""

@@ -22,8 +22,7 @@ from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
-from charrnn.storage.retention import count_stale, delete_old, mark_best
-from charrnn.storage.run_dir import Run
+from charrnn.storage.run_dir import Run, count_stale, delete_old, mark_best
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
