@@ -65,19 +65,9 @@ def single_program(n: int, units: int) -> Layout:
 
 
 def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: int = SHARED_MEMORY) -> Layout:
-    """Return the first layout for which a GPU has enough multiprocessors and shared memory.
+    """Return the first layout for which a GPU has enough multiprocessors and shared memory, or raise InputError.
 
-    Parameters
-    ----------
-    itemsize
-        Bytes of an operand of a product: 2 or 4.
-    memory
-        Bytes of shared memory that a program can have.
-
-    Raises
-    ------
-    InputError
-        No layout fits.
+    An operand of a product has ``itemsize`` bytes, and a program ``memory`` bytes of shared memory.
     """
     for shape in SHAPES:
         layout = divide(n, units, shape)

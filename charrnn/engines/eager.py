@@ -43,11 +43,7 @@ class EagerEngine(Engine):
             raise InputError(f"the eager engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(self.streams)]
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        for block in self._blocks:
-            block.reset()
+        self.reset()
 
     @torch.inference_mode()
     def _prime(self, ids: NDArray[np.int64]) -> None:
@@ -79,7 +75,6 @@ class EagerEngine(Engine):
         return np.concatenate([block.logits() for block in self._blocks])
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
         states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
         state = tuple(
             tuple(np.concatenate(arrays) for arrays in zip(*layers, strict=True))
@@ -93,16 +88,9 @@ class EagerEngine(Engine):
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
-    """Return symbols (N,) by inverse CDF: the first ones whose cumulated probability exceeds u.
+    """Return symbols (N,) for logits (N, V) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
-    Parameters
-    ----------
-    logits
-        (N, V).
-    u
-        (N,) float64 in [0, 1).
-    temperature
-        0 or more; 0 selects the likeliest symbol.
+    u (N,) is float64 in [0, 1). Temperature 0 selects the likeliest symbol.
     """
     return logits.argmax(dim=1) if temperature == 0 else draw(logits, u, temperature)
 
@@ -134,12 +122,6 @@ class _Block:
         self._rows = rows
         self._model = model
         self._linear = linear
-        self.reset()
-
-    def reset(self) -> None:
-        self._state = self._model.initial_state(self._rows)
-        self._last = torch.full((self._rows,), NOTHING)
-        self._started = False
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         for symbols in self._padded(ids, np.int64).T:

@@ -86,13 +86,7 @@ class Work(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the compiled kernel.
-
-    Raises
-    ------
-    UnavailableError
-        The kernel was not built.
-    """
+    """Load the compiled kernel, or raise UnavailableError if it was not built."""
     path = os.environ.get(LIBRARY_VARIABLE) or Path(__file__).with_name("kernel.library")
     try:
         lib = ctypes.CDLL(str(path))
@@ -118,13 +112,7 @@ def variants() -> dict[str, int]:
 
 
 def chosen_variant() -> int:
-    """Return the number of the fastest variant, or of the one that the environment selects.
-
-    Raises
-    ------
-    InputError
-        This processor cannot run the selected variant.
-    """
+    """Return the number of the fastest variant, or of the one that the environment selects."""
     available = variants()
     name = os.environ.get(VARIANT_VARIABLE) or next(iter(available))
     if name not in available:
@@ -133,12 +121,6 @@ def chosen_variant() -> int:
 
 
 def run(variant: int, network: Network, work: Work, threads: int) -> None:
-    """Run a network in the kernel.
-
-    Raises
-    ------
-    MemoryError
-        There is not enough memory.
-    """
+    """Run a network in the kernel, or raise MemoryError."""
     if library().charrnn_run(variant, byref(network), byref(work), threads):
         raise MemoryError

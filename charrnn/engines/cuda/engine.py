@@ -44,11 +44,6 @@ class CudaEngine(Engine):
         resident if it runs and scores a few symbols as torch does; otherwise a message gives the reason.
     device, warm_up, capture
         Device, and functions that run work before it is captured and capture it; for tests.
-
-    Raises
-    ------
-    InputError
-        There is no GPU, or the kernel cannot run such a network.
     """
 
     def __init__(
@@ -73,19 +68,13 @@ class CudaEngine(Engine):
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NOTHING, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
-        persistent = self._persistent_or_none(backend) if backend != "torch" else None
-        self.backend = "resident" if persistent else "torch"
-        self._sampler = persistent or self._graph_sampler()
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
+        self._sampler: Any = self._persistent_or_none(backend) if backend != "torch" else None
+        self.backend = "resident" if self._sampler else "torch"
+        self._sampler = self._sampler or GraphSampler(*self._arguments, warm_up, capture)
         self._state = self._sampler.state
-        self._started = False
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self._precision == "bf16" else torch.float32
-
-    def _graph_sampler(self) -> GraphSampler:
-        graph_options = {name: self._options[name] for name in ("warm_up", "capture")}
-        return GraphSampler(self._model, self._dtype, self._last, self._temperature, **graph_options)
+        self.reset()
 
     def _persistent_or_none(self, backend: str) -> Any:
         """Return the kernel with this network, or None if auto cannot use it."""
@@ -109,9 +98,9 @@ class CudaEngine(Engine):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
             raise InputError(f"the resident kernel does not support a network of {size}.")
         if not smoke_test:
-            return persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
+            return persistent.PersistentSampler(*self._arguments)
         try:
-            sampler = persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
+            sampler = persistent.PersistentSampler(*self._arguments)
             difference = self._difference(sampler)
         except Exception as error:  # any error of a compiler or a driver
             raise InputError(f"the resident kernel does not run here ({first_line(error)}).") from error
@@ -120,32 +109,16 @@ class CudaEngine(Engine):
         return sampler
 
     def _difference(self, persistent: Any) -> float:
-        """Return the mean relative difference of the kernel's scores from torch's; reset the streams."""
-        symbols = (
-            torch.arange(SMOKE_TEST * self.streams, device=self._last.device).view(SMOKE_TEST, -1)
-            * 37
-            % self.vocab_size
-        )
+        """Return the mean relative difference of the kernel's scores from torch's; the streams change."""
+        numbers = torch.arange(SMOKE_TEST * self.streams, device=self._last.device)
+        symbols = numbers.view(SMOKE_TEST, -1) * 37 % self.vocab_size
         scores = []
-        reference = GraphSampler(
-            self._model,
-            self._dtype,
-            self._last,
-            self._temperature,
-            warm_up=lambda work: None,
-            capture=lambda work: work,
-        )
+        reference = GraphSampler(*self._arguments, warm_up=lambda work: None, capture=lambda work: work)
         for sampler in (reference, persistent):
             self._last.copy_(symbols[0])
             scores.append(sampler.run("read", symbols[1:]))
             sampler.check()
-        _clear(persistent.state, self._last)
         return float(((scores[1] - scores[0]).abs() / (1 + scores[0].abs())).mean())
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        _clear(self._state, self._last)
-        self._started = False
 
     def _prime(self, ids: NDArray[np.int64]) -> None:
         self._read(ids)
@@ -185,7 +158,6 @@ class CudaEngine(Engine):
         return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
         state = tuple(tuple(np.array(tensor.cpu().numpy()) for tensor in layer) for layer in self._state)
         return state, np.array(self._last.cpu().numpy())
 
@@ -213,12 +185,4 @@ class CudaEngine(Engine):
         return scores
 
     def _to_device(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
-        """Return an array as a tensor on the device."""
         return torch.from_numpy(np.array(array, dtype=dtype)).to(self._options["device"])
-
-
-def _clear(state: Any, last: Tensor) -> None:
-    for layer in state:
-        for tensor in layer:
-            tensor.zero_()
-    last.fill_(NOTHING)

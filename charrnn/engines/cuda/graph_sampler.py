@@ -19,16 +19,8 @@ STEPS = 64  # per graph
 class GraphSampler:
     """Network in torch's operations, with the state of its streams.
 
-    Parameters
-    ----------
-    model
-        Network, on its device.
-    dtype
-        Type of weights and products: bf16 or fp32.
-    last, temperature
-        Last symbols (n,), which `run` updates, and temperature ().
-    warm_up, capture
-        Functions that run work before it is captured, and that capture it.
+    ``dtype`` is that of weights and products. `run` updates ``last`` (n,). ``warm_up`` runs work before ``capture``
+    captures it.
     """
 
     def __init__(
