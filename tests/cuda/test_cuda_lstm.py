@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from programs import run_together, unevenly
 
 from charrnn.cuda.lstm_layout import divide
-from charrnn.models.cells import LSTM, unrolled
+from charrnn.models.cells import LSTM
+from tests.support.unrolled import unrolled
 
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
 import triton.language as tl  # noqa: E402

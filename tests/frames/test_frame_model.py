@@ -13,9 +13,9 @@ from charrnn.data.batches import ContiguousBatches
 from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN, build
-from charrnn.models.cells import unrolled
 from charrnn.storage import checkpoint
 from charrnn.training.evaluate import evaluate
+from tests.support.unrolled import unrolled
 
 SAMPLES = (3000 * np.sin(np.arange(4000) / 7) + np.random.default_rng(0).normal(0, 300, 4000)).astype(np.int16)
 CELLS = pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.models.cells import CELLS, GRU, LSTM, LSTMP, OUTPUTS, RNN, RecurrentLinear, unrolled
+from charrnn.models.cells import CELLS, GRU, LSTM, LSTMP, OUTPUTS, RNN, RecurrentLinear
 from charrnn.runtime import autocast
+from tests.support.unrolled import unrolled
 
 MAKERS = {
     "lstm": LSTM,
