@@ -33,13 +33,7 @@ class TrainState:
 def save(
     path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState, hidden: State
 ) -> None:
-    """Write the resume file, whole or not at all.
-
-    Parameters
-    ----------
-    hidden
-        The hidden state of the rows of all processes, which is written in place of ``state.hidden``.
-    """
+    """Write the resume file, whole or not at all, with the hidden state of the rows of all processes, ``hidden``."""
     tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimizer.state.get(parameter, {}).items():
@@ -55,15 +49,8 @@ def load(
 ) -> TrainState:
     """Read a resume file into network, optimizer and average; return the state.
 
-    Parameters
-    ----------
-    rows, own
-        The number of rows in the file's hidden state, and those of this process.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or belongs to another run.
+    Of the rows of the file's hidden state, the slice ``own`` is that of this process. A file that is damaged or belongs
+    to another run is an InputError.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:

@@ -46,16 +46,8 @@ def make_step(
 class Step:
     """A function that trains a network on one batch per call.
 
-    Parameters
-    ----------
-    model, optimizer
-        Changed in place.
-    settings
-        Precision, device, and how the gradient is clipped.
-    reduce
-        Replaces gradients and loss by their means over all processes; None for a single process.
-    backend
-        The backend that is installed in the network; None for torch's layers.
+    ``reduce`` replaces gradients and loss by their means over all processes (None for a single process). ``backend`` is
+    the one that is installed in the network (None for torch's layers).
     """
 
     def __init__(
@@ -74,13 +66,8 @@ class Step:
     def __call__(self, x: Tensor, y: Tensor, state: State, rate: float) -> tuple[Tensor, State]:
         """Train on a batch x (N, ·), y (N, T) that follows a state, at a learning rate.
 
-        Returns
-        -------
-        outcome
-            (2,) the loss in nats and the norm of the gradient before clipping. If either is not finite, weights and
-            moments are unchanged.
-        state
-            The state after the batch, in fp32; no gradient flows back through it.
+        Return (2,) the loss in nats and the norm of the gradient before clipping, and the state after the batch, in
+        fp32 and without gradients. If loss or norm is not finite, weights and moments are unchanged.
         """
         self._set_rate(rate)
         return self._train(x, y, state)
@@ -126,12 +113,7 @@ class GraphedStep(Step):
     """The same step as a CUDA graph, after some steps without one: the same numbers, in one call instead of hundreds.
 
     Batch and state are copied to the graph's inputs. The state that it returns is the graph's output, which the next
-    step overwrites.
-
-    Parameters
-    ----------
-    warm_up, capture
-        How work is run before it is captured, and how it is captured.
+    step overwrites. ``warm_up`` runs work before ``capture`` captures it.
     """
 
     def __init__(
@@ -149,7 +131,6 @@ class GraphedStep(Step):
         self._replay: Work | None = None
 
     def __call__(self, x: Tensor, y: Tensor, state: State, rate: float) -> tuple[Tensor, State]:
-        """Train on a batch, as `Step` does."""
         if self._warm_up_steps == 0:
             self._x, self._y = x.clone(), y.clone()
             self._state = tuple(tuple(t.clone() for t in layer) for layer in state)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from unrolled import unrolled
 
 from bytecodec.errors import InputError
 from charrnn.data.batches import ContiguousBatches
@@ -15,7 +16,6 @@ from charrnn.frames.data import Recordings
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN, build
 from charrnn.storage import checkpoint
 from charrnn.training.evaluate import evaluate
-from tests.support.unrolled import unrolled
 
 SAMPLES = (3000 * np.sin(np.arange(4000) / 7) + np.random.default_rng(0).normal(0, 300, 4000)).astype(np.int16)
 CELLS = pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unrolled import unrolled
 
 from charrnn.models.cells import CELLS, GRU, LSTM, LSTMP, OUTPUTS, RNN, RecurrentLinear
 from charrnn.runtime import autocast
-from tests.support.unrolled import unrolled
 
 MAKERS = {
     "lstm": LSTM,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from unrolled import unrolled
 
 from charrnn.models.cells import LSTMP
 from charrnn.models.projected_lstm import projected_lstm
-from tests.support.unrolled import unrolled
 
 N, T, D, H, P = 3, 5, 4, 6, 2  # rows, steps, inputs, units, outputs
 
