@@ -25,27 +25,13 @@ BEGINNING = 4000  # characters by which a text of sound is recognised
 
 @dataclass(frozen=True)
 class Corpus:
-    """All symbols of a run, mapped from disk.
+    """All symbols of a run, mapped from disk."""
 
-    Attributes
-    ----------
-    ids
-        (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols.
-    vocab
-        Vocabulary of the ids.
-    names
-        Input files in order.
-    skipped
-        Input files that could not be read and were left out.
-    sound
-        Options with which the recordings were read; None if there are none, or if unknown.
-    """
-
-    ids: Ids
+    ids: Ids  # (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols
     vocab: Vocab
-    names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-    sound: SoundOptions | None = None
+    names: tuple[str, ...]  # input files in order
+    skipped: tuple[str, ...] = ()  # input files that could not be read and were left out
+    sound: SoundOptions | None = None  # with which recordings were read; None if there are none, or if unknown
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Return contiguous parts in the order train, val, test.
@@ -92,19 +78,13 @@ def prepare_corpus(
         Encoding of texts without a byte order mark.
     skip_unreadable
         Whether to leave out files that cannot be read; otherwise one is an error before any file is read.
-
-    Raises
-    ------
-    InputError
-        A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, the inputs are
-        empty, or a text has a character that is not in the table, or needs a table.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
-    with opened_all(inputs, unreadable, quiet) as found:
-        files, characters = _characters_of(found, unreadable, encoding, quiet)
+    with opened_all(inputs, unreadable) as found:
+        files, characters = _characters_of(found, unreadable, encoding)
         by_table = _texts_by_table(characters, table, vocab)
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
-        options, files = with_gain_of_set(options, files, unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable)
         with target.open("wb") as out:
             read = []
             for file in files:
@@ -138,7 +118,7 @@ def write_readable(
 
 
 def _characters_of(
-    files: list[Input], unreadable: Unreadable, encoding: str, quiet: bool
+    files: list[Input], unreadable: Unreadable, encoding: str
 ) -> tuple[list[Input], dict[Input, Characters]]:
     """Return the files to read, and the characters of the texts among them."""
     characters, kept = {}, []
@@ -154,7 +134,7 @@ def _characters_of(
         raise _nothing_in(tuple(file.name for file in kept))
     for file in kept:
         if file not in filled:
-            log(f"{file.name} is empty, so it is left out.", quiet)
+            log(f"{file.name} is empty, so it is left out.", unreadable.quiet)
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
@@ -239,12 +219,7 @@ def last_symbols(
     """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
 
     A text of the characters of a ``table`` is read with it. Characters of a plain text that are not in the vocabulary
-    are an error, or are skipped and counted on stderr.
-
-    Raises
-    ------
-    InputError
-        The file is not of the kind that the network was trained on, cannot be read, or holds no symbol.
+    are an error, or are skipped and counted on stderr. A file of another kind than the network's data is an error.
     """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
@@ -318,13 +293,7 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
 
 
 def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
-    """Yield the ids of the characters that are in the vocabulary, and report how many are not.
-
-    Raises
-    ------
-    InputError
-        None of them is in the vocabulary.
-    """
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not; all is an error."""
     characters = found = 0
     for text in texts:
         ids = vocab.encode_known(text)
