@@ -22,6 +22,7 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
+from charrnn.models.config import map_state
 from charrnn.runtime import autocast
 
 AUTO = "auto"
@@ -148,9 +149,7 @@ def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -
     backend = Backend(name)
     backend.install(copied)
     random = torch.Generator(x.device).manual_seed(0)
-    state = tuple(
-        tuple(tensor.uniform_(-1, 1, generator=random) for tensor in layer) for layer in copied.initial_state(len(x))
-    )
+    state = map_state(lambda tensor: tensor.uniform_(-1, 1, generator=random), copied.initial_state(len(x)))
     with autocast(precision, x.device.type):
         loss, _ = copied.loss(x, y, state)
     scale = loss_scale(precision, x.device.type, y.numel())

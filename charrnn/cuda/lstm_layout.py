@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bytecodec.errors import InputError
+from charrnn.models.config import CELLS
 
-GATES = 4
+GATES = CELLS["lstm"]
 MULTIPLE = 64  # divisor of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
 PIECE = 8192  # maximum of numbers in a tile of sums, which are 32 registers per thread
 FEW_ROWS = 16  # maximum of rows for which reading U from shared memory limits a product

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.models.char_rnn import CharRNN
+from charrnn.models.config import map_state
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SCORE_STEPS = 512
@@ -76,15 +78,11 @@ class EagerEngine(Engine):
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
-        state = tuple(
-            tuple(np.concatenate(arrays) for arrays in zip(*layers, strict=True))
-            for layers in zip(*states, strict=True)
-        )
-        return state, np.concatenate(last)
+        return map_state(lambda *arrays: np.concatenate(arrays), *states), np.concatenate(last)
 
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         for block in self._blocks:
-            block.set_state(tuple(tuple(array[block.own] for array in layer) for layer in state), last[block.own])
+            block.set_state(map_state(operator.itemgetter(block.own), state), last[block.own])
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -147,11 +145,10 @@ class _Block:
         return logits[: self._n].double().numpy()
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        state = tuple(tuple(tensor[: self._n].float().numpy() for tensor in layer) for layer in self._state)
-        return state, self._last[: self._n].numpy()
+        return map_state(lambda tensor: tensor[: self._n].float().numpy(), self._state), self._last[: self._n].numpy()
 
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        self._state = tuple(tuple(self._padded(array, np.float32) for array in layer) for layer in state)
+        self._state = map_state(lambda array: self._padded(array, np.float32), state)
         self._last = self._padded(last, np.int64)
         self._started = bool((self._last != NOTHING).all())
 

@@ -136,6 +136,14 @@ def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
         return (ids[..., None] == symbols).to(weight.dtype) @ weight
 
 
+def copy_state(source: State, target: State) -> None:
+    """Copy a state into the tensors of another one, which may be the same."""
+    for layer, target_layer in zip(source, target, strict=True):
+        for tensor, target_tensor in zip(layer, target_layer, strict=True):
+            if tensor is not target_tensor:
+                target_tensor.copy_(tensor)
+
+
 def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
     """Return a new network whose initial values depend on the seed only.
 

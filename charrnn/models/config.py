@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -118,6 +118,11 @@ def state_shapes(config: ModelConfig, streams: int) -> dict[str, tuple[int, int]
 def named_state(state: Iterable[Iterable[Array]]) -> dict[str, Array]:
     """Return the arrays of a state, or values of each, by the arrays' names in files."""
     return {STATE_NAME.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
+
+
+def map_state(function: Callable[..., Array], *states: Iterable[Iterable[Any]]) -> tuple[tuple[Array, ...], ...]:
+    """Return the state of the function's results for each array of a state, or for those of several states."""
+    return tuple(tuple(map(function, *layers)) for layers in zip(*states, strict=True))
 
 
 def state_of(arrays: Mapping[str, Array], like: Iterable[Iterable[Any]]) -> tuple[tuple[Array, ...], ...]:

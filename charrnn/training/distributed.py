@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import FAILED, INTERRUPTED, TERMINATED, Terminated
 from bytecodec.errors import InputError, first_line
+from charrnn.models.config import map_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -238,7 +239,7 @@ class _Group(World):
         rows[self.rank] = len(state[0][0])
         with _peer_errors():
             self._distributed.all_reduce(rows)
-            return tuple(tuple(self._gather(tensor, rows.tolist()) for tensor in layer) for layer in state)
+            return map_state(lambda tensor: self._gather(tensor, rows.tolist()), state)
 
     def _gather(self, own: Tensor, rows: Sequence[int]) -> Tensor:
         own = own.cpu().contiguous()

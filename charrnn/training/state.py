@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
+from charrnn.models.config import map_state
 from charrnn.storage import checkpoint as files
 from charrnn.training.ema import EMA
 
@@ -64,7 +65,7 @@ def load(
         hidden = files.state_from_tensors(tensors, model.initial_state(rows))
         device = next(model.parameters()).device
         return TrainState(
-            tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in hidden),
+            map_state(lambda tensor: tensor[own].to(device), hidden),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except (KeyError, TypeError, ValueError) as error:

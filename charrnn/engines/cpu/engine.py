@@ -13,7 +13,7 @@ from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, score_every_
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, chosen_variant, run
 from charrnn.engines.cpu.pack import Floats, PackedNetwork, grown
-from charrnn.models.config import ModelConfig
+from charrnn.models.config import ModelConfig, map_state
 
 SCORE_ROWS = 64
 
@@ -74,10 +74,7 @@ class CpuEngine(Engine):
         return scores
 
     def get_state(self) -> tuple[EngineState, Ids]:
-        state = tuple(
-            tuple(array[:, :size].copy() for array, size in zip(layer, sizes, strict=True))
-            for layer, sizes in zip(self._streams, self._state_sizes, strict=True)
-        )
+        state = map_state(lambda array, size: array[:, :size].copy(), self._streams, self._state_sizes)
         return state, self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
@@ -87,10 +84,7 @@ class CpuEngine(Engine):
     def _padded(self, state: EngineState) -> EngineState:
         """Return a copy of a state with the kernel's sizes."""
         sizes = (self._packed.outputs, self._packed.units)
-        return tuple(
-            tuple(grown(array, (len(array), size)) for array, size in zip(layer, sizes, strict=False))
-            for layer in state
-        )
+        return map_state(lambda array, size: grown(array, (len(array), size)), state, [sizes] * len(state))
 
     def _started(self) -> bool:
         return bool((self._last != NOTHING).all())

@@ -18,7 +18,8 @@ from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
 from charrnn.engines.cuda.graph_sampler import GraphSampler
-from charrnn.models.char_rnn import CharRNN
+from charrnn.models.char_rnn import CharRNN, copy_state
+from charrnn.models.config import map_state
 
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -158,13 +159,10 @@ class CudaEngine(Engine):
         return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        state = tuple(tuple(np.array(tensor.cpu().numpy()) for tensor in layer) for layer in self._state)
-        return state, np.array(self._last.cpu().numpy())
+        return map_state(lambda tensor: np.array(tensor.cpu().numpy()), self._state), np.array(self._last.cpu().numpy())
 
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        for layer, arrays in zip(self._state, state, strict=True):
-            for tensor, array in zip(layer, arrays, strict=True):
-                tensor.copy_(self._to_device(array, np.float32))
+        copy_state(map_state(lambda array: self._to_device(array, np.float32), state), self._state)
         self._last.copy_(self._to_device(last, np.int64))
         self._started = bool((np.asarray(last) != NOTHING).all())
 
