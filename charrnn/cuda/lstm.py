@@ -37,8 +37,8 @@ def kernel_lstm(
     Under autocast products and outputs have its precision; sums and the state are fp32. It can be captured as a CUDA
     graph after it has run once. The result is valid if `failures` is zero.
 
-    On a GPU, fp32, and rows and units that do not fit on it at once, are an InputError. On a CPU, Triton's interpreter
-    runs a single program for tests.
+    Raise InputError on a GPU in fp32, or if rows and units do not fit on the GPU at once. On a CPU, Triton's
+    interpreter runs a single program for tests.
     """
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32

@@ -26,7 +26,7 @@ OnProgress = Callable[[int], object]  # called with the number of symbols of eac
 
 
 def _ignore(symbols: int) -> None:
-    """Ignore the progress."""
+    pass
 
 
 def measure_baselines(

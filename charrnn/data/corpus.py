@@ -66,8 +66,8 @@ def prepare_corpus(
     Parameters
     ----------
     inputs
-        Files and folders; ``-`` is standard input. A folder stands for its recordings, or for its texts if it has no
-        recording, sorted by path.
+        Files and folders; ``-`` is standard input. Of a folder its recordings are read, or its texts if it has none,
+        sorted by path.
     options
         Options for the conversion of recordings.
     vocab
@@ -148,7 +148,7 @@ def _vocabulary(
     if plain and sounds:
         raise InputError(
             f"{plain[0].name} is plain text, and {sounds[0].name} is a recording: train on one kind. "
-            "A text that stands for sound is made with wav2utf8."
+            "Make a text that represents sound with wav2utf8."
         )
     if vocab is not None:
         if bool(plain) == (vocab.alphabet is not None):
@@ -158,11 +158,11 @@ def _vocabulary(
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
     for file, found in characters.items():
         if found.alphabet:
-            log(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
+            log(f"{file.name} represents sound, but is read as plain text, as {plain[0].name}.", quiet)
     for file in plain:
         if characters[file].has_windows_line_ends:
             log(
-                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol of its own.",
+                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol, too.",
                 quiet,
             )
     return Vocab.of_code_points(np.concatenate([found.code_points for found in characters.values()]))
@@ -201,9 +201,7 @@ def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple
 
 
 def _nothing_in(names: tuple[str, ...]) -> InputError:
-    return InputError(
-        f"{', '.join(names)}: there is nothing to learn from. Give a recording, or a text that is not empty."
-    )
+    return InputError(f"{', '.join(names)}: there is nothing to train on. Give a recording, or a text with characters.")
 
 
 def last_symbols(
@@ -234,7 +232,7 @@ def last_symbols(
 def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table | None) -> None:
     """Raise InputError for sound if the network was trained on text, and the other way round.
 
-    A text stands for sound if most characters of its beginning are in the codec's alphabets.
+    A text represents sound if most characters of its beginning are in the codec's alphabets.
     """
     if file.is_sound and vocab.alphabet is None:
         raise InputError(f"{file.name} is a recording, and the network was trained on {vocab.describe()}: name a text.")
@@ -246,7 +244,7 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table
     stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
     if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
         raise InputError(
-            f"{file.name} is a text that stands for sound, and the network was trained on {vocab.describe()}: "
+            f"{file.name} is a text that represents sound, and the network was trained on {vocab.describe()}: "
             "name a plain text."
         )
     is_plain = characters and not stands_for_sound and not lacks_table(np.array(characters))
@@ -293,7 +291,7 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
 
 
 def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
-    """Yield the ids of the characters that are in the vocabulary, and report how many are not; all is an error."""
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not, or raise InputError."""
     characters = found = 0
     for text in texts:
         ids = vocab.encode_known(text)

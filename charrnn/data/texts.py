@@ -54,7 +54,7 @@ class Characters:
 
 
 def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None) -> Iterator[bytes]:
-    """Yield the bytes that a text of sound stands for, without the line ends in it."""
+    """Yield the bytes that a text of sound represents, without the line ends in it."""
     decoder = decoder or bytecodec.Decoder(skip_line_ends=True)
     for block in read_text(text, encoding):
         try:

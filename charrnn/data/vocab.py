@@ -55,7 +55,7 @@ class Vocab:
     def encode(self, text: str, offset: int = 0) -> Ids:
         """Return the ids (n,) of the n characters of ``text``, in `dtype`.
 
-        A character that is not in the vocabulary is an InputError, with its position counted from ``offset``.
+        Raise InputError for a character that is not in the vocabulary, with its position counted from ``offset``.
         """
         ids = self._id_of_code_point[code_points(text)]
         if ids.size and ids.min() < 0:

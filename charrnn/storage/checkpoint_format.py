@@ -23,6 +23,7 @@ from bytecodec.files import open_output
 from charrnn.data.vocab import Vocab
 from charrnn.models.config import ModelConfig, named_state, state_of, state_shapes, state_sizes, weight_shapes
 from charrnn.storage import run_dir, schema
+from charrnn.storage.schema import MOST_SHOWN, shown
 
 FORMAT = 1
 KIND = "symbols"
@@ -32,7 +33,6 @@ LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
 MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MOST_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
-MOST_SHOWN = 60  # characters of a value in a message
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
@@ -70,7 +70,7 @@ def load(path: str | Path) -> StoredCheckpoint:
        make the program allocate much memory.
     5. Only then are the weights read.
 
-    If one of them fails, the error is an InputError.
+    Raise InputError if one of them fails.
     """
     path = run_dir.checkpoint_path(path)
     metadata = read_metadata(path, KIND)
@@ -199,14 +199,10 @@ def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, 
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
         advice = ", which a newer version of charrnn wrote: update it with pip" if newer else ""
-        raise InputError(f"{path} has format {_short(version)}, and this version reads format {FORMAT}{advice}.")
+        raise InputError(f"{path} has format {shown(version)}, and this version reads format {FORMAT}{advice}.")
     if found != kind:
-        raise InputError(f"{path} holds {_short(found)}, and {kind!r} was expected.")
+        raise InputError(f"{path} holds {shown(found)}, and {kind!r} was expected.")
     return dict(metadata)
-
-
-def _short(value: object) -> str:
-    return printable(repr(value), MOST_SHOWN)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def read_columns(
     on_message: Callable[[str], object],
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> NDArray[np.float64]:
-    """Return columns of a CSV file as (rows, names); an empty field is nan. Only the result takes memory.
+    """Return columns of a CSV file as (rows, names); an empty field is nan. Only the result is held in memory.
 
     Incomplete rows are left out, with a message, and so is a last row without a line end, which may be in the middle of
     being written. A file without such columns or without a row of numbers is an error. ``on_progress`` receives the

@@ -36,7 +36,7 @@ PRODUCT = ".product"  # suffix of the node that multiplies by a weight
 
 
 def require(*packages: str) -> None:
-    """Raise an InputError that tells how to install packages, onnx or onnxruntime, if one is missing."""
+    """Raise InputError, with the command to install them, if a package, onnx or onnxruntime, is missing."""
     for name in packages:
         try:
             import_module(name)
@@ -58,8 +58,8 @@ def is_installed() -> bool:
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
     """Write the step of a network of any cell, with its float32 weights by their names in a checkpoint, to a file.
 
-    The file appears whole or not at all. Its metadata hold the network's metadata as JSON. A network that is larger
-    than an ONNX file can be is an InputError.
+    The file appears whole or not at all. Its metadata hold the network's metadata as JSON. Raise InputError if the
+    network is larger than an ONNX file can be.
     """
     require("onnx")
     if sum(array.nbytes for array in tensors.values()) > MOST_BYTES:

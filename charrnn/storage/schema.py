@@ -66,13 +66,13 @@ class Field:
         if value is None and self.nullable:
             return
         if not self._has_type(value) or not self._in_range(value):
-            raise ValueError(f"{name} is {_shown(value)}, and must be {self.describe()}")
+            raise ValueError(f"{name} is {shown(value)}, and must be {self.describe()}")
         if self.items:
             for item in value.values() if isinstance(value, dict) else value:
                 self.items.check(f"an item of {name}", item)
         if self.fields is not None:
             if foreign := [key for key in value if key not in self.fields]:
-                raise ValueError(f"{name} has the unknown field {_shown(foreign[0])}")
+                raise ValueError(f"{name} has the unknown field {shown(foreign[0])}")
             _validated(value, self.fields, where=f" of {name}")
 
     def _has_type(self, value: Any) -> bool:
@@ -102,7 +102,7 @@ Schema = dict[str, Field]
 
 def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it holds {_shown(document)} in place of a table")
+        raise ValueError(f"it holds {shown(document)} in place of a table")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -114,7 +114,8 @@ def _validated(document: Any, schema: Schema, partial: bool = False, where: str 
     return found
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as messages show it, at most `MOST_SHOWN` characters of it."""
     return printable(repr(value), MOST_SHOWN)
 
 

@@ -87,7 +87,7 @@ class Function:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read the object of a file; see `loads`. A file that is cut off, damaged or of another format is an InputError."""
+    """Read the object of a file, or raise InputError if it is cut off, damaged or of another format; see `loads`."""
     name = os.fspath(path)
     if is_special_file(name):
         raise InputError(f"{name} is a pipe or a device: give a file.")

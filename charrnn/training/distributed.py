@@ -126,8 +126,8 @@ def main_process_only() -> Iterator[None]:
 def join() -> Iterator[World]:
     """Join the group that the environment describes; `SINGLE_PROCESS` if it describes none.
 
-    The first process that fails reports its error. The others, which fail as a consequence, end silently. Incomplete
-    environment variables are an InputError, and so are processes that cannot be reached.
+    The first process that fails reports its error. The others, which fail as a consequence, end silently. Raise
+    InputError if environment variables are incomplete, or other processes cannot be reached.
     """
     if not is_distributed():
         yield SINGLE_PROCESS

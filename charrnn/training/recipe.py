@@ -60,7 +60,7 @@ class Settings:
     def from_json(cls, stored: Mapping[str, Any], source: object = "training") -> Settings:
         """Return the settings from config.json of this or an older version; missing ones have their defaults.
 
-        An unknown name is a TypeError, and an impossible value an InputError.
+        Raise TypeError for an unknown name, and InputError for an impossible value.
         """
         fields = dict(stored)
         fields.pop("pad_units", None)  # older than gpu_layers

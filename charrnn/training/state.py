@@ -50,8 +50,8 @@ def load(
 ) -> TrainState:
     """Read a resume file into network, optimizer and average; return the state.
 
-    Of the rows of the file's hidden state, the slice ``own`` is that of this process. A file that is damaged or belongs
-    to another run is an InputError.
+    Of the rows of the file's hidden state, the slice ``own`` is that of this process. Raise InputError if the file is
+    damaged or belongs to another run.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:

@@ -1,4 +1,4 @@
-"""Training tasks: all that the trainer and charrnn-train need to know about a kind of network and its data."""
+"""Training tasks: what the trainer and charrnn-train need of a kind of network and its data."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class CompiledLayer(nn.Module):
     layer, with each step of a sequence as a symbol of its own. So its loop over the steps only needs U, which fits in a
     core's own cache for larger layers than a whole network does.
 
-    An UnavailableError is raised if the kernel was not built.
+    Raise UnavailableError if the kernel was not built.
     """
 
     def __init__(self, layer: LSTM | GRU | RNN, threads: int = 0) -> None:

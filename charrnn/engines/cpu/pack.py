@@ -37,7 +37,9 @@ TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddi
 
 
 class PackedNetwork:
-    """Network in the kernel's layout; an UnavailableError if the kernel was not built or does not support it.
+    """Network in the kernel's layout.
+
+    Raise UnavailableError if the kernel was not built or does not support the network.
 
     Attributes
     ----------
