@@ -241,13 +241,13 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table
     text = next(read_text(file, encoding), "")[:BEGINNING]
     characters = [ord(character) for character in text if ord(character) not in LINE_ENDS]
     pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
-    stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
-    if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
+    represents_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
+    if represents_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
         raise InputError(
             f"{file.name} is a text that represents sound, and the network was trained on {vocab.describe()}: "
             "name a plain text."
         )
-    is_plain = characters and not stands_for_sound and not lacks_table(np.array(characters))
+    is_plain = characters and not represents_sound and not lacks_table(np.array(characters))
     if is_plain and vocab.alphabet is not None:
         raise InputError(
             f"{file.name} is plain text, and the network was trained on {vocab.describe()}: "
