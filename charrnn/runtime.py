@@ -51,13 +51,7 @@ def before_torch() -> None:
 
 
 def default_threads() -> int:
-    """Return the environment's CHARRNN_THREADS, or 0, which means torch's default.
-
-    Raises
-    ------
-    InputError
-        CHARRNN_THREADS is not a whole number from 0 to 1024.
-    """
+    """Return the environment's CHARRNN_THREADS, or 0, which means torch's default."""
     value = os.environ.get("CHARRNN_THREADS", "0")
     if not value.isdecimal() or int(value) > MAX_THREADS:
         raise InputError(
@@ -84,13 +78,7 @@ def set_threads(count: int) -> int:
 
 
 def select_gpu(device: str) -> None:
-    """Make ``cuda`` a different GPU for each of several processes on a machine.
-
-    Raises
-    ------
-    InputError
-        There is no GPU, or there are fewer GPUs than processes.
-    """
+    """Make ``cuda`` a different GPU for each of several processes on a machine."""
     if choose_device(device) != "cuda" or local_processes() == 1:
         return
     import torch
@@ -105,13 +93,7 @@ def select_gpu(device: str) -> None:
 
 
 def choose_device(name: str) -> str:
-    """Return the device for a name; auto is an NVIDIA GPU, an Apple GPU that can train, or the CPU.
-
-    Raises
-    ------
-    InputError
-        The device is not available.
-    """
+    """Return the device for a name; auto is an NVIDIA GPU, an Apple GPU that can train, or the CPU."""
     import torch
 
     if name == "auto":

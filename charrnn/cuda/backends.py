@@ -22,6 +22,7 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
+from charrnn.models.config import map_state
 from charrnn.runtime import autocast
 
 AUTO = "auto"
@@ -31,13 +32,7 @@ Batch = tuple[Tensor, Tensor]  # x (N, ·) and y (N, T), on the device
 
 
 class Backend:
-    """Computation of the recurrent layers of a network in training mode.
-
-    Parameters
-    ----------
-    name
-        ``torch`` or ``kernel``.
-    """
+    """Computation of the recurrent layers of a network in training mode, by ``torch`` or by the ``kernel``."""
 
     def __init__(self, name: str = "torch") -> None:
         # Imported here because it imports Triton.
@@ -52,18 +47,15 @@ class Backend:
 
     def mask(self, loss: Tensor) -> Tensor:
         """Return a loss, or NaN if the kernel has failed. Does not wait for the device."""
-        return (
-            loss
-            if self._kernel is None
-            else loss.masked_fill(self._kernel.failures(self._device).ne(0).any(), math.nan)
-        )
+        if self._kernel is None:
+            return loss
+        return loss.masked_fill(self._kernel.failures(self._device).ne(0).any(), math.nan)
 
     def failed(self) -> bool:
         """Return whether the kernel has failed in any step. Waits for the device."""
         return self._kernel is not None and bool(self._kernel.failures(self._device).ne(0).any())
 
     def clear_failures(self) -> None:
-        """Forget the failures so far."""
         if self._kernel:
             self._kernel.failures(self._device).zero_()
 
@@ -81,20 +73,14 @@ def choose(
 ) -> str:
     """Return the name of the backend of a run, after one iteration that compares the kernel with torch's layers.
 
+    The network is on its device and does not change. It is an error if the kernel was requested by name and cannot be
+    used, or if the GPU stops working.
+
     Parameters
     ----------
     requested
         ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep the ``previous`` one, for a
         run that is resumed.
-    model
-        On its device; it does not change.
-    batch
-        Returns a batch of the run.
-
-    Raises
-    ------
-    InputError
-        The kernel was requested by name and cannot be used, or the GPU stopped working.
     """
     name = previous if requested is None else requested
     if name == "torch" or (requested is None and device != "cuda"):  # a run keeps its backend while it is on a CPU
@@ -163,9 +149,7 @@ def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -
     backend = Backend(name)
     backend.install(copied)
     random = torch.Generator(x.device).manual_seed(0)
-    state = tuple(
-        tuple(tensor.uniform_(-1, 1, generator=random) for tensor in layer) for layer in copied.initial_state(len(x))
-    )
+    state = map_state(lambda tensor: tensor.uniform_(-1, 1, generator=random), copied.initial_state(len(x)))
     with autocast(precision, x.device.type):
         loss, _ = copied.loss(x, y, state)
     scale = loss_scale(precision, x.device.type, y.numel())

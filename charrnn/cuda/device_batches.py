@@ -14,24 +14,14 @@ SHARE = 0.5  # maximum fraction of the free memory
 
 
 class DeviceBatches:
-    """The batches of a `ContiguousBatches`, from a copy of its part on a device.
-
-    Parameters
-    ----------
-    ids
-        (n,) symbols or 16-bit samples of the part.
-    batches
-        Defines where the rows begin and which of them belong to this process.
-    rows
-        N, of all processes.
-    """
+    """The batches of a `ContiguousBatches`, from a copy of its part on a device, for N rows of all processes."""
 
     def __init__(self, ids: Ids, batches: ContiguousBatches, rows: int, device: str) -> None:
-        dtype = torch.from_numpy(np.empty(0, _device_dtype(ids))).dtype
+        kind = _device_dtype(ids)
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
         table = torch.empty(len(ids), dtype=dtype, device=device)
         for start in range(0, len(ids), BLOCK):
-            block = ids[start : start + BLOCK].astype(_device_dtype(ids))
-            table[start : start + BLOCK] = torch.from_numpy(block)
+            table[start : start + BLOCK] = torch.from_numpy(ids[start : start + BLOCK].astype(kind))
         self._length, self._context = batches.row_length, batches.context
         shape = (rows, self._length + self._context.max_lag)
         self._rows = table.as_strided(shape, (self._length, 1))[batches.own]

@@ -24,7 +24,7 @@ def graphs_enabled(device: str) -> bool:
 
 def warm_up_on_side_stream(work: Work) -> None:
     """Run the work once on a side stream, as capturing requires, so that libraries initialise themselves before."""
-    stream = _stream()
+    stream = _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
@@ -48,7 +48,7 @@ def capture(work: Work) -> Work:
             raise
 
     try:
-        with torch.cuda.graph(graph, pool=pool, stream=_stream()):
+        with torch.cuda.graph(graph, pool=pool, stream=_stream(torch.cuda.current_device())):
             noted()
     except Exception:
         torch.cuda.set_stream(before)
@@ -61,10 +61,6 @@ def capture(work: Work) -> Work:
 
 
 @functools.cache
-def _stream_of(device: int) -> torch.cuda.Stream:
+def _stream(device: int) -> torch.cuda.Stream:
+    """Return a GPU's side stream, always the same one, so that its memory and the libraries' workspaces are reused."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _stream() -> torch.cuda.Stream:
-    """Return the side stream, always the same one, so that its memory and the libraries' workspaces are reused."""
-    return _stream_of(torch.cuda.current_device())

@@ -37,16 +37,8 @@ def kernel_lstm(
     Under autocast products and outputs have its precision; sums and the state are fp32. It can be captured as a CUDA
     graph after it has run once. The result is valid if `failures` is zero.
 
-    Parameters
-    ----------
-    layout
-        How the kernels divide the work; by default the one for the GPU, and on a CPU, where Triton's interpreter runs
-        them for tests, a single program.
-
-    Raises
-    ------
-    InputError
-        On a GPU in fp32, or if rows and units do not fit on the GPU at once.
+    Raise InputError on a GPU in fp32, or if rows and units do not fit on the GPU at once. On a CPU, Triton's
+    interpreter runs a single program for tests.
     """
     kind = x.device.type
     inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
@@ -168,21 +160,10 @@ def compiled_for(layout: Layout, hidden_size: int) -> tuple[tuple[Any, ...], dic
 def run_forward(
     layout: Layout, gates_x: Tensor, u: Tensor, bias: Tensor, h0: Tensor, c0: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Run the forward kernel on the products of inputs and weights.
+    """Run the forward kernel on W x, gates_x (T, N, 4, H), and u (4 H, H) in the precision of the products.
 
-    Parameters
-    ----------
-    gates_x
-        (T, N, 4, H), W x in the precision of the products, as is u (4 H, H).
-    bias, h0, c0
-        (4 H,), (N, H) and (N, H), contiguous, fp32.
-    keep
-        Whether to return what the backward pass needs.
-
-    Returns
-    -------
-    h0 and the outputs (T + 1, N, H), the last h and c (N, H), and for the backward pass the gates
-    (T, N, 4, H) and cells (T + 1, N, H), all of these fp32.
+    The others are contiguous and fp32: bias (4 H,), h0 and c0 (N, H). Return h0 and the outputs (T + 1, N, H), the last
+    h and c (N, H), and if ``keep``, for the backward pass, the gates (T, N, 4, H) and cells (T + 1, N, H), in fp32.
     """
     steps, n, _, units = gates_x.shape
     outputs = gates_x.new_empty(steps + 1, n, units)
@@ -204,10 +185,7 @@ def run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the gates' inputs (T, N, 4, H), of h0 and c0 (N, H) and of the biases (4, H).
 
-    Parameters
-    ----------
-    grads
-        Of the outputs (N, T, H), their rows contiguous, and of the last h and c, (N, H) fp32, contiguous, or None.
+    ``grads`` are those of the outputs (N, T, H), with contiguous rows, and of the last h and c, contiguous or None.
     """
     y_grad, h_grad, c_grad = grads
     n, steps, units = y_grad.shape

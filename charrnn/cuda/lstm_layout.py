@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bytecodec.errors import InputError
+from charrnn.models.config import CELLS
 
-GATES = 4
+GATES = CELLS["lstm"]
 MULTIPLE = 64  # divisor of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
 PIECE = 8192  # maximum of numbers in a tile of sums, which are 32 registers per thread
 FEW_ROWS = 16  # maximum of rows for which reading U from shared memory limits a product
@@ -65,19 +66,9 @@ def single_program(n: int, units: int) -> Layout:
 
 
 def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: int = SHARED_MEMORY) -> Layout:
-    """Return the first layout for which a GPU has enough multiprocessors and shared memory.
+    """Return the first layout for which a GPU has enough multiprocessors and shared memory, or raise InputError.
 
-    Parameters
-    ----------
-    itemsize
-        Bytes of an operand of a product: 2 or 4.
-    memory
-        Bytes of shared memory that a program can have.
-
-    Raises
-    ------
-    InputError
-        No layout fits.
+    An operand of a product has ``itemsize`` bytes, and a program ``memory`` bytes of shared memory.
     """
     for shape in SHAPES:
         layout = divide(n, units, shape)

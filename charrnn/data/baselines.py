@@ -26,26 +26,16 @@ OnProgress = Callable[[int], object]  # called with the number of symbols of eac
 
 
 def _ignore(symbols: int) -> None:
-    """Ignore the progress."""
+    pass
 
 
 def measure_baselines(
     ids: Ids, train: Ids | None, vocab: Vocab, rate: int | None, mulaw: bool = False, on_progress: OnProgress = _ignore
 ) -> dict[str, float]:
-    """Return the bits per symbol of other coders for a part, by the keys of `NAMES`.
+    """Return the bits per symbol of other coders for a part ids (n,), n >= 1, by the keys of `NAMES`.
 
-    Parameters
-    ----------
-    ids
-        (n,) the part, n >= 1.
-    train
-        The training part; None if it is unknown, or is the part itself. Then ``entropy`` replaces ``order0``.
-    vocab
-        Vocabulary of the ids. FLAC codes the bytes of a sound; bzip2 codes any other symbols.
-    rate
-        Sampling rate of a sound in Hz; None for text.
-    mulaw
-        Whether the bytes of the sound are mu-law.
+    FLAC codes the bytes of a sound, whose ``rate`` is not None; bzip2 codes any other symbols. If the training part is
+    unknown, or is the part itself, ``train`` is None, and ``entropy`` replaces ``order0``.
     """
     if rate is not None and vocab.alphabet is not None:
         coded = {"flac": flac_bits(ids, rate, mulaw, on_progress)}

@@ -33,21 +33,10 @@ class ContiguousBatches:
     Targets are the inputs shifted by one. The rest after the last complete batch is dropped, as in torch-rnn. Of a
     corpus that is mapped from disk, only the last `RELEASE` symbols stay in memory.
 
-    With another ``context`` the targets of the rows are contiguous: the first ones of a row are predicted from the end
-    of the row before.
-
-    Parameters
-    ----------
-    ids
-        (n,) symbols.
-    n
-        N, the number of rows.
-    multiple
-        The length of a row is a multiple of this, the sequence length T of a batch.
-    rank, world
-        Number of this worker and number of workers. Its rows are the slice ``own`` of the N, an equal share.
-    context
-        Inputs of a target; m targets have max_lag - min_lag + m inputs.
+    The length of a row is a multiple of ``multiple``, the sequence length T of a batch. The rows of worker ``rank`` of
+    ``world`` are the slice ``own`` of the N, an equal share. With another ``context`` the targets of the rows are
+    contiguous: the first ones of a row are predicted from the end of the row before, and m targets have
+    max_lag - min_lag + m inputs.
     """
 
     def __init__(

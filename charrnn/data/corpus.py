@@ -25,27 +25,13 @@ BEGINNING = 4000  # characters by which a text of sound is recognised
 
 @dataclass(frozen=True)
 class Corpus:
-    """All symbols of a run, mapped from disk.
+    """All symbols of a run, mapped from disk."""
 
-    Attributes
-    ----------
-    ids
-        (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols.
-    vocab
-        Vocabulary of the ids.
-    names
-        Input files in order.
-    skipped
-        Input files that could not be read and were left out.
-    sound
-        Options with which the recordings were read; None if there are none, or if unknown.
-    """
-
-    ids: Ids
+    ids: Ids  # (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols
     vocab: Vocab
-    names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-    sound: SoundOptions | None = None
+    names: tuple[str, ...]  # input files in order
+    skipped: tuple[str, ...] = ()  # input files that could not be read and were left out
+    sound: SoundOptions | None = None  # with which recordings were read; None if there are none, or if unknown
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Return contiguous parts in the order train, val, test.
@@ -80,8 +66,8 @@ def prepare_corpus(
     Parameters
     ----------
     inputs
-        Files and folders; ``-`` is standard input. A folder stands for its recordings, or for its texts if it has no
-        recording, sorted by path.
+        Files and folders; ``-`` is standard input. Of a folder its recordings are read, or its texts if it has none,
+        sorted by path.
     options
         Options for the conversion of recordings.
     vocab
@@ -92,19 +78,13 @@ def prepare_corpus(
         Encoding of texts without a byte order mark.
     skip_unreadable
         Whether to leave out files that cannot be read; otherwise one is an error before any file is read.
-
-    Raises
-    ------
-    InputError
-        A file is neither a recording nor a text of that encoding, recordings are mixed with plain text, the inputs are
-        empty, or a text has a character that is not in the table, or needs a table.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
-    with opened_all(inputs, unreadable, quiet) as found:
-        files, characters = _characters_of(found, unreadable, encoding, quiet)
+    with opened_all(inputs, unreadable) as found:
+        files, characters = _characters_of(found, unreadable, encoding)
         by_table = _texts_by_table(characters, table, vocab)
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
-        options, files = with_gain_of_set(options, files, unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable)
         with target.open("wb") as out:
             read = []
             for file in files:
@@ -138,7 +118,7 @@ def write_readable(
 
 
 def _characters_of(
-    files: list[Input], unreadable: Unreadable, encoding: str, quiet: bool
+    files: list[Input], unreadable: Unreadable, encoding: str
 ) -> tuple[list[Input], dict[Input, Characters]]:
     """Return the files to read, and the characters of the texts among them."""
     characters, kept = {}, []
@@ -154,7 +134,7 @@ def _characters_of(
         raise _nothing_in(tuple(file.name for file in kept))
     for file in kept:
         if file not in filled:
-            log(f"{file.name} is empty, so it is left out.", quiet)
+            log(f"{file.name} is empty, so it is left out.", unreadable.quiet)
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
@@ -168,7 +148,7 @@ def _vocabulary(
     if plain and sounds:
         raise InputError(
             f"{plain[0].name} is plain text, and {sounds[0].name} is a recording: train on one kind. "
-            "A text that stands for sound is made with wav2utf8."
+            "Make a text that represents sound with wav2utf8."
         )
     if vocab is not None:
         if bool(plain) == (vocab.alphabet is not None):
@@ -178,11 +158,11 @@ def _vocabulary(
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
     for file, found in characters.items():
         if found.alphabet:
-            log(f"{file.name} stands for sound, and is read as plain text, since {plain[0].name} is plain text.", quiet)
+            log(f"{file.name} represents sound, but is read as plain text, as {plain[0].name}.", quiet)
     for file in plain:
         if characters[file].has_windows_line_ends:
             log(
-                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol of its own.",
+                f"{file.name} has Windows line ends: the carriage return before each line feed is a symbol, too.",
                 quiet,
             )
     return Vocab.of_code_points(np.concatenate([found.code_points for found in characters.values()]))
@@ -221,9 +201,7 @@ def open_corpus(path: Path, vocab: Vocab, names: tuple[str, ...], skipped: tuple
 
 
 def _nothing_in(names: tuple[str, ...]) -> InputError:
-    return InputError(
-        f"{', '.join(names)}: there is nothing to learn from. Give a recording, or a text that is not empty."
-    )
+    return InputError(f"{', '.join(names)}: there is nothing to train on. Give a recording, or a text with characters.")
 
 
 def last_symbols(
@@ -239,12 +217,7 @@ def last_symbols(
     """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
 
     A text of the characters of a ``table`` is read with it. Characters of a plain text that are not in the vocabulary
-    are an error, or are skipped and counted on stderr.
-
-    Raises
-    ------
-    InputError
-        The file is not of the kind that the network was trained on, cannot be read, or holds no symbol.
+    are an error, or are skipped and counted on stderr. A file of another kind than the network's data is an error.
     """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:
@@ -259,7 +232,7 @@ def last_symbols(
 def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table | None) -> None:
     """Raise InputError for sound if the network was trained on text, and the other way round.
 
-    A text stands for sound if most characters of its beginning are in the codec's alphabets.
+    A text represents sound if most characters of its beginning are in the codec's alphabets.
     """
     if file.is_sound and vocab.alphabet is None:
         raise InputError(f"{file.name} is a recording, and the network was trained on {vocab.describe()}: name a text.")
@@ -268,13 +241,13 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table
     text = next(read_text(file, encoding), "")[:BEGINNING]
     characters = [ord(character) for character in text if ord(character) not in LINE_ENDS]
     pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
-    stands_for_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
-    if stands_for_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
+    represents_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
+    if represents_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
         raise InputError(
-            f"{file.name} is a text that stands for sound, and the network was trained on {vocab.describe()}: "
+            f"{file.name} is a text that represents sound, and the network was trained on {vocab.describe()}: "
             "name a plain text."
         )
-    is_plain = characters and not stands_for_sound and not lacks_table(np.array(characters))
+    is_plain = characters and not represents_sound and not lacks_table(np.array(characters))
     if is_plain and vocab.alphabet is not None:
         raise InputError(
             f"{file.name} is plain text, and the network was trained on {vocab.describe()}: "
@@ -318,13 +291,7 @@ def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
 
 
 def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
-    """Yield the ids of the characters that are in the vocabulary, and report how many are not.
-
-    Raises
-    ------
-    InputError
-        None of them is in the vocabulary.
-    """
+    """Yield the ids of the characters that are in the vocabulary, and report how many are not, or raise InputError."""
     characters = found = 0
     for text in texts:
         ids = vocab.encode_known(text)

@@ -20,25 +20,16 @@ from bytecodec.formats import STANDARD_INPUT
 
 TEXT_SUFFIX = ".txt"  # ending of the names of texts in a folder
 FEW = 3  # number of names in a message, which counts the rest
+_Kinds = list[tuple[Path, formats.Kind]]
 
 
 @dataclass(frozen=True)
 class Input:
-    """A regular file that can be read repeatedly, and its kind.
-
-    Attributes
-    ----------
-    path
-        Path of the file.
-    name
-        Its name in messages and config.json, which differs for a copy of a pipe.
-    is_sound
-        Whether it is a recording; otherwise it is read as a text.
-    """
+    """A regular file that can be read repeatedly, and its kind."""
 
     path: Path
-    name: str
-    is_sound: bool
+    name: str  # in messages and config.json, which differs for a copy of a pipe
+    is_sound: bool  # otherwise it is read as a text
 
     def open(self) -> BinaryIO:
         """Open the file for reading bytes, as a file object with its name."""
@@ -48,7 +39,6 @@ class Input:
 
     @property
     def size(self) -> int:
-        """Size in bytes."""
         return self.path.stat().st_size
 
 
@@ -80,20 +70,14 @@ class Unreadable:
     def report(self) -> None:
         """Report the files that were left out."""
         if self.names:
-            count = f"{len(self.names)} file{'s' * (len(self.names) > 1)}"
-            log(f"{count} could not be read and {'is' if count == '1 file' else 'are'} left out: "
-                f"{', '.join(self.names)}.", self.quiet)  # fmt: skip
+            count = len(self.names)
+            are = "1 file could not be read and is" if count == 1 else f"{count} files could not be read and are"
+            log(f"{are} left out: {', '.join(self.names)}.", self.quiet)
 
 
 @contextlib.contextmanager
 def opened(name: str) -> Iterator[Input]:
-    """Identify one file; ``-`` and named pipes are copied to a temporary file, since inputs are read more than once.
-
-    Raises
-    ------
-    InputError
-        The file is a device, or of a known kind other than sound and text.
-    """
+    """Identify one file; ``-`` and named pipes are copied to a temporary file, since inputs are read more than once."""
     if name != "-" and not is_special_file(name):
         yield _identified(Path(name), name)
         return
@@ -107,23 +91,16 @@ def opened(name: str) -> Iterator[Input]:
 
 
 @contextlib.contextmanager
-def opened_all(
-    names: Sequence[str], unreadable: Unreadable, quiet: bool = False, texts: bool = True
-) -> Iterator[list[Input]]:
+def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True) -> Iterator[list[Input]]:
     """Identify all files, those of folders sorted by path, before any is read.
 
-    A folder stands for the recordings in it, or with ``texts`` for its texts if there are none; see `files_in`.
-
-    Raises
-    ------
-    InputError
-        A folder contains neither, no file can be read, or a file cannot be read and ``unreadable`` does not skip it.
+    Of a folder the recordings are identified, or with ``texts`` its texts if there are none; see `files_in`.
     """
     with contextlib.ExitStack() as stack:
         found: list[Input] = []
         for name in names:
             if name != "-" and Path(name).is_dir():
-                found += _chosen(Path(name), unreadable, quiet, texts)
+                found += _chosen(Path(name), unreadable, texts)
             else:
                 with unreadable.noting(name):
                     found.append(stack.enter_context(opened(name)))
@@ -170,11 +147,9 @@ def _identified(path: Path, name: str) -> Input:
         return Input(path, name, formats.is_recording(file, name))
 
 
-def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> list[Input]:
+def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
     """Return the recordings in a folder, or its texts if there are none, and report what is left out."""
-    sounds: list[tuple[Path, formats.Kind]] = []
-    plain: list[tuple[Path, formats.Kind]] = []
-    others: list[tuple[Path, formats.Kind]] = []
+    sounds, plain, others = _Kinds(), _Kinds(), _Kinds()
     for path in files_in(folder, unreadable):
         try:
             kind = _kind(path)
@@ -187,7 +162,7 @@ def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> l
             (sounds if kind.sound else plain if path.suffix.lower() == TEXT_SUFFIX else others).append((path, kind))
     chosen, what = sounds, "recording"
     if texts and not sounds:
-        chosen, what, plain = plain, "text", []
+        chosen, what, plain = plain, "text", _Kinds()
     for path, kind in chosen:
         if kind.problem:
             unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
@@ -197,7 +172,7 @@ def _chosen(folder: Path, unreadable: Unreadable, quiet: bool, texts: bool) -> l
     if not chosen and not unreadable.names:
         wanted = "no recording and no .txt" if texts else "no recording"
         raise InputError(f"there is {wanted} in the folder {folder}{left_out}.")
-    log(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", quiet)
+    log(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", unreadable.quiet)
     return [Input(path, str(path), kind.sound) for path, kind in chosen]
 
 

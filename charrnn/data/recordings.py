@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,31 +21,20 @@ MOST_GAIN = 200.0  # in dB, the limit of `bytecodec.read_blocks`
 
 @dataclass(frozen=True)
 class SoundOptions:
-    """Options for the conversion of recordings; the fields have the meaning of charrnn-train's flags.
-
-    Attributes
-    ----------
-    channel
-        The channel to read, counted from 1, or None for the mean of all.
-    set_gain_db
-        Gain in dB of each recording with ``normalize_over="set"``; None until it has been measured.
-    mono_as_is
-        Whether to read a recording that has only one channel, whatever ``channel`` is.
-    """
+    """Options for the conversion of recordings; the fields have the meaning of charrnn-train's flags."""
 
     rate: int = 11025
     normalize: bool = False
     gain_db: float = 0.0
     mulaw: bool = False
-    channel: int | None = None
+    channel: int | None = None  # counted from 1; None for the mean of all
     remove_dc: bool = False
     normalize_over: str = "files"
-    set_gain_db: float | None = None
-    mono_as_is: bool = False
+    set_gain_db: float | None = None  # of each recording with normalize_over="set"; None until it has been measured
+    mono_as_is: bool = False  # whether to read a recording that has only one channel, whatever ``channel`` is
 
     @property
     def encoding(self) -> str:
-        """Encoding of a byte, "linear" or "mulaw"."""
         return "mulaw" if self.mulaw else "linear"
 
     def to_json(self) -> dict[str, Any]:
@@ -75,12 +65,12 @@ def read_sound(file: Input, options: SoundOptions, bits: int, quiet: bool) -> It
             mulaw=options.mulaw,
             bits=bits,
             on_message=lambda message: log(message, quiet),
-            on_progress=lambda done, of: _show(bar, done, of),
+            on_progress=partial(_show, bar),
         )
 
 
 def with_gain_of_set(
-    options: SoundOptions, files: list[Input], unreadable: Unreadable, quiet: bool
+    options: SoundOptions, files: list[Input], unreadable: Unreadable
 ) -> tuple[SoundOptions, list[Input]]:
     """Measure, if necessary, the gain that normalizes the recordings among the files as a set.
 
@@ -95,15 +85,12 @@ def with_gain_of_set(
             continue
         with (
             unreadable.noting(file.name),
-            progress(file.size, "B", quiet, unit_scale=True, desc=f"peak of {file.name}") as bar,
+            progress(file.size, "B", unreadable.quiet, unit_scale=True, desc=f"peak of {file.name}") as bar,
             file.open() as source,
         ):
+            show = partial(_show, bar)
             peak_of_one = measure_peak(
-                source,
-                options.rate,
-                channel=options.channel,
-                remove_dc=options.remove_dc,
-                on_progress=lambda done, of, bar=bar: _show(bar, done, of),  # type: ignore[misc]
+                source, options.rate, channel=options.channel, remove_dc=options.remove_dc, on_progress=show
             )
             peak = max(peak, peak_of_one)
             kept.append(file)

@@ -21,11 +21,7 @@ from charrnn.data.vocab import MAX_CODE_POINT, code_points
 BLOCK = 1 << 22  # bytes of text that are read at a time
 UTF8 = "utf-8"
 BYTE_ORDER_MARK = "\ufeff"
-LINE_ENDS = [
-    ord("\n"),
-    ord("\r"),
-    ord(BYTE_ORDER_MARK),
-]  # characters that a text of sound may have besides its alphabet
+LINE_ENDS = [ord(mark) for mark in ("\n", "\r", BYTE_ORDER_MARK)]  # that a text of sound may have
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # characters that no text has
 _NEIGHBOURHOOD = 2000  # number of bytes around an invalid one by which another encoding is guessed
 _LEAST_ZEROS = 0.02  # smallest share of zero bytes in UTF-16 text, from its spaces and line ends
@@ -33,31 +29,15 @@ _LEAST_ZEROS = 0.02  # smallest share of zero bytes in UTF-16 text, from its spa
 
 @dataclass(frozen=True)
 class Characters:
-    """Set of the characters of a text.
+    """Set of the characters of a text."""
 
-    Attributes
-    ----------
-    code_points
-        Code points, sorted, each once.
-    alphabet
-        Alphabet of `bytecodec.ALPHABETS` that has all of them, apart from line ends and byte order marks, or None.
-    has_windows_line_ends
-        Whether a line ends with a carriage return and a line feed.
-    """
-
-    code_points: NDArray[np.integer[Any]]
-    alphabet: str | None
+    code_points: NDArray[np.integer[Any]]  # sorted, each once
+    alphabet: str | None  # that has all of them, apart from line ends and byte order marks
     has_windows_line_ends: bool = False
 
     @classmethod
     def of(cls, text: Input, encoding: str = UTF8) -> Characters:
-        """Read a whole text.
-
-        Raises
-        ------
-        InputError
-            The text is not in the encoding, or mixes characters of several alphabets.
-        """
+        """Read a whole text; one that mixes characters of several alphabets is an error."""
         seen = np.zeros(MAX_CODE_POINT + 1, dtype=np.bool_)
         windows = False
         for block in read_text(text, encoding):
@@ -74,13 +54,7 @@ class Characters:
 
 
 def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None) -> Iterator[bytes]:
-    """Yield the bytes that a text of sound stands for, without the line ends in it.
-
-    Raises
-    ------
-    InputError
-        The text is not of one alphabet; the message names the file and the character.
-    """
+    """Yield the bytes that a text of sound represents, without the line ends in it."""
     decoder = decoder or bytecodec.Decoder(skip_line_ends=True)
     for block in read_text(text, encoding):
         try:
@@ -94,12 +68,8 @@ def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None
 def read_text(text: Input, encoding: str = UTF8) -> Iterator[str]:
     """Yield the characters of a text in blocks.
 
-    A byte order mark at the beginning is left out and overrides ``encoding``.
-
-    Raises
-    ------
-    InputError
-        The text is not in the encoding; the message has the offset in bytes and, if it can be guessed, the encoding.
+    A byte order mark at the beginning is left out and overrides ``encoding``. If the text is not in the encoding, the
+    message of the error has the offset in bytes and, if it can be guessed, the encoding.
     """
     with text.open() as file:
         head = file.read(HEAD)

@@ -18,18 +18,10 @@ Ids = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Vocab:
-    """The characters of a network; the id of a character is its position.
+    """The characters of a network; the id of a character is its position."""
 
-    Attributes
-    ----------
-    characters
-        Each character once, sorted by code point; a converted vocabulary keeps its order.
-    alphabet
-        Name of the codec's alphabet if the characters are its 256, so that an id is a byte; else None.
-    """
-
-    characters: str
-    alphabet: str | None = None
+    characters: str  # each once, sorted by code point; a converted vocabulary keeps its order
+    alphabet: str | None = None  # the codec's alphabet if the characters are its 256, so that an id is a byte
 
     @classmethod
     def of_alphabet(cls, name: str) -> Vocab:
@@ -63,10 +55,7 @@ class Vocab:
     def encode(self, text: str, offset: int = 0) -> Ids:
         """Return the ids (n,) of the n characters of ``text``, in `dtype`.
 
-        Raises
-        ------
-        InputError
-            A character is not in the vocabulary; its position is counted from ``offset``.
+        Raise InputError for a character that is not in the vocabulary, with its position counted from ``offset``.
         """
         ids = self._id_of_code_point[code_points(text)]
         if ids.size and ids.min() < 0:
@@ -91,7 +80,6 @@ class Vocab:
         return self._code_point_of_id[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def describe(self) -> str:
-        """Return a description for messages."""
         if self.alphabet:
             return f"bytes as {self.alphabet} characters"
         return f"{len(self)} characters from {describe(min(self.characters))} to {describe(max(self.characters))}"

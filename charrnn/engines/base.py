@@ -96,9 +96,9 @@ class Engine(ABC):
             raise InputError(f"last has both symbols and {NOTHING}: all streams must have begun, or none.")
         self._set_state(self._checked_state(state), symbols.astype(np.int64))
 
-    @abstractmethod
     def reset(self) -> None:
         """Reset all streams to the zero state without a last symbol."""
+        self._set_state(self._zero_state(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
 
     # -- computation --------------------------------------------
 
@@ -121,6 +121,9 @@ class Engine(ABC):
     @abstractmethod
     def _set_state(self, state: EngineState, last: Ids) -> None:
         """Continue from a state; the engine may keep the arrays."""
+
+    def _zero_state(self, n: int) -> EngineState:
+        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._state_sizes)
 
     # -- checks -------------------------------------------------------------
 
@@ -175,13 +178,7 @@ def score_every_symbol(
 ) -> NDArray[np.float64]:
     """Return log-probabilities (N, V) of every symbol as the next one, for kernels that only score given symbols.
 
-    Parameters
-    ----------
-    score
-        Function that returns the log-probabilities (n, 1) of ids (n, 1), given a state of n streams and their last
-        symbols (n,).
-    state, last
-        State and last symbols of the N streams.
+    ``score`` returns the log-probabilities (n, 1) of ids (n, 1), given a state of n streams and their last symbols.
     """
     scores = np.empty((len(last), vocab_size))
     for k in range(len(last)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState
 from charrnn.models.char_rnn import CharRNN
+from charrnn.models.config import map_state
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SCORE_STEPS = 512
@@ -43,11 +45,7 @@ class EagerEngine(Engine):
             raise InputError(f"the eager engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._blocks = [_Block(model, linear, own, rows) for own, rows in _shares(self.streams)]
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        for block in self._blocks:
-            block.reset()
+        self.reset()
 
     @torch.inference_mode()
     def _prime(self, ids: NDArray[np.int64]) -> None:
@@ -79,30 +77,18 @@ class EagerEngine(Engine):
         return np.concatenate([block.logits() for block in self._blocks])
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
         states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
-        state = tuple(
-            tuple(np.concatenate(arrays) for arrays in zip(*layers, strict=True))
-            for layers in zip(*states, strict=True)
-        )
-        return state, np.concatenate(last)
+        return map_state(lambda *arrays: np.concatenate(arrays), *states), np.concatenate(last)
 
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         for block in self._blocks:
-            block.set_state(tuple(tuple(array[block.own] for array in layer) for layer in state), last[block.own])
+            block.set_state(map_state(operator.itemgetter(block.own), state), last[block.own])
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
-    """Return symbols (N,) by inverse CDF: the first ones whose cumulated probability exceeds u.
+    """Return symbols (N,) for logits (N, V) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
-    Parameters
-    ----------
-    logits
-        (N, V).
-    u
-        (N,) float64 in [0, 1).
-    temperature
-        0 or more; 0 selects the likeliest symbol.
+    u (N,) is float64 in [0, 1). Temperature 0 selects the likeliest symbol.
     """
     return logits.argmax(dim=1) if temperature == 0 else draw(logits, u, temperature)
 
@@ -134,12 +120,6 @@ class _Block:
         self._rows = rows
         self._model = model
         self._linear = linear
-        self.reset()
-
-    def reset(self) -> None:
-        self._state = self._model.initial_state(self._rows)
-        self._last = torch.full((self._rows,), NOTHING)
-        self._started = False
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         for symbols in self._padded(ids, np.int64).T:
@@ -165,11 +145,10 @@ class _Block:
         return logits[: self._n].double().numpy()
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        state = tuple(tuple(tensor[: self._n].float().numpy() for tensor in layer) for layer in self._state)
-        return state, self._last[: self._n].numpy()
+        return map_state(lambda tensor: tensor[: self._n].float().numpy(), self._state), self._last[: self._n].numpy()
 
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        self._state = tuple(tuple(self._padded(array, np.float32) for array in layer) for layer in state)
+        self._state = map_state(lambda array: self._padded(array, np.float32), state)
         self._last = self._padded(last, np.int64)
         self._started = bool((self._last != NOTHING).all())
 

@@ -91,7 +91,6 @@ def engine(
 
 
 def _loaded(checkpoint: Any) -> Checkpoint | StoredCheckpoint:
-    """Return a checkpoint of a network of symbols; load it if a path is given."""
     from charrnn.storage import checkpoint_format
 
     if isinstance(checkpoint, str | os.PathLike):
@@ -110,7 +109,6 @@ def _weights(loaded: Checkpoint | StoredCheckpoint) -> Mapping[str, NDArray[np.f
 
 
 def _network(loaded: Checkpoint | StoredCheckpoint) -> CharRNN:
-    """Return the network as a torch module."""
     from charrnn.storage.checkpoint import to_torch
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, check_finite
-from charrnn.models.config import STATE_NAME
+from charrnn.models.config import ModelConfig, named_state, state_of
 from charrnn.storage import onnx_export
 
 Floats = NDArray[np.float32]
@@ -21,30 +21,19 @@ PRECISIONS = ("auto", "int8", "fp32")
 
 
 class OnnxEngine(Engine):
-    """Engine that runs a network's step in onnxruntime; see `charrnn.engines.base.Engine`.
+    """Engine that runs the step of a network of any cell in onnxruntime; see `charrnn.engines.base.Engine`.
 
-    With int8, inputs of products are rounded to 8 bits between the smallest and the largest number of an array. So that
-    streams do not depend on each other, each is computed alone: N streams need N times as long as one.
-
-    Parameters
-    ----------
-    tensors
-        Weights by the names of a checkpoint, float32.
-    config
-        A `charrnn.models.config.ModelConfig` of any cell.
-    precision
-        Precision of the weights, a name in `PRECISIONS`; auto: int8.
-    threads
-        Number of threads; 0: one per core.
-
-    Raises
-    ------
-    InputError
-        onnx or onnxruntime is not installed, the precision does not exist, or weights are not finite.
+    With int8, the default, inputs of products are rounded to 8 bits between the smallest and the largest number of an
+    array. So that streams do not depend on each other, each is computed alone: N streams need N times as long as one.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Floats], config: Any, streams: int = 1, precision: str = "auto", threads: int = 0
+        self,
+        tensors: Mapping[str, Floats],
+        config: ModelConfig,
+        streams: int = 1,
+        precision: str = "auto",
+        threads: int = 0,
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"the onnx engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
@@ -54,10 +43,6 @@ class OnnxEngine(Engine):
         names = [output.name for output in self._session.get_outputs()]
         self._state_names = [name.removeprefix(onnx_export.NEW) for name in names[1:]]  # after the logits
         self.reset()
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        self._set_state(self._zeros(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
 
     def _prime(self, ids: Ids) -> None:
         for symbols in ids.T:
@@ -78,7 +63,7 @@ class OnnxEngine(Engine):
     def _score(self, ids: Ids) -> NDArray[np.float64]:
         scores = np.empty((len(ids), ids.shape[1] - 1))
         for row, own in zip(scores, ids, strict=True):
-            (feed,) = self._feeds(self._zeros(1))
+            (feed,) = self._feeds(self._zero_state(1))
             for t in range(len(row)):
                 logits = self._step(feed, own[t : t + 1])[0].astype(np.float64)
                 logits -= logits.max()
@@ -90,25 +75,16 @@ class OnnxEngine(Engine):
         return np.concatenate(logits).astype(np.float64)
 
     def get_state(self) -> tuple[EngineState, Ids]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
-        state = tuple(
-            tuple(np.concatenate([feed[STATE_NAME.format(i, j)] for feed in self._streams]) for j in range(len(sizes)))
-            for i, sizes in enumerate(self._state_sizes)
-        )
-        return state, self._last.copy()
+        arrays = {name: np.concatenate([feed[name] for feed in self._streams]) for name in self._state_names}
+        return state_of(arrays, self._state_sizes), self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
         self._streams = self._feeds(state)
         self._last = last
 
-    def _zeros(self, n: int) -> EngineState:
-        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._state_sizes)
-
     def _feeds(self, state: EngineState) -> list[dict[str, NDArray[Any]]]:
-        """Of each stream, the state's arrays (1, ·) by the model's names."""
-        arrays = {STATE_NAME.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
-        n = len(next(iter(arrays.values())))
-        return [{name: array[k : k + 1] for name, array in arrays.items()} for k in range(n)]
+        """Return the arrays (1, ·) of each stream's state by the model's names."""
+        return [{name: array[k : k + 1] for name, array in named_state(state).items()} for k in range(len(state[0][0]))]
 
     def _read_last(self) -> Floats | None:
         """Return logits (N, V) after the last symbols, or None before the first symbol."""
@@ -136,8 +112,8 @@ def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
     return np.asarray(np.minimum(chosen, logits.shape[1] - 1), dtype=np.int64)
 
 
-def _session(tensors: Mapping[str, Floats], config: Any, precision: str, threads: int) -> Any:
-    """onnxruntime, ready to run the step."""
+def _session(tensors: Mapping[str, Floats], config: ModelConfig, precision: str, threads: int) -> Any:
+    """Return a session of onnxruntime that runs the step."""
     onnx_export.require("onnx", "onnxruntime")
     import onnxruntime
     from onnx import helper

@@ -49,14 +49,14 @@ def prepare(
     error before any is converted, or are left out with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
-    with opened_all(inputs, unreadable, quiet, texts=False) as found:
+    with opened_all(inputs, unreadable, texts=False) as found:
         files = []
         for file in found:
             with unreadable.noting(file.name):
                 if not file.is_sound:
                     raise InputError(f"{file.name} is not a recording, and --frames trains on sound: name recordings.")
                 files.append(file)
-        options, files = with_gain_of_set(options, files, unreadable, quiet)
+        options, files = with_gain_of_set(options, files, unreadable)
         with target.open("wb") as out:
             names = [
                 file.name

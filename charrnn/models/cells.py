@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,44 @@ LayerFunction = Callable[..., tuple[Tensor, Tensor, Tensor]]  # (an LSTM, x: (N,
 Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None) -> (N, M)
 
 
-class LSTM(nn.LSTM):
+class _TorchCell(nn.RNNBase):
+    """What the cells on top of torch.nn share, with a state of the last output alone, as of GRU and RNN."""
+
+    OPTIONS: tuple[str, ...] = ()  # fields of a ModelConfig that it uses besides its sizes
+    FROZEN: tuple[str, ...] = ("bias_hh_l0",)  # parameters that stay zero
+
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter
+    bias_hh_l0: nn.Parameter
+
+    @property
+    def output_size(self) -> int:
+        """The length of an output, which is also the recurrent size."""
+        return self.proj_size or self.hidden_size
+
+    def initialise(self) -> None:
+        """Set torch-rnn's initial values: weights from normal(0, 1/sqrt(D + recurrent size)), biases zero."""
+        deviation = (self.input_size + self.output_size) ** -0.5
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name not in self.FROZEN)
+                if name.startswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.normal_(0, deviation)
+
+    def initial_state(self, n: int) -> CellState:
+        """Return zeros for n streams."""
+        return (self.weight_hh_l0.new_zeros(n, self.hidden_size),)
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Return the outputs h (N, T, H) for x (N, T, D), and the state after them."""
+        y, h = super().forward(x, state[0][None])
+        return y, (h[0],)
+
+
+class LSTM(_TorchCell, nn.LSTM):
     """Long short-term memory without peepholes, as in torch-rnn: state (h: (N, H), c: (N, H)).
 
         i, f, g, o = split(W x_t + U h_(t-1) + b)
@@ -47,39 +83,26 @@ class LSTM(nn.LSTM):
         Initial bias of the forget gates; "uniform" draws it from U(0, 1) for each unit.
     """
 
-    OPTIONS: tuple[str, ...] = ("forget_bias",)  # fields of a ModelConfig that it uses besides its sizes
-    FROZEN: tuple[str, ...] = ("bias_hh_l0",)  # parameters that stay zero
-
-    weight_ih_l0: nn.Parameter
-    weight_hh_l0: nn.Parameter
-    bias_ih_l0: nn.Parameter
-    bias_hh_l0: nn.Parameter
+    OPTIONS: tuple[str, ...] = ("forget_bias",)
 
     def __init__(
         self, input_size: int, hidden_size: int, forget_bias: float | str = 1.0, *, proj_size: int = 0
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first=True, proj_size=proj_size)
         self.training_function: LayerFunction | None = None  # computes it in training mode; None for torch
-        self.bias_hh_l0.requires_grad_(False)
-        self.initialise(forget_bias)
+        self.forget_bias = forget_bias
+        self.initialise()
 
-    @property
-    def output_size(self) -> int:
-        """The length of an output, which is also the recurrent size."""
-        return self.proj_size or self.hidden_size
-
-    def initialise(self, forget_bias: float | str) -> None:
-        """Set torch-rnn's initial values: weights from normal(0, 1/sqrt(D+H)), biases zero except the forget gates'."""
-        _initialise(self, self.output_size)
+    def initialise(self) -> None:
+        super().initialise()
         with torch.no_grad():
             forget = self.bias_ih_l0[self.hidden_size : 2 * self.hidden_size]
-            if forget_bias == UNIFORM:
+            if self.forget_bias == UNIFORM:
                 forget.uniform_(0, 1)
             else:
-                forget.fill_(float(forget_bias))
+                forget.fill_(float(self.forget_bias))
 
     def initial_state(self, n: int) -> CellState:
-        """Return zeros for n streams."""
         return (self.weight_hh_l0.new_zeros(n, self.output_size), self.weight_hh_l0.new_zeros(n, self.hidden_size))
 
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
@@ -88,7 +111,7 @@ class LSTM(nn.LSTM):
         if self.training_function and self.training:
             y, h, c = self.training_function(self, x, h, c)
             return y, (h, c)
-        y, (h, c) = super().forward(x, (h[None], c[None]))
+        y, (h, c) = nn.LSTM.forward(self, x, (h[None], c[None]))
         return y, (h[0], c[0])
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
@@ -121,14 +144,12 @@ class LSTMP(LSTM):
     def __init__(self, input_size: int, hidden_size: int, proj_size: int, forget_bias: float | str = 1.0) -> None:
         super().__init__(input_size, hidden_size, forget_bias, proj_size=proj_size)
 
-    def initialise(self, forget_bias: float | str) -> None:
-        """Set the initial values of the LSTM and of the projection."""
-        super().initialise(forget_bias)
+    def initialise(self) -> None:
+        super().initialise()
         with torch.no_grad():
             self.weight_hr_l0.normal_(0, self.hidden_size**-0.5)
 
     def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
-        """Return the outputs r (N, T, P) for x (N, T, D), and the state after them."""
         if x.device.type == "cpu" and torch.is_grad_enabled():
             return projected_lstm(x, state, (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.weight_hr_l0))
         with warnings.catch_warnings():  # on a CPU torch warns that it does not use oneDNN
@@ -136,13 +157,12 @@ class LSTMP(LSTM):
             return super().forward(x, state)
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
-        """Return y (N, output_size) and the state after one step for x (N, D)."""
         h, (_, c) = super().step(x, state, linear)
         r = linear(h, self.weight_hr_l0)
         return r, (r, c)
 
 
-class GRU(nn.GRU):
+class GRU(_TorchCell, nn.GRU):  # type: ignore[misc]
     """Gated recurrent unit in torch.nn's variant: state (h: (N, H),).
 
         r, z = sigmoid(split(W_rz x_t + b_rz + U_rz h_(t-1) + d_rz))
@@ -154,30 +174,13 @@ class GRU(nn.GRU):
     ``bias_hh_l0`` (3H,), in the order r, z, n. Both biases are trained: d_n is inside the reset and differs from b_n.
     """
 
-    OPTIONS: tuple[str, ...] = ()
-    FROZEN: tuple[str, ...] = ()
-
-    weight_ih_l0: nn.Parameter
-    weight_hh_l0: nn.Parameter
-    bias_ih_l0: nn.Parameter
-    bias_hh_l0: nn.Parameter
+    FROZEN = ()
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, batch_first=True)
-        self.output_size = hidden_size
-        _initialise(self, hidden_size)
-
-    def initial_state(self, n: int) -> CellState:
-        """Return zeros for n streams."""
-        return (self.weight_hh_l0.new_zeros(n, self.hidden_size),)
-
-    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
-        """Return the outputs h (N, T, H) for x (N, T, D), and the state after them."""
-        y, h = super().forward(x, state[0][None])
-        return y, (h[0],)
+        self.initialise()
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
-        """Return y (N, output_size) and the state after one step for x (N, D)."""
         (h,) = state
         from_x = linear(x, self.weight_ih_l0, self.bias_ih_l0).chunk(3, dim=1)
         from_h = linear(h, self.weight_hh_l0, self.bias_hh_l0).chunk(3, dim=1)
@@ -188,7 +191,7 @@ class GRU(nn.GRU):
         return h, (h,)
 
 
-class RNN(nn.RNN):
+class RNN(_TorchCell, nn.RNN):  # type: ignore[misc]
     """The plain recurrent layer of torch-rnn's ``-model_type rnn``: state (h: (N, H),).
 
         h_t = tanh(W x_t + U h_(t-1) + b)
@@ -196,31 +199,11 @@ class RNN(nn.RNN):
     Elman 1990. ``weight_ih_l0`` (H, D), ``weight_hh_l0`` (H, H) and ``bias_ih_l0`` (H,).
     """
 
-    OPTIONS: tuple[str, ...] = ()
-    FROZEN: tuple[str, ...] = ("bias_hh_l0",)
-
-    weight_ih_l0: nn.Parameter
-    weight_hh_l0: nn.Parameter
-    bias_ih_l0: nn.Parameter
-    bias_hh_l0: nn.Parameter
-
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, nonlinearity="tanh", batch_first=True)
-        self.output_size = hidden_size
-        self.bias_hh_l0.requires_grad_(False)
-        _initialise(self, hidden_size)
-
-    def initial_state(self, n: int) -> CellState:
-        """Return zeros for n streams."""
-        return (self.weight_hh_l0.new_zeros(n, self.hidden_size),)
-
-    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:  # type: ignore[override]
-        """Return the outputs h (N, T, H) for x (N, T, D), and the state after them."""
-        y, h = super().forward(x, state[0][None])
-        return y, (h[0],)
+        self.initialise()
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
-        """Return y (N, output_size) and the state after one step for x (N, D)."""
         h = torch.tanh(linear(x, self.weight_ih_l0, self.bias_ih_l0) + linear(state[0], self.weight_hh_l0))
         return h, (h,)
 
@@ -241,16 +224,12 @@ class RecurrentLinear(nn.Linear):
     without it. The gradient of U, the sum of (dL/dy_t) y_(t-1)', is not zero.
     """
 
-    OPTIONS: tuple[str, ...] = ()
-    FROZEN: tuple[str, ...] = ()
-
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__(input_size, output_size)
         self.output_size = output_size
         self.recurrent_weight = nn.Parameter(torch.zeros(output_size, output_size))
 
     def initial_state(self, n: int) -> CellState:
-        """Return zeros for n streams."""
         return (self.weight.new_zeros(n, self.output_size),)
 
     def scale(self) -> Tensor:
@@ -272,36 +251,8 @@ class RecurrentLinear(nn.Linear):
         return torch.stack(outputs, dim=1), (y,)
 
     def step(self, x: Tensor, state: CellState, linear: Linear = functional.linear) -> tuple[Tensor, CellState]:
-        """Return y (N, output_size) and the state after one step for x (N, D)."""
         y = linear(x, self.weight, self.bias) + linear(state[0], self.recurrent_weight) * self.scale()
         return y, (y,)
-
-
-def _initialise(cell: nn.RNNBase, recurrent_size: int) -> None:
-    """Set torch-rnn's initial values: weights from normal(0, 1/sqrt(D + recurrent size)), biases zero."""
-    deviation = (cell.input_size + recurrent_size) ** -0.5
-    with torch.no_grad():
-        for name, parameter in cell.named_parameters():
-            if name.startswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(0, deviation)
-
-
-class Cell(Protocol):
-    """A cell that can run one step at a time."""
-
-    def step(self, x: Tensor, state: CellState, linear: Linear = ...) -> tuple[Tensor, CellState]:
-        """Return y (N, output_size) and the state after one step for x (N, D)."""
-
-
-def unrolled(cell: Cell, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
-    """Compute ``cell.forward`` step by step: the slow reference for tests of the fast one."""
-    outputs = []
-    for x_t in x.unbind(dim=1):
-        y_t, state = cell.step(x_t, state)
-        outputs.append(y_t)
-    return torch.stack(outputs, dim=1), state
 
 
 # Classes of the recurrent layers by the names of --cell. lstmor is LSTM layers with a RecurrentLinear.

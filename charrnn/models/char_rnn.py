@@ -136,19 +136,19 @@ def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
         return (ids[..., None] == symbols).to(weight.dtype) @ weight
 
 
-def detach(state: State) -> State:
-    """Return a state without its history, through which no gradient flows back."""
-    return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
+def copy_state(source: State, target: State) -> None:
+    """Copy a state into the tensors of another one, which may be the same."""
+    for layer, target_layer in zip(source, target, strict=True):
+        for tensor, target_tensor in zip(layer, target_layer, strict=True):
+            if tensor is not target_tensor:
+                target_tensor.copy_(tensor)
 
 
 def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
     """Return a new network whose initial values depend on the seed only.
 
-    Parameters
-    ----------
-    smooth_init
-        Whether the rows of embedding and output are initialised as smooth functions of the id, instead of independently
-        as in torch-rnn. If ids are amplitudes, an update for one id then also applies to its neighbours.
+    With ``smooth_init`` the rows of embedding and output are initialised as smooth functions of the id, instead of
+    independently as in torch-rnn. If ids are amplitudes, an update for one id then also applies to its neighbours.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

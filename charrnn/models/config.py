@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Array = TypeVar("Array")
 
 CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # rows of a matrix per unit
 PROJECTED_CELLS = ("lstmp",)
@@ -17,39 +20,17 @@ UNIFORM = "uniform"  # a forget bias drawn for each unit
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that determines the architecture of a network.
+    """Everything that determines the architecture of a network."""
 
-    Attributes
-    ----------
-    vocab_size
-        V, the vocabulary size, 1 or more.
-    wordvec_size
-        D, the length of an embedding.
-    rnn_size
-        H, the hidden size.
-    layers
-        The number of recurrent layers.
-    cell
-        A name in `CELLS`.
-    dropout
-        Probability of dropping each output of each layer during training, in [0, 1).
-    forget_bias
-        Initial bias of the forget gates, of cells that have them; "uniform" draws it from U(0, 1) for each unit.
-    proj_size
-        P, the output size of an lstmp layer, less than H (None: half of H). None for every other cell.
-    layer_norm
-        Whether the output of each layer, but not its state, is normalised (Ba, Kiros and Hinton 2016).
-    """
-
-    vocab_size: int
-    wordvec_size: int = 110
-    rnn_size: int = 680
-    layers: int = 3
-    cell: str = "lstm"
-    dropout: float = 0.0
-    forget_bias: float | str = 1.0
-    proj_size: int | None = None
-    layer_norm: bool = False
+    vocab_size: int  # V, 1 or more
+    wordvec_size: int = 110  # D, the length of an embedding
+    rnn_size: int = 680  # H, the hidden size
+    layers: int = 3  # the number of recurrent layers
+    cell: str = "lstm"  # a name in `CELLS`
+    dropout: float = 0.0  # probability of dropping each output of each layer during training, in [0, 1)
+    forget_bias: float | str = 1.0  # initial bias of forget gates; "uniform" draws it from U(0, 1) for each unit
+    proj_size: int | None = None  # P, the output size of an lstmp layer, less than H (None: half of H)
+    layer_norm: bool = False  # whether each layer's output, but not its state, is normalised (Ba et al. 2016)
 
     def __post_init__(self) -> None:
         check_whole(self, "vocab_size", "wordvec_size")
@@ -131,5 +112,20 @@ def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
 
 def state_shapes(config: ModelConfig, streams: int) -> dict[str, tuple[int, int]]:
     """Return the shapes of the state's arrays by their names in files."""
-    layers = enumerate(state_sizes(config))
-    return {STATE_NAME.format(i, j): (streams, size) for i, sizes in layers for j, size in enumerate(sizes)}
+    return {name: (streams, size) for name, size in named_state(state_sizes(config)).items()}
+
+
+def named_state(state: Iterable[Iterable[Array]]) -> dict[str, Array]:
+    """Return the arrays of a state, or values of each, by the arrays' names in files."""
+    return {STATE_NAME.format(i, j): array for i, layer in enumerate(state) for j, array in enumerate(layer)}
+
+
+def map_state(function: Callable[..., Array], *states: Iterable[Iterable[Any]]) -> tuple[tuple[Array, ...], ...]:
+    """Return the state of the function's results for each array of a state, or for those of several states."""
+    return tuple(tuple(map(function, *layers)) for layers in zip(*states, strict=True))
+
+
+def state_of(arrays: Mapping[str, Array], like: Iterable[Iterable[Any]]) -> tuple[tuple[Array, ...], ...]:
+    """Return the state of named arrays, with as many layers and arrays as another state."""
+    layers = enumerate(like)
+    return tuple(tuple(arrays[STATE_NAME.format(i, j)] for j, _ in enumerate(layer)) for i, layer in layers)

@@ -16,7 +16,7 @@ from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, first_line
 from charrnn.data.vocab import Vocab
 from charrnn.models.char_rnn import CharRNN, State
-from charrnn.models.config import STATE_NAME, ModelConfig
+from charrnn.models.config import ModelConfig, named_state, state_of
 from charrnn.storage import checkpoint_format, schema
 from charrnn.storage.checkpoint_format import KIND
 
@@ -24,34 +24,23 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Saveable(Protocol):
-    """A network with its metadata, of any kind."""
+    """A network of any kind with its metadata, as `Checkpoint`."""
 
     @property
-    def kind(self) -> str:
-        """Kind of network, as stored in the file."""
+    def kind(self) -> str: ...
 
     @property
-    def model(self) -> nn.Module:
-        """The network."""
+    def model(self) -> nn.Module: ...
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata to store beside the tensors, as JSON."""
+    def metadata(self) -> dict[str, Any]: ...
 
 
 @dataclass
 class Checkpoint(checkpoint_format.CheckpointMeta):
-    """A trained network of symbols with its metadata.
+    """A trained network of symbols with its metadata."""
 
-    Attributes
-    ----------
-    model
-        The network, on the CPU and in evaluation mode.
-    vocab
-        Its vocabulary.
-    """
-
-    kind: ClassVar[str] = KIND
-    model: CharRNN
+    kind: ClassVar[str] = KIND  # as stored in the file
+    model: CharRNN  # on the CPU and in evaluation mode
     vocab: Vocab
 
     @property
@@ -66,13 +55,7 @@ class Checkpoint(checkpoint_format.CheckpointMeta):
 
 
 def save(path: str | Path, checkpoint: Saveable) -> None:
-    """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns.
-
-    Raises
-    ------
-    InputError
-        The folder does not exist, or the checkpoint does not hold a torch module.
-    """
+    """Write a checkpoint to a file that appears whole or not at all, and is on the disk when this returns."""
     path = check_path("path", path)
     if not isinstance(getattr(checkpoint, "model", None), nn.Module):
         raise InputError(f"checkpoint is a {type(checkpoint).__name__}; it must hold a torch module.")
@@ -106,19 +89,9 @@ def to_torch(stored: checkpoint_format.StoredCheckpoint) -> Checkpoint:
 
 
 def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
-    """Return a network on the meta device, which has no weights yet, if a file's tensors are those of the network.
+    """Return a network of so many layers on the meta device, which has no weights yet.
 
-    Parameters
-    ----------
-    layers
-        Number of layers of the network that ``make`` returns.
-    prefix
-        Prefix of the network's tensors in the file.
-
-    Raises
-    ------
-    ValueError
-        The file's tensors are not those of the network.
+    Raise a ValueError unless its tensors are those in the file whose names have the prefix.
     """
     every = checkpoint_format.read_tensor_info(path)
     tensor_info = {name.removeprefix(prefix): info for name, info in every.items() if name.startswith(prefix)}
@@ -174,8 +147,7 @@ def _frozen(model: nn.Module) -> set[str]:
 
 def state_tensors(state: State) -> dict[str, Tensor]:
     """Return a hidden state as tensors by their names in files."""
-    layers = enumerate(state)
-    return {STATE_NAME.format(i, j): tensor.contiguous() for i, layer in layers for j, tensor in enumerate(layer)}
+    return {name: tensor.contiguous() for name, tensor in named_state(state).items()}
 
 
 def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
@@ -186,7 +158,7 @@ def state_from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
         found[name].shape != tensor.shape or not found[name].is_floating_point() for name, tensor in expected.items()
     ):
         raise ValueError("its hidden state is that of another network")
-    return tuple(tuple(found[STATE_NAME.format(i, j)] for j in range(len(layer))) for i, layer in enumerate(like))
+    return state_of(found, like)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

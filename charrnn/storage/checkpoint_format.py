@@ -21,8 +21,9 @@ from safetensors.numpy import save as serialise
 from bytecodec.errors import InputError, first_line, is_utf8, printable
 from bytecodec.files import open_output
 from charrnn.data.vocab import Vocab
-from charrnn.models.config import STATE_NAME, ModelConfig, state_shapes, state_sizes, weight_shapes
+from charrnn.models.config import ModelConfig, named_state, state_of, state_shapes, state_sizes, weight_shapes
 from charrnn.storage import run_dir, schema
+from charrnn.storage.schema import MOST_SHOWN, shown
 
 FORMAT = 1
 KIND = "symbols"
@@ -32,39 +33,22 @@ LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
 MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MOST_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
-MOST_SHOWN = 60  # characters of a value in a message
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
 
 @dataclass(kw_only=True)
 class CheckpointMeta:
-    """Metadata of a trained network.
+    """Metadata of a trained network."""
 
-    Attributes
-    ----------
-    step, epoch
-        Iterations and epochs of training.
-    rate
-        Sampling rate in Hz of the sound that it was trained on, or None for text.
-    encoding
-        Encoding of a byte of that sound, linear or mulaw; None for text.
-    sound
-        Options with which its recordings were read (`charrnn.data.recordings.SoundOptions.to_json`); None if unknown.
-    train_loss, val_loss
-        In nats per symbol; None where not measured.
-    path
-        Path of the file that it was read from.
-    """
-
-    step: int = 0
+    step: int = 0  # iterations of training
     epoch: float = 0.0
-    rate: int | None = None
-    encoding: str | None = None
-    sound: dict[str, Any] | None = None
-    train_loss: float | None = None
+    rate: int | None = None  # sampling rate in Hz of the sound that it was trained on; None for text
+    encoding: str | None = None  # of a byte of that sound, linear or mulaw; None for text
+    sound: dict[str, Any] | None = None  # a `charrnn.data.recordings.SoundOptions.to_json`; None if unknown
+    train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
-    path: str = ""
+    path: str = ""  # of the file that it was read from
 
 
 @dataclass
@@ -86,10 +70,7 @@ def load(path: str | Path) -> StoredCheckpoint:
        make the program allocate much memory.
     5. Only then are the weights read.
 
-    Raises
-    ------
-    InputError
-        The file is missing, or one of these checks fails.
+    Raise InputError if one of them fails.
     """
     path = run_dir.checkpoint_path(path)
     metadata = read_metadata(path, KIND)
@@ -131,11 +112,6 @@ def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str
             raise ValueError(f"{name} is {printable(shape, MOST_SHOWN)} {dtype}, and must be {shapes[name]} float32")
 
 
-def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
-    """Write arrays and metadata to a file that appears whole or not at all."""
-    write(path, kind, metadata, partial(serialise, {name: np.asarray(a, order="C") for name, a in arrays.items()}))
-
-
 def write(
     path: str | Path, kind: str, metadata: Mapping[str, Any], serialised: Callable[[dict[str, str]], bytes]
 ) -> None:
@@ -161,13 +137,7 @@ def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], d
 
 
 def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
-    """Return the validated metadata of a file, without reading its tensors.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, of another kind, of a newer version, or a field has an impossible value.
-    """
+    """Return the validated metadata of a file, without reading its tensors, or raise InputError."""
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
@@ -198,13 +168,7 @@ def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
 
 @contextlib.contextmanager
 def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
-    """Open a safetensors file; charrnn opens all such files with this function.
-
-    Raises
-    ------
-    InputError
-        The file is not a complete safetensors file, or its header is larger than any network needs.
-    """
+    """Open a safetensors file; an incomplete file, or a header that is larger than any network needs, is an error."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if MOST_HEADER < size <= Path(path).stat().st_size:
@@ -235,51 +199,31 @@ def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, 
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
         advice = ", which a newer version of charrnn wrote: update it with pip" if newer else ""
-        raise InputError(f"{path} has format {_short(version)}, and this version reads format {FORMAT}{advice}.")
+        raise InputError(f"{path} has format {shown(version)}, and this version reads format {FORMAT}{advice}.")
     if found != kind:
-        raise InputError(f"{path} holds {_short(found)}, and {kind!r} was expected.")
+        raise InputError(f"{path} holds {shown(found)}, and {kind!r} was expected.")
     return dict(metadata)
-
-
-def _short(value: object) -> str:
-    return printable(repr(value), MOST_SHOWN)
 
 
 @dataclass(frozen=True)
 class Streams:
-    """State of N streams of which sampling was stopped and can be resumed.
+    """State of N streams of which sampling was stopped and can be resumed."""
 
-    Attributes
-    ----------
-    state
-        Per layer, a tuple of (N, ·) arrays.
-    last
-        (N,) the last symbols, which the network has not read yet; -1 before the first symbol of a stream.
-    seed, position
-        The generator's seed, and how many of its numbers each stream has used.
-    """
-
-    state: tuple[tuple[NDArray[np.float32], ...], ...]
-    last: NDArray[np.int64]
-    seed: int
-    position: int
+    state: tuple[tuple[NDArray[np.float32], ...], ...]  # per layer, a tuple of (N, ·) arrays
+    last: NDArray[np.int64]  # (N,) symbols that the network has not read yet; -1 before the first one of a stream
+    seed: int  # of the generator
+    position: int  # how many of its numbers each stream has used
 
 
 def save_streams(path: str | Path, streams: Streams) -> None:
     """Write streams to a file that appears whole or not at all."""
-    arrays = {STATE_NAME.format(i, j): a for i, layer in enumerate(streams.state) for j, a in enumerate(layer)}
+    arrays = {**named_state(streams.state), "last": streams.last}
     metadata = {"seed": streams.seed, "position": streams.position}
-    write_arrays(path, STREAMS_KIND, {**arrays, "last": streams.last}, metadata)
+    write(path, STREAMS_KIND, metadata, partial(serialise, {n: np.asarray(a, order="C") for n, a in arrays.items()}))
 
 
 def load_streams(path: str | Path, config: ModelConfig) -> Streams:
-    """Read streams of a network of this configuration.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or the streams are those of another network.
-    """
+    """Read streams of a network of this configuration; those of another network, or a damaged file, are an error."""
     metadata, arrays = read_arrays(path, STREAMS_KIND)
     last = arrays.pop("last", np.empty(0))
     if (
@@ -294,6 +238,4 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         array.dtype != np.float32 for array in state.values()
     ):
         raise InputError(f"{path} does not fit this network: its hidden state is that of another network.")
-    layers = enumerate(state_sizes(config))
-    layered = tuple(tuple(state[STATE_NAME.format(i, j)] for j in range(len(sizes))) for i, sizes in layers)
-    return Streams(layered, last, metadata["seed"], metadata["position"])
+    return Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])

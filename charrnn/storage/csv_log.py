@@ -19,14 +19,8 @@ from bytecodec.files import open_output
 
 VAL_COLUMNS = ("iteration", "epoch", "val_loss", "val_bits", "elapsed_seconds")
 LOG_COLUMNS = (
-    "iteration",
-    "epoch",
-    "train_loss",
-    "train_bits",
-    "learning_rate",
-    "grad_norm",
-    "symbols_per_second",
-    "elapsed_seconds",
+    *("iteration", "epoch", "train_loss", "train_bits"),
+    *("learning_rate", "grad_norm", "symbols_per_second", "elapsed_seconds"),
 )
 TIME_COLUMNS = ("symbols_per_second", "elapsed_seconds")  # which differ between two runs with the same settings
 BLOCK = 1 << 24  # bytes of a file that are read at a time
@@ -44,9 +38,13 @@ class CsvLog:
     def __init__(self, path: Path, columns: tuple[str, ...], iteration: int) -> None:
         self.path, self.columns = path, columns
         self.last: dict[str, str] | None = None
-        if path.exists() and (header := _first_line(path)) not in ("", ",".join(columns)):
-            raise InputError(f"{path} begins with {header[:80]!r}, and not with the columns that charrnn-train writes.")
-        kept = takewhile(lambda row: _is_until(row, iteration), _rows(path)) if path.exists() else ()
+        kept: Iterable[dict[str, str]] = ()
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace", newline="\n") as log:
+                header = log.readline(1000).rstrip("\r\n")
+            if header not in ("", ",".join(columns)):
+                raise InputError(f"{path} begins with {header[:80]!r}, and not with charrnn-train's columns.")
+            kept = takewhile(lambda row: _is_until(row, iteration), _rows(path))
         with open_output(str(path)) as file:  # written row by row: a log may be larger than memory
             file.write((",".join(columns) + "\n").encode())
             for row in kept:
@@ -73,7 +71,6 @@ class CsvLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -94,21 +91,11 @@ def read_columns(
     on_message: Callable[[str], object],
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> NDArray[np.float64]:
-    """Return columns of a CSV file as (rows, names); an empty field is nan. Only the result takes memory.
+    """Return columns of a CSV file as (rows, names); an empty field is nan. Only the result is held in memory.
 
-    Incomplete rows are left out, and so is a last row without a line end, which may be in the middle of being written.
-
-    Parameters
-    ----------
-    on_message
-        Called with a message about rows that are left out.
-    on_progress
-        Called with the number of bytes of each block that was read.
-
-    Raises
-    ------
-    InputError
-        The file is empty, has no header, has no such column, or has no row of numbers.
+    Incomplete rows are left out, with a message, and so is a last row without a line end, which may be in the middle of
+    being written. A file without such columns or without a row of numbers is an error. ``on_progress`` receives the
+    number of bytes of each block.
     """
     blocks: list[NDArray[np.float64]] = []
     broken: list[int] = []
@@ -143,14 +130,9 @@ def read_appended(file: BinaryIO, position: int) -> bytes:
 def parse_columns(
     lines: bytes, columns: Sequence[int], fields: int, delimiter: str = ","
 ) -> tuple[NDArray[np.float64], list[int]]:
-    """Return columns of complete lines as (rows, columns), and the numbers from 1 of lines that are not such rows.
+    """Return columns, by their positions, of complete lines as (rows, columns).
 
-    Parameters
-    ----------
-    columns
-        Positions of the columns in a row.
-    fields
-        Number of fields of a complete row.
+    Return also the numbers, from 1, of the lines that are not rows of so many fields.
     """
     if lines.strip() and all(line.count(delimiter.encode()) == fields - 1 for line in lines.splitlines()):
         try:
@@ -211,11 +193,6 @@ def _whole_lines(file: BinaryIO, path: Path, on_message: Callable[[str], object]
             rest += block
     if rest.strip():
         on_message(f"{path}: the last row is left out: it has no line end, so it may be incomplete.")
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        return file.readline(1000).rstrip("\r\n")
 
 
 def _is_until(row: Mapping[str, str], iteration: int) -> bool:

@@ -13,15 +13,7 @@ MOST_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the 
 
 
 def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file of a run.
-
-    Raises
-    ------
-    InputError
-        The file is not valid JSON, or is larger than any run writes.
-    OSError
-        The file cannot be opened.
-    """
+    """Return the contents of a JSON file of a run; one that is larger than any run writes is an error."""
     with path.open("rb") as file:
         data = file.read(MOST_JSON + 1)
     if len(data) > MOST_JSON:

@@ -36,7 +36,7 @@ PRODUCT = ".product"  # suffix of the node that multiplies by a weight
 
 
 def require(*packages: str) -> None:
-    """Raise an InputError that tells how to install packages, onnx or onnxruntime, if one is missing."""
+    """Raise InputError, with the command to install them, if a package, onnx or onnxruntime, is missing."""
     for name in packages:
         try:
             import_module(name)
@@ -56,21 +56,10 @@ def is_installed() -> bool:
 
 
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
-    """Write a network's step to a file that appears whole or not at all.
+    """Write the step of a network of any cell, with its float32 weights by their names in a checkpoint, to a file.
 
-    Parameters
-    ----------
-    tensors
-        The weights by their names in a checkpoint, float32.
-    config
-        Configuration of the network, with any cell.
-    metadata
-        Metadata of the network, stored as JSON in the metadata of the file.
-
-    Raises
-    ------
-    InputError
-        The onnx package is not installed, or the network is larger than an ONNX file can be.
+    The file appears whole or not at all. Its metadata hold the network's metadata as JSON. Raise InputError if the
+    network is larger than an ONNX file can be.
     """
     require("onnx")
     if sum(array.nbytes for array in tensors.values()) > MOST_BYTES:

@@ -1,4 +1,4 @@
-"""The run directory: its files, its name, and the checkpoint that a name stands for. Imports no torch."""
+"""The run directory: its files and checkpoints, and the run or checkpoint of a name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, printable
 from bytecodec.files import is_special_file, shortened, sync_folder
 from charrnn.storage import schema
+from charrnn.storage.csv_log import read_rows
 from charrnn.storage.json_file import read_json, write_json
 
 RUNS = Path("runs")
@@ -21,39 +22,40 @@ MOST_STEM = 100  # bytes of an input's name in a run's default name
 LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
-ENTRIES = (
-    *("config.json", "log.csv", "val.csv", "best.json", "resume.safetensors", "corpus.bin", "lock"),
-    *("checkpoints", "samples", "tensorboard"),
-)
+
+
+class _Entry:
+    """The path of a file or folder in a run, as an attribute that `Run.inside` checks whenever it is read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.inside(self.name)
 
 
 class Run:
-    """A run directory.
+    """A run directory; a validation has one row in val.csv, an iteration one in log.csv."""
 
-    ========================  ==============================================================
-    config.json               settings, fixed when the run is started
-    log.csv, val.csv          a row per iteration, a row per validation; losses in nats per symbol
-    checkpoints/00001000.…    the network at an iteration; best.json names the best one
-    resume.safetensors        the state from which training resumes, of the newest checkpoint only
-    corpus.bin                the ids of the training data
-    samples/00001000_t1.00.…  a sample of a checkpoint at a temperature
-    tensorboard/              event files for TensorBoard, with --tensorboard
-    ========================  ==============================================================
-    """
+    config_file = _Entry("config.json")  # settings, fixed when the run is started
+    log_file = _Entry("log.csv")
+    val_file = _Entry("val.csv")  # losses in nats per symbol
+    best_file = _Entry("best.json")  # the name of the best checkpoint
+    resume_file = _Entry("resume.safetensors")  # the state from which training resumes, of the newest checkpoint only
+    corpus_file = _Entry("corpus.bin")  # the ids of all parts of the data
+    lock_file = _Entry("lock")  # held by the process that trains
+    checkpoints_folder = _Entry("checkpoints")  # a network per checkpoint, such as 00001000.safetensors
+    samples_folder = _Entry("samples")  # a sample per checkpoint and temperature, such as 00001000_t1.00.wav
+    tensorboard_folder = _Entry("tensorboard")  # with --tensorboard
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def inside(self, path: str | Path) -> Path:
-        """Return the path of a file or folder in the run, which need not exist.
+        """Return the path of a file or folder in the run, which need not exist, or raise InputError if it is outside.
 
         A run may come from another person. A link in it, or a name in one of its files, could otherwise expose or
         overwrite a file outside it. The folder of the run itself may be a link.
-
-        Raises
-        ------
-        InputError
-            The path, with all links resolved, is outside the run's folder.
         """
         found = self.path / path
         folder = os.path.realpath(self.path)
@@ -70,58 +72,9 @@ class Run:
 
     def check_links(self) -> None:
         """Raise InputError if a file or folder leads out of the run, before any of them is written."""
-        for name in ENTRIES:
-            self.inside(name)
-
-    @property
-    def config_file(self) -> Path:
-        """The settings of the run, fixed when it starts."""
-        return self.inside("config.json")
-
-    @property
-    def log_file(self) -> Path:
-        """The training log, one row per iteration."""
-        return self.inside("log.csv")
-
-    @property
-    def val_file(self) -> Path:
-        """The validation log, one row per validation."""
-        return self.inside("val.csv")
-
-    @property
-    def best_file(self) -> Path:
-        """The step and file of the best checkpoint."""
-        return self.inside("best.json")
-
-    @property
-    def resume_file(self) -> Path:
-        """The state from which training resumes."""
-        return self.inside("resume.safetensors")
-
-    @property
-    def corpus_file(self) -> Path:
-        """The ids of the training data, validation and test parts included."""
-        return self.inside("corpus.bin")
-
-    @property
-    def lock_file(self) -> Path:
-        """The lock that the training process holds."""
-        return self.inside("lock")
-
-    @property
-    def checkpoints_folder(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.inside("checkpoints")
-
-    @property
-    def samples_folder(self) -> Path:
-        """The folder of the samples of the checkpoints."""
-        return self.inside("samples")
-
-    @property
-    def tensorboard_folder(self) -> Path:
-        """The event files for TensorBoard."""
-        return self.inside("tensorboard")
+        for entry in vars(Run).values():
+            if isinstance(entry, _Entry):
+                self.inside(entry.name)
 
     def checkpoint_file(self, step: int) -> Path:
         """Return the path of the checkpoint of an iteration."""
@@ -139,15 +92,7 @@ class Run:
     def config(self, complete: bool = False) -> dict[str, Any]:
         """Return config.json, validated, with the defaults of what older versions did not write.
 
-        Parameters
-        ----------
-        complete
-            Whether a missing setting is an error; otherwise it is left out.
-
-        Raises
-        ------
-        InputError
-            The folder is not a run, or config.json holds an impossible value.
+        A missing setting is left out, or is an error if the configuration must be ``complete``.
         """
         try:
             config = read_json(self.config_file)
@@ -192,13 +137,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the run, which the system releases however the process ends.
-
-        Raises
-        ------
-        InputError
-            Another process trains in this directory.
-        """
+        """Hold the lock of the run, which the system releases however the process ends."""
         with self.lock_file.open("w") as file:
             try:
                 _lock(file)
@@ -244,11 +183,8 @@ def make_folder(path: Path) -> None:
 def new_run(folder: str | None, first_input: str) -> Path:
     """Return the folder for a new run, by default runs/STEM-001, counting up, without making it.
 
-    Raises
-    ------
-    InputError
-        The folder already holds a run or other files. Files of a trainer that was killed before the run was complete
-        do not count.
+    A folder that holds a run or other files is an error, unless they are of a trainer that was killed before the run
+    was complete.
     """
     if folder is None:
         plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
@@ -278,28 +214,14 @@ def find_run(name: str) -> Run:
 
 
 def newest_run() -> Run:
-    """Return the run under ./runs that was written last.
-
-    Raises
-    ------
-    InputError
-        There is none; the message says how to make one.
-    """
+    """Return the run under ./runs that was written last, or raise InputError if there is none."""
     return all_runs()[0]
 
 
 def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
-    """Return the runs under ./runs, the last one written first and the others by name.
+    """Return the runs under ./runs, the last one written first and the others by name, or raise InputError.
 
-    Parameters
-    ----------
-    warn
-        Called with a message for each folder that is left out because its config.json or log.csv leads out of it.
-
-    Raises
-    ------
-    InputError
-        There is none; the message says how to make one.
+    ``warn`` receives a message for each folder that is left out because its config.json or log.csv leads out of it.
     """
     times: dict[Run, float] = {}
     for file in sorted(RUNS.glob("*/config.json")):
@@ -317,7 +239,7 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
 
 
 def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
-    """Return the checkpoint file that a path or a run's name stands for.
+    """Return the path of a checkpoint, or raise InputError if there is none.
 
     Parameters
     ----------
@@ -325,11 +247,6 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
         A checkpoint file, a run directory, or the name of a run under ./runs.
     which
         Checkpoint of a run: newest, best (by validation loss), or the number of an iteration.
-
-    Raises
-    ------
-    InputError
-        There is no such checkpoint.
     """
     path = Path(check_path("the checkpoint", name))
     if path.is_file():
@@ -356,3 +273,33 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
         return file
     steps = ", ".join(str(int(file.stem)) for file in files)
     raise InputError(f"the run {run.path} has no checkpoint {printable(which, 40)}. It has newest, best, {steps}.")
+
+
+def mark_best(run: Run) -> None:
+    """Write best.json from val.csv, if there is a validation."""
+    losses = _losses(run)
+    if losses:
+        step = min(losses, key=losses.__getitem__)
+        name = run.checkpoint_file(step).relative_to(run.path).as_posix()
+        write_json(run.best_file, {"iteration": step, "val_loss": losses[step], "checkpoint": name})
+
+
+def count_stale(run: Run) -> int:
+    """Return the number of validations after the best one."""
+    losses = list(_losses(run).values())
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def delete_old(run: Run, keep: int) -> None:
+    """Delete all checkpoints except the newest ``keep`` and the best one; 0 keeps all."""
+    if keep:
+        best = (run.best() or {}).get("iteration")
+        for old in run.checkpoints()[:-keep]:
+            if int(old.stem) != best:
+                old.unlink()
+
+
+def _losses(run: Run) -> dict[int, float]:
+    """Return the validation losses in nats by iteration, in order."""
+    rows = read_rows(run.val_file) if run.val_file.exists() else []
+    return {int(row["iteration"]): float(row["val_loss"]) for row in rows}

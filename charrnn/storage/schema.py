@@ -35,21 +35,10 @@ NAMES = {
 
 
 def validate(document: Any, schema: Schema, source: object, partial: bool = False) -> dict[str, Any]:
-    """Return a document, with the defaults of the fields that it lacks.
+    """Return a document with the defaults of the fields that it lacks, or raise InputError, which names a wrong field.
 
-    Fields that are not in the schema are kept as they are.
-
-    Parameters
-    ----------
-    source
-        Name of the document in the message, usually a path.
-    partial
-        Whether required fields may be missing; then they are left out.
-
-    Raises
-    ------
-    InputError
-        A field is missing or has an impossible value; the message names the field and the value.
+    Fields that are not in the schema are kept as they are. If ``partial``, required fields may be missing. The message
+    begins with the ``source``, usually a path.
     """
     try:
         return _validated(document, schema, partial)
@@ -59,47 +48,31 @@ def validate(document: Any, schema: Schema, source: object, partial: bool = Fals
 
 @dataclass(frozen=True)
 class Field:
-    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool.
-
-    Attributes
-    ----------
-    least, most, above, below
-        Bounds, the first two inclusive.
-    choices
-        The texts that are possible; () for any.
-    nullable
-        Whether null is possible.
-    items
-        What each item of a list may hold, or each value of a table whose names are free.
-    fields
-        The fields of a table that has no others.
-    default
-        The value of a missing field, or `REQUIRED` or `OPTIONAL`.
-    """
+    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
 
     type: type
     least: float | None = None
     most: float | None = None
-    above: float | None = None
+    above: float | None = None  # exclusive, as the next one
     below: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the texts that are possible; () for any
     nullable: bool = False
-    items: Field | None = None
-    fields: Schema | None = None
-    default: Any = REQUIRED
+    items: Field | None = None  # what each item of a list may hold, or each value of a table whose names are free
+    fields: Schema | None = None  # of a table that has no others
+    default: Any = REQUIRED  # the value of a missing field, or `REQUIRED` or `OPTIONAL`
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError, which names the field and the value, if the value is impossible."""
         if value is None and self.nullable:
             return
         if not self._has_type(value) or not self._in_range(value):
-            raise ValueError(f"{name} is {_shown(value)}, and must be {self.describe()}")
+            raise ValueError(f"{name} is {shown(value)}, and must be {self.describe()}")
         if self.items:
             for item in value.values() if isinstance(value, dict) else value:
                 self.items.check(f"an item of {name}", item)
         if self.fields is not None:
             if foreign := [key for key in value if key not in self.fields]:
-                raise ValueError(f"{name} has the unknown field {_shown(foreign[0])}")
+                raise ValueError(f"{name} has the unknown field {shown(foreign[0])}")
             _validated(value, self.fields, where=f" of {name}")
 
     def _has_type(self, value: Any) -> bool:
@@ -129,7 +102,7 @@ Schema = dict[str, Field]
 
 def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it holds {_shown(document)} in place of a table")
+        raise ValueError(f"it holds {shown(document)} in place of a table")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -141,7 +114,8 @@ def _validated(document: Any, schema: Schema, partial: bool = False, where: str 
     return found
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as messages show it, at most `MOST_SHOWN` characters of it."""
     return printable(repr(value), MOST_SHOWN)
 
 

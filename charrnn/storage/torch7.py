@@ -46,15 +46,11 @@ LEAST_ENTRY = 12  # bytes of the shortest entry of a table: a key of 8, nil of 4
 
 _INT, _LONG, _DOUBLE = struct.Struct("<i"), struct.Struct("<q"), struct.Struct("<d")
 _TWO_NUMBERS = np.dtype([("key type", "<i4"), ("key", "<f8"), ("value type", "<i4"), ("value", "<f8")])
-_ELEMENTS = {  # cutorch and cltorch write arrays of a GPU in the format of the CPU's classes
+_CODES = {"Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1"}
+# cutorch and cltorch write arrays of a GPU in the format of the CPU's classes.
+_ELEMENTS = {
     **dict.fromkeys(("Float", "Cuda", "Cl"), "<f4"),
-    **dict.fromkeys(("Double", "CudaDouble"), "<f8"),
-    **dict.fromkeys(("Half", "CudaHalf"), "<f2"),
-    **dict.fromkeys(("Long", "CudaLong"), "<i8"),
-    **dict.fromkeys(("Int", "CudaInt"), "<i4"),
-    **dict.fromkeys(("Short", "CudaShort"), "<i2"),
-    **dict.fromkeys(("Char", "CudaChar"), "i1"),
-    **dict.fromkeys(("Byte", "CudaByte"), "u1"),
+    **{prefix + name: code for prefix in ("", "Cuda") for name, code in _CODES.items()},
 }
 _TENSORS = {f"torch.{name}Tensor": np.dtype(code) for name, code in _ELEMENTS.items()}
 _STORAGES = {f"torch.{name}Storage": np.dtype(code) for name, code in _ELEMENTS.items()}
@@ -91,15 +87,7 @@ class Function:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read the object of a file; see `loads`.
-
-    Raises
-    ------
-    InputError
-        The file is cut off, damaged, hostile, or of another format.
-    OSError
-        It cannot be opened.
-    """
+    """Read the object of a file, or raise InputError if it is cut off, damaged or of another format; see `loads`."""
     name = os.fspath(path)
     if is_special_file(name):
         raise InputError(f"{name} is a pipe or a device: give a file.")
@@ -111,18 +99,11 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def loads(data: bytes | mmap.mmap, name: str = "this") -> Any:
-    """Read the object in ``data``.
+    """Read the object in ``data``; the messages of errors begin with ``name``.
 
-    Returns
-    -------
-    nil as None, a number as float, a string as str (UTF-8, with surrogates for other bytes), a boolean as bool, a table
-    as `Table` or `Numbers`, a storage as `Storage`, a tensor as a read-only array, an object of any other class as
-    `TorchObject`, a function as `Function`. An object that is shared in the file is one object here.
-
-    Raises
-    ------
-    InputError
-        As `load`; the message begins with ``name``.
+    Return nil as None, a number as float, a string as str (UTF-8, with surrogates for other bytes), a boolean as bool,
+    a table as `Table` or `Numbers`, a storage as `Storage`, a tensor as a read-only array, an object of any other class
+    as `TorchObject`, a function as `Function`. An object that is shared in the file is one object here.
     """
     if data[:2] in (b"3\n", b"4\n"):
         raise InputError(
@@ -147,7 +128,7 @@ class _Reader:
         self._count(1)
         if depth > MOST_DEPTH:
             raise self._error(f"tables are nested more than {MOST_DEPTH} deep, which is more than any network needs")
-        begin, kind = self._position, self._int()
+        begin, kind = self._position, self._unpack(_INT)
         if kind == NIL:
             return None
         if kind == NUMBER:
@@ -155,13 +136,13 @@ class _Reader:
         if kind == STRING:
             return self._string()
         if kind == BOOLEAN:
-            return self._int() == 1
+            return bool(self._unpack(_INT) == 1)
         if kind == FUNCTION:
             return self._function(depth)
         if not TABLE <= kind <= RECURSIVE_FUNCTION:
             self._position = begin
             raise self._error(f"type {kind} does not exist in the format")
-        index = self._int()
+        index = self._unpack(_INT)
         if index in self._objects:
             return self._objects[index]
         if kind == TABLE:
@@ -182,8 +163,7 @@ class _Reader:
         if numbers:
             self._objects[index] = numbers
             return numbers
-        table: Table = {}
-        self._objects[index] = table
+        table: Table = self._objects.setdefault(index, {})
         for _ in range(size):
             key = self.read(depth + 1)
             if not isinstance(key, str | float) or key != key:
@@ -222,7 +202,7 @@ class _Reader:
         return thing
 
     def _storage(self, dtype: np.dtype[Any]) -> Storage:
-        size = self._long()
+        size = self._unpack(_LONG)
         if not 0 <= size <= self._left() // dtype.itemsize:
             raise self._too_large(f"{size:,} elements of a storage")
         values = np.frombuffer(self._data, dtype, size, self._position) if size else np.empty(0, dtype)
@@ -230,12 +210,11 @@ class _Reader:
         return Storage(values)
 
     def _tensor(self, dtype: np.dtype[Any], depth: int) -> NDArray[Any]:
-        dimensions = self._int()
+        dimensions = self._unpack(_INT)
         if not 0 <= dimensions <= MOST_DIMENSIONS:
             raise self._too_large(f"{dimensions:,} dimensions of a tensor")
-        shape = [self._long() for _ in range(dimensions)]
-        strides = [self._long() for _ in range(dimensions)]
-        offset = self._long() - 1
+        shape, strides = ([self._unpack(_LONG) for _ in range(dimensions)] for _ in range(2))
+        offset = self._unpack(_LONG) - 1
         storage = self.read(depth + 1)
         if storage is None:
             storage = Storage(np.empty(0, dtype))
@@ -264,16 +243,10 @@ class _Reader:
 
     def _size(self, what: str, least: int) -> int:
         """Read the number of following items, of at least ``least`` bytes each."""
-        size = self._int()
+        size: int = self._unpack(_INT)
         if not 0 <= size <= self._left() // least:
             raise self._too_large(f"{size:,} {what}")
         return size
-
-    def _int(self) -> int:
-        return int(self._unpack(_INT))
-
-    def _long(self) -> int:
-        return int(self._unpack(_LONG))
 
     def _peek(self) -> int:
         return int(_INT.unpack_from(self._data, self._position)[0])

@@ -48,7 +48,11 @@ _LEARNT = ("weight", "bias", "running_mean", "running_var", "running_std")
 def load(
     path: str | os.PathLike[str], vocab_file: str | None = None, rate: int = RATE, mulaw: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint of torch-rnn, a .t7 file.
+    """Read a checkpoint of torch-rnn, a .t7 file, or raise InputError if charrnn cannot represent it.
+
+    The network has the log-probabilities of torch-rnn in evaluation mode, up to the rounding of 32-bit floats. A
+    vocabulary within one alphabet of the codec becomes its 256 characters (see `_as_bytes`); any other keeps its order.
+    The epoch is 0, since torch-rnn does not store it.
 
     Parameters
     ----------
@@ -57,19 +61,6 @@ def load(
         none, the default is the .json file of the same name beside it.
     rate, mulaw
         Sampling rate in Hz and encoding of the sound, which are not in a .t7 file; not used for text.
-
-    Returns
-    -------
-    A network with the log-probabilities of torch-rnn in evaluation mode, up to the rounding of 32-bit floats. A
-    vocabulary within one alphabet of the codec becomes its 256 characters (see `_as_bytes`); any other keeps its order.
-    The epoch is 0, since torch-rnn does not store it.
-
-    Raises
-    ------
-    InputError
-        The file is not a checkpoint of torch-rnn, is damaged, or has layers or symbols that charrnn does not support.
-    OSError
-        It cannot be opened.
     """
     root = load_torch7(path)
     try:
@@ -78,10 +69,8 @@ def load(
             raise ValueError("it has no network of torch-rnn, an nn.LanguageModel called model")
         cell, tensors = _tensors(_layers(model, os.path.getsize(path)))
         characters = _characters(path, root, model, vocab_file)
-        if len(characters) != len(tensors["embedding.weight"]):
-            raise ValueError(
-                f"the network has {len(tensors['embedding.weight'])} symbols, its vocabulary {len(characters)}"
-            )
+        if len(characters) != (symbols := len(tensors["embedding.weight"])):
+            raise ValueError(f"the network has {symbols} symbols, its vocabulary {len(characters)}")
         alphabet = alphabet_of(characters)
         vocab = Vocab.of_alphabet(alphabet) if alphabet else Vocab(characters)
         if alphabet:
@@ -158,7 +147,7 @@ def _tensors(layers: list[TorchObject]) -> tuple[str, dict[str, Floats]]:
         elif layer.name in _BATCH_NORMS:
             x = x.then(*_batch_norm(layer, x.width))
         elif layer.name == "nn.Dropout":
-            x = x.then(_dropout(layer), 0.0)
+            x = x.then(1.0 if layer.fields.get("v2") else 1 - _number(layer, "p"), 0.0)  # version 1 scaled it here
         elif layer.name == "nn.Linear":
             bias = _numbers(layer, "bias", 1)
             weight, tensors["output.bias"] = x.into(_numbers(layer, "weight", 2, (len(bias), x.width)).T, bias)
@@ -189,24 +178,21 @@ def _recurrent(layer: TorchObject, x: _Input) -> dict[str, Floats]:
 
 def _batch_norm(layer: TorchObject, width: int) -> tuple[Floats, Floats]:
     """Return the scale and the shift of batch normalisation, (width,) each."""
-    mean = _numbers(layer, "running_mean", 1, (width,)).astype(np.float64)
+
+    def vector(name: str) -> Floats:
+        return _numbers(layer, name, 1, (width,)).astype(np.float64)
+
     with np.errstate(all="ignore"):  # `_built` rejects weights that are not finite
         if "running_std" in layer.fields:  # version 1 stored the inverse deviation
-            scale = _numbers(layer, "running_std", 1, (width,)).astype(np.float64)
+            scale = vector("running_std")
         else:
-            variance = _numbers(layer, "running_var", 1, (width,)).astype(np.float64)
-            scale = 1 / np.sqrt(variance + _number(layer, "eps"))
+            scale = 1 / np.sqrt(vector("running_var") + _number(layer, "eps"))
         if "weight" in layer.fields:
-            scale = scale * _numbers(layer, "weight", 1, (width,))
-        shift = -mean * scale
+            scale = scale * vector("weight")
+        shift = -vector("running_mean") * scale
         if "bias" in layer.fields:
-            shift = shift + _numbers(layer, "bias", 1, (width,))
+            shift = shift + vector("bias")
     return scale, shift
-
-
-def _dropout(layer: TorchObject) -> float:
-    """Return the scale of dropout in evaluation mode: 1, except in the first version of nn.Dropout."""
-    return 1.0 if layer.fields.get("v2") else 1 - _number(layer, "p")
 
 
 def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, ...] | None = None) -> Floats:
@@ -215,9 +201,7 @@ def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, .
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != dimensions or not array.size:
         raise ValueError(f"the {name} of its {layer.name} is missing, or is not an array of the right type")
     if shape and array.shape != shape:
-        raise ValueError(
-            f"the {name} of its {layer.name} is {array.shape}, and must be {shape}, to fit the other layers"
-        )
+        raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and must be {shape} beside other layers")
     if max(array.shape[1:], default=1) > MOST_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
@@ -250,10 +234,7 @@ def _characters(
         character = tokens.get(float(i + 1))
         if not isinstance(character, str) or len(character) != 1 or "\ud800" <= character <= "\udfff":
             shown = repr(character[:30]) if isinstance(character, str) else "missing"
-            raise ValueError(
-                f"its symbol {i + 1} is {shown}, and must be one character; preprocess.py makes others "
-                "with --encoding bytes, and so do its versions for words or syllables"
-            )
+            raise ValueError(f"its symbol {i + 1} is {shown}, and must be one character, as without --encoding bytes")
         characters.append(character)
     if len(set(characters)) != len(characters):
         raise ValueError("two symbols of its vocabulary are the same")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytecodec.console import FAILED, INTERRUPTED, TERMINATED, Terminated
 from bytecodec.errors import InputError, first_line
+from charrnn.models.config import map_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class World:
 
     def broadcast(self, number: float) -> float:
         """Return the number of the main process."""
-        return number
+        return self.all_reduce_sum(number if self.is_main else 0.0)
 
     def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
         """Return whether all processes have the same tensors and number. A shared folder may have shown old files."""
@@ -125,12 +126,8 @@ def main_process_only() -> Iterator[None]:
 def join() -> Iterator[World]:
     """Join the group that the environment describes; `SINGLE_PROCESS` if it describes none.
 
-    The first process that fails reports its error. The others, which fail as a consequence, end silently.
-
-    Raises
-    ------
-    InputError
-        The environment variables are incomplete, or the other processes cannot be reached.
+    The first process that fails reports its error. The others, which fail as a consequence, end silently. Raise
+    InputError if environment variables are incomplete, or other processes cannot be reached.
     """
     if not is_distributed():
         yield SINGLE_PROCESS
@@ -209,20 +206,16 @@ class _Group(World):
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
         bucket: list[Tensor] = []
-        for tensor in tensors:
+        for count, tensor in enumerate(tensors, 1):
             bucket.append(tensor)
-            if sum(t.numel() for t in bucket) >= BUCKET:
-                self._average(bucket, weight)
+            sizes = [t.numel() for t in bucket]
+            if count == len(tensors) or sum(sizes) >= BUCKET:
+                flat = self._torch.cat([t.flatten().float() for t in bucket]).mul_(weight)
+                with _peer_errors():
+                    self._distributed.all_reduce(flat)
+                for averaged, part in zip(bucket, flat.split(sizes), strict=True):
+                    averaged.copy_(part.view_as(averaged))
                 bucket = []
-        if bucket:
-            self._average(bucket, weight)
-
-    def _average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        flat = self._torch.cat([tensor.flatten().float() for tensor in tensors]).mul_(weight)
-        with _peer_errors():
-            self._distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, number: float) -> float:
         return self._all_reduce(number, self._distributed.ReduceOp.MAX)
@@ -236,14 +229,7 @@ class _Group(World):
             self._distributed.all_reduce(box, operation)
         return float(box)
 
-    def broadcast(self, number: float) -> float:
-        box = self._torch.tensor(number, dtype=self._torch.float64)
-        with _peer_errors():
-            self._distributed.broadcast(box, 0)
-        return float(box)
-
     def all_equal(self, tensors: Iterable[Tensor], number: int) -> bool:
-        """Return whether all processes have the same tensors and number, by a checksum."""
         for tensor in tensors:
             number = zlib.crc32(tensor.detach().cpu().numpy().tobytes(), number)
         return not self.any(self.broadcast(number) != number)
@@ -253,7 +239,7 @@ class _Group(World):
         rows[self.rank] = len(state[0][0])
         with _peer_errors():
             self._distributed.all_reduce(rows)
-            return tuple(tuple(self._gather(tensor, rows.tolist()) for tensor in layer) for layer in state)
+            return map_state(lambda tensor: self._gather(tensor, rows.tolist()), state)
 
     def _gather(self, own: Tensor, rows: Sequence[int]) -> Tensor:
         own = own.cpu().contiguous()

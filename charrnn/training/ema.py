@@ -17,13 +17,7 @@ class EMA:
     After iteration t, counted from 1: average <- d average + (1 - d) weights, with d = min(decay, t / (t + 9)), so that
     the random initial weights lose their influence in the first iterations. Averaging along the path removes the noise
     that a rate above zero leaves in the weights (Polyak and Juditsky 1992); a falling rate does so only at the end.
-
-    Parameters
-    ----------
-    parameters
-        The weights by name. The average starts as a copy of them.
-    decay
-        In (0, 1). The average spans about 1 / (1 - decay) iterations.
+    The average starts as a copy of the weights, and spans about 1 / (1 - decay) iterations.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:

@@ -13,6 +13,7 @@ from bytecodec.errors import InputError
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers, State
+from charrnn.models.config import map_state
 from charrnn.runtime import PRECISIONS, autocast
 from charrnn.training.distributed import SINGLE_PROCESS, World
 
@@ -99,7 +100,7 @@ def _mean_loss(
         on_progress(rows * min(position + steps, batches.row_length), count)
     x, y = map(torch.from_numpy, batches.rest())
     if y.numel() and world.rank == world.size - 1:
-        state = tuple(tuple(tensor[-1:].contiguous() for tensor in layer) for layer in states[-1])
+        state = map_state(lambda tensor: tensor[-1:].contiguous(), states[-1])
         for start in range(0, y.shape[1], most):
             end = min(start + most, y.shape[1])
             nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)

@@ -16,98 +16,51 @@ DEFAULT_RECIPE = "modern"
 WARMUP_PART = 0.05  # maximum length of the warm-up as a fraction of the planned length
 GPU_LAYERS = TRAINING["gpu_layers"].choices
 FORMER_GPU_LAYERS = {  # names of older versions, and their replacements
-    "padded": "torch",
-    "overlapped": "torch",
-    "padded-overlapped": "torch",
+    **dict.fromkeys(("padded", "overlapped", "padded-overlapped"), "torch"),
     "kernel-overlapped": "kernel",
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Training settings; the names are keys of config.json. The defaults are torch-rnn's.
+    """Training settings; the names are keys of config.json. The defaults are torch-rnn's."""
 
-    Attributes
-    ----------
-    recipe
-        Name of the recipe that filled in settings that were not given.
-    batch_size, seq_length
-        N rows and T steps of a batch.
-    learning_rate
-        Maximum rate of Adam (Kingma and Ba 2015).
-    schedule
-        ``steps`` lowers the rate after some epochs, ``cosine`` lowers it to zero at the planned end (`learning_rate`).
-    lr_decay_every, lr_decay_factor
-        For ``steps``: the rate is multiplied by the factor whenever the epoch, counted from 1, is a multiple of
-        ``lr_decay_every``.
-    beta2
-        Decay of Adam's second moment, in [0, 1).
-    warmup
-        Iterations in which the rate rises from zero, at most a twentieth of the planned length; 0 for none.
-    weight_decay
-        Decoupled weight decay of the matrices (Loshchilov and Hutter 2019); 0 for none.
-    smooth
-        Whether networks of linear sound have smooth initial weights (`charrnn.models.char_rnn.build`).
-    average
-        Decay of the averaged weights that are validated and saved, in [0, 1); 0 for the weights themselves.
-    grad_clip, clip
-        Limit of the gradient, 0 for none: of each element (``value``) or of its Euclidean norm (``norm``).
-    max_epochs, max_iterations, max_minutes
-        Limits of the length; training ends at the first that is reached.
-    early_stop
-        Number of validations without a new lowest loss after which training ends; 0 for never.
-    checkpoint_every
-        Number of iterations between checkpoints, each with a validation.
-    keep
-        Number of newest checkpoints to keep besides the best one; 0 for all.
-    seed
-        Seed of initial weights and dropout.
-    precision, device
-        fp32 or bf16 (autocast; weights stay in fp32); cpu, cuda or mps.
-    gpu_layers
-        Backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`).
-    """
-
-    recipe: str = "torch-rnn"
-    batch_size: int = 50
-    seq_length: int = 50
-    learning_rate: float = 2e-3
-    schedule: str = "steps"
-    lr_decay_every: int = 5
+    recipe: str = "torch-rnn"  # the recipe that filled in settings that were not given
+    batch_size: int = 50  # N rows
+    seq_length: int = 50  # T steps
+    learning_rate: float = 2e-3  # maximum rate of Adam (Kingma and Ba 2015)
+    schedule: str = "steps"  # steps lowers the rate after some epochs, cosine lowers it to zero at the planned end
+    lr_decay_every: int = 5  # for steps: the rate is lowered if the epoch, counted from 1, is a multiple of it
     lr_decay_factor: float = 0.5
-    beta2: float = 0.999
-    warmup: int = 0
-    weight_decay: float = 0.0
-    smooth: bool = False
-    average: float = 0.0
-    grad_clip: float = 5.0
-    clip: str = "value"
-    max_epochs: float | None = 50
+    beta2: float = 0.999  # decay of Adam's second moment, in [0, 1)
+    warmup: int = 0  # iterations in which the rate rises from zero, at most a twentieth of the planned length
+    weight_decay: float = 0.0  # decoupled decay of the matrices (Loshchilov and Hutter 2019)
+    smooth: bool = False  # whether networks of linear sound have smooth initial weights (`char_rnn.build`)
+    average: float = 0.0  # decay of the averaged weights that are validated and saved, in [0, 1); 0 for none
+    grad_clip: float = 5.0  # limit of the gradient, 0 for none
+    clip: str = "value"  # what is limited: each element (value) or the Euclidean norm (norm)
+    max_epochs: float | None = 50  # training ends at the first limit that is reached
     max_iterations: int | None = None
     max_minutes: float | None = None
-    early_stop: int = 0
-    checkpoint_every: int = 1000
-    keep: int = 0
-    seed: int = 0
-    precision: str = "fp32"
-    device: str = "cpu"
-    gpu_layers: str = "torch"
+    early_stop: int = 0  # validations without a new lowest loss after which training ends; 0 for never
+    checkpoint_every: int = 1000  # iterations between checkpoints, each with a validation
+    keep: int = 0  # newest checkpoints to keep besides the best one; 0 for all
+    seed: int = 0  # of initial weights and dropout
+    precision: str = "fp32"  # or bf16: autocast; weights stay in fp32
+    device: str = "cpu"  # or cuda, or mps
+    gpu_layers: str = "torch"  # backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`)
 
     def __post_init__(self) -> None:
         validate(asdict(self), TRAINING, "training")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings for config.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], source: object = "training") -> Settings:
         """Return the settings from config.json of this or an older version; missing ones have their defaults.
 
-        Raises
-        ------
-        TypeError, ValueError
-            A name or a value is not valid.
+        Raise TypeError for an unknown name, and InputError for an impossible value.
         """
         fields = dict(stored)
         fields.pop("pad_units", None)  # older than gpu_layers
@@ -147,19 +100,10 @@ LAYER_NORM = {"torch-rnn": False, "modern": True}
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:
-    """Return the learning rate of an iteration.
+    """Return the learning rate after so many iterations, whole epochs, and a fraction of the planned length.
 
     The schedule ``steps`` is torch-rnn's. ``cosine`` is that of Loshchilov and Hutter 2017 without restarts: half a
     period over the planned length, down to zero.
-
-    Parameters
-    ----------
-    iteration
-        Number of iterations before this one.
-    epoch
-        Number of whole epochs before it.
-    progress
-        Fraction of the planned length before it, in [0, 1].
     """
     rate = settings.learning_rate
     if settings.warmup:

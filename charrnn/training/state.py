@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
+from charrnn.models.config import map_state
 from charrnn.storage import checkpoint as files
 from charrnn.training.ema import EMA
 
@@ -33,13 +34,7 @@ class TrainState:
 def save(
     path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState, hidden: State
 ) -> None:
-    """Write the resume file, whole or not at all.
-
-    Parameters
-    ----------
-    hidden
-        The hidden state of the rows of all processes, which is written in place of ``state.hidden``.
-    """
+    """Write the resume file, whole or not at all, with the hidden state of the rows of all processes, ``hidden``."""
     tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimizer.state.get(parameter, {}).items():
@@ -55,15 +50,8 @@ def load(
 ) -> TrainState:
     """Read a resume file into network, optimizer and average; return the state.
 
-    Parameters
-    ----------
-    rows, own
-        The number of rows in the file's hidden state, and those of this process.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or belongs to another run.
+    Of the rows of the file's hidden state, the slice ``own`` is that of this process. Raise InputError if the file is
+    damaged or belongs to another run.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:
@@ -77,7 +65,7 @@ def load(
         hidden = files.state_from_tensors(tensors, model.initial_state(rows))
         device = next(model.parameters()).device
         return TrainState(
-            tuple(tuple(tensor[own].to(device) for tensor in layer) for layer in hidden),
+            map_state(lambda tensor: tensor[own].to(device), hidden),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except (KeyError, TypeError, ValueError) as error:

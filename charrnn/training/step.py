@@ -13,7 +13,8 @@ from bytecodec.errors import first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.backends import Backend, loss_scale
 from charrnn.cuda.graphs import Work
-from charrnn.models.char_rnn import Layers, State
+from charrnn.models.char_rnn import Layers, State, copy_state
+from charrnn.models.config import map_state
 from charrnn.runtime import autocast
 from charrnn.training.recipe import Settings
 
@@ -46,16 +47,8 @@ def make_step(
 class Step:
     """A function that trains a network on one batch per call.
 
-    Parameters
-    ----------
-    model, optimizer
-        Changed in place.
-    settings
-        Precision, device, and how the gradient is clipped.
-    reduce
-        Replaces gradients and loss by their means over all processes; None for a single process.
-    backend
-        The backend that is installed in the network; None for torch's layers.
+    ``reduce`` replaces gradients and loss by their means over all processes (None for a single process). ``backend`` is
+    the one that is installed in the network (None for torch's layers).
     """
 
     def __init__(
@@ -74,13 +67,8 @@ class Step:
     def __call__(self, x: Tensor, y: Tensor, state: State, rate: float) -> tuple[Tensor, State]:
         """Train on a batch x (N, ·), y (N, T) that follows a state, at a learning rate.
 
-        Returns
-        -------
-        outcome
-            (2,) the loss in nats and the norm of the gradient before clipping. If either is not finite, weights and
-            moments are unchanged.
-        state
-            The state after the batch, in fp32; no gradient flows back through it.
+        Return (2,) the loss in nats and the norm of the gradient before clipping, and the state after the batch, in
+        fp32 and without gradients. If loss or norm is not finite, weights and moments are unchanged.
         """
         self._set_rate(rate)
         return self._train(x, y, state)
@@ -106,7 +94,7 @@ class Step:
         self._clip(gradients, norm)
         self.optimizer.found_inf = 1 - outcome.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()  # does nothing if found_inf is 1
-        return outcome, tuple(tuple(tensor.detach().float() for tensor in layer) for layer in state)
+        return outcome, map_state(lambda tensor: tensor.detach().float(), state)
 
     def _clip(self, gradients: list[Tensor], norm: Tensor) -> None:
         """Clip each element of the gradient, or its norm (Pascanu, Mikolov and Bengio 2013).
@@ -126,12 +114,7 @@ class GraphedStep(Step):
     """The same step as a CUDA graph, after some steps without one: the same numbers, in one call instead of hundreds.
 
     Batch and state are copied to the graph's inputs. The state that it returns is the graph's output, which the next
-    step overwrites.
-
-    Parameters
-    ----------
-    warm_up, capture
-        How work is run before it is captured, and how it is captured.
+    step overwrites. ``warm_up`` runs work before ``capture`` captures it.
     """
 
     def __init__(
@@ -149,15 +132,14 @@ class GraphedStep(Step):
         self._replay: Work | None = None
 
     def __call__(self, x: Tensor, y: Tensor, state: State, rate: float) -> tuple[Tensor, State]:
-        """Train on a batch, as `Step` does."""
         if self._warm_up_steps == 0:
             self._x, self._y = x.clone(), y.clone()
-            self._state = tuple(tuple(t.clone() for t in layer) for layer in state)
+            self._state = map_state(Tensor.clone, state)
             self._outcome = torch.zeros(2, device=x.device)
         self._set_rate(rate)
         self._x.copy_(x)
         self._y.copy_(y)
-        _copy_state(state, self._state)
+        copy_state(state, self._state)
         if self._warm_up_steps < WARM_UP:
             self._warm_up_steps += 1
             self._warm_up(self._train_in_place)
@@ -178,12 +160,4 @@ class GraphedStep(Step):
     def _train_in_place(self) -> None:
         outcome, state = self._train(self._x, self._y, self._state)
         self._outcome.copy_(outcome)
-        _copy_state(state, self._state)
-
-
-def _copy_state(source: State, target: State) -> None:
-    """Copy a state into the tensors of another one."""
-    for layer, target_layer in zip(source, target, strict=True):
-        for tensor, target_tensor in zip(layer, target_layer, strict=True):
-            if tensor is not target_tensor:
-                target_tensor.copy_(tensor)
+        copy_state(state, self._state)

@@ -1,4 +1,4 @@
-"""Training tasks: all that the trainer and charrnn-train need to know about a kind of network and its data."""
+"""Training tasks: what the trainer and charrnn-train need of a kind of network and its data."""
 
 from __future__ import annotations
 
@@ -28,14 +28,10 @@ class TrainingTask(abc.ABC):
 
     Attributes
     ----------
-    model
-        The network, which is trained in place.
     data
         All data of the run on disk: ``ids`` (n,), and the ``names`` of its files and of those that were ``skipped``.
     parts
         ids (n,) of the parts train, val and test.
-    context
-        The symbols that a prediction depends on.
     metadata
         The keys of config.json that describe data and network.
     """
@@ -53,17 +49,7 @@ class TrainingTask(abc.ABC):
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
         """Prepare the data and build the network of a new run.
 
-        Parameters
-        ----------
-        options
-            The options of charrnn-train.
-        given
-            The names of those that are given on the command line.
-
-        Raises
-        ------
-        InputError
-            The inputs cannot be used, or the options contradict the network of --init-from.
+        The options are those of charrnn-train, of which some are ``given`` on the command line.
         """
 
     @classmethod
@@ -71,10 +57,7 @@ class TrainingTask(abc.ABC):
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
         """Open the data and build the network of a run that is resumed, from its config.json.
 
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            config.json is not valid.
+        If it is not valid, the error is one of `charrnn.storage.checkpoint_format.LOAD_ERRORS`.
         """
 
     @property
@@ -203,10 +186,7 @@ def sound_options(options: Namespace, given: set[str], old_rate: int | None, old
 def check_same_network(options: Namespace, given: set[str], config: Any, fields: Mapping[str, str]) -> None:
     """Raise InputError if an option that is given contradicts the network of --init-from.
 
-    Parameters
-    ----------
-    fields
-        Fields of the network's configuration by the names of their options.
+    ``fields`` are those of the network's configuration by the names of their options.
     """
     for name, field in fields.items():
         value = getattr(config, field)

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
-from charrnn.storage.retention import count_stale, delete_old, mark_best
-from charrnn.storage.run_dir import Run
+from charrnn.storage.run_dir import Run, count_stale, delete_old, mark_best
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
@@ -40,15 +39,6 @@ FLUSH_SECONDS = 1.0  # maximum delay of the log behind the training
 MAX_PENDING = 50  # iterations that a GPU may be ahead of the log; to read an outcome interrupts its work
 
 
-class Pending(NamedTuple):
-    """An iteration that is not in the log yet; the device may still be computing its outcome."""
-
-    iteration: int
-    epoch: float
-    rate: float
-    outcome: Tensor  # (2,) loss and norm of the gradient
-
-
 class _StoppedError(Exception):
     """Leaves a validation that is stopped; it is repeated when the run is resumed."""
 
@@ -56,22 +46,9 @@ class _StoppedError(Exception):
 class Trainer:
     """The training of a run, from its beginning or from its resume file.
 
-    Parameters
-    ----------
-    task
-        Network, data and checkpoints. The network is on its device, and is changed in place.
-    settings
-        How to train, and for how long.
-    run
-        The folder to write to.
-    listeners
-        Objects that receive the events of training.
-    sample
-        Called with the iteration of each complete checkpoint to write its missing samples.
-    world
-        The processes that train together, each on some of the rows. Only the main process writes and has listeners.
-    backend
-        What computes the recurrent layers; None for torch.
+    The network of the task is on its device, and is changed in place. Each process of the world trains on some of the
+    rows; only the main one writes files and has listeners. ``sample`` writes the missing samples of the checkpoint of
+    an iteration.
     """
 
     def __init__(
@@ -100,7 +77,8 @@ class Trainer:
         self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
         self.ema = EMA(self.parameters, settings.average) if settings.average else None
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
-        self.pending: list[Pending] = []
+        # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
+        self.pending: list[tuple[dict[str, float], Tensor]] = []
         self.state = TrainState(self.model.initial_state(self.batches.rows))
         if run.resume_file.exists():
             self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, rows, self.batches.own)
@@ -141,10 +119,7 @@ class Trainer:
     def train(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Train until the end, or until ``stopped()``; in both cases everything is saved.
 
-        Raises
-        ------
-        InputError
-            A loss is not finite, or another process has ended or started with other weights.
+        A loss that is not finite is an error, and so is another process that has ended or started with other weights.
         """
         self.model.train()
         try:
@@ -177,14 +152,14 @@ class Trainer:
             state.iteration += 1
             if self.ema:
                 self.ema.update(state.iteration)
-            self.pending.append(Pending(state.iteration, self.epoch, rate, outcome))
+            row = {"iteration": state.iteration, "epoch": self.epoch, "learning_rate": rate}
+            self.pending.append((row, outcome))
             if self._log_is_due():
                 self._write_log()
         if self.pending:
             self._write_log()
 
     def _synchronise(self) -> None:
-        """Make the processes agree on where they start."""
         if not self.world.all_equal(self.parameters.values(), self.state.iteration):
             raise InputError(f"the processes did not all read the same {self.run.resume_file}: start again.")
         self.state.checkpointed = int(self.world.broadcast(self.state.checkpointed))
@@ -220,20 +195,18 @@ class Trainer:
 
     def _write_log(self) -> None:
         """Write the pending rows of log.csv; they share the time since the first of them began."""
-        outcomes = torch.stack([pending.outcome for pending in self.pending]).tolist()  # waits for the device
-        now, count = time.monotonic(), len(self.pending)
+        rows, outcomes = zip(*self.pending, strict=True)
+        numbers = torch.stack(outcomes).tolist()  # waits for the device
+        now, count = time.monotonic(), len(rows)
         seconds = (now - self._block_started) / count  # per iteration
         self.state.seconds = self.world.broadcast(now - self._started)
         symbols = self.settings.batch_size * self.settings.seq_length
-        for left, pending, (loss, norm) in zip(range(count - 1, -1, -1), self.pending, outcomes, strict=True):
+        for left, row, (loss, norm) in zip(range(count - 1, -1, -1), rows, numbers, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise InputError(self._failure_message(loss, pending.iteration))
-            row = {
-                "iteration": pending.iteration,
-                "epoch": pending.epoch,
+                raise InputError(self._failure_message(loss, row["iteration"]))
+            row |= {
                 "train_loss": loss,
                 "train_bits": self.task.bits(loss),
-                "learning_rate": pending.rate,
                 "grad_norm": norm,
                 "symbols_per_second": symbols / seconds,
                 "elapsed_seconds": self.state.seconds - left * seconds,
@@ -247,7 +220,7 @@ class Trainer:
             self.log.flush()
             self._flushed = now
 
-    def _failure_message(self, loss: float, iteration: int) -> str:
+    def _failure_message(self, loss: float, iteration: float) -> str:
         if self.backend.failed():
             return (
                 f"a barrier of the GPU's kernel timed out at iteration {iteration}. "
@@ -268,10 +241,7 @@ class Trainer:
         return (regular or self.finished) and self.state.checkpointed != iteration
 
     def _checkpoint(self, stopped: Callable[[], bool]) -> None:
-        """Save, then validate and complete the checkpoint with its loss.
-
-        A run that is interrupted in between resumes from here, and validates first.
-        """
+        """Save, then validate and complete the checkpoint; a run that is interrupted in between validates first."""
         iteration = self.state.iteration
         validates = len(self.task.parts["val"]) > self.task.context.max_lag
         if not validates:
@@ -299,15 +269,8 @@ class Trainer:
 
         settings, task = self.settings, self.task
         with self._saved_weights():
-            loss = evaluate(
-                self.model,
-                task.parts["val"],
-                settings.precision,
-                settings.device,
-                on_progress,
-                self.world,
-                task.context,
-            )
+            val, device = task.parts["val"], settings.device
+            loss = evaluate(self.model, val, settings.precision, device, on_progress, self.world, task.context)
         return {
             "iteration": self.state.iteration,
             "epoch": self.epoch,
@@ -317,10 +280,7 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """Write the checkpoint, and then the resume file.
-
-        A run that is interrupted in between resumes from the old resume file.
-        """
+        """Write the checkpoint, and then the resume file; a run that is interrupted in between has the old one."""
         iteration = self.state.iteration
         if self.world.is_main:
             self.log.sync()

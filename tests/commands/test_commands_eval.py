@@ -186,7 +186,7 @@ def test_the_table_is_aligned_and_compares_the_bits(trained_run, capsys):
         ("mine --checkpoint 7", "newest, best, 200, 400"),
         ("mine few.txt --part val", "the val part of few.txt has 1 symbols"),
         ("mine plain.txt", "plain.txt is of another kind"),
-        ("mine empty", "nothing to learn"),
+        ("mine empty", "nothing to train"),
     ],
 )
 def test_what_cannot_be_evaluated_is_reported_in_one_line(my_run, arguments, word, capsys):

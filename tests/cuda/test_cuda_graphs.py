@@ -22,7 +22,7 @@ class Gpu:
             "graph": self.graph,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(graphs, "_stream", lambda: "side stream")
+        monkeypatch.setattr(graphs, "_stream", lambda device: "side stream")
         end = lambda device, pool: self.ended.append((device, pool))  # noqa: E731
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
 

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import run_together, unevenly
+from unrolled import unrolled
 
 from charrnn.cuda.lstm_layout import divide
-from charrnn.models.cells import LSTM, unrolled
+from charrnn.models.cells import LSTM
 
 triton = pytest.importorskip("triton", reason="kernels are tested where Triton is installed")
 import triton.language as tl  # noqa: E402

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from unrolled import unrolled
 
 from bytecodec.errors import InputError
 from charrnn.data.batches import ContiguousBatches
 from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, FrameRNN, build
-from charrnn.models.cells import unrolled
 from charrnn.storage import checkpoint
 from charrnn.training.evaluate import evaluate
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from charrnn.models.cells import CELLS
-from charrnn.models.char_rnn import CharRNN, build, detach, one_hot_embedding
+from charrnn.models.char_rnn import CharRNN, build, one_hot_embedding
 from charrnn.models.config import ModelConfig
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -150,14 +150,6 @@ def test_dropout_acts_only_in_training_and_not_on_the_state():
     assert not torch.equal(one[0], other[0])
     torch.testing.assert_close(one[1], expected[1], atol=0, rtol=0)
     torch.testing.assert_close(model.eval()(x, zero), expected, atol=0, rtol=0)
-
-
-def test_no_gradient_flows_through_a_detached_state(tiny_model):
-    _, state = tiny_model(symbols(2, 3), tiny_model.initial_state(2))
-    assert all(t.requires_grad for layer in state for t in layer)
-    cut = detach(state)
-    assert not any(t.requires_grad for layer in cut for t in layer)
-    torch.testing.assert_close(cut, state, atol=0, rtol=0)
 
 
 def test_the_loss_of_a_single_symbol_is_zero():

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from unrolled import unrolled
 
-from charrnn.models.cells import LSTMP, unrolled
+from charrnn.models.cells import LSTMP
 from charrnn.models.projected_lstm import projected_lstm
 
 N, T, D, H, P = 3, 5, 4, 6, 2  # rows, steps, inputs, units, outputs

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,9 +226,12 @@ def test_more_than_a_bucket_is_averaged_in_several(monkeypatch):
     monkeypatch.setattr(distributed, "BUCKET", 3)
     sizes = []
     group = object.__new__(distributed._Group)
-    monkeypatch.setattr(group, "_average", lambda bucket, weight: sizes.append([len(t) for t in bucket]))
-    group.average([torch.zeros(n) for n in (1, 1, 1, 5, 2, 2, 1)], 1.0)
-    assert sizes == [[1, 1, 1], [5], [2, 2], [1]]
+    group._torch = torch
+    group._distributed = SimpleNamespace(all_reduce=lambda flat: sizes.append(len(flat)))
+    tensors = [torch.full((n,), 2.0) for n in (1, 1, 1, 5, 2, 2, 1)]
+    group.average(tensors, 0.5)
+    assert sizes == [3, 5, 4, 1]
+    assert all((tensor == 1).all() for tensor in tensors)
 
 
 def test_without_torchrun_there_is_a_single_process(monkeypatch):

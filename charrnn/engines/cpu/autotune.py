@@ -16,12 +16,8 @@ class ThreadAutotuner:
     """The number of threads that has been the fastest recently.
 
     Several threads synchronise many times per symbol. If another process takes a core from one of them, all of them
-    wait, and a single thread is faster. It is also faster for networks with few units.
-
-    Parameters
-    ----------
-    threads
-        The only number to use; 0: the fastest of `candidates`.
+    wait, and a single thread is faster. It is also faster for networks with few units. A number of ``threads`` other
+    than 0 is the only one.
     """
 
     def __init__(self, threads: int) -> None:
@@ -50,5 +46,4 @@ def candidates() -> list[int]:
 
 
 def _cores() -> int:
-    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from ctypes import c_void_p
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, score_every_
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, chosen_variant, run
 from charrnn.engines.cpu.pack import Floats, PackedNetwork, grown
+from charrnn.models.config import ModelConfig, map_state
 
 SCORE_ROWS = 64
 
@@ -21,39 +21,24 @@ SCORE_ROWS = 64
 class CpuEngine(Engine):
     """Engine that runs a network in the compiled kernel; see `charrnn.engines.base.Engine`.
 
-    A stream's symbols depend neither on the number of streams nor on that of threads, to the last bit.
-
-    Parameters
-    ----------
-    tensors
-        Weights by the names of a checkpoint, float32.
-    config
-        A `charrnn.models.config.ModelConfig`.
-    precision
-        Precision of the weights, as of `PackedNetwork`. With integer weights, inputs of layers are rounded to 8 bits.
-    threads
-        Number of threads; 0: up to 8, as many as are the fastest at the time.
-
-    Raises
-    ------
-    UnavailableError, InputError
-        As of `PackedNetwork`.
+    A stream's symbols depend neither on the number of streams nor on that of threads, to the last bit. With integer
+    weights, inputs of layers are rounded to 8 bits. Without a number of threads, up to 8 are used, as many as are the
+    fastest at the time. The errors are those of `PackedNetwork`.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Floats], config: Any, streams: int = 1, precision: str = "auto", threads: int = 0
+        self,
+        tensors: Mapping[str, Floats],
+        config: ModelConfig,
+        streams: int = 1,
+        precision: str = "auto",
+        threads: int = 0,
     ) -> None:
         super().__init__(config, streams)
-        self._config = config
         self._variant = chosen_variant()
         self._packed = PackedNetwork(tensors, config, precision)
         self._autotuner = ThreadAutotuner(threads)
         self.reset()
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        self._streams = self._zeros(self.streams)
-        self._last = np.full(self.streams, NOTHING, dtype=np.int64)
 
     def _prime(self, ids: Ids) -> None:
         if self._started():
@@ -76,7 +61,8 @@ class CpuEngine(Engine):
 
     def _score(self, ids: Ids) -> NDArray[np.float64]:
         pieces = [ids[start : start + SCORE_ROWS] for start in range(0, len(ids), SCORE_ROWS)]
-        return np.concatenate([self._score_after(self._zeros(len(p)), p[:, 0], p[:, 1:]) for p in pieces])
+        states = (self._padded(self._zero_state(len(piece))) for piece in pieces)
+        return np.concatenate([self._score_after(s, p[:, 0], p[:, 1:]) for s, p in zip(states, pieces, strict=True)])
 
     def _logits(self) -> NDArray[np.float64]:
         return score_every_symbol(self._score_after, self._streams, self._last, self.vocab_size)
@@ -88,27 +74,17 @@ class CpuEngine(Engine):
         return scores
 
     def get_state(self) -> tuple[EngineState, Ids]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
-        state = tuple(
-            tuple(array[:, :size].copy() for array, size in zip(layer, sizes, strict=True))
-            for layer, sizes in zip(self._streams, self._state_sizes, strict=True)
-        )
+        state = map_state(lambda array, size: array[:, :size].copy(), self._streams, self._state_sizes)
         return state, self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
-        self._streams = tuple(
-            tuple(grown(array, zeros.shape) for array, zeros in zip(layer, empty, strict=True))
-            for layer, empty in zip(state, self._zeros(self.streams), strict=True)
-        )
+        self._streams = self._padded(state)
         self._last = last
 
-    def _zeros(self, n: int) -> EngineState:
-        """Return a state of n streams with padding."""
-        padded_sizes = (self._packed.outputs, self._packed.units)
-        return tuple(
-            tuple(np.zeros((n, size), dtype=np.float32) for size, _ in zip(padded_sizes, sizes, strict=False))
-            for sizes in self._state_sizes
-        )
+    def _padded(self, state: EngineState) -> EngineState:
+        """Return a copy of a state with the kernel's sizes."""
+        sizes = (self._packed.outputs, self._packed.units)
+        return map_state(lambda array, size: grown(array, (len(array), size)), state, [sizes] * len(state))
 
     def _started(self) -> bool:
         return bool((self._last != NOTHING).all())

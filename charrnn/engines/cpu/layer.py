@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Layer, Matrix, Network, Work, chosen_variant, run
-from charrnn.engines.cpu.pack import KERNEL_CELLS, TILE, Packer, by_units, grown, padded, padded_units, tile_width
+from charrnn.engines.cpu.pack import KERNEL_CELLS, TILE, Packer, by_units, grown, padded, padded_units
 from charrnn.models.cells import CELLS, GRU, LSTM, RNN, CellState
 from charrnn.models.char_rnn import Layers
 from charrnn.models.config import PROJECTED_CELLS
@@ -27,17 +27,7 @@ class CompiledLayer(nn.Module):
     layer, with each step of a sequence as a symbol of its own. So its loop over the steps only needs U, which fits in a
     core's own cache for larger layers than a whole network does.
 
-    Parameters
-    ----------
-    layer
-        Of a class in `charrnn.models.cells.CELLS`.
-    threads
-        As of `charrnn.engines.cpu.engine.CpuEngine`.
-
-    Raises
-    ------
-    UnavailableError
-        The kernel was not built.
+    Raise UnavailableError if the kernel was not built.
     """
 
     def __init__(self, layer: LSTM | GRU | RNN, threads: int = 0) -> None:
@@ -46,25 +36,18 @@ class CompiledLayer(nn.Module):
         self.output_size = layer.output_size
         self._variant = chosen_variant()
         self._autotuner = ThreadAutotuner(threads)
-        self._packer = Packer()
+        self._packer = Packer()  # owner of the arrays at the kernel's addresses
         cell = NAMES[type(layer)]
         tensors = {name: tensor.detach().numpy() for name, tensor in layer.named_parameters()}
         units = padded_units(cell, layer.hidden_size)
         outputs = padded(layer.output_size, TILE) if cell in PROJECTED_CELLS else units
-        packed = Layer(KERNEL_CELLS.index(cell), units, outputs)
-        packed.recurrent = self._packer.matrix(by_units(tensors["weight_hh_l0"], cell, outputs), tile_width(cell), 0)
-        if cell in PROJECTED_CELLS:
-            packed.projection = self._packer.matrix(grown(tensors["weight_hr_l0"], (outputs, units)), 4, 0)
-        if cell == "gru":
-            recurrent_bias = by_units(tensors["bias_hh_l0"][:, None], cell, 1)[:, 0]
-            packed.recurrent_bias = self._packer.address(np.ascontiguousarray(recurrent_bias))
-        self._layer = packed
+        self._layer = Layer(KERNEL_CELLS.index(cell), units, outputs)
+        self._packer.pack_recurrent(self._layer, tensors, cell, 0)
         self._padded_sizes = (outputs, units)  # of h and c
         self._weight = torch.from_numpy(by_units(tensors["weight_ih_l0"], cell, layer.input_size))
         self._bias = torch.from_numpy(by_units(tensors["bias_ih_l0"][:, None], cell, 1)[:, 0])
 
     def initial_state(self, n: int) -> CellState:
-        """Return zeros for n streams."""
         return self.layer.initial_state(n)
 
     @torch.no_grad()
@@ -88,11 +71,5 @@ class CompiledLayer(nn.Module):
 
 
 def compile_layers(model: Layers, threads: int = 0) -> None:
-    """Replace a network's recurrent layers by compiled ones.
-
-    Raises
-    ------
-    UnavailableError
-        The kernel was not built.
-    """
+    """Replace a network's recurrent layers by compiled ones, or raise UnavailableError."""
     model.layers = nn.ModuleList(CompiledLayer(layer, threads) for layer in model.layers)

@@ -8,6 +8,7 @@ from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, 
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 from bytecodec.errors import InputError
 
@@ -19,16 +20,16 @@ class UnavailableError(InputError):
     """Error: the compiled engine is not built or does not support the network. Another engine may."""
 
 
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
 class Matrix(ctypes.Structure):
     """Packed matrix (16 * vectors, inputs)."""
 
     _fields_ = [
-        ("vectors", c_int32),
-        ("width", c_int32),
-        ("inputs", c_int32),
-        ("format", c_int32),
-        ("weights", c_void_p),
-        ("scale", c_void_p),
+        *_fields(c_int32, "vectors width inputs format"),
+        *_fields(c_void_p, "weights scale"),
     ]
 
 
@@ -36,18 +37,10 @@ class Layer(ctypes.Structure):
     """Layer; parts that a cell does not have are 0."""
 
     _fields_ = [
-        ("cell", c_int32),
-        ("units", c_int32),
-        ("outputs", c_int32),
-        ("norm_size", c_int32),
-        ("epsilon", c_float),
-        ("input", Matrix),
-        ("recurrent", Matrix),
-        ("projection", Matrix),
-        ("bias", c_void_p),
-        ("recurrent_bias", c_void_p),
-        ("gain", c_void_p),
-        ("offset", c_void_p),
+        *_fields(c_int32, "cell units outputs norm_size"),
+        *_fields(c_float, "epsilon"),
+        *_fields(Matrix, "input recurrent projection"),
+        *_fields(c_void_p, "bias recurrent_bias gain offset"),
     ]
 
 
@@ -55,11 +48,8 @@ class Network(ctypes.Structure):
     """Network."""
 
     _fields_ = [
-        ("vocab", c_int32),
-        ("layers", c_int32),
-        ("embedding_size", c_int32),
-        ("table", c_void_p),
-        ("embedding", c_void_p),
+        *_fields(c_int32, "vocab layers embedding_size"),
+        *_fields(c_void_p, "table embedding"),
         ("layer", POINTER(Layer)),
         ("output", Matrix),
         ("output_bias", c_void_p),
@@ -70,29 +60,15 @@ class Work(ctypes.Structure):
     """Work of one call."""
 
     _fields_ = [
-        ("streams", c_int64),
-        ("steps", c_int64),
-        ("h", c_void_p),
-        ("c", c_void_p),
-        ("last", c_void_p),
-        ("u", c_void_p),
-        ("forced", c_void_p),
-        ("ids", c_void_p),
-        ("scores", c_void_p),
-        ("y", c_void_p),
+        *_fields(c_int64, "streams steps"),
+        *_fields(c_void_p, "h c last u forced ids scores y"),
         ("temperature", c_double),
     ]
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the compiled kernel.
-
-    Raises
-    ------
-    UnavailableError
-        The kernel was not built.
-    """
+    """Load the compiled kernel, or raise UnavailableError if it was not built."""
     path = os.environ.get(LIBRARY_VARIABLE) or Path(__file__).with_name("kernel.library")
     try:
         lib = ctypes.CDLL(str(path))
@@ -118,13 +94,7 @@ def variants() -> dict[str, int]:
 
 
 def chosen_variant() -> int:
-    """Return the number of the fastest variant, or of the one that the environment selects.
-
-    Raises
-    ------
-    InputError
-        This processor cannot run the selected variant.
-    """
+    """Return the number of the fastest variant, or of the one that the environment selects."""
     available = variants()
     name = os.environ.get(VARIANT_VARIABLE) or next(iter(available))
     if name not in available:
@@ -133,12 +103,6 @@ def chosen_variant() -> int:
 
 
 def run(variant: int, network: Network, work: Work, threads: int) -> None:
-    """Run a network in the kernel.
-
-    Raises
-    ------
-    MemoryError
-        There is not enough memory.
-    """
+    """Run a network in the kernel, or raise MemoryError."""
     if library().charrnn_run(variant, byref(network), byref(work), threads):
         raise MemoryError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bytecodec.errors import InputError
 from charrnn.engines.base import check_finite
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
-from charrnn.models.config import CELLS, PROJECTED_CELLS
+from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +39,8 @@ TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddi
 class PackedNetwork:
     """Network in the kernel's layout.
 
+    Raise UnavailableError if the kernel was not built or does not support the network.
+
     Attributes
     ----------
     network
@@ -49,21 +51,12 @@ class PackedNetwork:
     Parameters
     ----------
     tensors
-        Weights by the names of a checkpoint, float32.
-    config
-        A `charrnn.models.config.ModelConfig`.
+        float32 weights by the names of a checkpoint.
     precision
         A name in `FORMATS`; auto: int4.5; int7 with less than `SMALL` weights, fp32 with less than `TINY`.
-
-    Raises
-    ------
-    UnavailableError
-        The kernel was not built, or does not support the network.
-    InputError
-        The precision does not exist, or weights are not finite.
     """
 
-    def __init__(self, tensors: Mapping[str, Floats], config: Any, precision: str = "auto") -> None:
+    def __init__(self, tensors: Mapping[str, Floats], config: ModelConfig, precision: str = "auto") -> None:
         if precision not in ("auto", *FORMATS):
             raise InputError(f"there is no precision {precision!r}: it is auto, {', '.join(FORMATS)}.")
         if config.cell not in KERNEL_CELLS:
@@ -79,7 +72,7 @@ class PackedNetwork:
         self._config = config
         self._packer = Packer()
         self.units = padded_units(config.cell, config.rnn_size)
-        self.outputs = padded(config.proj_size, TILE) if config.cell in PROJECTED_CELLS else self.units
+        self.outputs = padded(config.proj_size, TILE) if config.proj_size else self.units
         floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         self.network = self._pack(floats, *FORMATS[precision])
 
@@ -91,24 +84,17 @@ class PackedNetwork:
         network = Network(config.vocab_size, config.layers, size)
         for i, layer in enumerate(layers):
             part = f"layers.{i}."
-            weights = by_units(tensors[part + "weight_ih_l0"], config.cell, size)
-            bias = by_units(tensors[part + "bias_ih_l0"][:, None], config.cell, 1)[:, 0]
+            own = {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+            weights = by_units(own["weight_ih_l0"], config.cell, size)
+            bias = by_units(own["bias_ih_l0"][:, None], config.cell, 1)[:, 0]
             layer.cell, layer.units, layer.outputs = KERNEL_CELLS.index(config.cell), self.units, self.outputs
-            width = tile_width(config.cell)
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
                 network.table = packer.table(embedding, weights, bias)
             else:
-                layer.input = packer.matrix(weights, width, input_format)
+                layer.input = packer.matrix(weights, tile_width(config.cell), input_format)
                 layer.bias = packer.address(bias)
             size = self.outputs
-            recurrent = by_units(tensors[part + "weight_hh_l0"], config.cell, size)
-            layer.recurrent = packer.matrix(recurrent, width, recurrent_format)
-            if config.cell == "gru":
-                recurrent_bias = by_units(tensors[part + "bias_hh_l0"][:, None], config.cell, 1)[:, 0]
-                layer.recurrent_bias = packer.address(recurrent_bias)
-            if config.cell in PROJECTED_CELLS:
-                projection = grown(tensors[part + "weight_hr_l0"], (size, self.units))
-                layer.projection = packer.matrix(projection, 4, recurrent_format)
+            packer.pack_recurrent(layer, own, config.cell, recurrent_format)
             if config.layer_norm:
                 gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
                 layer.norm_size, layer.epsilon = len(gain), NORM_EPSILON
@@ -168,6 +154,16 @@ class Packer:
         """Keep an array; return its address."""
         self.kept.append(array)
         return array.ctypes.data
+
+    def pack_recurrent(self, layer: Layer, tensors: Mapping[str, Floats], cell: str, number_format: int) -> None:
+        """Pack the parts of a layer that are the same in each step: its recurrent matrix and bias, and projection."""
+        recurrent = by_units(tensors["weight_hh_l0"], cell, layer.outputs)
+        layer.recurrent = self.matrix(recurrent, tile_width(cell), number_format)
+        if cell == "gru":
+            layer.recurrent_bias = self.address(by_units(tensors["bias_hh_l0"][:, None], cell, 1)[:, 0])
+        if cell in PROJECTED_CELLS:
+            projection = grown(tensors["weight_hr_l0"], (layer.outputs, layer.units))
+            layer.projection = self.matrix(projection, 4, number_format)
 
     def table(self, embedding: Floats, rows: Floats, bias: Floats) -> int:
         """Return the address of the product of embedding (V, inputs) and rows (rows, inputs), plus bias (rows,)."""

@@ -18,7 +18,8 @@ from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
 from charrnn.engines.cuda.graph_sampler import GraphSampler
-from charrnn.models.char_rnn import CharRNN
+from charrnn.models.char_rnn import CharRNN, copy_state
+from charrnn.models.config import map_state
 
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -44,11 +45,6 @@ class CudaEngine(Engine):
         resident if it runs and scores a few symbols as torch does; otherwise a message gives the reason.
     device, warm_up, capture
         Device, and functions that run work before it is captured and capture it; for tests.
-
-    Raises
-    ------
-    InputError
-        There is no GPU, or the kernel cannot run such a network.
     """
 
     def __init__(
@@ -73,19 +69,13 @@ class CudaEngine(Engine):
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NOTHING, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
-        persistent = self._persistent_or_none(backend) if backend != "torch" else None
-        self.backend = "resident" if persistent else "torch"
-        self._sampler = persistent or self._graph_sampler()
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
+        self._sampler: Any = self._persistent_or_none(backend) if backend != "torch" else None
+        self.backend = "resident" if self._sampler else "torch"
+        self._sampler = self._sampler or GraphSampler(*self._arguments, warm_up, capture)
         self._state = self._sampler.state
-        self._started = False
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self._precision == "bf16" else torch.float32
-
-    def _graph_sampler(self) -> GraphSampler:
-        graph_options = {name: self._options[name] for name in ("warm_up", "capture")}
-        return GraphSampler(self._model, self._dtype, self._last, self._temperature, **graph_options)
+        self.reset()
 
     def _persistent_or_none(self, backend: str) -> Any:
         """Return the kernel with this network, or None if auto cannot use it."""
@@ -109,9 +99,9 @@ class CudaEngine(Engine):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
             raise InputError(f"the resident kernel does not support a network of {size}.")
         if not smoke_test:
-            return persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
+            return persistent.PersistentSampler(*self._arguments)
         try:
-            sampler = persistent.PersistentSampler(self._model, self._dtype, self._last, self._temperature)
+            sampler = persistent.PersistentSampler(*self._arguments)
             difference = self._difference(sampler)
         except Exception as error:  # any error of a compiler or a driver
             raise InputError(f"the resident kernel does not run here ({first_line(error)}).") from error
@@ -120,32 +110,16 @@ class CudaEngine(Engine):
         return sampler
 
     def _difference(self, persistent: Any) -> float:
-        """Return the mean relative difference of the kernel's scores from torch's; reset the streams."""
-        symbols = (
-            torch.arange(SMOKE_TEST * self.streams, device=self._last.device).view(SMOKE_TEST, -1)
-            * 37
-            % self.vocab_size
-        )
+        """Return the mean relative difference of the kernel's scores from torch's; the streams change."""
+        numbers = torch.arange(SMOKE_TEST * self.streams, device=self._last.device)
+        symbols = numbers.view(SMOKE_TEST, -1) * 37 % self.vocab_size
         scores = []
-        reference = GraphSampler(
-            self._model,
-            self._dtype,
-            self._last,
-            self._temperature,
-            warm_up=lambda work: None,
-            capture=lambda work: work,
-        )
+        reference = GraphSampler(*self._arguments, warm_up=lambda work: None, capture=lambda work: work)
         for sampler in (reference, persistent):
             self._last.copy_(symbols[0])
             scores.append(sampler.run("read", symbols[1:]))
             sampler.check()
-        _clear(persistent.state, self._last)
         return float(((scores[1] - scores[0]).abs() / (1 + scores[0].abs())).mean())
-
-    def reset(self) -> None:
-        """Reset all streams to the zero state without a last symbol."""
-        _clear(self._state, self._last)
-        self._started = False
 
     def _prime(self, ids: NDArray[np.int64]) -> None:
         self._read(ids)
@@ -185,14 +159,10 @@ class CudaEngine(Engine):
         return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
     def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
-        """Return a copy of the hidden state and the last symbols (N,)."""
-        state = tuple(tuple(np.array(tensor.cpu().numpy()) for tensor in layer) for layer in self._state)
-        return state, np.array(self._last.cpu().numpy())
+        return map_state(lambda tensor: np.array(tensor.cpu().numpy()), self._state), np.array(self._last.cpu().numpy())
 
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        for layer, arrays in zip(self._state, state, strict=True):
-            for tensor, array in zip(layer, arrays, strict=True):
-                tensor.copy_(self._to_device(array, np.float32))
+        copy_state(map_state(lambda array: self._to_device(array, np.float32), state), self._state)
         self._last.copy_(self._to_device(last, np.int64))
         self._started = bool((np.asarray(last) != NOTHING).all())
 
@@ -213,12 +183,4 @@ class CudaEngine(Engine):
         return scores
 
     def _to_device(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
-        """Return an array as a tensor on the device."""
         return torch.from_numpy(np.array(array, dtype=dtype)).to(self._options["device"])
-
-
-def _clear(state: Any, last: Tensor) -> None:
-    for layer in state:
-        for tensor in layer:
-            tensor.zero_()
-    last.fill_(NOTHING)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.eager import draw
-from charrnn.models.char_rnn import CharRNN
+from charrnn.models.char_rnn import CharRNN, copy_state
 
 STEPS = 64  # per graph
 
@@ -19,16 +19,8 @@ STEPS = 64  # per graph
 class GraphSampler:
     """Network in torch's operations, with the state of its streams.
 
-    Parameters
-    ----------
-    model
-        Network, on its device.
-    dtype
-        Type of weights and products: bf16 or fp32.
-    last, temperature
-        Last symbols (n,), which `run` updates, and temperature ().
-    warm_up, capture
-        Functions that run work before it is captured, and that capture it.
+    ``dtype`` is that of weights and products. `run` updates ``last`` (n,). ``warm_up`` runs work before ``capture``
+    captures it.
     """
 
     def __init__(
@@ -85,9 +77,7 @@ class GraphSampler:
 
     def _step(self, kind: str, t: int) -> None:
         logits, state = self._model.step(self._last, self.state, self._linear)
-        for layer, new in zip(self.state, state, strict=True):
-            for tensor, value in zip(layer, new, strict=True):
-                tensor.copy_(value)
+        copy_state(state, self.state)
         if kind == "read":
             symbols = self._symbols[t]
             log_p = functional.log_softmax(logits.double(), dim=1)

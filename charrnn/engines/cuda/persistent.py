@@ -90,16 +90,9 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
 
 
 def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARED) -> Plan:
-    """Return how to divide the work.
+    """Return how to divide the work for weights of ``size`` bytes.
 
-    Parameters
-    ----------
-    size
-        Bytes of a weight.
-    programs
-        Programs that fit on the GPU at the same time.
-    shared
-        Bytes that `PER_MULTIPROCESSOR` of them share.
+    So many programs fit on the GPU at the same time, and `PER_MULTIPROCESSOR` of them share ``shared`` bytes.
     """
     pitch = up(units, PITCH)
     if streams == 1:
@@ -117,16 +110,8 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
 class PersistentSampler:
     """Network in the kernel, with the state of its streams.
 
-    Parameters
-    ----------
-    model
-        Network, on its device.
-    dtype
-        Type of weights, products and of h between steps: bf16 or fp32.
-    last, temperature
-        Last symbols (n,), which `run` updates, and temperature ().
-    programs
-        Largest number of programs; None: as many as fit at the same time.
+    ``dtype`` is that of weights, products and of h between steps. `run` updates ``last`` (n,). There are at most so
+    many programs (None: as many as fit at the same time).
     """
 
     def __init__(
@@ -150,17 +135,10 @@ class PersistentSampler:
         return tuple(zip(self._h, self._c, strict=True))
 
     def run(self, kind: str, feed: Tensor) -> Tensor:
-        """Run a step for each row of the feed (T, n).
+        """Run a step for each row of the feed (T, n); return the symbols (T, n), or for read their log-probabilities.
 
-        Parameters
-        ----------
-        kind
-            draw (the feed is float64 uniform numbers), likeliest (only the length of the feed counts), or read (the
-            feed is int64 symbols).
-
-        Returns
-        -------
-        The symbols (T, n), or for read their log-probabilities (T, n).
+        The kind is draw (the feed is float64 uniform numbers), likeliest (only the length of the feed counts), or read
+        (the feed is int64 symbols).
         """
         feed = feed.contiguous()
         ids, scores = torch.empty_like(feed, dtype=torch.int64), torch.empty_like(feed, dtype=torch.float64)
@@ -168,7 +146,12 @@ class PersistentSampler:
             part = slice(start, start + STEPS)
             self._turns[0, :, :, : self._h.shape[2]].copy_(self._h)
             self._barriers.zero_()
-            self._steps(kind, feed[part], ids[part], scores[part])
+            self._launch(
+                *(*self._packed, self._turns, self._c, self._logits, self._last, feed[part], self._temperature),
+                *(ids[part], scores[part], self._barriers, self._failed, len(feed[part]), self._n, SPIN_LIMIT),
+                KIND=persistent_kernel.KINDS[kind],
+                **self._constants,
+            )
             self._h.copy_(self._turns[len(feed[part]) % 2, :, :, : self._h.shape[2]])
         return scores if kind == "read" else ids
 
@@ -176,14 +159,6 @@ class PersistentSampler:
         """Raise InputError if a barrier has ever timed out: results since then are wrong."""
         if self._failed.item():
             raise InputError("a barrier of the GPU's kernel timed out: sample with --engine auto.")
-
-    def _steps(self, kind: str, feed: Tensor, ids: Tensor, scores: Tensor) -> None:
-        self._launch(
-            *(*self._packed, self._turns, self._c, self._logits, self._last, feed, self._temperature, ids, scores),
-            *(self._barriers, self._failed, len(feed), self._n, SPIN_LIMIT),
-            KIND=persistent_kernel.KINDS[kind],
-            **self._constants,
-        )
 
     def _launch(self, *arguments: Any, **constants: Any) -> None:
         persistent_kernel.sample_steps[(self.plan.programs,)](*arguments, **constants, **launch_options(self.plan))
@@ -217,9 +192,8 @@ def launch_options(plan: Plan) -> dict[str, Any]:
 
 
 def capacity(device: torch.device) -> tuple[int, int]:
-    """Return how many programs fit on a device at the same time, and the shared memory of a multiprocessor in bytes. In
-    the interpreter on a CPU it is one program."""
-    if device.type != "cuda":
+    """Return how many programs fit on a device at the same time, and the shared memory of a multiprocessor in bytes."""
+    if device.type != "cuda":  # Triton's interpreter
         return 1, SHARED
     card = torch.cuda.get_device_properties(device)
     return PER_MULTIPROCESSOR * card.multi_processor_count, getattr(card, "shared_memory_per_multiprocessor", SHARED)
