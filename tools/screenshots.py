@@ -58,7 +58,7 @@ def main() -> None:
             report(browser, runs, folder)
             live(browser, runs, folder)
             browser.close()
-        film(runs, folder)
+        video(runs, folder)
 
 
 def train(folder: Path, threads: str) -> list[Path]:
@@ -132,9 +132,9 @@ def close_page(page: Page, shot: Path) -> None:
     keep(shot)
 
 
-def film(runs: list[Path], folder: Path) -> None:
+def video(runs: list[Path], folder: Path) -> None:
     """Make a picture of a clip of the video."""
-    made = folder / "film.mp4"
+    made = folder / "video.mp4"
     assert charrnn_video([*map(str, runs), "-o", str(made), "-q"]) == 0
     probe = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(made)]
     length = float(subprocess.run(probe, capture_output=True, check=True).stdout)

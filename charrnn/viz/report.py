@@ -113,7 +113,7 @@ def _result(summary: RunSummary) -> dict[str, str]:
     }
     if best and summary.flac:
         percent = 100 * (1 - best.bits / summary.flac)
-        found["flac"] = f"{abs(percent):.0f} % {'less' if percent >= 0 else 'more'} than FLAC ({summary.flac:.2f})"
+        found["flac"] = f"{abs(percent):.1f} % {'less' if percent >= 0 else 'more'} than FLAC ({summary.flac:.2f})"
     return found
 
 

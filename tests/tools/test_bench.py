@@ -1,4 +1,4 @@
-"""Benchmarks print each figure beside its baseline."""
+"""Benchmarks print each figure with its baseline."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS
 
 RATE = 11025
 ROWS, CHECKPOINTS, SECONDS, TEMPERATURES = 500_000, 50, 10, (0.8, 1.0)
-FILM_CHECKPOINTS = "200000,300000,400000,newest"  # at two temperatures each
-FILM_SECONDS = 95
+VIDEO_CHECKPOINTS = "200000,300000,400000,newest"  # at two temperatures each
+VIDEO_SECONDS = 95
 WIDTH, HEIGHT = 16383, 1080
 
 PLAIN_PLOT = f"""
@@ -39,16 +39,16 @@ x, y = np.loadtxt(sys.argv[1], delimiter=",", skiprows=1, usecols=(0, 2), unpack
 go.Figure(go.Scattergl(x=x, y=y)).write_html(sys.argv[2])
 """
 PYTHON = sys.executable
-FILM_SOURCE = f"color=size=1920x1080:rate=30:duration={FILM_SECONDS}"  # of the same length, without content
+VIDEO_SOURCE = f"color=size=1920x1080:rate=30:duration={VIDEO_SECONDS}"  # of the same length, without content
 PAIRS = {  # a plain program, and the command that is compared with it, in a folder with the run
     "plain matplotlib, 500,000 rows": (
         [PYTHON, "-c", PLAIN_PLOT, "run/log.csv", "out.png"],
         f"plot run -o out.png --width {WIDTH} --height {HEIGHT}",
     ),
     "plain plotly, 500,000 rows": ([PYTHON, "-c", PLAIN_PAGE, "run/log.csv", "out.html"], "report run -o out.html"),
-    f"ffmpeg alone, {FILM_SECONDS} s": (
-        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", FILM_SOURCE, "-pix_fmt", "yuv420p", "out.mp4"],
-        f"video run -o out.mp4 --checkpoints {FILM_CHECKPOINTS} -q",
+    f"ffmpeg alone, {VIDEO_SECONDS} s": (
+        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", VIDEO_SOURCE, "-pix_fmt", "yuv420p", "out.mp4"],
+        f"video run -o out.mp4 --checkpoints {VIDEO_CHECKPOINTS} -q",
     ),
 }
 

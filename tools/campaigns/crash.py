@@ -5,7 +5,7 @@
 
 Training is stopped by signals, a full disk, missing permissions, a power cut or a second trainer, and resumed. In the
 end its checkpoints and logs must equal those of an undisturbed run, bit for bit except for the columns of time, and no
-temporary file may remain. Linux only. full-disk and read-only need root and are left out without it.
+temporary file may remain. Linux only. full-disk and read-only need root and are skipped without it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def exit_code(process: Any) -> int:
 def result(run: Run) -> dict[str, Any]:
     """Return what must be equal: logs without columns of time, checkpoints as bytes, the names of all files.
 
-    Checkpoints that were saved because of a signal, between two others, are left out.
+    Checkpoints that were saved because of a signal, between two others, are skipped.
     """
     found: dict[str, Any] = {}
     for file in (run.log_file, run.val_file):
@@ -282,7 +282,7 @@ def main() -> int:
     }
     if os.geteuid() == 0:
         checks |= {"full-disk": full_disk, "read-only": read_only}
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # where a sync takes no time
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # where a sync is free
     return run_checks(arguments, checks, memory)
 
 

@@ -54,10 +54,10 @@ class Server:
         self.messages = folder / "messages"
         flags = ["--port", "0", "--threads", "1", "--listeners", str(listeners)]
         self.process = start("listen", [str(run), *flags], self.messages)
-        while not (address := re.match(r"http://([\d.]+:\d+)/ plays .*\n", self.messages.read_text())):
+        while not (address := re.search(r"http://([\d.]+:\d+)/.*\n", self.messages.read_text())):
             assert self.process.poll() is None, self.messages.read_text()
             time.sleep(0.05)
-        self.host, self.greeting = address[1], address[0]
+        self.host, self.greeting = address[1], address.string
         urllib.request.urlopen(f"http://{self.host}/").close()  # returns once the page is served
 
     def files(self) -> Counter[str]:
