@@ -188,7 +188,7 @@ def rolling(points: Curve, at: NDArray[np.integer[Any]], window: int, kind: str 
 
 
 def thinned(points: Curve, edges: Floats, limit: int | None = None) -> NDArray[np.int64]:
-    """Return the rows to draw a line through: about one per column between ``edges``, and both ends; at most ``limit``."""
+    """Return the rows to draw a line through: about one per column between ``edges``, and both ends."""
     rows = np.searchsorted(points.x, (edges[:-1] + edges[1:]) / 2)
     rows = np.unique(np.concatenate(([0], rows.clip(0, len(points) - 1), [len(points) - 1])))
     if limit is not None and len(rows) > limit:
