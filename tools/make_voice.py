@@ -1,7 +1,7 @@
 """Make data/voice.wav: a minute of an invented language, spoken by a formant synthesiser after Klatt.
 
 Glottal pulses and some noise pass through resonances that glide from speech sound to speech sound. Seventeen words
-are repeated with small variations, so that a small network soon has something to imitate.
+are repeated with small variations, so that a small network learns them soon.
 
 Sources
 -------

@@ -1,4 +1,4 @@
-"""Differences between runs on symbols and runs of the frame predictor, for whatever shows runs."""
+"""Units and formats in which runs on symbols and runs of the frame predictor differ."""
 
 from __future__ import annotations
 

@@ -204,15 +204,15 @@ def check(crowd: Crowd, network: Path, folder: Path) -> Result:
     drawn = [sampled(network, seed, longest, folder) for seed in range(SEEDS)]
     exact = sum(drawn[one.seed].startswith(one.received) for one in steady)
     assert exact == len(steady), f"{exact} of {len(steady)} steady listeners received what charrnn-sample draws"
-    gaps = sum(one.gaps for one in steady)
-    assert not gaps, f"{gaps} gaps in {len(steady)} streams"
-    memory = growth(crowd.memory)
     time.sleep(LISTENER_TIMEOUT + 2)
     files = server.files() - crowd.files
     assert not files, f"open files after all have left: {', '.join(sorted(files.elements()))}"
     errors = server.messages.read_text().removeprefix(server.greeting)
     assert not errors, f"the server printed {errors[:300]!r}"
     assert server.process.poll() is None, "the server has ended"
+    gaps = sum(one.gaps for one in steady)
+    assert not gaps, f"{gaps} gaps in {len(steady)} streams"
+    memory = growth(crowd.memory)
     counts = ", ".join(f"{count:,} {name}" for name, count in crowd.counts.items())
     return f"{counts}; samples as charrnn-sample draws, without gaps; {memory}"
 
