@@ -73,10 +73,10 @@ def test_host_and_origin_must_be_the_pages_own(served, headers, status):
 
 
 def test_a_page_from_elsewhere_cannot_connect(served):
-    with pytest.raises(InvalidStatus) as refused:
+    with pytest.raises(InvalidStatus) as rejected:
         served.socket_to(origin="http://evil.example")
-    assert refused.value.response.status_code == 403
-    assert b"evil.example" in refused.value.response.body
+    assert rejected.value.response.status_code == 403
+    assert b"evil.example" in rejected.value.response.body
 
 
 def test_a_token_is_required_and_kept_in_a_cookie(trained_run):
@@ -84,9 +84,9 @@ def test_a_token_is_required_and_kept_in_a_cookie(trained_run):
     with Served([Run(trained_run)], **options) as one:
         for path in ("/", "/api/runs", "/?token=wrong", "/?token=%C3%A9"):
             assert one.ask(path)[0] == 401
-        with pytest.raises(InvalidStatus) as refused:
+        with pytest.raises(InvalidStatus) as rejected:
             one.socket_to()
-        assert refused.value.response.status_code == 401
+        assert rejected.value.response.status_code == 401
         assert one.ask(f"/?token={TOKEN}", Host="rebound.example")[0] == 403
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with opener.open(f"http://{one.host}/?token={TOKEN}") as answer:

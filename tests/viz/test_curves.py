@@ -55,9 +55,9 @@ def test_columns_are_read_in_any_dialect(csv_file, text, rows):
     ],
 )
 def test_a_file_without_the_columns_is_rejected(csv_file, text, message):
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as rejected:
         read_columns(csv_file(text), ("x", "y"), lambda _: None)
-    assert message in str(refused.value)
+    assert message in str(rejected.value)
 
 
 def test_line_numbers_and_progress_do_not_depend_on_the_size_of_blocks(csv_file, monkeypatch):

@@ -1,4 +1,4 @@
-"""Prove that interrupted training resumes exactly, whatever stopped it. 200 kills take about three minutes.
+"""Prove that training that was stopped at any moment resumes exactly. 200 kills take about three minutes.
 
     python tools/campaigns/crash.py --kills 200 --disks 20
     python tools/campaigns/crash.py --only full-disk,power
