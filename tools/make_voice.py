@@ -1,7 +1,7 @@
 """Make data/voice.wav: a minute of an invented language, spoken by a formant synthesiser after Klatt.
 
 Glottal pulses and some noise pass through resonances that glide from speech sound to speech sound. Seventeen words
-are repeated with small variations, so that a small network soon has something to imitate.
+are repeated with small variations, so that a small network learns them soon.
 
 Sources
 -------
@@ -217,7 +217,7 @@ def _vowel_indices(sounds: Sequence[Sound]) -> NDArray[np.int64]:
 
 
 def _smooth(track: Floats, ms: float) -> Floats:
-    """Smooth a track (frames, ...) with a Hann window of so many ms; its ends are held."""
+    """Smooth a track (frames, ...) with a Hann window of a length in ms; its ends are held."""
     side = max(1, round(ms / 1000 * RATE / FRAME / 2))
     window = np.hanning(2 * side + 1)
     held = np.concatenate([track[:1].repeat(side, axis=0), track, track[-1:].repeat(side, axis=0)])

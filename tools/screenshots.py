@@ -43,7 +43,6 @@ def main() -> None:
     """Train networks unless runs are given, then make every picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, help="runs with samples (default: three new ones)")
-    parser.add_argument("--threads", default="0", help="number of threads to train with; 0 for one per core")
     args = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -51,23 +50,23 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = args.runs or train(folder, args.threads)
+        runs = args.runs or train(folder)
         plots(runs, folder)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             report(browser, runs, folder)
             live(browser, runs, folder)
             browser.close()
-        film(runs, folder)
+        video(runs, folder)
 
 
-def train(folder: Path, threads: str) -> list[Path]:
+def train(folder: Path) -> list[Path]:
     """Train three networks on the voice of data/."""
     runs = [folder / name for name in NETWORKS]
     for run, flags in zip(runs, NETWORKS.values(), strict=True):
         print(f"training {run.name}", flush=True)
         voice = str(ROOT / "data" / "voice.wav")
-        command = [voice, "--run-dir", str(run), *flags.split(), *SETTINGS.split(), "--threads", threads]
+        command = [voice, "--run-dir", str(run), *flags.split(), *SETTINGS.split()]
         assert charrnn_train(command) == 0
     return runs
 
@@ -132,9 +131,9 @@ def close_page(page: Page, shot: Path) -> None:
     keep(shot)
 
 
-def film(runs: list[Path], folder: Path) -> None:
+def video(runs: list[Path], folder: Path) -> None:
     """Make a picture of a clip of the video."""
-    made = folder / "film.mp4"
+    made = folder / "video.mp4"
     assert charrnn_video([*map(str, runs), "-o", str(made), "-q"]) == 0
     probe = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(made)]
     length = float(subprocess.run(probe, capture_output=True, check=True).stdout)

@@ -23,7 +23,7 @@ class GrowingLog:
     """Iterations and losses in bits of a CSV file to which another process appends.
 
     A file that was replaced, as on a resume, is read from the start. A last row without a line end is read later, and
-    malformed rows are left out.
+    malformed rows are skipped.
     """
 
     def __init__(self, path: Path, loss: str, kind: RunKind) -> None:

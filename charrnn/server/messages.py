@@ -41,8 +41,8 @@ def parse(message: Any) -> dict[str, Any]:
     return {"type": kind, **{name: found.get(name) for name in FIELDS[kind]}}
 
 
-def _integer(most: int = MAX_INTEGER) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 0 <= value <= most
+def _integer(limit: int = MAX_INTEGER) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value <= limit
 
 
 def _is_temperature(value: Any) -> bool:

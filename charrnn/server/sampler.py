@@ -1,4 +1,4 @@
-"""Thread that samples a network for one listener, a moment ahead of what they have heard."""
+"""Thread that samples a network for one listener, slightly ahead of playback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from bytecodec.errors import InputError
 from bytecodec.pcm import bytes_to_int16
 
-LEAD = 0.3  # seconds of sound sent ahead of playback; a new temperature is heard after so long
+LEAD = 0.3  # seconds of sound sent ahead of playback, the delay until a new temperature is audible
 PIECE_TIME = 0.03  # seconds of computation per piece
 PIECE_LENGTH = 0.05  # seconds of sound per piece at most, well below LEAD; each piece has a fixed cost
 MIN_PIECE, MAX_PIECE = 16, 4096  # symbols
@@ -130,7 +130,7 @@ class Sampler(threading.Thread):
                 self._send({"type": "status", "stream": request.stream, "speed": speed})
 
     def _piece_size(self, rate: int) -> int:
-        """Return the symbols of the next piece; slow networks send small pieces, so that each is heard soon."""
+        """Return the symbols of the next piece; slow networks send small pieces, for a short delay."""
         longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
         return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
 

@@ -63,7 +63,7 @@ class AppState:
         except InputError:  # its message may contain paths of this machine
             raise InputError(f"The config.json of {name} is damaged.") from None
         if is_frames(config):
-            raise InputError(_frames_refusal(name))
+            raise InputError(_frames_error(name))
         sound = (config.get("rate") or 0, config.get("encoding") or "linear")
         if not sound[0]:
             raise InputError(f"{name} was trained on text, so it cannot start from a recording.")
@@ -82,7 +82,7 @@ class AppState:
         run = self.runs[self.index(message["run"])]
         file = find_checkpoint(run, message["checkpoint"])
         if kind_of(file) == "frames":
-            raise InputError(_frames_refusal(run.path.name))
+            raise InputError(_frames_error(run.path.name))
         start = self._starts.get(message["start"] or "", (b"", (0, "")))
         if message["start"] and not start[0]:
             raise InputError("The recording to start from is no longer stored: drop it again.")
@@ -128,5 +128,5 @@ def _describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _frames_refusal(name: str) -> str:
+def _frames_error(name: str) -> str:
     return f"{name} is a frame predictor, which cannot be played live: use charrnn-sample."

@@ -1,1 +1,1 @@
-"""Pictures, reports and films of runs; imports no torch."""
+"""Plots, reports and videos of runs; imports no torch."""

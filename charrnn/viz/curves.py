@@ -85,7 +85,8 @@ def csv_series(
     run = Run(file.parent)
     if ys == ["train_loss"] and file.name == run.log_file.name:
         return [run_series(run, name, x, on_message, on_progress, unit)], x, ys
-    kind = RunKind.of_run(run) if file.name in (run.log_file.name, run.val_file.name) else RunKind.of({})
+    is_log = file.name in (run.log_file.name, run.val_file.name)
+    kind = RunKind.of_run(run, on_message) if is_log else RunKind.of({})
     columns = [kind.column(file, header, y, unit) if y in LOSSES else (y, 1.0) for y in ys]
     data = read_columns(file, (x, *(column for column, _ in columns)), on_message, on_progress).T
     names = [name] if len(ys) == 1 else [f"{name}, {y}" for y in ys]
@@ -105,7 +106,7 @@ def run_series(
     unit: str = "nats",
 ) -> Series:
     """Return the losses of a run over a column of both logs, or raise InputError if log.csv has no rows yet."""
-    kind, val = RunKind.of_run(run), None
+    kind, val = RunKind.of_run(run, on_message), None
 
     def read(file: Path, loss: str, on_progress: OnProgress) -> Curve:
         column, factor = kind.column(file, column_names(file), loss, unit)
@@ -186,10 +187,10 @@ def rolling(points: Curve, at: NDArray[np.integer[Any]], window: int, kind: str 
     return np.asarray((sums[end] - sums[first]) / (end - first) + level)
 
 
-def thinned(points: Curve, edges: Floats, most: int | None = None) -> NDArray[np.int64]:
+def thinned(points: Curve, edges: Floats, limit: int | None = None) -> NDArray[np.int64]:
     """Return the rows to draw a line through: about one per column between ``edges``, and both ends."""
     rows = np.searchsorted(points.x, (edges[:-1] + edges[1:]) / 2)
     rows = np.unique(np.concatenate(([0], rows.clip(0, len(points) - 1), [len(points) - 1])))
-    if most is not None and len(rows) > most:
-        rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+    if limit is not None and len(rows) > limit:
+        rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
     return rows

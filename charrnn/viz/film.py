@@ -55,7 +55,7 @@ class Layout:
     unit
         Size of a pixel of a video that is 720 high.
     loss, wave, spectrogram, spectrum, progress
-        Boxes of the loss graph, of the waveform above its spectrogram, of the current spectrum beside them, and of the
+        Boxes of the loss graph, of the waveform above its spectrogram, of the current spectrum on the right, and of the
         progress bar.
     """
 
@@ -98,14 +98,14 @@ class Pen:
     ) -> None:
         """Write text at a position; reduce or shorten it if it does not fit."""
         text = drawable(printable(text, MAX_TEXT))
-        left, top, most, _ = self.layout.box(x, y, room, 0)
+        left, top, limit, _ = self.layout.box(x, y, room, 0)
         right = self.layout.width - left
-        most = min(most, round(0.97 * {"l": right, "r": left, "m": 2 * min(left, right)}[anchor[0]]))
+        limit = min(limit, round(0.97 * {"l": right, "r": left, "m": 2 * min(left, right)}[anchor[0]]))
         size *= self.layout.unit
         font = _font(size, bold)
-        if (length := font.getlength(text)) > most:
-            font = _font(size * max(MIN_TEXT_SCALE, most / length), bold)
-        while len(text) > 1 and font.getlength(text) > most:
+        if (length := font.getlength(text)) > limit:
+            font = _font(size * max(MIN_TEXT_SCALE, limit / length), bold)
+        while len(text) > 1 and font.getlength(text) > limit:
             text = text[:-2] + "…"
         self._draw.text((left, top), text, fill=color, font=font, anchor=anchor)
 
@@ -233,7 +233,7 @@ class LossGraph:
         frame[top:bottom, left + here - 1 : left + here + 1] = rgb(THEME.ink)
 
     def labels(self, pen: Pen) -> None:
-        """Draw the fixed labels beside the panel."""
+        """Draw the fixed labels around the panel."""
         _, top, _, bottom = self._box
         for tick in ticks(self.low, self.high):
             y = bottom - (bottom - top) * np.log(tick / self.low) / np.log(self.high / self.low)

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,27 +31,7 @@ ORIGINAL_SECONDS = 5.0  # of the training data, if there is no sample of which t
 DIGITS = 7  # significant digits of the curves' numbers
 
 
-@dataclass(frozen=True)
-class Player:
-    """Sound with its pictures and captions.
-
-    Attributes
-    ----------
-    label
-        Label for screen readers.
-    audio, spectrogram
-        data: URLs.
-    wave
-        The d attribute of an SVG path, `WIDTH` wide and 2 high.
-    """
-
-    label: str
-    title: str
-    caption: str
-    audio: str
-    spectrogram: str
-    wave: str
-    seconds: float
+Player = dict[str, Any]  # variables of the template's macro "player", see `_sound`
 
 
 def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], on_progress: OnProgress = ignore) -> str:
@@ -113,7 +92,7 @@ def _result(summary: RunSummary) -> dict[str, str]:
     }
     if best and summary.flac:
         percent = 100 * (1 - best.bits / summary.flac)
-        found["flac"] = f"{abs(percent):.0f} % {'less' if percent >= 0 else 'more'} than FLAC ({summary.flac:.2f})"
+        found["flac"] = f"{abs(percent):.1f} % {'less' if percent >= 0 else 'more'} than FLAC ({summary.flac:.2f})"
     return found
 
 
@@ -151,9 +130,17 @@ def _originals(summaries: Sequence[RunSummary], coder: _Coder) -> list[Player]:
 
 
 def _sound(label: str, title: str, caption: str, samples: Floats, rate: int, coder: _Coder) -> Player:
+    """Return a sound with its pictures: two data: URLs, and an SVG path, `WIDTH` wide and 2 high."""
     picture = picture_of_samples(samples, rate, WIDTH)
-    audio = _data_url(*coder.encode(samples, rate))
-    return Player(label, title, caption, audio, _spectrogram(picture), _wave(picture), len(samples) / rate)
+    return {
+        "label": label,  # for screen readers
+        "title": title,
+        "caption": caption,
+        "audio": _data_url(*coder.encode(samples, rate)),
+        "spectrogram": _spectrogram(picture),
+        "wave": _wave(picture),
+        "seconds": len(samples) / rate,
+    }
 
 
 class _Coder:

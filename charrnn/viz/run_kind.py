@@ -1,9 +1,9 @@
-"""Differences between runs on symbols and runs of the frame predictor, for whatever shows runs."""
+"""Units and formats in which runs on symbols and runs of the frame predictor differ."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,15 @@ class RunKind:
         return cls(FRAME_LOSSES[loss], FRAME_BITS, FRAME_BITS, True, flac)
 
     @classmethod
-    def of_run(cls, run: Run) -> RunKind:
-        """Return the kind of a run, whose config.json may be missing or damaged."""
-        try:
-            return cls.of(run.config())
-        except (InputError, OSError):
-            return cls.of({})
+    def of_run(cls, run: Run, on_message: Callable[[str], object] = str) -> RunKind:
+        """Return the kind of a run, whose config.json may be missing; a damaged one is reported."""
+        config: dict[str, Any] = {}
+        if run.config_file.exists():
+            try:
+                config = run.config()
+            except (InputError, OSError) as error:
+                on_message(f"{str(error).rstrip('.')}: units may be wrong, and FLAC is not shown.")
+        return cls.of(config)
 
     @property
     def sample_bytes(self) -> int:

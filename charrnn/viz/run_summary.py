@@ -138,7 +138,7 @@ class RunSummary:
 
     @property
     def network_size(self) -> str:
-        """Description of the network, with the number of parameters if it is known."""
+        """Description of the network, with the number of parameters if available."""
         return f"{self.network}{f', {self.parameters:,} parameters' if self.parameters else ''}"
 
     @cached_property
@@ -151,8 +151,8 @@ class RunSummary:
             tensors = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
         except (IndexError, OSError, InputError):
             return None
-        left_out = NOT_PARAMETERS if self.kind.is_frames else ()
-        return sum(math.prod(shape) for name, (shape, _) in tensors.items() if name not in left_out)
+        excluded = NOT_PARAMETERS if self.kind.is_frames else ()
+        return sum(math.prod(shape) for name, (shape, _) in tensors.items() if name not in excluded)
 
     def at(self, step: int) -> TrainPoint:
         """Return the state of training at an iteration."""
@@ -198,7 +198,7 @@ class RunSummary:
         last, symbols = self.last(), config.get("symbols", 0)
         encoding = "16 bits" if self.kind.is_frames else config.get("encoding")
         sound = f"{duration(symbols / (self.rate or 1))} of sound at {self.rate:,} Hz, {encoding}"
-        fractions = [f"{config.get(name, 0):.0%}" for name in ("val_frac", "test_frac")]
+        fractions = [f"{100 * config.get(name, 0):.0f} %" for name in ("val_frac", "test_frac")]
         found: dict[str, object] = {
             "Training data": self.inputs,
             "Length": sound if self.is_sound else f"{symbols:,} characters of text",

@@ -61,7 +61,7 @@ def read_sound(path: Path, on_message: OnMessage = ignore) -> tuple[Floats, int]
     """Return a whole recording, mono (n,) with full scale 1, and the rate in Hz of its first part.
 
     ``on_message`` is called with messages for the user, such as that the recording is cut short. Raise InputError if
-    the file is not a recording, holds no sound, or is damaged in the middle.
+    the file is not a recording, contains no sound, or is damaged in the middle.
     """
     with path.open("rb") as file:
         reading = Pass(file, str(path))
@@ -98,7 +98,7 @@ def _picture_by_seeking(path: Path, file: BinaryIO, columns: int, on_progress: O
     # Given a name, soundfile would select the format by its suffix.
     with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
         if not sound.frames:
-            raise InputError(f"{path} holds no sound: no whole sample is found in it.")
+            raise InputError(f"{path} contains no sound: no whole sample is found in it.")
 
         def read(start: int, count: int) -> Floats:
             sound.seek(start)

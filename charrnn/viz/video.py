@@ -52,7 +52,7 @@ def make(
     total = cards[0] + sum(cards[1] + part.frames for part in parts) + cards[2]
     on_total(total)
     with tempfile.TemporaryDirectory() as folder:
-        sound, target = Path(folder) / "sound.wav", Path(folder) / "film.mp4"
+        sound, target = Path(folder) / "sound.wav", Path(folder) / "video.mp4"
         try:
             _write_sound(sound, parts, cards, fps)
         except OSError as error:

@@ -139,7 +139,7 @@ def test_the_page_plays_shows_the_temperature_and_stops(open_page):
     play_for(page, 0.5)
     assert "tone, iteration 400" in page.locator("#message").inner_text()
     page.locator("#temperature").fill("0.6")
-    wait_for(lambda: page.locator("#heard").inner_text() == "0.60")
+    wait_for(lambda: page.locator("#current-temperature").inner_text() == "0.60")
     dots = "(one) => new Set(one.getContext('2d').getImageData(one.width - 40, 0, 40, one.height).data).size"
     wait_for(lambda: page.locator("#spectrum").evaluate(dots) > 20)
     assert page.locator("#wave").evaluate(dots) > 2

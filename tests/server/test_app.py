@@ -3,14 +3,11 @@
 import contextlib
 import errno
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
+from campaigns import run_campaign
 from listening import Served, read_until, receive, sampled, send, wait_for
 from websockets.exceptions import InvalidStatus
 
@@ -26,7 +24,6 @@ from charrnn.server import app as listen_app
 from charrnn.server import state
 from charrnn.storage.run_dir import Run
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery"
 
 
@@ -76,10 +73,10 @@ def test_host_and_origin_must_be_the_pages_own(served, headers, status):
 
 
 def test_a_page_from_elsewhere_cannot_connect(served):
-    with pytest.raises(InvalidStatus) as refused:
+    with pytest.raises(InvalidStatus) as rejected:
         served.socket_to(origin="http://evil.example")
-    assert refused.value.response.status_code == 403
-    assert b"evil.example" in refused.value.response.body
+    assert rejected.value.response.status_code == 403
+    assert b"evil.example" in rejected.value.response.body
 
 
 def test_a_token_is_required_and_kept_in_a_cookie(trained_run):
@@ -87,9 +84,9 @@ def test_a_token_is_required_and_kept_in_a_cookie(trained_run):
     with Served([Run(trained_run)], **options) as one:
         for path in ("/", "/api/runs", "/?token=wrong", "/?token=%C3%A9"):
             assert one.ask(path)[0] == 401
-        with pytest.raises(InvalidStatus) as refused:
+        with pytest.raises(InvalidStatus) as rejected:
             one.socket_to()
-        assert refused.value.response.status_code == 401
+        assert rejected.value.response.status_code == 401
         assert one.ask(f"/?token={TOKEN}", Host="rebound.example")[0] == 403
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with opener.open(f"http://{one.host}/?token={TOKEN}") as answer:
@@ -233,11 +230,7 @@ def test_requests_above_the_limit_of_connections_are_rejected(trained_run, monke
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_listeners_are_not_disturbed_by_others_and_by_malformed_requests():
-    command = [sys.executable, "tools/campaigns/crowd.py", "--minutes", "0.5", "--listeners", "6"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.stderr == ""
-    assert done.stdout.count("| ok |") >= 8
-    failed = re.findall(r"\| (.*?) \| .* \| FAILED \|", done.stdout)
-    assert set(failed) <= {"gaps of steady listeners", "memory"}  # which depend on the machine and need a longer run
+def test_listeners_are_not_disturbed_by_others_and_by_malformed_messages():
+    code, output = run_campaign("crowd", "--minutes", 0.5, "--listeners", 6)
+    depends_on_the_machine = re.search(r"\d gaps in|memory grew", output)  # these need a longer run
+    assert code == 0 or depends_on_the_machine, output

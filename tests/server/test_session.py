@@ -46,7 +46,7 @@ def test_a_listener_receives_what_charrnn_sample_draws_with_that_seed(served, tr
     np.testing.assert_array_equal(received, sampled(trained, 7, len(received)))
 
 
-def test_sound_is_sent_only_a_moment_ahead_of_playback(served):
+def test_sound_is_sent_only_slightly_ahead_of_playback(served):
     with served.socket_to() as connection:
         send(connection)
         read_until(connection, "playing")
@@ -101,7 +101,7 @@ def test_a_listener_who_does_not_read_leaves_no_sampler(served, monkeypatch):
         wait_for(lambda: not samplers())
 
 
-def test_at_most_as_many_play_as_allowed_and_a_place_is_free_after_a_stop(served):
+def test_at_most_as_many_play_as_allowed_and_one_more_after_a_stop(served):
     with served.socket_to() as first, served.socket_to() as second, served.socket_to() as third:
         for connection in (first, second):
             send(connection)
@@ -167,7 +167,7 @@ def test_a_parsed_message_has_every_field_or_is_rejected(kind, fields):
         assert found.keys() == {"type", *messages.FIELDS[kind]}
 
 
-def test_a_start_may_be_left_out(served):
+def test_a_start_is_optional(served):
     with served.socket_to() as connection:
         connection.send(json.dumps({name: value for name, value in PLAY.items() if name != "start"}))
         read_until(connection, "playing")

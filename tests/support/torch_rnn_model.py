@@ -12,10 +12,10 @@ BUFFERS = {"gradInput": np.empty(0, "f4"), "output": np.empty(0, "f4"), "_type":
 
 def layers(tokens, cell="lstm", sizes=(5, 6, 6), batchnorm=False, dropout=0.0, seed=0, dtype="f4"):
     """Return the layers of a LanguageModel with random weights: embeddings of sizes[0], then a layer per other size."""
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
 
     def random(*shape):
-        return dice.normal(0, 0.7, shape).astype(dtype)
+        return generator.normal(0, 0.7, shape).astype(dtype)
 
     def layer(name, **fields):
         return Thing(f"nn.{name}", {**BUFFERS, **fields})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from campaigns import linux, run_campaign
 
-TARGETS = "recordings", "texts", "checkpoint", "t7", "csv", "config"
+TARGETS = "recordings", "texts", "checkpoint", "csv", "config"
 
 
 @linux

@@ -53,8 +53,7 @@ def test_a_check_that_raises_is_reported_and_the_others_still_run(monkeypatch, c
     assert rows[0]["error"] == "RuntimeError: CUDA error: out of luck"
 
 
-@pytest.mark.parametrize(("flags", "word"), [(["--only", "zzz"], "zzz"), (["--json", "/nowhere/x.json"], "/nowhere")])
-def test_a_wrong_argument_is_named(capsys, flags, word):
+def test_a_name_that_no_check_has_is_rejected(capsys):
     with pytest.raises(SystemExit, match="2"):
-        check.main(["--rehearse", *flags])
-    assert word in capsys.readouterr().err.splitlines()[-1]
+        check.main(["--rehearse", "--only", "zzz"])
+    assert "zzz" in capsys.readouterr().err

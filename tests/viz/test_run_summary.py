@@ -26,7 +26,7 @@ def test_the_settings_describe_data_network_and_training(run):
     settings = RunSummary(run).settings()
     assert settings["Training data"] == "tone.wav"
     assert settings["Length"] == "2.0 s of sound at 11,025 Hz, linear"
-    assert settings["Validation and test parts"] == "10% and 10%"
+    assert settings["Validation and test parts"] == "10 % and 10 %"
     assert settings["Network"] == "LSTM, 2 layers of 48"
     assert settings["Batch"] == "16 rows of 32 steps"
     assert settings["Trained for"].startswith("400 iterations, ")

@@ -77,7 +77,7 @@ def test_a_file_that_is_no_recording_is_rejected(tmp_path, write_wav):
     for read in (read_sound, lambda path: picture_of_file(path, 10)):
         with pytest.raises(InputError, match=r"a\.wav .*text"):
             read(tmp_path / "a.wav")
-        with pytest.raises(InputError, match=r"b\.wav holds no sound"):
+        with pytest.raises(InputError, match=r"b\.wav .*no sound"):
             read(write_wav(tmp_path / "b.wav", b""))
 
 

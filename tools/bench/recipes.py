@@ -2,7 +2,7 @@
 
     python tools/bench/recipes.py voice.wav piano.wav --minutes 10 --sizes 2x256,3x680
 
-The recipes train at the same time, each on its share of the cores, so that a machine whose speed drifts is fair to
+The recipes train at the same time, each on its share of the cores, so that a drift of the machine's speed affects
 all. The baselines are the first recipe and FLAC. The runs stay in --runs and are not repeated; charrnn-plot draws them.
 """
 

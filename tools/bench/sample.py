@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from table import Row, main, per_second
@@ -45,26 +44,6 @@ def engine(kind: str, streams: int, precision: str = "auto", threads: int = 0, l
     return chunk * streams * per_second(lambda: next(symbols))
 
 
-def memory_limit() -> float:
-    """Measure how often per second one core can read as many bytes as the int4.5 weights have."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
-    import numpy as np
-
-    from charrnn.engines import arrays
-    from charrnn.engines.cpu.library import library
-    from charrnn.engines.cpu.pack import PackedNetwork
-    from charrnn.models.char_rnn import build
-    from charrnn.models.config import ModelConfig
-
-    config = ModelConfig(V, WIDTH, UNITS, LAYERS)
-    network = PackedNetwork(arrays(build(config, seed=0)), config, "int4.5").network
-    layers = [network.layer[i] for i in range(LAYERS)]
-    matrices = [network.output, *(layer.input for layer in layers), *(layer.recurrent for layer in layers)]
-    size = sum(library().charrnn_size(matrix) for matrix in matrices)
-    x, y = np.ones((2, size // 8), dtype=np.float32)  # together as large as the weights
-    return 100 * per_second(lambda: [x @ y for _ in range(100)])
-
-
 def rows() -> list[Row]:
     """Return the rows of one stream and of 64."""
     found = []
@@ -77,7 +56,6 @@ def rows() -> list[Row]:
             found.append(Row(f"{label}: onnxruntime engine, int8", partial(engine, "onnx", 1), plain))
             found.append(Row(f"{label}: compiled engine, int4.5, 1 thread", partial(compiled, 1), plain))
             found.append(Row(f"{label}: compiled engine, 2x256", partial(engine, "cpu", 1, layers=2), plain))
-            found.append(Row(f"{label}: limit, reading the int4.5 weights, 1 thread", memory_limit, plain))
         found.append(Row(f"{label}: compiled engine, int4.5, 2 threads", partial(compiled, 2), plain))
     return found
 

@@ -1,7 +1,7 @@
 """The table that all benchmarks print: what was measured, its figure, its baseline and their ratio.
 
 Each figure is the median of several measurements. Each measurement runs in a process of its own, and the rows take
-turns, so that a machine whose speed drifts is fair to all of them. Run benchmarks with nothing else running.
+turns, so that a drift of the machine's speed affects all of them. Run benchmarks with nothing else running.
 """
 
 from __future__ import annotations

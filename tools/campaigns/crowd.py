@@ -1,37 +1,33 @@
-"""Fill the listening page with listeners and with malformed requests, and check that the listeners are not disturbed.
+"""Prove that many listeners of the listening page are not disturbed by others that send malformed messages.
 
     python tools/campaigns/crowd.py --minutes 5
     python tools/campaigns/crowd.py --minutes 0.5 --listeners 6 --run runs/voice-001
 
 Four of five listeners play all the time, and their sound is compared with charrnn-sample's; one of five disconnects and
 returns. A gap is a moment in which a buffer of 0.3 seconds is empty, also if this process was late itself. Linux only.
-Prints Markdown; the exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import random
 import re
 import sys
-import tempfile
 import time
 import urllib.request
 import wave
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from common import VOICE, growth, resident_bytes, run, start
+from common import VOICE, Arguments, Result, growth, parser, resident_bytes, run, run_checks, start
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from charrnn.server.app import MAX_UPLOAD
 from charrnn.server.messages import MAX_SIZE
 from charrnn.server.sampler import HEADER, LISTENER_TIMEOUT
 
@@ -54,10 +50,10 @@ class Server:
         self.messages = folder / "messages"
         flags = ["--port", "0", "--threads", "1", "--listeners", str(listeners)]
         self.process = start("listen", [str(run), *flags], self.messages)
-        while not (address := re.match(r"http://([\d.]+:\d+)/ plays .*\n", self.messages.read_text())):
+        while not (address := re.search(r"http://([\d.]+:\d+)/.*\n", self.messages.read_text())):
             assert self.process.poll() is None, self.messages.read_text()
             time.sleep(0.05)
-        self.host, self.greeting = address[1], address[0]
+        self.host, self.greeting = address[1], address.string
         urllib.request.urlopen(f"http://{self.host}/").close()  # returns once the page is served
 
     def files(self) -> Counter[str]:
@@ -121,34 +117,6 @@ class Listener:
                 await socket.send(json.dumps({"type": "played", "stream": 1, "samples": self.played()}))
 
 
-async def answer(host: str, data: bytes) -> bytes:
-    """Return all that the server sends on a connection until it closes it."""
-    reader, writer = await asyncio.open_connection(*host.split(":"))
-    received = b""
-    writer.write(data)
-    with suppress(ConnectionError):
-        async with asyncio.timeout(TIMEOUT):
-            while part := await reader.read(1 << 16):
-                received += part
-    writer.transport.abort()
-    return received
-
-
-async def bad_request(host: str, number: int) -> None:
-    """Paths outside the page, foreign hosts and origins, and uploads that are too large are rejected."""
-    head = "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n"
-    post = f"POST /api/start?run=0 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: "
-    request = (
-        head.format("/%2e%2e/%2e%2e/etc/passwd", host, ""),
-        head.format("/api/runs", host, "Origin: http://evil.example\r\n"),
-        f"{post}{MAX_UPLOAD + 1}\r\n\r\n",
-        f"{post}4\r\n\r\nRIFF",
-        random.Random(number).randbytes(3000).decode("latin-1") + "\r\n\r\n",
-    )[number % 5]
-    received = await answer(host, request.encode("latin-1"))
-    assert received[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 403", b"HTTP/1.1 404"), f"{request[:60]!r}: {received[:60]!r}"
-
-
 async def bad_message(host: str, number: int) -> None:
     """Messages that are malformed, too large or name other files are rejected."""
     message = (
@@ -176,7 +144,6 @@ async def flood(host: str, _: int) -> None:
 
 
 DISTURBANCES: list[tuple[str, float, Action]] = [  # with the seconds between two
-    ("bad requests", 0.5, bad_request),
     ("bad messages", 0.5, bad_message),
     ("floods of messages", 5, flood),
 ]
@@ -229,27 +196,25 @@ class Crowd:
             self.failures.append(f"{name}: {type(error).__name__} {str(error)[:300]}")
 
 
-def results(crowd: Crowd, network: Path, folder: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield what was checked, what was found, and whether it is as required."""
+def check(crowd: Crowd, network: Path, folder: Path) -> Result:
+    """Return what was measured; fail if a client failed, or the server lost samples, memory or files."""
     server, steady = crowd.server, crowd.steady
-    for name, count in crowd.counts.items():
-        failed = sum(one.startswith(f"{name}: ") for one in crowd.failures)
-        yield name, f"{count:,}, of which {failed} failed", not failed
+    assert not crowd.failures, "; ".join(crowd.failures[:5])
     longest = max(len(one.received) // 2 for one in steady)
     drawn = [sampled(network, seed, longest, folder) for seed in range(SEEDS)]
     exact = sum(drawn[one.seed].startswith(one.received) for one in steady)
-    yield "samples of steady listeners", f"{exact} of {len(steady)} as charrnn-sample draws", exact == len(steady)
-    gaps = sum(one.gaps for one in steady)
-    yield "gaps of steady listeners", f"{gaps} in {len(steady)} streams", not gaps
-    try:
-        yield "memory", growth(crowd.memory), True
-    except AssertionError as error:
-        yield "memory", str(error), False
+    assert exact == len(steady), f"{exact} of {len(steady)} steady listeners received what charrnn-sample draws"
     time.sleep(LISTENER_TIMEOUT + 2)
     files = server.files() - crowd.files
-    yield "open files after all have left", ", ".join(sorted(files.elements())) or "none", not files
+    assert not files, f"open files after all have left: {', '.join(sorted(files.elements()))}"
     errors = server.messages.read_text().removeprefix(server.greeting)
-    yield "errors printed by the server", errors[:300] or "none", server.process.poll() is None and not errors
+    assert not errors, f"the server printed {errors[:300]!r}"
+    assert server.process.poll() is None, "the server has ended"
+    gaps = sum(one.gaps for one in steady)
+    assert not gaps, f"{gaps} gaps in {len(steady)} streams"
+    memory = growth(crowd.memory)
+    counts = ", ".join(f"{count:,} {name}" for name, count in crowd.counts.items())
+    return f"{counts}; samples as charrnn-sample draws, without gaps; {memory}"
 
 
 def sampled(network: Path, seed: int, count: int, folder: Path) -> bytes:
@@ -262,33 +227,28 @@ def sampled(network: Path, seed: int, count: int, folder: Path) -> bytes:
     return ((data.astype("<i2") - 128) * 256).astype("<i2").tobytes()
 
 
+def crowd(args: Arguments, folder: Path) -> Result:
+    """Run the crowd on a page of its own."""
+    network = args.run or folder / "network"
+    if not args.run:
+        run("train", [str(VOICE), *FLAGS, "--run-dir", str(network)], folder / "training")
+    server = Server(network, args.listeners, folder)
+    try:
+        clients = Crowd(server, args.listeners, args.seed)
+        asyncio.run(clients.run(60 * args.minutes))
+        return check(clients, network, folder)
+    finally:
+        server.process.terminate()
+        server.process.wait(20)
+
+
 def main() -> int:
-    """Run the crowd, print a table, and return the exit code."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the crowd; print a row and return 1 if it failed."""
+    flags = parser(__doc__)
     flags.add_argument("--run", type=Path, help="run to play, of sound in linear bytes (default: a small new one)")
     flags.add_argument("--listeners", type=int, default=50, help="number of listeners (default: 50)")
     flags.add_argument("--minutes", type=float, default=5.0, help="duration in minutes (default: 5)")
-    flags.add_argument("--seed", type=int, default=0, help="seed of the random pauses (default: 0)")
-    args = flags.parse_args()
-    with tempfile.TemporaryDirectory(prefix="crowd-") as name:
-        folder = Path(name)
-        network = args.run or folder / "network"
-        if not args.run:
-            run("train", [str(VOICE), *FLAGS, "--run-dir", str(network)], folder / "training")
-        server = Server(network, args.listeners, folder)
-        try:
-            crowd = Crowd(server, args.listeners, args.seed)
-            asyncio.run(crowd.run(60 * args.minutes))
-            rows = list(results(crowd, network, folder))
-        finally:
-            server.process.terminate()
-            server.process.wait(20)
-    print("| what | result | |\n|---|---|---|")
-    for what, found, is_ok in rows:
-        print(f"| {what} | {found} | {'ok' if is_ok else 'FAILED'} |")
-    for failure in crowd.failures:
-        print(failure, file=sys.stderr)
-    return int(bool(crowd.failures) or not all(is_ok for *_, is_ok in rows))
+    return run_checks(flags, {"crowd": crowd})
 
 
 if __name__ == "__main__":

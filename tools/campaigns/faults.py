@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import itertools
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -63,23 +61,6 @@ def after(seconds: float, number: int) -> Fault:
         timer.start()
 
     return apply
-
-
-def backward_clock() -> None:
-    """Set the wall clock back by an hour each time that it is read."""
-    hours, now = itertools.count(1), time.time()
-    time.time = lambda: now - 3600 * next(hours)
-    time.time_ns = lambda: int(1e9 * time.time())
-
-
-def obey_permissions() -> None:
-    """Drop root's right to write everywhere (capset(2): CAP_DAC_OVERRIDE)."""
-    libc = ctypes.CDLL(None)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same for capabilities from 32 on
-    assert libc.capget(header, sets) == 0
-    sets[0] &= ~(1 << 1)
-    assert libc.capset(header, sets) == 0
 
 
 def fill(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Prove that damaged and hostile files are read or rejected, but never crash. 1000 inputs per target take two minutes.
 
     python tools/campaigns/fuzz.py --inputs 100000
-    python tools/campaigns/fuzz.py --only checkpoint,t7 --inputs 1000 --seed 7
+    python tools/campaigns/fuzz.py --only checkpoint,csv --inputs 1000 --seed 7
 
 An input is a valid file with bytes changed, removed, repeated or inserted, or with extreme numbers in its header; it
 depends on the seed and its number alone. It must be read or rejected with one message line of at most 400 characters,

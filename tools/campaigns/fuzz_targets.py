@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,20 +144,6 @@ def checkpoints(folder: Path) -> Target:
     return Target(seeds, read, ".safetensors", 900)
 
 
-def torch7(folder: Path) -> Target:
-    """Load checkpoints of torch-rnn as charrnn-convert does."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
-    import torch_rnn_model  # type: ignore[import-not-found]  # the tests' writer
-
-    from charrnn.storage import torch_rnn
-
-    seeds = []
-    for cell, options in (("lstm", {}), ("rnn", {}), ("lstm", {"batchnorm": True, "dropout": 0.5})):
-        layers = torch_rnn_model.layers("abc", cell, (2, 3, 3), **options)
-        seeds.append(torch_rnn_model.write(folder / "seed", "abc", layers).read_bytes())
-    return Target(seeds, torch_rnn.load, ".t7")
-
-
 def tables(folder: Path) -> Target:
     """Read CSV files as charrnn-plot and a resumed run do."""
     from charrnn.storage.csv_log import LOG_COLUMNS, CsvLog
@@ -218,7 +203,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "recordings": recordings,
     "texts": texts,
     "checkpoint": checkpoints,
-    "t7": torch7,
     "csv": tables,
     "config": configs,
 }

@@ -174,7 +174,7 @@ function end(message = "", isError = false) {
   audio?.context.suspend();
   $("play").setAttribute("aria-pressed", "false");
   $("play-label").textContent = "Play";
-  for (const id of ["speed", "buffer", "heard"]) $(id).textContent = "–";
+  for (const id of ["speed", "buffer", "current-temperature"]) $(id).textContent = "–";
   showMessage(message, isError);
   showCurve();
 }
@@ -226,7 +226,7 @@ function onProgress({ played, buffered, gaps }) {
     $("keep").disabled = false;
     piece.used += count;
     current.played += count;
-    $("heard").textContent = piece.temperature.toFixed(2);
+    $("current-temperature").textContent = piece.temperature.toFixed(2);
     if (piece.used === piece.pcm.length) current.pieces.shift();
   }
   send({ type: "played", stream, samples: played });
