@@ -144,12 +144,12 @@ class View(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the buffer as far as possible, and return the number of bytes."""
-        wanted = min(len(buffer), self._size - self._position)
+        requested = min(len(buffer), self._size - self._position)
         if self._position < len(self._header):
-            data = self._header[self._position : self._position + wanted]
+            data = self._header[self._position : self._position + requested]
         else:
             try:
-                data = read_at(self._file, self._begin + self._position, wanted)
+                data = read_at(self._file, self._begin + self._position, requested)
             except OSError as error:
                 self.error = error
                 return 0

@@ -1,4 +1,4 @@
-"""charrnn-eval: the loss of a trained network on any part or file, beside baselines for the same data."""
+"""charrnn-eval: the loss of a trained network on any part or file, compared with baselines for the same data."""
 
 from __future__ import annotations
 

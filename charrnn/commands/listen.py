@@ -67,7 +67,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             token=args.token or "",
         )
         offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
-        log(f"{_url(args.host, listening, args.token)} plays {offered}; Ctrl-C stops it.", args.quiet)
+        log(f"serving {offered} at {_url(args.host, listening, args.token)}; Ctrl-C stops it.", args.quiet)
         with contextlib.suppress(KeyboardInterrupt):
             listen_app.server(app).run([listening])
     return 0

@@ -46,7 +46,12 @@ def parser() -> Parser:
     )
     file = "run, log.csv, another CSV file or recording to draw; - is standard input"
     p.add_argument("file", nargs="+", type=path, metavar="FILE", help=file)
-    option(p, "-o --output OUT", path, ".png, .svg or .pdf file to write, or - (default: FILE's name.png)")
+    option(
+        p,
+        "-o --output OUT",
+        path,
+        ".png, .svg or .pdf file to write, or - (default: FILE.png, named after the first FILE and in its folder)",
+    )
     option(p, "--width PIXELS", whole(200, MAX_PIXELS), "width of the picture in pixels", 1600)
     option(p, "--height PIXELS", whole(150, MAX_PIXELS), "height of the picture in pixels", 900)
     p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")

@@ -55,8 +55,8 @@ def _check_streams(args: Namespace, saved: Streams) -> None:
     if count == (args.streams or 1):
         return
     if args.choices:
-        raise InputError(f"{args.state_in} holds {count} streams, and --choices needs a state of one stream.")
-    raise InputError(f"{args.state_in} holds {count} stream{'s' * (count > 1)}: continue with --streams {count}.")
+        raise InputError(f"{args.state_in} contains {count} streams, and --choices needs a state of one stream.")
+    raise InputError(f"{args.state_in} contains {count} stream{'s' * (count > 1)}: continue with --streams {count}.")
 
 
 def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
@@ -92,7 +92,9 @@ def open_frames(args: Namespace, file: Path, named: set[str]) -> FrameSampling:
 
     checkpoint = frame_model.load(file)
     if checkpoint.model.config.loss == "mse" and "temperature" in named:
-        raise InputError(f"{checkpoint.path} was trained with --loss mse and draws nothing: leave --temperature out.")
+        raise InputError(
+            f"{checkpoint.path} was trained with --loss mse and uses no random numbers: omit --temperature."
+        )
     _set_threads(args, checkpoint)
     return FrameSampling(checkpoint, _streams(args, checkpoint), args.float)
 
@@ -127,7 +129,9 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
             raise InputError("--state-in contains the start of a frame predictor: leave --start-file out.")
         streams = load_streams(args.state_in, model)
         if len(streams) != count:
-            raise InputError(f"{args.state_in} holds {len(streams)} streams: continue with --streams {len(streams)}.")
+            raise InputError(
+                f"{args.state_in} contains {len(streams)} streams: continue with --streams {len(streams)}."
+            )
     else:
         window = None
         if args.start_file:

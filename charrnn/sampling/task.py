@@ -25,7 +25,7 @@ Pieces = Iterator[tuple[int, list[NDArray[Any]]]]
 
 
 class SamplingTask(ABC):
-    """Streams of one network, which are sampled side by side. Call `restart` before anything else."""
+    """Streams of one network, which are sampled in parallel. Call `restart` before anything else."""
 
     path: str  # of the checkpoint
     rate: int | None  # of the sound in Hz; None for a network of text

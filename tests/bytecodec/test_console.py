@@ -34,7 +34,7 @@ def exit_code(error):
         (MemoryError(), 1, "there is not enough memory"),
         (RuntimeError(MEMORY), 1, "there is not enough memory"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 1, "there is no a.txt"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), 1, "a: Is a directory."),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), 1, "a is a folder: name a file."),
         (OSError(errno.ENOSPC, "No space left on device", "a.txt"), 1, "a.txt: No space left on device. Free some"),
         (PermissionError(errno.EACCES, "Permission denied", "a.txt"), 1, "a.txt: Permission denied. Check"),
     ],

@@ -54,7 +54,7 @@ class Server:
         self.messages = folder / "messages"
         flags = ["--port", "0", "--threads", "1", "--listeners", str(listeners)]
         self.process = start("listen", [str(run), *flags], self.messages)
-        while not (address := re.match(r"http://([\d.]+:\d+)/ plays .*\n", self.messages.read_text())):
+        while not (address := re.match(r"serving .* at http://([\d.]+:\d+)/.*\n", self.messages.read_text())):
             assert self.process.poll() is None, self.messages.read_text()
             time.sleep(0.05)
         self.host, self.greeting = address[1], address[0]
