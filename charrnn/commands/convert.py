@@ -28,7 +28,6 @@ charrnn-convert runs/voice-001 voice.onnx
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-convert."""
     p = Parser(
         "charrnn-convert",
         "Convert a network of torch-rnn (.t7) to a checkpoint (.safetensors), or a checkpoint to one step of its "
@@ -47,7 +46,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_convert(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-convert; return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     named = flags.given(p, argv)

@@ -24,7 +24,6 @@ charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-listen."""
     p = Parser(
         "charrnn-listen",
         "Serve a page that plays networks live while you change their temperature. Only this machine can open it "
@@ -43,7 +42,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_listen(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-listen and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     is_open = not _is_loopback(args.host)

@@ -36,7 +36,6 @@ charrnn-plot out.wav
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-plot."""
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
@@ -71,7 +70,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_plot(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-plot and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     output = args.output or _default_output(Path(args.file[0]))

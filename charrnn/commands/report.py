@@ -24,7 +24,6 @@ charrnn-report voice-001 -o short.html --checkpoints 1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-report."""
     p = Parser(
         "charrnn-report",
         "Write one HTML page about runs, which loads nothing else: settings, curves to zoom, and players for the "
@@ -39,7 +38,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_report(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-report and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not (args.output == "-" or is_special_file(args.output) or args.output.lower().endswith((".html", ".htm"))):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-sample; return the exit code."""
     p = sample_flags.parser()
     args, named = p.parse_args(argv), given(p, argv)
     if args.play and "output" not in named:

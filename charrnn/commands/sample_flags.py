@@ -33,7 +33,6 @@ charrnn-sample runs/poem-001 --start-text "The " --choices 5
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-sample."""
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
     p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)

@@ -13,6 +13,7 @@ import bytecodec
 from bytecodec.console import log
 from bytecodec.errors import InputError
 from bytecodec.files import open_output
+from bytecodec.pcm import bytes_to_int16
 from charrnn import runtime
 from charrnn.commands.flags import options_of, threads_of
 from charrnn.engines import NOTHING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from charrnn.frames.generate import FrameSampling, FrameStream
     from charrnn.frames.model import FrameCheckpoint
     from charrnn.sampling.task import SymbolSampling
-    from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
 CHUNK = 256  # symbols per piece: how often Ctrl-C is noticed, and the delay of a listener
@@ -38,7 +39,7 @@ def open_symbols(args: Namespace, file: Path) -> SymbolSampling:
     checkpoint = load(file)
     saved = load_streams(args.state_in, checkpoint.config) if args.state_in else None
     if saved:
-        _check_streams(args, saved)
+        _check_streams(args, len(saved.last))
     return SymbolSampling(
         checkpoint,
         engine(checkpoint, args.engine, args.streams or 1, args.precision, threads_of(args)),
@@ -50,8 +51,8 @@ def open_symbols(args: Namespace, file: Path) -> SymbolSampling:
     )
 
 
-def _check_streams(args: Namespace, saved: Streams) -> None:
-    count = len(saved.last)
+def _check_streams(args: Namespace, count: int) -> None:
+    """Raise InputError if the number of streams in --state-in is not that of --streams."""
     if count == (args.streams or 1):
         return
     if args.choices:
@@ -128,10 +129,7 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
         if args.start_file:
             raise InputError("--state-in contains the start of a frame predictor: leave --start-file out.")
         streams = load_streams(args.state_in, model)
-        if len(streams) != count:
-            raise InputError(
-                f"{args.state_in} contains {len(streams)} streams: continue with --streams {len(streams)}."
-            )
+        _check_streams(args, len(streams))
     else:
         window = None
         if args.start_file:
@@ -149,7 +147,7 @@ def print_choices(task: SymbolSampling, args: Namespace) -> None:
     task.restart(args.temperature[0])
     if (task.engine.get_state()[1] == NOTHING).any():
         log(
-            "the network has read nothing, so all symbols have the same probability: give a --start-text or "
+            "no symbols were fed to the network, so all symbols have the same probability: give a --start-text or "
             "--start-file.",
             args.quiet,
         )
@@ -167,8 +165,5 @@ def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:
     character = checkpoint.vocab.decode(np.array([symbol]))
     if checkpoint.vocab.alphabet is None:
         return f"{character!r} U+{ord(character):04X}"
-    if checkpoint.encoding == "mulaw":
-        sample = int(bytecodec.decode_mulaw(np.array(symbol, dtype=np.uint8))) / 32768
-    else:
-        sample = (symbol - 128) / 128
-    return f"{symbol:3d} {sample:+.5f} {character!r}"
+    sample = int(bytes_to_int16(np.array(symbol, dtype=np.uint8), checkpoint.encoding == "mulaw"))
+    return f"{symbol:3d} {sample / 32768:+.5f} {character!r}"

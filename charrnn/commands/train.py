@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-train; return the exit code."""
     p = parser()
     with distributed.main_process_only():
         args, named = p.parse_args(argv), given(p, argv)

@@ -58,7 +58,6 @@ SIZE = whole(1, 10**6)
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-train."""
     p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
     p.add_argument("input", nargs="*", type=path, metavar="INPUT", help=INPUT)
     _add_data(p.add_argument_group("data"))
