@@ -49,7 +49,7 @@ def parser() -> Parser:
         p,
         "-o --output OUT",
         path,
-        ".png, .svg or .pdf file to write, or - (default: FILE.png, named after the first FILE and in its folder)",
+        ".png, .svg or .pdf file to write, or - (default: the name of the first FILE with .png, in the same folder)",
     )
     option(p, "--width PIXELS", whole(200, MAX_PIXELS), "width of the picture in pixels", 1600)
     option(p, "--height PIXELS", whole(150, MAX_PIXELS), "height of the picture in pixels", 900)

@@ -269,7 +269,7 @@ def test_a_full_wav_file_keeps_the_samples_that_fit(monkeypatch, capsys):
 
 
 class Pipe(io.BytesIO):
-    """Pipe that returns its content at once, and then is interrupted instead of blocking."""
+    """Pipe that returns its content first, and then is interrupted instead of blocking."""
 
     def __init__(self, data, interruption):
         super().__init__(data)

@@ -24,7 +24,7 @@ def exit_code(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"),
+    ("error", "code", "message"),
     [
         (None, 0, ""),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
@@ -39,12 +39,12 @@ def exit_code(error):
         (PermissionError(errno.EACCES, "Permission denied", "a.txt"), 1, "a.txt: Permission denied. Check"),
     ],
 )
-def test_each_error_has_its_exit_code_and_one_line(error, code, words, capsys):
+def test_each_error_has_its_exit_code_and_one_line(error, code, message, capsys):
     assert exit_code(error) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"some-name: {words}" if words else "")
-    assert err.count("\n") == (1 if words else 0)
+    assert err.startswith(f"some-name: {message}" if message else "")
+    assert err.count("\n") == (1 if message else 0)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

@@ -35,7 +35,7 @@ STREAMS = [
     ("OGG", "OPUS", "FILE"),
     ("MP3", "MPEG_LAYER_III", "FILE"),
 ]
-LENGTHS = {  # of the sound in a header: a word before it, its offset from there, its format, what it counts besides
+LENGTHS = {  # of the sound in a header: a word before it, its offset from there, its format, what it counts extra
     "WAV": (b"data", 4, "<I", 0),
     "WAVEX": (b"data", 4, "<I", 0),
     "RF64": (b"ds64", 16, "<Q", 0),
@@ -55,11 +55,11 @@ def recording(container, encoding, order="FILE", samples=NOISE, rate=RATE):
 
 def with_length(data, container, length, order="FILE"):
     """Return a recording whose header announces another length of its sound, in bytes."""
-    word, offset, form, besides = LENGTHS[container]
+    word, offset, form, extra = LENGTHS[container]
     form = form.replace(">", "<") if (container, order) == ("AU", "LITTLE") else form
     form = form.replace("<", ">") if (container, order) == ("WAV", "BIG") else form
     at = data.index(word) + offset
-    number = struct.pack(form, length + besides if length else 0)
+    number = struct.pack(form, length + extra if length else 0)
     return data[:at] + number + data[at + len(number) :]
 
 

@@ -65,7 +65,7 @@ def test_the_plan_names_the_cell_and_its_projection(capsys):
         ("poem.txt", ("{bzip2:.2f}", "bzip2", "{order0:.2f}"), "bzip2 {bzip2:.2f}, order-0 {order0:.2f}"),
     ],
 )
-def test_the_validation_loss_is_printed_beside_baselines(capsys, name, full, brief):
+def test_the_validation_loss_is_printed_with_baselines(capsys, name, full, brief):
     Path("poem.txt").write_text(TEXT * 40, encoding="utf-8")
     assert charrnn_train([name, *SMALL, "--max-iterations", "4", "--checkpoint-every", "2", "--run-dir", "r"]) == 0
     bits = config("r")["yardsticks"]
