@@ -290,7 +290,7 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
 
 
 def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
-    """Yield a file as it stands, and then its first recording with a repaired header."""
+    """Yield an unchanged file, and then its first recording with a repaired header."""
     from bytecodec.containers.libsndfile import View
     from bytecodec.containers.repair import find_parts
 

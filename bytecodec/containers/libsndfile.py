@@ -214,7 +214,7 @@ def _delayed_signals() -> Iterator[None]:
 def silent_stderr() -> Iterator[None]:
     """Discard what C code writes with ``fprintf(stderr, ...)``, as libmpg123 does for a damaged stream.
 
-    Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are left alone, so that no
+    Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are not changed, so that no
     message of another thread is lost. Where the variable cannot be exchanged (Windows, musl), nothing is discarded.
     """
     global _silencers, _stream

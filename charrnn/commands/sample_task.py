@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
-CHUNK = 256  # symbols per piece: how often Ctrl-C is noticed, and the delay of a listener
+CHUNK = 256  # symbols per piece: the interval between checks for Ctrl-C, and the delay of live playback
 GPU_CHUNK = 2048  # the same on a GPU, which is faster, and idle between two pieces
 SMALL_NETWORK = 500_000  # weights up to which a second thread costs more time than it saves
 

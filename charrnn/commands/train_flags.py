@@ -142,7 +142,7 @@ def _add_learning(g: _ArgumentGroup) -> None:
 def _add_run(g: _ArgumentGroup) -> None:
     option(g, "--run-dir DIR", path, "new folder for the run (default: runs/INPUT-001, counting up)")
     option(g, "--checkpoint-every N", whole(1), "number of iterations between checkpoints", 1000)
-    option(g, "--keep N", whole(0), "newest checkpoints to keep besides the best one; 0 for all", 0)
+    option(g, "--keep N", whole(0), "newest checkpoints to keep in addition to the best one; 0 for all", 0)
     seconds = "seconds of sound to sample at each checkpoint; 0 for none"
     option(g, "--sample-seconds S", number(0), seconds, 0.0)
     option(g, "--temperature LIST", numbers(0), "temperatures for --sample-seconds, such as 0.8,1 (default: 1)")

@@ -16,7 +16,7 @@ BUFFER = 0.25  # seconds by which the sampling may fall behind before there is a
 
 
 class PlayError(InputError):
-    """The sound device cannot play, or stopped."""
+    """Error for a sound device that cannot play, or stopped."""
 
 
 def library() -> Any:
