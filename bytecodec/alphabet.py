@@ -24,7 +24,7 @@ _NEEDS_TABLE = (
     "BinToUTF8 writes such texts together with a table of their characters: give the table with --table FILE."
 )
 _SHARE_OF_ASCII = 0.1  # smallest share in such a text; fewer ASCII characters are errors in a text of an alphabet
-_NOWHERE = 0x110000  # beyond the last code point of Unicode
+_NO_CODE_POINT = 0x110000  # beyond the last code point of Unicode
 # Bytes converted at a time. Intermediate arrays of this size stay in the cache, and malloc does not request memory
 # from the system for them, which would take longer than the conversion.
 _ENCODED_PIECE = 1 << 14
@@ -47,6 +47,12 @@ def encode(data: Bytes, alphabet: str = "braille") -> str:
     '⠀⠁⣿'
     """
     return _characters(byte_array("data", data), first_code_point(alphabet))
+
+
+def _characters(values: NDArray[np.uint8], first: int) -> str:
+    """Return the character U+(first + value) for each value."""
+    codes = values + np.uint16(first)
+    return str(codes.astype("<u2", copy=False).data, "utf-16-le")
 
 
 def decode(text: str) -> bytes:
@@ -121,7 +127,7 @@ class Encoder:
         return b"".join(_characters(piece, self._first).encode() for piece in pieces)
 
     def close(self) -> bytes:
-        """Return b"", because each byte is encoded at once."""
+        """Return b"", because each byte is encoded immediately."""
         return b""
 
 
@@ -131,10 +137,10 @@ class Decoder:
     Parameters
     ----------
     errors
-        ``strict`` raises InputError for the first character that is not in the text's alphabet; ``skip`` leaves such
-        characters out and counts them.
+        ``strict`` raises InputError for the first character that is not in the text's alphabet; ``skip`` skips such
+        characters and counts them.
     skip_line_ends
-        Leave out all line ends and byte order marks, as in wrapped lines and joined files, and count them in
+        Skip all line ends and byte order marks, as in wrapped lines and joined files, and count them in
         ``line_ends``.
     table
         The byte of each character of a BinToUTF8 text. Without a table, the alphabet is detected from the text.
@@ -144,9 +150,9 @@ class Decoder:
     alphabet : str or None
         The alphabet of the text; None until its first character, and with a table.
     skipped : int
-        Number of characters left out so far; bytes that are not UTF-8 count as one.
+        Number of characters skipped so far; bytes that are not UTF-8 count as one.
     line_ends : int
-        Number of characters left out so far by ``skip_line_ends``, except a mark at the start and one line end at the
+        Number of characters skipped so far by ``skip_line_ends``, except a mark at the start and one line end at the
         end.
     """
 
@@ -238,7 +244,7 @@ class Decoder:
             return self._table.lookup(codes).astype(np.uint32)
         if self.alphabet is None:
             self.alphabet = next(_alphabets_in(body), None)
-        first = _NOWHERE if self.alphabet is None else ALPHABETS[self.alphabet]
+        first = _NO_CODE_POINT if self.alphabet is None else ALPHABETS[self.alphabet]
         return codes - np.uint32(first)  # a code point below the alphabet wraps around to a large number
 
     def _lacks_table(self, codes: NDArray[np.uint32]) -> bool:
@@ -268,11 +274,6 @@ class Decoder:
 
     def _position(self, characters: int, offset: int) -> str:
         return f"character {characters} (byte {offset})" if self._counts_bytes else f"character {characters}"
-
-
-def _characters(values: NDArray[np.uint8], first: int) -> str:
-    codes = values + np.uint16(first)
-    return str(codes.astype("<u2", copy=False).data, "utf-16-le")
 
 
 def _line_end(text: str) -> str:

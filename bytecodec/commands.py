@@ -69,7 +69,7 @@ def _wav2utf8_parser() -> Parser:
         "with one character per sample.",
         """wav2utf8 in.wav out.txt
 wav2utf8 --start 60 --duration 30 --normalize song.mp3 out.txt
-ffmpeg -i film.mkv -f wav - | wav2utf8 - | gzip > film.txt.gz""",
+ffmpeg -i video.mkv -f wav - | wav2utf8 - | gzip > video.txt.gz""",
     )
     _add_files(parser, "recording to read", "text to write")
     option(parser, "--rate HZ", _rate, "sampling rate of the text in Hz", 11025)
@@ -135,7 +135,7 @@ def _write_wav(decoder: Decoder, args: argparse.Namespace) -> tuple[int, BaseExc
                 raise
             end = error  # an endless stream has no other end, so the file is kept
         if not writer.samples:
-            raise InputError(f"{_name(args.input)} holds no sound: it is an empty text.")
+            raise InputError(f"{_name(args.input)} contains no sound: it is an empty text.")
         return writer.samples, end
 
 
@@ -207,7 +207,7 @@ def _rate(text: str) -> int:
 
 
 def _chunks(source: BinaryIO, quiet: bool) -> Iterator[bytes]:
-    """Yield what a pipe holds so far, without a delay until a chunk is full."""
+    """Yield the data that a pipe contains so far, without waiting for a full chunk."""
     with progress(_length(source), "B", quiet, unit_scale=True) as bar:
         _wait_for(source)
         while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined]  # each buffered reader has it
@@ -244,10 +244,10 @@ def _decoded(decoder: Decoder, source: BinaryIO, args: argparse.Namespace) -> It
     except InputError as error:
         if instead := reason_not_text(head, _name(args.input)):
             raise InputError(instead) from None
-        remedy = "--errors skip leaves such characters out."
+        remedy = "--errors skip skips such characters."
         # BinToUTF8 assigns ASCII characters first, so the beginning of its text may be ASCII alone.
         if decoder.alphabet is None and args.table is None and chunk.isascii() and chunk.decode().isprintable():
-            remedy = "--errors skip leaves such characters out, and a text of BinToUTF8 needs its --table."
+            remedy = "--errors skip skips such characters, and a text of BinToUTF8 needs its --table."
         raise InputError(f"{_name(args.input)}: {error} Offsets count from 0; {remedy}") from None
 
 

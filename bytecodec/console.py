@@ -14,12 +14,12 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from bytecodec.errors import MOST_MESSAGE, InputError, printable
+from bytecodec.errors import MAX_MESSAGE, InputError, printable
 from bytecodec.version import __version__
 
 DONE, FAILED, WRONG_COMMAND_LINE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 MAX_NAME = 250  # characters of a file's name in a message
-MAX_LINE = 1000  # characters of a message
+MAX_LINE = 1000  # characters of any printed line; a message of an error has at most MAX_MESSAGE
 MAX_DESCRIPTION = 30  # characters before a progress bar
 MAX_VALUE = 40  # characters of a wrong value in a message
 MAX_WHOLE = 2**63 - 1
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and the message alone; argparse would print all flags before it."""
-        message = printable(message.rstrip("."), MOST_MESSAGE)
+        message = printable(message.rstrip("."), MAX_MESSAGE)
         self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}. See {self.prog} --help.\n")
 
 
@@ -202,10 +202,14 @@ def explain(error: OSError) -> str:
         errno.EROFS: " Name a folder that is not read-only.",
         errno.ENAMETOOLONG: " A name has at most 255 bytes on most file systems: choose a shorter one.",
     }.get(error.errno or 0, "")
-    if error.errno == errno.ENOENT and error.filename is not None:
-        return f"there is no {printable(error.filename, MAX_NAME)}. Check the path."
-    where = f"{printable(error.filename, MAX_NAME)}: " if error.filename is not None else ""
-    return f"{where}{error.strerror or error}.{advice}"
+    if error.filename is None:
+        return f"{error.strerror or error}.{advice}"
+    name = printable(error.filename, MAX_NAME)
+    if error.errno == errno.ENOENT:
+        return f"there is no {name}. Check the path."
+    if error.errno == errno.EISDIR:
+        return f"{name} is a folder: name a file."
+    return f"{name}: {error.strerror or error}.{advice}"
 
 
 def log(message: str, quiet: bool = False) -> None:

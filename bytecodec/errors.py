@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import unicodedata
 
-MOST_MESSAGE = 400  # in characters; names in a file may be of any length
+# In characters; names in a file may be of any length. Other lines that `bytecodec.console.log` prints may contain
+# several names and have `bytecodec.console.MAX_LINE`.
+MAX_MESSAGE = 400
 
 _JOINERS = "\u200c\u200d"  # format characters in scripts and emoji, which do not reorder text
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -17,11 +19,11 @@ class InputError(ValueError):
     ``str(error)`` is one or two sentences for the user: the value, the file and offset, and the remedy. The commands
     print it and exit with 1; any other exception is a fault of the program and keeps its traceback.
 
-    The message is one line of at most `MOST_MESSAGE` characters without control characters; see `printable`.
+    The message is one line of at most `MAX_MESSAGE` characters without control characters; see `printable`.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(message, MOST_MESSAGE))
+        super().__init__(printable(message, MAX_MESSAGE))
 
 
 class NoTableError(InputError):
@@ -49,7 +51,7 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
     text
         A string, a path (also as bytes), or any object, which is converted with ``str``.
     most
-        The greatest length in characters; of longer text the middle is left out.
+        The greatest length in characters; the middle of a longer text is replaced by an ellipsis.
     keep_bytes
         Leave bytes that are not UTF-8 as they are, for output that is encoded with `os.fsencode`.
     """

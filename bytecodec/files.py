@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from bytecodec.console import log
 from bytecodec.errors import InputError
 
-_MOST_PREFIX = 100  # bytes of a file's name in its temporary name; file systems allow 143 to 255 in all
+_MAX_PREFIX = 100  # bytes of a file's name in its temporary name; file systems allow 143 to 255 in all
 
 
 @contextlib.contextmanager
@@ -92,12 +92,16 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     target = os.path.realpath(path)  # replace the file, and not a link to it
     folder, name = os.path.split(target)
     if os.path.isdir(target):
-        raise IsADirectoryError(errno.EISDIR, "is a folder: name a file to write", path)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # raises OSError for a name that is too long before anything is computed
-        descriptor, beside = tempfile.mkstemp(prefix=f".{shortened(name, _MOST_PREFIX)}.", suffix=".part", dir=folder)
+        descriptor, temporary_path = tempfile.mkstemp(
+            prefix=f".{shortened(name, _MAX_PREFIX)}.", suffix=".part", dir=folder
+        )
     except FileNotFoundError:
+        if os.path.isdir(folder):  # of a file system such as /proc
+            raise InputError(f"cannot write {path}: {folder} accepts no new files. Name another folder.") from None
         raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Make it first.") from None
     except OSError as error:
         error.filename = path
@@ -109,12 +113,16 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
             if hasattr(os, "fchmod"):  # not on Windows
                 os.fchmod(file.fileno(), _mode_for(target))
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(temporary_path, target)
         sync_folder(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
-        if isinstance(error, OSError) and error.filename in (None, beside) and not isinstance(error, BrokenPipeError):
+            os.unlink(temporary_path)
+        if (
+            isinstance(error, OSError)
+            and error.filename in (None, temporary_path)
+            and not isinstance(error, BrokenPipeError)
+        ):
             error.filename = path
         raise
 

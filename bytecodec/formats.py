@@ -17,7 +17,7 @@ from bytecodec.errors import InputError
 if TYPE_CHECKING:
     from bytecodec.containers.libsndfile import View
 
-STANDARD_INPUT = "standard input"  # name in messages of the file that "-" stands for
+STANDARD_INPUT = "standard input"  # name in messages of the file "-"
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
 #: Byte order marks and their encodings; UTF-32 comes first, since its little-endian mark begins like that of UTF-16.
 BYTE_ORDER_MARKS = (
@@ -48,7 +48,7 @@ _SOUND = re.compile(
 )
 _SOUND_BEGINNING_AS_TEXT = re.compile(rb"NIST_1A\n|PVF1\n")
 
-_TO_CONVERT = (  # recordings, and films with sound, that ffmpeg reads and libsndfile does not
+_TO_CONVERT = (  # recordings, and videos with sound, that ffmpeg reads and libsndfile does not
     (rb"\0.{3}ftypM4[ABP] ", "an MPEG-4 sound file (AAC or ALAC)"),
     (rb"\0.{3}ftyp3g", "a 3GP file"),
     (rb"\0.{3}(?:ftyp|moov|mdat|wide|free|skip|pnot)", "an MPEG-4 or QuickTime file"),
@@ -68,10 +68,10 @@ _TO_CONVERT = (  # recordings, and films with sound, that ffmpeg reads and libsn
     (rb"\.RMF\0|\.ra\xfd", "a RealMedia file"),
     (rb"RIFF.{4}QLCM", "a QCP file"),
     (rb"OggS\0.{23}Speex   ", "a Speex file"),
-    (rb"OggS\0.{23}(?:\x80theora|BBCD\0)", "an Ogg film"),
-    (rb"RIFF.{4}AVI ", "an AVI film"),
-    (rb"FLV\x01", "a Flash film"),
-    (rb"\0\0\x01\xba|G[\0\x40].{186}G.{187}G", "an MPEG film"),
+    (rb"OggS\0.{23}(?:\x80theora|BBCD\0)", "an Ogg video"),
+    (rb"RIFF.{4}AVI ", "an AVI video"),
+    (rb"FLV\x01", "a Flash video"),
+    (rb"\0\0\x01\xba|G[\0\x40].{186}G.{187}G", "an MPEG video"),
 )
 _UNPACK = "Unpack it and name the files in it."
 _NO_TEXT = "It contains neither sound nor text; bin2utf8 converts the bytes of any file."
@@ -119,7 +119,7 @@ def is_recording(file: BinaryIO, name: str) -> bool:
     """Return whether a regular file is a recording that libsndfile reads; otherwise it may be a text.
 
     All commands use this function, which leaves the file at its beginning. The ending of the name counts only for files
-    without sound. Raise InputError if the file is of another known kind, such as M4A or ZIP, is a damaged recording, or
+    without sound. Raise InputError if the file is of another recognised kind, such as M4A or ZIP, is damaged, or
     has the name of a recording but does not contain one.
     """
     kind = identify(file, name)
@@ -167,7 +167,7 @@ def identify(file: BinaryIO, name: str) -> Kind:
 
 
 def reason_not_text(head: bytes, name: str) -> str:
-    """Return a message on a file whose first bytes are not UTF-8 text; "" if its kind is not known."""
+    """Return a message on a file whose first bytes are not UTF-8 text; "" if its kind is not recognised."""
     text = _text_of(head)
     if other := _other_kind(head, name, text):
         return f"{name} {other.problem}"
@@ -225,7 +225,7 @@ def _text_of(head: bytes) -> str | None:
 
 
 def _other_kind(head: bytes, name: str, text: str | None) -> Kind | None:
-    """Return the kind of a file that is neither text nor readable by libsndfile, or None if it is not known."""
+    """Return the kind of a file that is neither text nor readable by libsndfile, or None if it is not recognised."""
     if text is not None:
         if _LFS_POINTER.match(text):
             return Kind(False, "is a Git LFS pointer in place of the file itself: `git lfs pull` fetches the file.")
@@ -290,7 +290,7 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
 
 
 def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
-    """Yield a file as it stands, and then its first recording with a repaired header."""
+    """Yield an unchanged file, and then its first recording with a repaired header."""
     from bytecodec.containers.libsndfile import View
     from bytecodec.containers.repair import find_parts
 

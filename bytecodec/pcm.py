@@ -78,7 +78,7 @@ class Levels:
         if abs(offset) >= _OFFSET and not self._without_dc:
             yield f"has a DC offset of {100 * offset:+.1f} % of full scale: --remove-dc subtracts it."
         if not self._clipped and (quiet := self._quiet(deviation)):
-            yield f"{quiet}." if self._normalized else f"{quiet}; --normalize brings it to full scale."
+            yield f"{quiet}." if self._normalized else f"{quiet}; --normalize amplifies it to full scale."
 
     def _quiet(self, deviation: float) -> str:
         bits = _MULAW_BITS if self._mulaw else self._bits

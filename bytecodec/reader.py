@@ -90,8 +90,8 @@ def read_blocks(
     Raises
     ------
     InputError
-        At once: a parameter is out of its range. While reading: the source is not a recording, is damaged, has a
-        rate out of range, does not have the channel, or holds no samples in the part.
+        Before reading: a parameter is out of its range. While reading: the source is not a recording, is damaged, has a
+        rate out of range, does not have the channel, or has no samples in the part.
     OSError
         The source cannot be opened or read.
     """
@@ -121,7 +121,7 @@ def measure_peak(
 
 
 def normalizing_gain(peak: float) -> float:
-    """Return the factor that brings a peak to full scale; 1 for silence."""
+    """Return the factor that amplifies a peak to full scale; 1 for silence."""
     return FULL_SCALE / peak if peak > SILENCE else 1.0
 
 

@@ -24,7 +24,7 @@ Progress: TypeAlias = Callable[[int, int | None], object]
 
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
 _LOUDEST = 2.0**31  # relative to full scale; larger floating-point samples are damage
-_MOST_MESSAGES = 10  # about one file
+_MAX_MESSAGES = 10  # about one file
 _ENCODER_FRAMES = 4608  # largest number of samples that an MP3 encoder adds and its decoder removes
 _NEARLY = 0.95  # share of the announced frames; MP3 files announce only an approximate length
 
@@ -90,7 +90,7 @@ class Pass:
             is_over = recording.is_over
             recording = None if is_over else self._next_recording()
         if self.frames_read == 0:
-            raise InputError(f"{self.name} holds no sound: no whole sample is found in it.")
+            raise InputError(f"{self.name} contains no sound: no whole sample is found in it.")
         if not any_selected:
             raise InputError(
                 f"{self.name} is {self._seconds:.2f} s long: nothing can be read from {self._selection.start:.2f} s on."
@@ -120,16 +120,16 @@ class Pass:
         for part in self._parts:
             try:
                 return self._open(part, replace(self._selection, start=begin - self._seconds, duration=rest))
-            except NoChannelError as error:  # the part can be read: leaving it out would lose good sound
+            except NoChannelError as error:  # the part can be read: skipping it would lose good sound
                 raise InputError(f"{error} This is the recording joined to it at {self._seconds:.2f} s.") from None
             except InputError:
                 count = count_bytes(part.end - part.begin)
                 message = f"continues from byte {part.begin:,} with {count} that are not a readable recording"
-                self._report([f"{message}: they are left out. ffmpeg may convert the whole file to WAV."])
+                self._report([f"{message}: they are skipped. ffmpeg may convert the whole file to WAV."])
         return None
 
     def _report(self, messages: list[str]) -> None:
-        room = max(0, _MOST_MESSAGES - len(self.messages))
+        room = max(0, _MAX_MESSAGES - len(self.messages))
         self.messages += messages[:room]
         self._unreported += len(messages[room:])
 
@@ -203,15 +203,15 @@ class _Recording:
         total = min((n for n in (self._end, self._reader.frames) if n is not None), default=None)
         buffer = np.empty((size, self.channels), np.float32)
         while not self.is_over:
-            wanted = size if self._end is None else min(size, self._end - self.frames_read)
-            unwanted = max(0, self._first - self.frames_read)
-            frames = self._read_into(buffer[:wanted])
+            requested = size if self._end is None else min(size, self._end - self.frames_read)
+            to_skip = max(0, self._first - self.frames_read)
+            frames = self._read_into(buffer[:requested])
             if not len(frames):
                 break
             self._on_progress(self.frames_read, total)
-            if unwanted < len(frames):
+            if to_skip < len(frames):
                 self.any_selected = True
-                yield self.mixer(frames[unwanted:])
+                yield self.mixer(frames[to_skip:])
 
     def _read_into(self, buffer: Samples) -> Samples:
         from soundfile import LibsndfileError
@@ -261,7 +261,7 @@ class _Recording:
             )
         rest = self._part.end - self._offset()
         if container == "FLAC" and rest > 0:
-            messages.append(f"has {count_bytes(rest)} or more after its sound: they are left out.")
+            messages.append(f"has {count_bytes(rest)} or more after its sound: they are skipped.")
         return messages
 
 

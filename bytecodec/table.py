@@ -1,4 +1,4 @@
-"""Tables of byte values and characters, as BinToUTF8 writes them beside a text: see docs/guide/import-and-export.md."""
+"""Tables of byte values and characters, as BinToUTF8 writes them with a text: see docs/guide/import-and-export.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 
-MOST_BYTES = 1 << 16  # of a table's file: 256 lines are far shorter
+MAX_BYTES = 1 << 16  # of a table's file: 256 lines are far shorter
 
 # The characters of BinToUTF8, in the order in which it gives them to bytes: printable ASCII, then U+3900 and on.
 _IN_ORDER = [*range(0x23, 0x7F), *range(0x3900, 0x3900 + 256 - (0x7F - 0x23))]
@@ -22,7 +22,7 @@ _LINE = re.compile(r"[ \t]*(0[xX][0-9A-Fa-f]+|[0-9]+)([ \t].*)", re.DOTALL)
 
 
 class Table:
-    """Table of up to 256 characters and the bytes that they stand for.
+    """Table of up to 256 characters and the bytes that they encode.
 
     Parameters
     ----------
@@ -38,16 +38,16 @@ class Table:
 
     def lookup(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
         """Return the byte for each code point, of any shape, and -1 for one that is not in the table."""
-        place = np.searchsorted(self._codes, codes.astype(np.uint32, copy=False)).clip(0, len(self._codes) - 1)
-        found: NDArray[np.int16] = np.where(self._codes[place] == codes, self._bytes[place], np.int16(-1))
+        index = np.searchsorted(self._codes, codes.astype(np.uint32, copy=False)).clip(0, len(self._codes) - 1)
+        found: NDArray[np.int16] = np.where(self._codes[index] == codes, self._bytes[index], np.int16(-1))
         return found
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
     """Read a table of byte values and characters.
 
-    A line holds a byte, decimal or hexadecimal (65 or 0x41), spaces or tabs, and a character. A file of 256 bytes that
-    is not a text holds the bytes in the order of BinToUTF8's characters.
+    A line contains a byte, decimal or hexadecimal (65 or 0x41), spaces or tabs, and a character. A file of 256 bytes
+    that is not a text contains the bytes in the order of BinToUTF8's characters.
 
     Raises
     ------
@@ -58,8 +58,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     """
     path = Path(path)
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise InputError(f"{path} is too long for a table: give one of at most 256 lines, a byte and a character each.")
     if len(data) == 256 and not _is_text(data):
         return Table(_in_order(data))
@@ -134,5 +134,5 @@ def _parsed_line(line: str) -> tuple[int, str]:
         character = rest[1:] if len(rest) == 2 else " " if set(rest) == {" "} and len(rest) > 1 else ""
     if len(character) != 1:
         what = f"{character[:40]!r} is not one character" if character else "there is no character"
-        raise ValueError(f"{what} beside byte {byte}")
+        raise ValueError(f"{what} after byte {byte}")
     return byte, character

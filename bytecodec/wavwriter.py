@@ -17,7 +17,7 @@ from bytecodec.arguments import check_rate, check_whole
 from bytecodec.errors import InputError
 
 #: Largest size of a WAV file in bytes, because RIFF has 32-bit lengths.
-MOST_BYTES = 2**32 - 1
+MAX_BYTES = 2**32 - 1
 
 _UNKNOWN = 0xFFFFFFFF  # length in a stream, as from ffmpeg; players then read to its end
 _PCM, _FLOAT, _MULAW = 1, 3, 7  # format tags
@@ -77,7 +77,7 @@ class WavWriter:
         self._tag = _MULAW if mulaw else _FLOAT if bits == 32 else _PCM
         self._width = bits // 8
         self._cues: list[int] = []
-        self._begin: int | None = None  # where the header stands; None in a pipe
+        self._begin: int | None = None  # offset of the header; None in a pipe
         self._state = "new"
 
     def write(self, samples: Bytes | NDArray[Any]) -> None:
@@ -103,7 +103,7 @@ class WavWriter:
     def cue(self, offset: int | None = None) -> None:
         """Add a cue point at a sample, by default the next one; pipes have no cue points."""
         if offset is not None:
-            check_whole("offset", offset, 0, MOST_BYTES)
+            check_whole("offset", offset, 0, MAX_BYTES)
         self._cues.append(self.samples if offset is None else offset)
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class WavWriter:
 
     def _room(self) -> int:
         after = 1 + (12 + _CUE_BYTES * len(self._cues) if self._cues else 0)
-        room = max(0, MOST_BYTES - len(self._header(0, 0)) - after - self.samples * self._width)
+        room = max(0, MAX_BYTES - len(self._header(0, 0)) - after - self.samples * self._width)
         return room - room % self._width
 
     def _finish(self, begin: int) -> None:

@@ -12,15 +12,15 @@ from bytecodec.containers.part import read_at
 
 Chunk: TypeAlias = tuple[bytes, int, int]  # name, length of the content, and offset of its end
 
-_MOST_CHUNKS = 100_000  # a file with more of them is damaged
-_LONGEST_FORMAT = 4096  # bytes of a chunk that describes the samples
-_LONGEST_HEADER = 1 << 20  # bytes of a CAF header that is copied
-_MOST_IN_RIFF = 2**32 - 2**16  # bytes of sound; a longer sound gets an RF64 header
+_MAX_CHUNKS = 100_000  # a file with more of them is damaged
+_MAX_FORMAT = 4096  # bytes of a chunk that describes the samples
+_MAX_HEADER = 1 << 20  # bytes of a CAF header that is copied
+_MAX_IN_RIFF = 2**32 - 2**16  # bytes of sound; a longer sound gets an RF64 header
 _AU_INTEGER = {8: 2, 16: 3, 24: 4, 32: 5}  # the numbers of AU's encodings, by the bits of a sample
 _AU_FLOAT = {32: 6, 64: 7}
 _AU_CODEC = {b"ulaw": 1, b"alaw": 27, b"fl32": 6, b"fl64": 7}
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # of a sample, by the encoding
-_KNOWN = frozenset(  # chunks that are recognised even where the file ends within them
+_CHUNK_NAMES = frozenset(  # chunks that are recognised even where the file ends within them
     b"data,SSND,LIST,id3 ,ID3 ,bext,cue ,fact,JUNK,junk,PAD ,FLLR,smpl,inst,acid,afsp,DISP,iXML,_PMX,axml,PEAK,cart,"
     b"levl,umid,NAME,AUTH,(c) ,ANNO,MARK,INST,COMT,APPL,MIDI,FVER,CHAN,free,pakt,info,strg,midi,uuid,peak".split(b",")
 )
@@ -47,7 +47,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
     form, long_length, bad_peak = b"", None, False
     for name, length, end in riff_chunks(file, at + 12, size, order):
         if name == b"fmt ":
-            form = form or read_at(file, end - length, min(length, _LONGEST_FORMAT))
+            form = form or read_at(file, end - length, min(length, _MAX_FORMAT))
         elif name == b"ds64" and length >= 16:
             (long_length,) = struct.unpack("<Q", read_at(file, end - length + 8, 8))
         elif name == b"PEAK":
@@ -56,7 +56,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
             break
     else:
         return None
-    if not 16 <= len(form) < _LONGEST_FORMAT:
+    if not 16 <= len(form) < _MAX_FORMAT:
         return None
     data = end - length
     unreadable = bad_peak or (is_64 and not long_length)
@@ -74,7 +74,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def _peak_length(form: bytes, order: str) -> int:
-    """Return the length of the only PEAK chunk that libsndfile accepts; -1 before the format is known."""
+    """Return the length of the only PEAK chunk that libsndfile accepts; -1 before the format was read."""
     return 8 + 8 * struct.unpack(order + "H", form[2:4])[0] if len(form) >= 4 else -1
 
 
@@ -85,7 +85,7 @@ def _byte_rate(form: bytes, order: str) -> float:
 def _wav_header(form: bytes, length: int, order: str = "<") -> bytes:
     """Return the header of a WAV file, or of an RF64 file where the sound is too long for one."""
     described = b"fmt " + struct.pack(order + "I", len(form)) + form + b"\0" * (len(form) & 1)
-    if length <= _MOST_IN_RIFF:
+    if length <= _MAX_IN_RIFF:
         magic, sizes, announced = (b"RIFF" if order == "<" else b"RIFX"), b"", length
         total = 12 + len(described) + length
     elif order == "<":
@@ -102,12 +102,12 @@ def read_w64(file: BinaryIO, at: int, size: int) -> Sound | None:
     form = b""
     for name, length, end in _w64_chunks(file, at + 40, size, at):
         if name == b"fmt ":
-            form = form or read_at(file, end - length, min(length, _LONGEST_FORMAT))
+            form = form or read_at(file, end - length, min(length, _MAX_FORMAT))
         elif name == b"data":
             break
     else:
         return None
-    if not 16 <= len(form) < _LONGEST_FORMAT:
+    if not 16 <= len(form) < _MAX_FORMAT:
         return None
     return Sound(
         end - length,
@@ -126,7 +126,7 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
     bad_peak = False
     for name, n, end in riff_chunks(file, at + 12, size, ">"):
         if name == b"COMM" and n >= 18:
-            common = common or read_at(file, end - n, min(n, _LONGEST_FORMAT))
+            common = common or read_at(file, end - n, min(n, _MAX_FORMAT))
         elif name == b"PEAK":
             bad_peak = True if not common else bad_peak or n != 8 + 8 * struct.unpack(">H", common[:2])[0]
         elif name == b"SSND" and not data:
@@ -145,7 +145,7 @@ def read_aiff(file: BinaryIO, at: int, size: int) -> Sound | None:
         if encoding:
             return _au_header(encoding, round(rate), channels, order)
         described = struct.pack(">I", len(common)) + common
-        if n > _MOST_IN_RIFF:
+        if n > _MAX_IN_RIFF:
             return b""
         magic = b"FORM" + struct.pack(">I", 28 + len(described) + n) + b"AIFC"
         return magic + b"COMM" + described + b"SSND" + struct.pack(">III", n + 8, 0, 0)
@@ -192,7 +192,7 @@ def read_caf(file: BinaryIO, at: int, size: int) -> Sound | None:
     def header(n: int) -> bytes:
         if encoding:
             return _au_header(encoding, round(rate), channels, order)
-        if bad_peak or data - at > _LONGEST_HEADER:
+        if bad_peak or data - at > _MAX_HEADER:
             return b""
         return read_at(file, at, data - 12 - at) + struct.pack(">Q", n + 4) + read_at(file, data - 4, 4)
 
@@ -257,7 +257,7 @@ def _chunks(
     ``layout`` describes the name and the length before the content. ``padding`` returns the number of bytes of padding
     at an offset after a chunk of some length, at first ``length``.
     """
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if at >= size:
             return
         if count := padding(at, length):
@@ -274,14 +274,14 @@ def _chunks(
         elif not _is_name(name) or name in _MAGIC:
             return
         at += layout.size + length
-        if at > size and name not in _KNOWN:
+        if at > size and name not in _CHUNK_NAMES:
             return
         yield name, length, at
 
 
 def _is_padded(data: bytes) -> bool:
     """Return whether a byte of padding comes first, which some writers omit after a chunk of odd length."""
-    return not (data[:4] in _KNOWN | _MAGIC or (_is_name(data[:4]) and not _is_name(data[1:])))
+    return not (data[:4] in _CHUNK_NAMES | _MAGIC or (_is_name(data[:4]) and not _is_name(data[1:])))
 
 
 def _is_name(name: bytes) -> bool:

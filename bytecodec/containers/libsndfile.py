@@ -125,15 +125,12 @@ class View(io.RawIOBase):
         return self._begin + self._position
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return the position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -144,12 +141,12 @@ class View(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the buffer as far as possible, and return the number of bytes."""
-        wanted = min(len(buffer), self._size - self._position)
+        requested = min(len(buffer), self._size - self._position)
         if self._position < len(self._header):
-            data = self._header[self._position : self._position + wanted]
+            data = self._header[self._position : self._position + requested]
         else:
             try:
-                data = read_at(self._file, self._begin + self._position, wanted)
+                data = read_at(self._file, self._begin + self._position, requested)
             except OSError as error:
                 self.error = error
                 return 0
@@ -217,7 +214,7 @@ def _delayed_signals() -> Iterator[None]:
 def silent_stderr() -> Iterator[None]:
     """Discard what C code writes with ``fprintf(stderr, ...)``, as libmpg123 does for a damaged stream.
 
-    Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are left alone, so that no
+    Only the C library's variable ``stderr`` is exchanged. Descriptor 2 and `sys.stderr` are not changed, so that no
     message of another thread is lost. Where the variable cannot be exchanged (Windows, musl), nothing is discarded.
     """
     global _silencers, _stream

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, left_out_message, skip_id3v2
+from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, skip_id3v2, skipped_message
 
 _CHAIN = 3  # number of consecutive frames that cannot be a coincidence
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xeb]")
@@ -88,7 +88,7 @@ def _mpeg_part(
     messages = []
     is_cut = count + 1 < promised or (incomplete and (count < promised or not promised))
     if gap:
-        messages.append(left_out_message(end, gap))
+        messages.append(skipped_message(end, gap))
     if count + 1 < promised:
         announced = promised * first.samples / first.rate
         messages.append(f"is cut short: {announced:.2f} s were announced; the {{seconds:.2f}} s in the file are read.")
@@ -124,8 +124,8 @@ def _described(second: int, third: int, mono: bool) -> _Frame | None:
 
 def _is_info(window: Window, at: int, frame: _Frame) -> bool:
     """Return whether the frame at an offset is an information frame, which has no sound."""
-    words = window.get(at + frame.info, 4), window.get(at + 36, 4)
-    return words[0] in (b"Xing", b"Info") or words[1] == b"VBRI"
+    tags = window.get(at + frame.info, 4), window.get(at + 36, 4)
+    return tags[0] in (b"Xing", b"Info") or tags[1] == b"VBRI"
 
 
 def _is_chain(window: Window, at: int, frames: int = _CHAIN, least: int = _CHAIN) -> bool:

@@ -6,14 +6,14 @@ import re
 import zlib
 from typing import BinaryIO
 
-from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, left_out_message
+from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, skipped_message
 
 _MIRRORED = bytes(int(f"{b:08b}"[::-1], 2) for b in range(256))  # bytes with their bits in reverse order
 _PAGE = re.compile(rb"OggS\0")
 
 
 def ogg_part(file: BinaryIO, begin: int, size: int) -> Part:
-    """Return the part of an Ogg file at an offset, up to the next link of the chain, where all streams begin anew."""
+    """Return the part of an Ogg file at an offset, up to the next link of the chain, where new streams begin."""
     window = Window(file, size)
     open_streams: set[bytes] = set()
     heading = True  # among the first pages of the streams
@@ -70,5 +70,5 @@ def _ogg_end(begin: int, end: int, last: int, following: int, open_streams: set[
         messages.append(cut_short_message("the end of its Ogg stream is missing"))
         return Part(begin, following, following, b"", tuple(messages), cut_short=True)
     if following > end:
-        messages.append(left_out_message(end, following - end))
+        messages.append(skipped_message(end, following - end))
     return Part(begin, min(end, following), following, b"", tuple(messages))

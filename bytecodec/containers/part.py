@@ -32,7 +32,7 @@ _SIGNATURE = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One recording in a file, which may hold several that were joined end to end."""
+    """One recording in a file, which may contain several that were joined end to end."""
 
     begin: int  # offsets in the file, in bytes
     end: int
@@ -124,6 +124,6 @@ def cut_short_message(reason: str) -> str:
     return f"is cut short after {{seconds:.2f}} s: {reason}. The sound before it is read."
 
 
-def left_out_message(offset: int, count: int) -> str:
+def skipped_message(offset: int, count: int) -> str:
     """Return a message about bytes in or after a stream that are not sound."""
-    return f"has {count_bytes(count)} from byte {offset:,} on that are not sound: they are left out."
+    return f"has {count_bytes(count)} from byte {offset:,} on that are not sound: they are skipped."

@@ -10,11 +10,11 @@ from bytecodec.containers.mpeg import mpeg_begins, mpeg_part
 from bytecodec.containers.ogg import ogg_part
 from bytecodec.containers.part import Part, count_bytes, find_signature, has_signature, is_blank, read_at, skip_id3v2
 
-_LEAST_SOUND = 0.1  # in seconds; at least this much data in no chunk after a finished header is read as sound
+_MIN_SOUND = 0.1  # in seconds; at least this much data in no chunk after a finished header is read as sound
 
 
 def find_parts(file: BinaryIO, size: int) -> Iterator[Part]:
-    """Yield the recordings that a file of ``size`` bytes holds, in order.
+    """Yield the recordings that a file of ``size`` bytes contains, in order.
 
     A recording of another format, or one that cannot be repaired, is returned as one unchanged part.
     """
@@ -93,14 +93,14 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
             "are read as sound."
         )
         return _with_header(sound, begin, following, following, (message,))
-    least = max(512, _LEAST_SOUND * sound.bytes_per_second)
-    if after - stop < 8 and following - after >= least and not is_blank(file, after, following):
+    minimum = max(512, _MIN_SOUND * sound.bytes_per_second)
+    if after - stop < 8 and following - after >= minimum and not is_blank(file, after, following):
         message = (
             f"has a header that announces {count_bytes(sound.length)} of sound, and {following - stop:,} more "
             "follow in no chunk: they are read as sound too."
         )
         return _with_header(sound, begin, following, following, (message,))
-    message = f"has {count_bytes(following - after)} outside all chunks after its sound: they are left out."
+    message = f"has {count_bytes(following - after)} outside all chunks after its sound: they are skipped."
     return _kept(sound, begin, stop, after, following, (*messages, message))
 
 
@@ -126,7 +126,7 @@ def _skip_chunks(sound: Sound, stop: int) -> tuple[int, tuple[str, ...]]:
     end, second = stop, 0
     for name, length, end in sound.chunks(stop):  # noqa: B007
         second += length * (name[:4] in (b"data", b"SSND"))
-    return end, (f"has a second chunk of sound, of {count_bytes(second)}: it is left out.",) if second else ()
+    return end, (f"has a second chunk of sound, of {count_bytes(second)}: it is skipped.",) if second else ()
 
 
 def _follows(file: BinaryIO, offset: int, size: int) -> bool:

@@ -28,7 +28,6 @@ charrnn-convert runs/voice-001 voice.onnx
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-convert."""
     p = Parser(
         "charrnn-convert",
         "Convert a network of torch-rnn (.t7) to a checkpoint (.safetensors), or a checkpoint to one step of its "
@@ -47,7 +46,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_convert(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-convert; return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     named = flags.given(p, argv)
@@ -61,7 +59,7 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     if to_onnx and named & {"vocab", "rate", "mulaw"}:
         p.error("--vocab, --rate and --mulaw are for a .t7: a checkpoint contains them.")
     if not to_onnx and "checkpoint" in named:
-        p.error("--checkpoint is for a run: leave it out with a .t7.")
+        p.error("--checkpoint is for a run: omit it with a .t7.")
     refuse_same_file(args.input, args.output)
     runtime.before_torch()
     log(_summary(_to_onnx(args) if to_onnx else _from_torch_rnn(args, named)), args.quiet)
@@ -76,7 +74,7 @@ def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
 
     checkpoint = torch_rnn.load(args.input, args.vocab, args.rate, args.mulaw)
     if checkpoint.rate is None and named & {"rate", "mulaw"}:
-        raise InputError(f"{args.input} was trained on text: leave --rate and --mulaw out.")
+        raise InputError(f"{args.input} was trained on text: omit --rate and --mulaw.")
     save(args.output, checkpoint)
     return checkpoint
 
@@ -103,7 +101,7 @@ def _summary(checkpoint: Checkpoint) -> str:
     config = checkpoint.model.config
     sound = f" at {checkpoint.rate} Hz, {checkpoint.encoding}" if checkpoint.rate else ""
     return (
-        f"{config.cell}, {config.layers} layer{'s' * (config.layers > 1)} of {config.rnn_size}, embeddings of "
+        f"{config.cell}, {config.layers} layer{'s' * (config.layers > 1)} of {config.rnn_size}, embedding size "
         f"{config.wordvec_size}, after {checkpoint.step:,} iterations; {checkpoint.vocab.describe()}{sound}."
     )
 

@@ -1,4 +1,4 @@
-"""charrnn-eval: the loss of a trained network on any part or file, beside baselines for the same data."""
+"""charrnn-eval: the loss of a trained network on any part or file, compared with baselines for the same data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ charrnn-eval 00074000.safetensors poems.txt --json
 
 @command
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-eval; return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
@@ -50,7 +49,6 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-eval."""
     p = Parser(
         "charrnn-eval",
         "Print the loss of a trained network and its bits per symbol or 16-bit sample on a part of its run's data or "

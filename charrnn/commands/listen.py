@@ -24,7 +24,6 @@ charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-listen."""
     p = Parser(
         "charrnn-listen",
         "Serve a page that plays networks live while you change their temperature. Only this machine can open it "
@@ -43,7 +42,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_listen(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-listen and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     is_open = not _is_loopback(args.host)
@@ -67,7 +65,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             token=args.token or "",
         )
         offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
-        log(f"{_url(args.host, listening, args.token)} plays {offered}; Ctrl-C stops it.", args.quiet)
+        log(f"serving {offered} at {_url(args.host, listening, args.token)}; Ctrl-C stops it.", args.quiet)
         with contextlib.suppress(KeyboardInterrupt):
             listen_app.server(app).run([listening])
     return 0

@@ -36,7 +36,6 @@ charrnn-plot out.wav
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-plot."""
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
@@ -46,7 +45,12 @@ def parser() -> Parser:
     )
     file = "run, log.csv, another CSV file or recording to draw; - is standard input"
     p.add_argument("file", nargs="+", type=path, metavar="FILE", help=file)
-    option(p, "-o --output OUT", path, ".png, .svg or .pdf file to write, or - (default: FILE's name.png)")
+    option(
+        p,
+        "-o --output OUT",
+        path,
+        ".png, .svg or .pdf file to write, or - (default: the name of the first FILE with .png, in the same folder)",
+    )
     option(p, "--width PIXELS", whole(200, MAX_PIXELS), "width of the picture in pixels", 1600)
     option(p, "--height PIXELS", whole(150, MAX_PIXELS), "height of the picture in pixels", 900)
     p.add_argument("--log-x", action="store_true", help="use a logarithmic x axis")
@@ -66,7 +70,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_plot(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-plot and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     output = args.output or _default_output(Path(args.file[0]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bytecodec.console import Parser, command, log, option, print_path, progress
-from bytecodec.files import open_output
+from bytecodec.files import is_special_file, open_output
 from charrnn.commands import flags
 from charrnn.commands.flags import needs, path
 from charrnn.storage import run_dir
@@ -24,7 +24,6 @@ charrnn-report voice-001 -o short.html --checkpoints 1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-report."""
     p = Parser(
         "charrnn-report",
         "Write one HTML page about runs, which loads nothing else: settings, curves to zoom, and players for the "
@@ -32,15 +31,17 @@ def parser() -> Parser:
         EXAMPLES,
     )
     p.add_argument("run", nargs="+", type=path, metavar="RUN", help=flags.RUN)
-    option(p, "-o --output OUT", path, "HTML file to write, or - for standard output", "report.html")
+    option(p, "-o --output OUT", path, ".html file to write, or - for standard output", "report.html")
     option(p, "--checkpoints LIST", path, flags.CHECKPOINTS)
     return p
 
 
 @command
 def charrnn_report(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-report and return the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if not (args.output == "-" or is_special_file(args.output) or args.output.lower().endswith((".html", ".htm"))):
+        p.error(f"{args.output}: the name of a report ends in .html.")
     with needs("report"):
         from charrnn.viz import report, run_summary
     summaries = read_summaries(args.run, args.quiet)

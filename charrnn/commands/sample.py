@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-sample; return the exit code."""
     p = sample_flags.parser()
     args, named = p.parse_args(argv), given(p, argv)
     if args.play and "output" not in named:
@@ -99,6 +98,8 @@ def _sample(
                 break
     if failure:
         raise failure
+    if paths[0] == "-" and sys.stdout.isatty():
+        log("", args.quiet)  # ends the line of the text on the terminal
     if message := task.summary():
         log(message, args.quiet)
     log(_speed(task, done, time.monotonic() - began, paths), args.quiet)
@@ -135,7 +136,7 @@ def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:
             f"{task.path} was trained on text, which has no seconds: use --length, and a .txt file for -o."
         )
     if rate is None and args.play:
-        raise InputError(f"{task.path} was trained on text, which makes no sound: leave --play out.")
+        raise InputError(f"{task.path} was trained on text, which is not sound: omit --play.")
     total = args.length or task.default_length
     if args.seconds is not None and rate is not None:
         total = round(args.seconds * rate)

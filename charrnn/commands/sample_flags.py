@@ -16,7 +16,7 @@ from charrnn.engines import ENGINES
 from charrnn.engines.cpu.pack import INTEGERS
 
 MAX_SECONDS = 1e9  # 31 years
-FLAGS_BESIDE_CHOICES = {  # those of the network, its start and the computation; all others concern sampling
+FLAGS_WITH_CHOICES = {  # those of the network, its start and the computation; all others concern sampling
     *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
     *("start_text", "start_file", "start_seconds", "channel", "table"),
     *("encoding", "unknown", "state_in", "state_out"),
@@ -33,7 +33,6 @@ charrnn-sample runs/poem-001 --start-text "The " --choices 5
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-sample."""
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
     p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)
@@ -57,7 +56,7 @@ def _add_what(g: _ArgumentGroup) -> None:
         "samples once at each (default: 1)"
     )
     option(g, "--temperature T", numbers(0), temperature, [1.0])
-    option(g, "--streams N", whole(1, 1000), "number of streams to sample side by side (default: 1)")
+    option(g, "--streams N", whole(1, 1000), "number of streams to sample in parallel (default: 1)")
     choices = "print the K likeliest next symbols and their probabilities instead of sampling"
     option(g, "--choices K", whole(1), choices)
     seed = "seed of the random numbers (default: 0)"
@@ -66,7 +65,7 @@ def _add_what(g: _ArgumentGroup) -> None:
 
 def _add_start(g: _ArgumentGroup) -> None:
     option(g, "--start-text TEXT", str, "text to prime the network with; it is not written")
-    file = "recording or text to prime the network with the end of; - is standard input"
+    file = "recording or text whose end primes the network; - is standard input"
     option(g, "--start-file FILE", path, file)
     flags.add_encoding(g, "a --start-file that is a text")
     g.add_argument(
@@ -83,7 +82,12 @@ def _add_start(g: _ArgumentGroup) -> None:
 
 
 def _add_segments(g: _ArgumentGroup) -> None:
-    option(g, "--segments K", whole(1), "number of segments to sample and join")
+    option(
+        g,
+        "--segments K",
+        whole(1),
+        "number of segments to sample and join; unless their size is given, they divide --seconds or --length",
+    )
     size = g.add_mutually_exclusive_group()
     option(size, "--segment-length SYMBOLS", whole(1), "number of symbols per segment")
     option(size, "--segment-seconds S", number(0, MAX_SECONDS, above=True), "seconds per segment")
@@ -134,7 +138,7 @@ def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
 
 def _check_symbols(p: Parser, args: Namespace, named: set[str]) -> None:
     if args.choices:
-        if foreign := sorted(named - FLAGS_BESIDE_CHOICES):
+        if foreign := sorted(named - FLAGS_WITH_CHOICES):
             p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: leave one of them out")
         if several(args):
             p.error("--choices K needs one stream and one temperature.")

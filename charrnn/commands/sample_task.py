@@ -13,6 +13,7 @@ import bytecodec
 from bytecodec.console import log
 from bytecodec.errors import InputError
 from bytecodec.files import open_output
+from bytecodec.pcm import bytes_to_int16
 from charrnn import runtime
 from charrnn.commands.flags import options_of, threads_of
 from charrnn.engines import NOTHING
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from charrnn.frames.generate import FrameSampling, FrameStream
     from charrnn.frames.model import FrameCheckpoint
     from charrnn.sampling.task import SymbolSampling
-    from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams
+    from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
-CHUNK = 256  # symbols per piece: how often Ctrl-C is noticed, and the delay of a listener
+CHUNK = 256  # symbols per piece: the interval between checks for Ctrl-C, and the delay of live playback
 GPU_CHUNK = 2048  # the same on a GPU, which is faster, and idle between two pieces
 SMALL_NETWORK = 500_000  # weights up to which a second thread costs more time than it saves
 
@@ -38,7 +39,7 @@ def open_symbols(args: Namespace, file: Path) -> SymbolSampling:
     checkpoint = load(file)
     saved = load_streams(args.state_in, checkpoint.config) if args.state_in else None
     if saved:
-        _check_streams(args, saved)
+        _check_streams(args, len(saved.last))
     return SymbolSampling(
         checkpoint,
         engine(checkpoint, args.engine, args.streams or 1, args.precision, threads_of(args)),
@@ -50,13 +51,13 @@ def open_symbols(args: Namespace, file: Path) -> SymbolSampling:
     )
 
 
-def _check_streams(args: Namespace, saved: Streams) -> None:
-    count = len(saved.last)
+def _check_streams(args: Namespace, count: int) -> None:
+    """Raise InputError if the number of streams in --state-in is not that of --streams."""
     if count == (args.streams or 1):
         return
     if args.choices:
-        raise InputError(f"{args.state_in} holds {count} streams, and --choices needs a state of one stream.")
-    raise InputError(f"{args.state_in} holds {count} stream{'s' * (count > 1)}: continue with --streams {count}.")
+        raise InputError(f"{args.state_in} contains {count} streams, and --choices needs a state of one stream.")
+    raise InputError(f"{args.state_in} contains {count} stream{'s' * (count > 1)}: continue with --streams {count}.")
 
 
 def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
@@ -92,7 +93,9 @@ def open_frames(args: Namespace, file: Path, named: set[str]) -> FrameSampling:
 
     checkpoint = frame_model.load(file)
     if checkpoint.model.config.loss == "mse" and "temperature" in named:
-        raise InputError(f"{checkpoint.path} was trained with --loss mse and draws nothing: leave --temperature out.")
+        raise InputError(
+            f"{checkpoint.path} was trained with --loss mse and uses no random numbers: omit --temperature."
+        )
     _set_threads(args, checkpoint)
     return FrameSampling(checkpoint, _streams(args, checkpoint), args.float)
 
@@ -126,8 +129,7 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
         if args.start_file:
             raise InputError("--state-in contains the start of a frame predictor: leave --start-file out.")
         streams = load_streams(args.state_in, model)
-        if len(streams) != count:
-            raise InputError(f"{args.state_in} holds {len(streams)} streams: continue with --streams {len(streams)}.")
+        _check_streams(args, len(streams))
     else:
         window = None
         if args.start_file:
@@ -145,7 +147,7 @@ def print_choices(task: SymbolSampling, args: Namespace) -> None:
     task.restart(args.temperature[0])
     if (task.engine.get_state()[1] == NOTHING).any():
         log(
-            "the network has read nothing, so all symbols have the same probability: give a --start-text or "
+            "no symbols were fed to the network, so all symbols have the same probability: give a --start-text or "
             "--start-file.",
             args.quiet,
         )
@@ -163,8 +165,5 @@ def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:
     character = checkpoint.vocab.decode(np.array([symbol]))
     if checkpoint.vocab.alphabet is None:
         return f"{character!r} U+{ord(character):04X}"
-    if checkpoint.encoding == "mulaw":
-        sample = int(bytecodec.decode_mulaw(np.array(symbol, dtype=np.uint8))) / 32768
-    else:
-        sample = (symbol - 128) / 128
-    return f"{symbol:3d} {sample:+.5f} {character!r}"
+    sample = int(bytes_to_int16(np.array(symbol, dtype=np.uint8), checkpoint.encoding == "mulaw"))
+    return f"{symbol:3d} {sample / 32768:+.5f} {character!r}"

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-train; return the exit code."""
     p = parser()
     with distributed.main_process_only():
         args, named = p.parse_args(argv), given(p, argv)
@@ -204,7 +203,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         settings, moves_to_gpu = _resumed_settings(args, config, run.config_file)
         task = _task_class(config.get("kind", "symbols")).reopen(run, config)
         _check_rows(settings.batch_size, world)
-        if config["processes"] != world.size:  # the cores are divided anew
+        if config["processes"] != world.size:  # the cores are divided between the processes again
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
     except (*LOAD_ERRORS, AttributeError) as error:
@@ -225,12 +224,12 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
 
 
 def _resumed_settings(args: Namespace, config: dict[str, Any], source: Path) -> tuple[Settings, bool]:
-    """Return the settings, with a new length or device if one is given, and whether the run moves to an NVIDIA GPU."""
+    """Return the settings, with a new limit or device if one is given, and whether the run moves to an NVIDIA GPU."""
     training = config["training"]
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     if any(value is not None for value in lengths.values()):
         training.update(lengths)
-        log("the length is new, so the schedule is planned again.", args.quiet)
+        log("the limit changed: the learning-rate schedule is recomputed.", args.quiet)
     device_before = training.get("device")
     if args.device != "auto":
         training["device"] = runtime.choose_device(args.device)

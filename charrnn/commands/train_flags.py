@@ -17,7 +17,8 @@ CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # those of charrnn.models.cel
 WITHOUT_FORGET_GATES = ("gru", "rnn")
 FRAME_LOSSES = ("mse", "gaussian")  # those of charrnn.frames.model, which imports torch
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
-FLAGS_BESIDE_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
+FLAGS_WITH_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
+WITH_RESUME = "only --max-epochs, --max-iterations, --max-minutes, --device, --print-every and -q can be changed"
 FRAME_FLAGS = ("preset", "frame_taps", "loss")
 SYMBOL_FLAGS = ("mulaw", "wordvec_size", "encoding", "table")
 DEFAULT_EPOCHS = 50
@@ -52,12 +53,11 @@ charrnn-train --resume runs/choir --max-epochs 80
 charrnn-train voice.flac --frames --loss gaussian --max-minutes 30
 torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac
 """
-INPUT = "texts, recordings or folders of them; - is standard input"
+INPUT = "texts, recordings or folders of them; - is standard input (default: the demo recording, data/voice.wav)"
 SIZE = whole(1, 10**6)
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-train."""
     p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
     p.add_argument("input", nargs="*", type=path, metavar="INPUT", help=INPUT)
     _add_data(p.add_argument_group("data"))
@@ -142,19 +142,19 @@ def _add_learning(g: _ArgumentGroup) -> None:
 def _add_run(g: _ArgumentGroup) -> None:
     option(g, "--run-dir DIR", path, "new folder for the run (default: runs/INPUT-001, counting up)")
     option(g, "--checkpoint-every N", whole(1), "number of iterations between checkpoints", 1000)
-    option(g, "--keep N", whole(0), "newest checkpoints to keep besides the best one; 0 for all", 0)
+    option(g, "--keep N", whole(0), "newest checkpoints to keep in addition to the best one; 0 for all", 0)
     seconds = "seconds of sound to sample at each checkpoint; 0 for none"
     option(g, "--sample-seconds S", number(0), seconds, 0.0)
     option(g, "--temperature LIST", numbers(0), "temperatures for --sample-seconds, such as 0.8,1 (default: 1)")
     tensorboard = "log losses, learning rate, gradient norm and samples to RUN/tensorboard"
     g.add_argument("--tensorboard", action="store_true", help=tensorboard)
-    every = "print a line every N iterations; 0 for every ten seconds without a terminal"
+    every = "print a line every N iterations (default: every ten seconds, or a progress bar on a terminal)"
     option(g, "--print-every N", whole(1), every, 0)
-    option(g, "--resume RUN", path, "resume a run; accepts a new limit and --device")
+    option(g, "--resume RUN", path, f"resume a run with its settings; {WITH_RESUME}")
     option(g, "--init-from CHECKPOINT", path, "start from the weights of another network")
     device = "device to train on; auto is a GPU if one can train, else the CPU"
     g.add_argument("--device", choices=runtime.DEVICES, default="auto", help=device)
-    precision = "precision of matrix products; auto is bf16 if the hardware multiplies it"
+    precision = "precision of matrix products; auto is bf16 if the hardware supports it"
     g.add_argument("--precision", choices=runtime.PRECISIONS, default="auto", help=precision)
     g.add_argument(
         "--gpu-layers",
@@ -184,31 +184,31 @@ def _forget_bias(text: str) -> float | str:
 
 def check(p: Parser, args: Namespace, named: set[str]) -> None:
     """Reject flags that are wrong whatever the files contain, and fill in defaults that depend on other flags."""
-    if args.resume and (foreign := sorted(named - FLAGS_BESIDE_RESUME)):
+    if args.resume and (foreign := sorted(named - FLAGS_WITH_RESUME)):
         names = ", ".join("INPUT" if name == "input" else flag_of(name) for name in foreign)
-        p.error(f"--resume keeps what the run was created with, so {names} cannot be given.")
+        p.error(f"--resume uses the settings of the run, so {names} cannot be given: {WITH_RESUME}.")
     _settle_frames(p, args, named)
     if args.input.count("-") > 1:
         p.error("- is standard input, which can be read only once: name it once.")
     if "normalize_over" in named and not args.normalize:
         p.error("--normalize-over needs --normalize.")
     if args.val_frac + args.test_frac >= 1:
-        p.error(f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave nothing to train on.")
+        p.error(f"--val-frac {args.val_frac:g} and --test-frac {args.test_frac:g} leave no data to train on.")
     if args.recipe != "torch-rnn" and (foreign := sorted(named & {"lr_decay_every", "lr_decay_factor"})):
         p.error(f"{flag_of(foreign[0])} needs --recipe torch-rnn: with {args.recipe}, the rate falls until the end.")
     if "temperature" in named and not args.sample_seconds:
         p.error("--temperature needs --sample-seconds.")
     if not args.resume and all(getattr(args, name) is None for name in LENGTH_FLAGS):
         args.max_epochs = DEFAULT_EPOCHS
-    if not args.init_from or "cell" in named:  # otherwise the cell is known when the file is read
+    if not args.init_from or "cell" in named:  # otherwise the cell is that of the file
         _check_network(p, args, named)
 
 
 def _settle_frames(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Reject flags that cannot be combined with --frames, or need it, and fill in its defaults."""
+    """Reject flags that cannot be combined with --frames, or require it, and fill in its defaults."""
     if not args.frames:
         if foreign := [name for name in FRAME_FLAGS if name in named]:
-            p.error(f"{flag_of(foreign[0])} needs --frames.")
+            p.error(f"{flag_of(foreign[0])} requires --frames.")
         return
     if foreign := [name for name in SYMBOL_FLAGS if name in named]:
         p.error(f"{flag_of(foreign[0])} is for networks of symbols: leave it or --frames out.")

@@ -132,9 +132,9 @@ def log_end(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
 def _network(trainer: Trainer) -> str:
     config = trainer.model.config
     projection = f" projected to {config.proj_size}" if config.proj_size else ""
-    normalised = ", normalised" if config.layer_norm else ""
+    normalisation = ", layer normalisation" if config.layer_norm else ""
     return (
-        f"{config.cell}, {_count(config.layers, 'layer')} of {config.rnn_size}{projection}{normalised}, "
+        f"{config.cell}, {_count(config.layers, 'layer')} of {config.rnn_size}{projection}{normalisation}, "
         f"{trainer.task.description()}: {trainer.model.number_of_parameters():,} parameters"
     )
 

@@ -21,7 +21,6 @@ charrnn-video voice-001 --checkpoints first,1000,5000,best,newest
 
 
 def parser() -> Parser:
-    """Return the parser of charrnn-video."""
     p = Parser(
         "charrnn-video",
         "Make a video of runs: the settings of each, then the sample of each checkpoint in order, with its waveform, "
@@ -39,7 +38,6 @@ def parser() -> Parser:
 
 @command
 def charrnn_video(argv: Sequence[str] | None = None) -> int:
-    """Run charrnn-video and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not args.output.lower().endswith(".mp4"):

@@ -44,7 +44,7 @@ def spectrum_distance(x: NDArray[Any], y: NDArray[Any], rate: int) -> float:
     for name, samples in (("x", x), ("y", y)):
         if len(check_real(name, samples, 1)) < WINDOW:
             raise InputError(f"{name} has {len(samples)} samples, and at least {WINDOW:,} are needed.")
-    from scipy.signal import welch  # takes long to import
+    from scipy.signal import welch  # slow to import
 
     bands = []
     for samples in (x, y):

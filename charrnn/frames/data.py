@@ -24,7 +24,7 @@ class Recordings:
 
     ids: NDArray[np.int16]  # (n,)
     names: tuple[str, ...]  # of the files that they come from, in order
-    skipped: tuple[str, ...] = ()  # files that could not be read and were left out
+    skipped: tuple[str, ...] = ()  # files that could not be read and were skipped
     sound: SoundOptions | None = None  # options with which they were read; None if unknown
 
     def split(self, val_frac: float, test_frac: float, max_lag: int) -> dict[str, NDArray[np.int16]]:
@@ -45,8 +45,8 @@ def prepare(
 ) -> Recordings:
     """Write recordings one after another as int16 to the file ``target``.
 
-    A folder stands for the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
-    error before any is converted, or are left out with ``skip_unreadable``.
+    A folder expands to the recordings in it, sorted by path; ``-`` is standard input. Files that cannot be read are an
+    error before any is converted, or are skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable, texts=False) as found:
@@ -54,7 +54,9 @@ def prepare(
         for file in found:
             with unreadable.noting(file.name):
                 if not file.is_sound:
-                    raise InputError(f"{file.name} is not a recording, and --frames trains on sound: name recordings.")
+                    raise InputError(
+                        f"{file.name} is not a recording, and a frame predictor needs sound: name recordings."
+                    )
                 files.append(file)
         options, files = with_gain_of_set(options, files, unreadable)
         with target.open("wb") as out:

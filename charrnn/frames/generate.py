@@ -49,7 +49,7 @@ class FrameStream:
         (N T,) first window, full scale 1 (None: the network's own).
     seed, number
         Seed of the noise, and number of the stream. The noise depends only on them and the position, so a stream is the
-        same whatever streams are beside it.
+        same whatever other streams there are.
     join
         carry: a pass starts from the state after the last one; reset: from the zero state.
 
@@ -87,7 +87,7 @@ class FrameStream:
         self.seek(GeneratorState(model.initial_state(1), window[None], np.zeros(NOISE_TAPS - 1)), 0)
 
     def seek(self, state: GeneratorState, position: int) -> None:
-        """Continue from the state before the pass that contains a position."""
+        """Resume from the state before the pass that contains a position."""
         self.state, self.position, self.limited = state, position, 0
         self._pass: tuple[NDArray[np.float32], GeneratorState] | None = None  # its samples, and the state after it
 
@@ -115,8 +115,8 @@ class FrameStream:
             driven = np.concatenate([driven, self._draw(variances[0].numpy(), position)])
             samples = (samples + np.convolve(driven, model.noise.numpy(), "valid")).astype(np.float32)
             driven = driven[len(samples) :]
-        fed_back = torch.from_numpy(limit(samples))[None]
-        window = torch.cat([before.window[:, len(samples) :], fed_back], dim=1)
+        feedback = torch.from_numpy(limit(samples))[None]
+        window = torch.cat([before.window[:, len(samples) :], feedback], dim=1)
         return samples, GeneratorState(hidden, window, driven)
 
     def _draw(self, variances: NDArray[np.float32], position: int) -> NDArray[np.float64]:
@@ -175,7 +175,7 @@ class FrameSampling(SamplingTask):
 
 
 def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
-    """Write the states of streams to a file, which appears whole or not at all."""
+    """Write the states of streams to a file, which appears complete or not at all."""
     states = [stream.state for stream in streams]
     layers = zip(*(state.state for state in states), strict=True)
     hidden = tuple(tuple(torch.cat(tensors) for tensors in zip(*layer, strict=True)) for layer in layers)
@@ -188,7 +188,7 @@ def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
 
 
 def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
-    """Return the streams in a file, which continue as if they had not been interrupted."""
+    """Return the streams in a file, which resume as if they had not been interrupted."""
     metadata, tensors = files.read_tensors(path, STREAMS_KIND)
     try:
         window, driven = tensors["window"], tensors["driven"].numpy()

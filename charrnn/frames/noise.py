@@ -14,11 +14,11 @@ ROW_SAMPLES = 100_000  # largest total of a pass over all rows
 ROWS = 64
 FLOOR = 1e-8  # relative to the largest power of a spectrum: -80 dB, as lower powers would need a longer filter
 
-FREE_ROWS = 16  # rows that generate side by side
+FREE_ROWS = 16  # rows that are generated in parallel
 FREE_ROUNDS = 16  # after each of which the filter is corrected
 FREE_STEPS, FREE_PASSES = 80_000, 1_000  # largest numbers per row in all rounds
-LEAST_ROUNDS = 4  # with fewer, the correction is left out
-LEAST_ROUND = 4096  # samples per row
+MIN_ROUNDS = 4  # with fewer, the filter is not corrected
+MIN_ROUND_SAMPLES = 4096  # samples per row
 CORRECTION = 4.0  # largest factor by which a power is changed after a round
 
 Array = NDArray[np.float64]
@@ -32,8 +32,8 @@ def shape_noise(model: FrameRNN, samples: NDArray[np.int16]) -> None:
     the result has the long-term spectrum of the prediction errors on the recording.
 
     Then the network generates from windows at equal distances in the recording, and the filter is corrected after each
-    round until the generated sound has the recording's long-term spectrum, and with it its level. With windows so long
-    that there would be fewer than `LEAST_ROUNDS` rounds, this step is left out.
+    round until the generated sound has the recording's long-term spectrum, and with it its level. This step is
+    skipped if the windows are so long that there would be fewer than `MIN_ROUNDS` rounds.
     """
     if model.config.loss != "gaussian":
         return
@@ -70,12 +70,12 @@ def measure(model: FrameRNN, samples: NDArray[np.int16]) -> tuple[Array, Array]:
 @torch.no_grad()
 def match_spectrum(model: FrameRNN, samples: NDArray[np.int16], power: Array) -> None:
     """Correct the filter, of this power spectrum, until generated sound has the spectrum of samples (n,)."""
-    from scipy.signal import oaconvolve  # takes long to import
+    from scipy.signal import oaconvolve  # slow to import
 
     spacing, max_lag = model.config.spacing, model.config.context.max_lag
-    passes = -(-max(max_lag, LEAST_ROUND) // spacing)
+    passes = -(-max(max_lag, MIN_ROUND_SAMPLES) // spacing)
     rounds = min(FREE_ROUNDS, FREE_STEPS // (passes * spacing), FREE_PASSES // passes)
-    if rounds < LEAST_ROUNDS:
+    if rounds < MIN_ROUNDS:
         return
     starts = np.linspace(0, len(samples) - max_lag, FREE_ROWS).astype(int)
     window = torch.from_numpy(np.stack([samples[at : at + max_lag] for at in starts])).to(model.unit) / FULL_SCALE
@@ -90,8 +90,8 @@ def match_spectrum(model: FrameRNN, samples: NDArray[np.int16], power: Array) ->
             drawn = variances.sqrt().cpu().double().numpy() * normal(means.shape)
             driven = np.concatenate([driven[:, 1 - NOISE_TAPS :], drawn], axis=1)
             generated.append(means.cpu().double().numpy() + oaconvolve(driven, taps, mode="valid", axes=1))
-            fed_back = torch.from_numpy(generated[-1].clip(-1, MAX_SAMPLE)).to(model.unit)
-            window = torch.cat([window[:, spacing:], fed_back], dim=1)
+            feedback = torch.from_numpy(generated[-1].clip(-1, MAX_SAMPLE)).to(model.unit)
+            window = torch.cat([window[:, spacing:], feedback], dim=1)
         if number:  # the first round still reads the recording
             found = spectrum(np.concatenate(generated, axis=1))
             power = power * np.sqrt((target / found).clip(1 / CORRECTION**2, CORRECTION**2))
@@ -122,8 +122,8 @@ def spectrum(x: Array) -> Array:
 def minimum_phase(power: Array) -> Array:
     """Return the minimum-phase filter (NOISE_TAPS,) of a power spectrum (NOISE_TAPS + 1,).
 
-    Its response is earliest, so the noise is loud where the predicted deviation is large. It is computed from the
-    folded cepstrum (Oppenheim and Schafer 1975).
+    Its response is earliest, so the noise is loud where the predicted standard deviation is large. It is computed from
+    the folded cepstrum (Oppenheim and Schafer 1975).
     """
     cepstrum = np.fft.irfft(np.log(power) / 2)
     size = len(cepstrum)

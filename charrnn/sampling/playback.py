@@ -16,7 +16,7 @@ BUFFER = 0.25  # seconds by which the sampling may fall behind before there is a
 
 
 class PlayError(InputError):
-    """The sound device cannot play, or stopped."""
+    """Error for a sound device that cannot play, or stopped."""
 
 
 def library() -> Any:
@@ -64,7 +64,7 @@ class Player:
                 self._stream.stop()
 
     def close(self) -> None:
-        """Stop at once."""
+        """Stop immediately."""
         with contextlib.suppress(self._error):
             self._stream.abort()
         with contextlib.suppress(self._error):
@@ -82,7 +82,7 @@ class Player:
             yield
         except (self._error, ValueError) as error:  # sounddevice raises both for devices that do not exist
             self._failed = True
-            raise PlayError(f"{what}: {str(error).rstrip('.')}. Leave --play out, and play a file of -o.") from None
+            raise PlayError(f"{what}: {str(error).rstrip('.')}. Omit --play, and play a file that -o writes.") from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A measure of whether the seams between segments of a sound can be heard."""
+"""A measure of whether the seams between segments of a sound are audible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def measure_seams(
     samples
         (n,) of any scale, such as the bytes of 8-bit sound.
     seams
-        For each seam, the position of the first sample after it. Seams within a window of either end are left out.
+        For each seam, the position of the first sample after it. Seams within a window of either end are skipped.
     seed
         Seed of the choice of at most 4,000 positions inside.
     window
@@ -64,7 +64,7 @@ def measure_seams(
     InputError
         An argument has the wrong shape or type, or no seam or no position inside has a whole window on each side.
     """
-    from scipy.stats import mannwhitneyu  # takes half a second to import
+    from scipy.stats import mannwhitneyu  # slow to import
 
     x = check_real("samples", samples, 1).astype(np.float64)
     seams = check_integers("seams", seams, 1).tolist()

@@ -58,6 +58,7 @@ def stitch(
 
     def chunks() -> Iterator[tuple[int, NDArray[np.int64]]]:
         for number in range(segments):
+            # The engine keeps its state between two segments, so "carry" needs no code.
             if join == "reset" and number:
                 engine.reset()
                 if start is not None and len(start):

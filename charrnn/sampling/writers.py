@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.files import is_special_file, open_output
+from bytecodec.pcm import floats_to_int16
 from charrnn.data.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -22,47 +23,30 @@ Samples = NDArray[Any]
 OpenFile = Callable[[str], contextlib.AbstractContextManager["Output"]]
 
 
-class Output(ABC):
-    """Destination of one stream."""
+@dataclass(frozen=True)
+class Output:
+    """Destination of one stream.
 
-    @abstractmethod
-    def write(self, piece: Samples) -> None:
-        """Write the next symbols or samples (n,)."""
+    ``write`` writes the next symbols or samples (n,). ``mark`` marks the next one as the first of a segment, if the
+    format has marks.
+    """
 
-    def mark(self) -> None:  # noqa: B027
-        """Mark the next symbol or sample as the first one of a segment, if the format has marks."""
-
-
-class TextOutput(Output):
-    """UTF-8 text of symbols; ``live`` flushes it after each piece."""
-
-    def __init__(self, file: BinaryIO, vocab: Vocab, live: bool) -> None:
-        self._file, self._vocab, self._live = file, vocab, live
-
-    def write(self, piece: NDArray[np.integer[Any]]) -> None:
-        self._file.write(self._vocab.decode(piece).encode("utf-8", "surrogatepass"))
-        if self._live:
-            self._file.flush()
-
-
-class WavOutput(Output):
-    """WAV file with a cue point at each mark; ``convert`` returns a piece in the file's sample format."""
-
-    def __init__(self, wav: bytecodec.WavWriter, convert: Callable[[Samples], Samples]) -> None:
-        self._wav, self._convert = wav, convert
-
-    def write(self, piece: Samples) -> None:
-        self._wav.write(self._convert(piece))
-
-    def mark(self) -> None:
-        self._wav.cue()
+    write: Callable[[Samples], None]
+    mark: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
 def open_text(path: str, vocab: Vocab) -> Iterator[Output]:
     """Open a text file, or for ``-`` standard output, for symbols of a vocabulary."""
+    live = path == "-" or is_special_file(path)
     with open_output(path, binary=False) as file:
-        yield TextOutput(file, vocab, live=path == "-" or is_special_file(path))
+
+        def write(piece: NDArray[np.integer[Any]]) -> None:
+            file.write(vocab.decode(piece).encode("utf-8", "surrogatepass"))
+            if live:
+                file.flush()
+
+        yield Output(write)
 
 
 @contextlib.contextmanager
@@ -70,21 +54,14 @@ def open_sound(path: str, checkpoint: CheckpointMeta) -> Iterator[Output]:
     """Open an 8-bit WAV file for symbols that are its bytes, at the rate and in the encoding of a network of sound."""
     rate, is_mulaw = checkpoint.rate or 0, checkpoint.encoding == "mulaw"
     with open_output(path) as file, bytecodec.WavWriter(file, rate, is_mulaw) as wav:
-        yield WavOutput(wav, lambda ids: ids.astype(np.uint8))
+        yield Output(lambda ids: wav.write(ids.astype(np.uint8)), wav.cue)
 
 
 @contextlib.contextmanager
 def open_samples(path: str, rate: int, as_float: bool = False) -> Iterator[Output]:
     """Open a WAV file of 16 bits, or of 32-bit floating point, for samples of full scale 1."""
-    convert = (lambda samples: samples.astype("<f4")) if as_float else as_int16
     with open_output(path) as file, bytecodec.WavWriter(file, rate, bits=32 if as_float else 16) as wav:
-        yield WavOutput(wav, convert)
-
-
-def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Round samples of full scale 1 to int16 and limit them to its range."""
-    rounded = np.floor(samples * np.float32(32768) + np.float32(0.5))
-    return np.asarray(np.clip(rounded, -32768, 32767), dtype="<i2")
+        yield Output(lambda piece: wav.write(piece.astype("<f4") if as_float else floats_to_int16(piece)), wav.cue)
 
 
 class SegmentWriter:

@@ -140,14 +140,14 @@ def test_a_quiet_recording_is_reported_without_the_flag_quiet(capsys):
     [
         ("wav2utf8 missing.wav x", "missing.wav"),
         ("wav2utf8 empty x", "0 bytes"),
-        ("wav2utf8 folder x", "folder: Is a directory"),
+        ("wav2utf8 folder x", "folder is a folder: name a file"),
         ("wav2utf8 a.wav a.wav", "a.wav is the input"),
-        ("utf82wav empty x", "empty holds no sound"),
+        ("utf82wav empty x", "empty contains no sound"),
         ("utf82wav bad.txt x", "bad.txt: U+0041 'A' at character 2 (byte 6)"),
         ("utf82bin cut.txt x", "cut.txt: the text ends within a character, at character 1 (byte 3)"),
         ("utf82bin a.wav x", "a.wav is a recording"),
         ("wav2utf8 a.wav no/x", "no folder no"),
-        ("bin2utf8 a.wav folder", "folder: is a folder"),
+        ("bin2utf8 a.wav folder", "folder is a folder: name a file"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_output(line, word, capsys: pytest.CaptureFixture[str]):
@@ -259,7 +259,7 @@ def test_a_full_disk_is_reported_in_one_line():
 
 
 def test_a_full_wav_file_keeps_the_samples_that_fit(monkeypatch, capsys):
-    monkeypatch.setattr(wavwriter, "MOST_BYTES", 200)
+    monkeypatch.setattr(wavwriter, "MAX_BYTES", 200)
     Path("a.txt").write_text(encode(ALL_BYTES), "utf-8")
     assert run("utf82wav a.txt b.wav") == 1
     assert samples_in("b.wav") == ALL_BYTES[:155]
@@ -269,7 +269,7 @@ def test_a_full_wav_file_keeps_the_samples_that_fit(monkeypatch, capsys):
 
 
 class Pipe(io.BytesIO):
-    """Pipe that returns its content at once, and then is interrupted instead of blocking."""
+    """Pipe that returns its content first, and then is interrupted instead of blocking."""
 
     def __init__(self, data, interruption):
         super().__init__(data)

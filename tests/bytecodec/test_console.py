@@ -24,7 +24,7 @@ def exit_code(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"),
+    ("error", "code", "message"),
     [
         (None, 0, ""),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
@@ -34,17 +34,17 @@ def exit_code(error):
         (MemoryError(), 1, "there is not enough memory"),
         (RuntimeError(MEMORY), 1, "there is not enough memory"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 1, "there is no a.txt"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), 1, "a: Is a directory."),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), 1, "a is a folder: name a file."),
         (OSError(errno.ENOSPC, "No space left on device", "a.txt"), 1, "a.txt: No space left on device. Free some"),
         (PermissionError(errno.EACCES, "Permission denied", "a.txt"), 1, "a.txt: Permission denied. Check"),
     ],
 )
-def test_each_error_has_its_exit_code_and_one_line(error, code, words, capsys):
+def test_each_error_has_its_exit_code_and_one_line(error, code, message, capsys):
     assert exit_code(error) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"some-name: {words}" if words else "")
-    assert err.count("\n") == (1 if words else 0)
+    assert err.startswith(f"some-name: {message}" if message else "")
+    assert err.count("\n") == (1 if message else 0)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

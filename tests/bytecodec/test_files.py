@@ -37,6 +37,12 @@ def test_a_file_is_unchanged_when_the_block_fails(tmp_path, error):
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="Linux only")
+def test_an_existing_folder_that_accepts_no_files_is_not_reported_as_missing():
+    with pytest.raises(InputError, match="/proc accepts no new files"), open_output("/proc/x.wav"):
+        pass
+
+
 def test_permissions_are_those_of_the_replaced_file_or_of_a_new_one(tmp_path):
     path = tmp_path / "a"
     before = os.umask(0o027)

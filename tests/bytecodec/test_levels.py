@@ -250,13 +250,13 @@ def test_options_work_together(tmp_path, names):
     if "rate" in options:
         assert len(found) == (8000 if "part" in names else 24000)
         return
-    wanted = expected(samples, options).astype(int)
-    assert np.abs(found.astype(int) - wanted).max() <= (2 if "dither" in options else 1)
+    target = expected(samples, options).astype(int)
+    assert np.abs(found.astype(int) - target).max() <= (2 if "dither" in options else 1)
     if "dither" not in options:
-        assert np.count_nonzero(found != wanted) <= 0.02 * len(wanted)  # float32 rounds some to the other side
+        assert np.count_nonzero(found != target) <= 0.02 * len(target)  # float32 rounds some to the other side
 
 
-def test_wav2utf8_takes_the_flags(tmp_path, capfdbinary):
+def test_wav2utf8_accepts_the_flags(tmp_path, capfdbinary):
     path = save(tmp_path / "a.wav", stereo(0.02 * TONE - 0.9, 0 * TONE))
     assert wav2utf8([str(path), "--channel", "left", "--remove-dc", "--normalize"]) == 0
     text = capfdbinary.readouterr().out.decode()

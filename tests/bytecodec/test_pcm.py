@@ -32,8 +32,8 @@ def test_every_byte_decodes_to_the_value_in_the_table_of_the_standard():
 def test_every_16_bit_sample_encodes_as_a_search_through_the_segments():
     samples = np.arange(-32768, 32768, dtype=np.int16)
     assert encode_mulaw(samples).tolist() == [plain_encode(sample) for sample in range(-32768, 32768)]
-    known = {0: 0xFF, 3: 0xFF, 4: 0xFE, -1: 0x7F, -4: 0x7E, 123: 0xF0, 124: 0xEF, 32767: 0x80, -32768: 0x00}
-    assert encode_mulaw(np.array([*known], np.int16)).tolist() == [*known.values()]
+    expected = {0: 0xFF, 3: 0xFF, 4: 0xFE, -1: 0x7F, -4: 0x7E, 123: 0xF0, 124: 0xEF, 32767: 0x80, -32768: 0x00}
+    assert encode_mulaw(np.array([*expected], np.int16)).tolist() == [*expected.values()]
 
 
 def test_a_decoded_byte_encodes_to_itself_except_minus_zero():

@@ -100,22 +100,22 @@ def test_16_bits_are_rounded_to_the_nearest_byte_and_clipped(tmp_path):
     samples = np.arange(-32768, 32768)
     values = read(save(tmp_path / "a.wav", samples))
     assert values.tolist() == np.minimum((samples + 128) // 256 + 128, 255).tolist()
-    known = {-32641: 0, -32640: 1, -129: 127, -128: 128, 127: 128, 128: 129, 32512: 255, 32767: 255}
-    assert [values[sample + 32768] for sample in known] == [*known.values()]
+    expected = {-32641: 0, -32640: 1, -129: 127, -128: 128, 127: 128, 128: 129, 32512: 255, 32767: 255}
+    assert [values[sample + 32768] for sample in expected] == [*expected.values()]
 
 
 @pytest.mark.parametrize("rate", [11025, 44100])
 def test_floating_point_is_clipped_and_not_a_number_is_silence(tmp_path, rate):
-    known = {1.0: 255, -1.0: 0, 7.0: 255, -7.0: 0, np.nan: 128, np.inf: 255, -np.inf: 0, 1e300: 255}
-    for sample, byte in known.items():
+    expected = {1.0: 255, -1.0: 0, 7.0: 255, -7.0: 0, np.nan: 128, np.inf: 255, -np.inf: 0, 1e300: 255}
+    for sample, byte in expected.items():
         values = read(save(tmp_path / "a.wav", [sample] * 2001, rate, "DOUBLE", np.float64))
         assert values[len(values) // 2] == byte, sample
 
 
 def test_floating_point_is_rounded_to_the_nearest_of_16_bits_and_clipped(tmp_path):
-    known = {0.0: 0, 1.0: 32767, 1.5: 32767, -1.0: -32768, -1.5: -32768, 0.5 / 32768: 1, -0.5 / 32768: 0}
-    path = save(tmp_path / "a.wav", [*known], 16000, "FLOAT", np.float32)
-    assert read(path, 16000, bits=16).tolist() == [*known.values()]
+    expected = {0.0: 0, 1.0: 32767, 1.5: 32767, -1.0: -32768, -1.5: -32768, 0.5 / 32768: 1, -0.5 / 32768: 0}
+    path = save(tmp_path / "a.wav", [*expected], 16000, "FLOAT", np.float32)
+    assert read(path, 16000, bits=16).tolist() == [*expected.values()]
     assert any("samples clipped: 2" in message for message in messages(path, rate=16000, bits=16))
 
 

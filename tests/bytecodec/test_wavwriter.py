@@ -100,7 +100,7 @@ def test_invalid_formats_and_rates_are_rejected():
 
 
 def test_a_full_file_ends_with_a_whole_sample(monkeypatch):
-    monkeypatch.setattr(wavwriter, "MOST_BYTES", 100)
+    monkeypatch.setattr(wavwriter, "MAX_BYTES", 100)
     stream = io.BytesIO()
     writer = WavWriter(stream, 16000, bits=16)
     with pytest.raises(WavFullError):
@@ -211,7 +211,7 @@ def test_samples_that_were_written_but_not_counted_are_in_the_file():
 
 @pytest.mark.parametrize("cues", [0, 2])
 def test_a_full_file_keeps_the_samples_that_fit(monkeypatch, cues):
-    monkeypatch.setattr(wavwriter, "MOST_BYTES", 200)
+    monkeypatch.setattr(wavwriter, "MAX_BYTES", 200)
     stream = io.BytesIO()
     with WavWriter(stream) as writer:
         for _ in range(cues):
@@ -228,7 +228,7 @@ def test_a_full_file_keeps_the_samples_that_fit(monkeypatch, cues):
 
 
 def test_a_pipe_has_no_size_limit(monkeypatch):
-    monkeypatch.setattr(wavwriter, "MOST_BYTES", 200)
+    monkeypatch.setattr(wavwriter, "MAX_BYTES", 200)
     with WavWriter(Pipe()) as writer:
         writer.write(bytes(1000))
     assert writer.samples == 1000

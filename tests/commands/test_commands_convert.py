@@ -51,7 +51,7 @@ def test_the_file_is_printed_and_the_network_described(capsys):
     assert charrnn_convert(["sound.t7", "sound.safetensors"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "sound.safetensors\n"
-    for word in ("lstm", "2 layers of 8", "embeddings of 4", "12 iterations", "11025 Hz, linear"):
+    for word in ("lstm", "2 layers of 8", "embedding size 4", "12 iterations", "11025 Hz, linear"):
         assert word in captured.err
     assert charrnn_convert(["poem.t7", "poem.safetensors", "-q"]) == 0
     assert capsys.readouterr().err == ""

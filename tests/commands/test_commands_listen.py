@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,8 +81,8 @@ def test_a_port_in_use_is_rejected(trained_run, capsys):
 def test_the_command_prints_its_address_and_ends_on_a_signal(trained_run, number, code):
     command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        address, _, rest = process.stderr.readline().partition(" ")
-        assert rest.startswith("plays tone;")
+        message = process.stderr.readline()
+        address = re.fullmatch(r"serving tone at (http://\S+);.*\n", message)[1]
         with urllib.request.urlopen(address) as answer:
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         process.send_signal(number)

@@ -32,11 +32,11 @@ def pixels(name):
 
 
 def has_color(name, color, tolerance=8):
-    wanted = [int(color[n : n + 2], 16) for n in (1, 3, 5)]
-    return bool((np.abs(pixels(name) - wanted).max(axis=2) <= tolerance).any())
+    requested = [int(color[n : n + 2], 16) for n in (1, 3, 5)]
+    return bool((np.abs(pixels(name) - requested).max(axis=2) <= tolerance).any())
 
 
-def test_the_picture_is_written_beside_the_file_in_the_given_size(capfdbinary):
+def test_the_picture_is_written_next_to_the_file_in_the_given_size(capfdbinary):
     assert charrnn_plot(["a.csv", "--width", "700", "--height", "400"]) == 0
     assert capfdbinary.readouterr() == (b"a.png\n", b"")
     assert pixels("a.png").shape == (400, 700, 3)
@@ -94,7 +94,7 @@ def test_runs_are_drawn_in_their_colors_with_validations_and_flac(trained_run):
     assert ">other: training, mean<" in svg
 
 
-def test_the_picture_of_a_run_is_written_beside_it(trained_run):
+def test_the_picture_of_a_run_is_written_next_to_it(trained_run):
     shutil.copytree(trained_run, "runs/other")
     assert charrnn_plot(["runs/other", "--width", "300", "--height", "200"]) == 0
     assert Path("runs/other.png").exists()

@@ -156,6 +156,14 @@ def test_an_error_is_one_line_and_leaves_no_file(arguments, message, sounding_ru
     assert sorted(os.listdir()) == before
 
 
+def test_a_name_that_is_not_of_html_exits_with_2_and_writes_nothing(sounding_run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        charrnn_report([str(sounding_run), "-o", "x.pdf"])
+    assert stop.value.code == 2
+    assert ".html" in capsys.readouterr().err
+    assert not os.path.exists("x.pdf")
+
+
 # In a browser.
 
 

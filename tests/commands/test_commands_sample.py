@@ -26,6 +26,13 @@ def test_text_is_written_to_standard_output(capfdbinary):
     assert err == b""
 
 
+def test_the_speed_is_not_printed_in_the_line_of_the_text_on_a_terminal(capsys, monkeypatch):
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer)
+        assert charrnn_sample(["sound", "--length", "9"]) == 0
+        assert capsys.readouterr().err.startswith("\n") is is_terminal
+
+
 def test_a_seed_determines_the_symbols():
     one = sample_text("sound", "--length", "300", "--seed", "1")
     assert one == sample_text("sound", "--length", "300", "--seed", "1")
@@ -115,7 +122,7 @@ def test_help_shows_an_example_and_version_a_number(capsys):
 
 
 def test_a_full_wav_file_is_kept_and_reported(capsys, monkeypatch):
-    monkeypatch.setattr("bytecodec.wavwriter.MOST_BYTES", 1000)
+    monkeypatch.setattr("bytecodec.wavwriter.MAX_BYTES", 1000)
     assert "4 GiB" in error(capsys, "sound", "--length", "2000", "-o", "x.wav")
     assert len(int16("x.wav")) == 955
 

@@ -23,10 +23,11 @@ def here(tmp_path, monkeypatch):
     ("flags", "message"),
     [
         (["--resume", "r", "--seed", "1", "--batch-size", "2"], "--batch-size, --seed"),
+        (["--resume", "r", "--threads", "1"], "--print-every"),
         (["--resume", ""], "--resume: it is empty"),
         (["sound.txt", "--rnn-size", "0"], "--rnn-size: 0 is too small"),
         (["sound.txt", "--forget-bias", "normal"], "--forget-bias: 'normal'"),
-        (["sound.txt", "--val-frac", "0.6", "--test-frac", "0.4"], "nothing to train on"),
+        (["sound.txt", "--val-frac", "0.6", "--test-frac", "0.4"], "no data to train on"),
         (["sound.txt", "--proj-size", "3"], "--proj-size is for --cell lstmp"),
         (["sound.txt", "--cell", "lstmp", "--rnn-size", "9", "--proj-size", "9"], "--rnn-size 9"),
         (["sound.txt", "--cell", "gru", "--forget-bias", "1"], "gru has no forget gates"),

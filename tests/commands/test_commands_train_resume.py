@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_has_a_checkpoint_and_prints_how_to_resume(capsys)
 def test_a_run_is_found_by_its_name_and_may_have_a_new_length(capsys):
     train("sound.txt", *SMALL, "--max-iterations", "5")
     assert charrnn_train(["--resume", "sound-001", "--max-iterations", "9"]) == 0
-    assert "the length is new" in capsys.readouterr().err
+    assert "the limit changed" in capsys.readouterr().err
     assert [int(row["iteration"]) for row in rows("runs/sound-001/log.csv")] == list(range(1, 10))
 
 

@@ -49,7 +49,7 @@ def read_film(path, layout):
 
 @needs_ffmpeg
 def test_sound_and_picture_are_in_sync_within_a_frame(mine, write_wav, tone):
-    """In each clip a tone begins after a silence, and is heard when it reaches the line."""
+    """In each clip a tone begins after a silence, and is audible when it reaches the line."""
     shutil.copytree("mine", "second")
     silences = iter((5000, 7001, 3003, 6500, 4000, 5555, 2500, 7777))
     for name in ("mine", "second"):
@@ -65,9 +65,9 @@ def test_sound_and_picture_are_in_sync_within_a_frame(mine, write_wav, tone):
     lit |= frames[:, bottom - quarter - 14 : bottom - quarter, now + 2 : now + 6].max(axis=(1, 2, 3)) > 128
     lit &= frames[:, top + 2 : bottom - 2, now].min(axis=(1, 2)) > 128  # cards have no line
     seen = onsets(lit, int(0.1 * FPS)) / FPS
-    heard = onsets(np.abs(sound) > 0.02, int(0.1 * 44100)) / 44100
-    assert len(heard) == 8
-    assert np.abs(seen - heard).max() <= 1 / FPS
+    audible = onsets(np.abs(sound) > 0.02, int(0.1 * 44100)) / 44100
+    assert len(audible) == 8
+    assert np.abs(seen - audible).max() <= 1 / FPS
     assert len(sound) / 44100 == pytest.approx(len(frames) / FPS, abs=1 / FPS)
 
 
@@ -131,7 +131,7 @@ def test_the_loss_graph_scrolls_to_each_checkpoint_during_its_clip(mine, write_w
     assert seen[2] >= right - left - 3 or seen[2] == pytest.approx(film.HERE * (right - left), abs=2)
 
 
-def test_the_waveform_is_shown_before_it_is_heard(mine, write_wav, tone):
+def test_the_waveform_is_shown_before_it_is_audible(mine, write_wav, tone):
     for path in mine.samples_folder.glob("*_t0.80.wav"):
         path.unlink()
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 128, np.uint8))
@@ -191,7 +191,7 @@ def test_a_missing_ffmpeg_is_reported(mine, monkeypatch, capsys):
     assert "no ffmpeg on the PATH" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a shell script stands for ffmpeg")
+@pytest.mark.skipif(os.name == "nt", reason="a shell script replaces ffmpeg")
 def test_an_error_of_ffmpeg_is_reported_and_leaves_no_file(mine, monkeypatch, capsys):
     Path("bin").mkdir()
     Path("bin/ffmpeg").write_text("#!/bin/sh\necho 'Unknown encoder libx264' >&2\nexit 1\n")

@@ -55,6 +55,7 @@ def test_a_start_file_of_the_other_kind_is_rejected_by_name(capsys):
         ("poem", "x.wav", "recording"),
         ("poem", "cjk.txt", "sound"),
         ("sound", "plain.txt", "plain text"),
+        ("sound", ".", "name a file"),
     ):
         message = error(capsys, network, "--start-file", file, "--length", "5")
         assert message.startswith(file)

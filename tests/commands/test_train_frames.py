@@ -121,7 +121,7 @@ def test_flags_that_cannot_be_combined_exit_with_2(capsys):
 @pytest.mark.parametrize(
     ("argv", "word"),
     [
-        (["poem.txt", "--frames"], "not a recording"),
+        (["poem.txt", "--frames"], "a frame predictor needs sound"),
         (["short.wav", "--frames", "--seq-length", "1000"], "one window"),
         (["voice.wav", "--frames", "--batch-size", "5000"], "one batch"),
         (["voice.wav", "--frames", "--init-from", "poem.txt"], "safetensors"),
