@@ -13,8 +13,8 @@ PROJECTED_CELLS = ("lstmp",)
 RECURRENT_OUTPUT_CELLS = ("lstmor",)
 FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, position in the layer's tuple
-MOST_LAYERS = 1000
-MOST_BIAS = 1e30  # fits in a float32
+MAX_LAYERS = 1000
+MAX_BIAS = 1e30  # fits in a float32
 UNIFORM = "uniform"  # a forget bias drawn for each unit
 
 
@@ -55,8 +55,8 @@ def check_layers(config: Any) -> None:
     The configuration has the attributes of `ModelConfig` from ``rnn_size`` on.
     """
     check_whole(config, "rnn_size", "layers")
-    if config.layers > MOST_LAYERS:
-        raise ValueError(f"layers is {config.layers}, and must be at most {MOST_LAYERS}")
+    if config.layers > MAX_LAYERS:
+        raise ValueError(f"layers is {config.layers}, and must be at most {MAX_LAYERS}")
     if not isinstance(config.layer_norm, bool):
         raise ValueError(f"layer_norm is {config.layer_norm!r}, and must be true or false")
     if not isinstance(config.cell, str) or config.cell not in CELLS:
@@ -64,7 +64,7 @@ def check_layers(config: Any) -> None:
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout is {config.dropout!r}, and must be at least 0 and less than 1")
     bias = config.forget_bias
-    if bias != UNIFORM and not (isinstance(bias, int | float) and -MOST_BIAS <= bias <= MOST_BIAS):
+    if bias != UNIFORM and not (isinstance(bias, int | float) and -MAX_BIAS <= bias <= MAX_BIAS):
         raise ValueError(f"forget_bias is {bias!r}, and must be a number from -1e30 to 1e30, or {UNIFORM!r}")
     projects = config.cell in PROJECTED_CELLS
     if config.proj_size is None and projects:

@@ -23,7 +23,7 @@ from bytecodec.files import open_output
 from charrnn.data.vocab import Vocab
 from charrnn.models.config import ModelConfig, named_state, state_of, state_shapes, state_sizes, weight_shapes
 from charrnn.storage import run_dir, schema
-from charrnn.storage.schema import MOST_SHOWN, shown
+from charrnn.storage.schema import MAX_SHOWN, shown
 
 FORMAT = 1
 KIND = "symbols"
@@ -31,8 +31,8 @@ STREAMS_KIND = "streams"
 #: What a damaged file makes the constructors of a network raise; the last two are torch's, for sizes.
 LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
-MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
-MOST_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
+MAX_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
+MAX_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
@@ -106,10 +106,10 @@ def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str
         if name not in tensor_info:
             raise ValueError(f"{name} is missing")
         if name not in shapes:
-            raise ValueError(f"the network has no tensor {printable(name, MOST_SHOWN)}")
+            raise ValueError(f"the network has no tensor {printable(name, MAX_SHOWN)}")
         if tensor_info[name] != (shapes[name], "float32"):
             shape, dtype = tensor_info[name]
-            raise ValueError(f"{name} is {printable(shape, MOST_SHOWN)} {dtype}, and must be {shapes[name]} float32")
+            raise ValueError(f"{name} is {printable(shape, MAX_SHOWN)} {dtype}, and must be {shapes[name]} float32")
 
 
 def write(
@@ -152,7 +152,7 @@ def kind_of(path: str | Path) -> str:
     try:
         with _open(path) as file:
             text = (file.metadata() or {})[METADATA_KEY]
-        return str(json.loads(text)["kind"]) if len(text) <= MOST_METADATA else ""
+        return str(json.loads(text)["kind"]) if len(text) <= MAX_METADATA else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
@@ -171,7 +171,7 @@ def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
     """Open a safetensors file; an incomplete file, or a header that is larger than any network needs, is an error."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if MOST_HEADER < size <= Path(path).stat().st_size:
+        if MAX_HEADER < size <= Path(path).stat().st_size:
             raise InputError(f"{path} has a header of {size:,} bytes, which is more than any network needs.")
         # torch rejects a name that is not UTF-8, so such a file is opened by the number of its descriptor.
         name = str(path) if is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
@@ -189,7 +189,7 @@ def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, 
     """Return the metadata of a JSON text if its format and kind are the right ones."""
     if text is None:
         raise InputError(f"{path} is a safetensors file, but not one of charrnn.")
-    if len(text) > MOST_METADATA:
+    if len(text) > MAX_METADATA:
         raise InputError(f"{path} has {len(text):,} characters of metadata, which is more than any network needs.")
     try:
         metadata = json.loads(text)

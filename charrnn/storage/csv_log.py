@@ -24,7 +24,7 @@ LOG_COLUMNS = (
 )
 TIME_COLUMNS = ("symbols_per_second", "elapsed_seconds")  # which differ between two runs with the same settings
 BLOCK = 1 << 24  # bytes of a file that are read at a time
-LONGEST_HEADER = 1 << 17  # bytes
+MAX_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 
 
@@ -165,9 +165,9 @@ def _split(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
-    line = file.readline(LONGEST_HEADER)
-    if len(line) == LONGEST_HEADER:
-        raise InputError(f"{path} is not a CSV file: its first line is longer than {LONGEST_HEADER:,} bytes.")
+    line = file.readline(MAX_HEADER)
+    if len(line) == MAX_HEADER:
+        raise InputError(f"{path} is not a CSV file: its first line is longer than {MAX_HEADER:,} bytes.")
     if not line.strip():
         raise InputError(f"{path} is empty: it has {'0 bytes' if not line else 'no header'}.")
     try:

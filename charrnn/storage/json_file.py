@@ -9,15 +9,15 @@ from typing import Any
 from bytecodec.errors import InputError
 from bytecodec.files import open_output
 
-MOST_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
+MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
 
 
 def read_json(path: Path) -> Any:
     """Return the contents of a JSON file of a run; one that is larger than any run writes is an error."""
     with path.open("rb") as file:
-        data = file.read(MOST_JSON + 1)
-    if len(data) > MOST_JSON:
-        raise InputError(f"{path} has more than {MOST_JSON:,} bytes, which is more than any run writes.")
+        data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise InputError(f"{path} has more than {MAX_JSON:,} bytes, which is more than any run writes.")
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

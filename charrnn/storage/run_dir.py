@@ -17,8 +17,8 @@ from charrnn.storage.csv_log import read_rows
 from charrnn.storage.json_file import read_json, write_json
 
 RUNS = Path("runs")
-MOST_SHOWN = 250  # characters of a path in a message
-MOST_STEM = 100  # bytes of an input's name in a run's default name
+MAX_SHOWN = 250  # characters of a path in a message
+MAX_STEM = 100  # bytes of an input's name in a run's default name
 LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
@@ -65,7 +65,7 @@ class Run:
             is_inside = False
         if not is_inside:
             raise InputError(
-                f"{printable(path, MOST_SHOWN)} of the run {printable(os.path.basename(folder), MOST_SHOWN)} leads out "
+                f"{printable(path, MAX_SHOWN)} of the run {printable(os.path.basename(folder), MAX_SHOWN)} leads out "
                 "of the run, so it is not followed: replace it by a copy."
             )
         return found
@@ -188,7 +188,7 @@ def new_run(folder: str | None, first_input: str) -> Path:
     """
     if folder is None:
         plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
-        stem = shortened(plain, MOST_STEM) or "run"
+        stem = shortened(plain, MAX_STEM) or "run"
         if first_input == "-" or is_special_file(first_input):
             stem = "stdin" if first_input == "-" else "pipe"
         number = 1
@@ -267,7 +267,7 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
         file = run.inside(str(best["checkpoint"]))
         if not file.is_file():
-            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which does not exist.")
+            raise InputError(f"{run.best_file} names {printable(file, MAX_SHOWN)}, which does not exist.")
         return file
     if which.isdecimal() and len(which) < 20 and (file := run.checkpoint_file(int(which))).exists():
         return file

@@ -34,8 +34,8 @@ from charrnn.storage.torch7 import load as load_torch7
 
 Floats = NDArray[np.floating[Any]]
 RATE = 11025
-MOST_COLUMNS = 1 << 18  # of a matrix: the four gates of 65,536 units
-MOST_LAYERS = 1000
+MAX_COLUMNS = 1 << 18  # of a matrix: the four gates of 65,536 units
+MAX_LAYERS = 1000
 UNSEEN = 20.0  # nats by which a byte that is not in the vocabulary is less likely than the mean of the others
 
 # Positions in torch-rnn's matrices (input, forget, output, candidate) of the gates in the order of torch.nn (input,
@@ -120,8 +120,8 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
     layers = [layer for layer in found if isinstance(layer, TorchObject)]
     if not layers or len(layers) != len(found):
         raise ValueError("its model has no list of layers")
-    if len(layers) > MOST_LAYERS:
-        raise ValueError(f"it has {len(layers):,} layers, and at most {MOST_LAYERS:,} are possible")
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"it has {len(layers):,} layers, and at most {MAX_LAYERS:,} are possible")
     arrays = [layer.fields.get(name) for layer in layers for name in _LEARNT]
     if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > file_size:
         raise ValueError("its layers share their weights, and together are larger than the file")
@@ -202,7 +202,7 @@ def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, .
         raise ValueError(f"the {name} of its {layer.name} is missing, or is not an array of the right type")
     if shape and array.shape != shape:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and must be {shape} beside other layers")
-    if max(array.shape[1:], default=1) > MOST_COLUMNS:
+    if max(array.shape[1:], default=1) > MAX_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
 

@@ -137,7 +137,7 @@ def test_symbols_of_any_integer_type_are_counted():
 
 def test_a_large_part_is_measured_by_blocks_at_equal_distances(monkeypatch):
     monkeypatch.setattr(baselines, "BLOCK", 10)
-    monkeypatch.setattr(baselines, "MOST_SYMBOLS", 30)
+    monkeypatch.setattr(baselines, "MAX_SYMBOLS", 30)
     seen = []
     ids = np.arange(101, dtype=np.uint8)
     assert entropy_bits(ids, 256, seen.append) == pytest.approx(math.log2(30))
@@ -150,7 +150,7 @@ def test_the_sample_of_a_large_uniform_part_needs_the_bits_of_the_whole(monkeypa
     large = np.tile(tone, 40)
     whole = baselines.measure_baselines(large, large, BYTES, 11025)
     monkeypatch.setattr(baselines, "BLOCK", 1 << 14)
-    monkeypatch.setattr(baselines, "MOST_SYMBOLS", 16 << 14)
+    monkeypatch.setattr(baselines, "MAX_SYMBOLS", 16 << 14)
     assert baselines.measure_baselines(large, large, BYTES, 11025) == pytest.approx(whole, rel=0.01)
 
 

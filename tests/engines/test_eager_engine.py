@@ -160,7 +160,7 @@ def test_the_state_is_carried_over_the_blocks_of_long_scores(tiny_model, monkeyp
         monkeypatch.setattr(eager, "SCORE_STEPS", steps)
         np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
     for symbols_at_once in (1, 2, 25):
-        monkeypatch.setattr(models, "MOST_LOGITS", V * symbols_at_once)
+        monkeypatch.setattr(models, "MAX_LOGITS", V * symbols_at_once)
         np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
 
 
