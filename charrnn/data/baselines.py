@@ -20,7 +20,7 @@ BLOCK = 1 << 20  # symbols that are read at a time
 MAX_SYMBOLS = 64 * BLOCK  # 1.7 hours of sound at 11025 Hz; of more, this number is sampled
 MAX_FLAC_RATE = 655_350  # in Hz, the limit of the header of a FLAC frame
 NAMES = {"flac": "FLAC", "bzip2": "bzip2", "order0": "order-0", "entropy": "order-0 entropy"}
-PHRASES = {"flac": "in FLAC", "bzip2": "in bzip2", "order0": "under the histogram of the training part"}
+PHRASES = {"flac": "in FLAC", "bzip2": "in bzip2", "order0": "in order-0 coding by the histogram of the training part"}
 
 OnProgress = Callable[[int], object]  # called with the number of symbols of each block that was read
 
@@ -52,7 +52,7 @@ def measure_frame_baselines(samples: NDArray[Any], rate: int, on_progress: OnPro
 
 
 def summary(bits: Mapping[str, float]) -> str:
-    """Return a line such as '3.29 bits per sample in FLAC, 5.25 under the histogram of the training part'."""
+    """Return a line such as '3.29 bits per sample in FLAC, 5.25 in order-0 coding by the histogram of ...'."""
     found = [(f"{bits[name]:.2f}", phrase) for name, phrase in PHRASES.items() if name in bits]
     unit = " bits per sample" if "flac" in bits else " bits per symbol"
     return ", ".join(f"{value}{'' if i else unit} {phrase}" for i, (value, phrase) in enumerate(found))

@@ -68,7 +68,7 @@ def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None
 def read_text(text: Input, encoding: str = UTF8) -> Iterator[str]:
     """Yield the characters of a text in blocks.
 
-    A byte order mark at the beginning is left out and overrides ``encoding``. If the text is not in the encoding, the
+    A byte order mark at the beginning is skipped and overrides ``encoding``. If the text is not in the encoding, the
     message of the error has the offset in bytes and, if it can be guessed, the encoding.
     """
     with text.open() as file:

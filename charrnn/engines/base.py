@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -164,13 +164,6 @@ class Engine(ABC):
     def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
         if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
-
-
-def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raise InputError if a weight is not finite."""
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
 
 
 def score_every_symbol(

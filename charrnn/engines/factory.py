@@ -49,7 +49,8 @@ def engine(
     streams
         N, 1 or more.
     precision
-        fp32, bf16, of the compiled engine also int7, int6 or int4, of onnxruntime int8; auto: the engine's default.
+        fp32 or bf16; int7, int6, int5, int4.5 or int4 for the compiled engine; int8 or fp32 for onnxruntime; auto: the
+        engine's default.
     threads
         Number of CPU threads, 0 to 1024; 0 for one per core.
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, check_finite
+from charrnn.engines.base import NOTHING, Engine, EngineState, Ids
 from charrnn.models.config import ModelConfig, named_state, state_of
 from charrnn.storage import onnx_export
+from charrnn.storage.checkpoint_format import check_finite
 
 Floats = NDArray[np.float32]
 

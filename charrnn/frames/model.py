@@ -199,7 +199,9 @@ def load(path: str | Path) -> FrameCheckpoint:
     try:
         config = FrameConfig(**metadata["model"])
         model = files.meta_model(path, config.layers, lambda: FrameRNN(config))
-        files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
+        weights = files.read_tensors(path, KIND)[1]
+        checkpoint_format.check_finite(weights, path)
+        files.set_model_tensors(model, weights, assign=True)
         fields = {name: metadata[name] for name in schema.CHECKPOINT if name != "encoding"}
         return FrameCheckpoint(model.eval(), path=str(path), **fields)
     except checkpoint_format.LOAD_ERRORS as error:

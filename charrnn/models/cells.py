@@ -9,8 +9,8 @@ Every cell has
 The state is a tuple of (N, ·) tensors. It is an argument and a result, never an attribute. The equations below have
 x_t (D,) and H units, and * multiplies element by element.
 
-Weights are initialised as in torch-rnn: normal with deviation 1/sqrt(D + recurrent size), biases zero. A second bias of
-torch.nn whose gradient would equal that of the first stays zero and frozen.
+Weights are initialised as in torch-rnn: normal with standard deviation 1/sqrt(D + recurrent size), biases zero. A
+second bias of torch.nn whose gradient would equal that of the first stays zero and frozen.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class _TorchCell(nn.RNNBase):
 
     def initialise(self) -> None:
         """Set torch-rnn's initial values: weights from normal(0, 1/sqrt(D + recurrent size)), biases zero."""
-        deviation = (self.input_size + self.output_size) ** -0.5
+        std = (self.input_size + self.output_size) ** -0.5
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name not in self.FROZEN)
                 if name.startswith("bias"):
                     parameter.zero_()
                 else:
-                    parameter.normal_(0, deviation)
+                    parameter.normal_(0, std)
 
     def initial_state(self, n: int) -> CellState:
         """Return zeros for n streams."""
@@ -134,7 +134,7 @@ class LSTMP(LSTM):
     Sak, Senior and Beaufays 2014, without peepholes and the second, non-recurrent projection. Output and recurrent size
     are P < H, so that the same number of parameters gives more memory cells.
     ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, P), ``weight_hr_l0`` (P, H), ``bias_ih_l0`` (4H,).
-    W and U are initialised with deviation 1/sqrt(D + P), R with 1/sqrt(H).
+    W and U are initialised with standard deviation 1/sqrt(D + P), R with 1/sqrt(H).
     """
 
     OPTIONS = ("proj_size", "forget_bias")

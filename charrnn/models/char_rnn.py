@@ -160,7 +160,7 @@ def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
 
 
 @torch.no_grad()
-def _fill_smooth(weight: Tensor, deviation: float) -> None:
+def _fill_smooth(weight: Tensor, std: float) -> None:
     """Fill each column of a matrix (V, M) with a random smooth function of the V ids.
 
     A column is white noise convolved with a Gaussian, that is, a sample of a Gaussian process with the kernel
@@ -171,5 +171,5 @@ def _fill_smooth(weight: Tensor, deviation: float) -> None:
     positions = torch.arange(-margin, weight.shape[0] + margin)
     for width, columns in zip(WIDTHS, weight.tensor_split(len(WIDTHS), dim=1), strict=True):
         filters = torch.exp(-(((ids[:, None] - positions) / width) ** 2))  # (V, positions)
-        filters *= deviation / filters.norm(dim=1, keepdim=True)
+        filters *= std / filters.norm(dim=1, keepdim=True)
         columns.copy_(filters @ torch.randn(len(positions), columns.shape[1]))

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bytecodec import decode_mulaw
+from bytecodec.pcm import bytes_to_int16, floats_to_int16
 from charrnn.engines import Engine
 from charrnn.sampling.generate import CHUNK, prime
 from charrnn.sampling.stitch import stitch
-from charrnn.sampling.writers import Output, as_int16, open_sound, open_text
+from charrnn.sampling.writers import Output, open_sound, open_text
 from charrnn.storage.checkpoint_format import StoredCheckpoint, Streams, save_streams
 
 DEFAULT_SECONDS = 10
@@ -62,7 +62,7 @@ class SamplingTask(ABC):
 
     def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
         """Return a piece of a stream of sound as 16-bit samples."""
-        return as_int16(piece)
+        return floats_to_int16(piece)
 
     def summary(self) -> str:
         """Return a message to report after sampling, or ""."""
@@ -121,10 +121,7 @@ class SymbolSampling(SamplingTask):
         return open_sound(path, self.checkpoint) if _is_wav(path) else open_text(path, self.checkpoint.vocab)
 
     def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
-        data = piece.astype(np.uint8)
-        if self.checkpoint.encoding == "mulaw":
-            return decode_mulaw(data)
-        return ((data.astype(np.int16) - 128) * 256).astype(np.int16)
+        return bytes_to_int16(piece.astype(np.uint8), self.checkpoint.encoding == "mulaw")
 
 
 def _is_wav(path: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.files import is_special_file, open_output
+from bytecodec.pcm import floats_to_int16
 from charrnn.data.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -76,15 +77,9 @@ def open_sound(path: str, checkpoint: CheckpointMeta) -> Iterator[Output]:
 @contextlib.contextmanager
 def open_samples(path: str, rate: int, as_float: bool = False) -> Iterator[Output]:
     """Open a WAV file of 16 bits, or of 32-bit floating point, for samples of full scale 1."""
-    convert = (lambda samples: samples.astype("<f4")) if as_float else as_int16
+    convert = (lambda samples: samples.astype("<f4")) if as_float else floats_to_int16
     with open_output(path) as file, bytecodec.WavWriter(file, rate, bits=32 if as_float else 16) as wav:
         yield WavOutput(wav, convert)
-
-
-def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Round samples of full scale 1 to int16 and limit them to its range."""
-    rounded = np.floor(samples * np.float32(32768) + np.float32(0.5))
-    return np.asarray(np.clip(rounded, -32768, 32767), dtype="<i2")
 
 
 class SegmentWriter:

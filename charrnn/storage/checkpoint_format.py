@@ -34,6 +34,18 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", 
 MAX_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MAX_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
+KIND_NAMES = {  # as messages name a file of a kind
+    KIND: "checkpoint of a character network",
+    "frames": "checkpoint of a frame predictor",
+    "resume": "resume file of a run",
+    STREAMS_KIND: "sampling state of a character network",
+    "frame-streams": "sampling state of a frame predictor",
+}
+REMEDIES = {  # for a file that is not what was expected, by the first words of its name
+    "checkpoint": "name a run or another .safetensors file",
+    "resume file": "start a new run from a checkpoint with --init-from",
+    "sampling state": "name a file that --state-out wrote",
+}
 TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
 
@@ -64,11 +76,11 @@ def load(path: str | Path) -> StoredCheckpoint:
     """Read a checkpoint, or a run directory's newest one. Each step checks what the next one relies on:
 
     1. The file is complete, and its header is of a sensible size (`_open`).
-    2. The metadata have a known format and kind, and each field a possible value (`read_metadata`).
+    2. The metadata have a supported format and kind, and each field a possible value (`read_metadata`).
     3. The vocabulary and the configuration are possible, and have the same number of symbols.
     4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
        make the program allocate much memory.
-    5. Only then are the weights read.
+    5. Only then are the weights read, and all of them are finite (`check_finite`).
 
     Raise InputError if one of them fails.
     """
@@ -81,8 +93,10 @@ def load(path: str | Path) -> StoredCheckpoint:
         tensor_info = read_tensor_info(path)
         check_depth(config.layers, tensor_info)
         check_tensor_info(tensor_info, weight_shapes(config))
+        weights = read_arrays(path, KIND)[1]
+        check_finite(weights, path)
         fields = {name: metadata[name] for name in schema.CHECKPOINT}
-        return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **fields)
+        return StoredCheckpoint(config, weights, vocab, path=str(path), **fields)
     except LOAD_ERRORS as error:
         raise load_error(path, error) from None
 
@@ -110,6 +124,16 @@ def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str
         if tensor_info[name] != (shapes[name], "float32"):
             shape, dtype = tensor_info[name]
             raise ValueError(f"{name} is {printable(shape, MAX_SHOWN)} {dtype}, and must be {shapes[name]} float32")
+
+
+def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
+    """Raise InputError, which begins with the source, if an array or tensor has a value that is not finite."""
+    for name, weight in weights.items():
+        if not np.isfinite(np.asarray(weight)).all():
+            raise InputError(
+                f"{source}: {printable(name, MAX_SHOWN)} has numbers that are not finite. "
+                "Use an earlier checkpoint, or train again with a lower --learning-rate."
+            )
 
 
 def write(
@@ -142,7 +166,7 @@ def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
-    with _open(path) as file:
+    with _open(path, kind=kind) as file:
         text = (file.metadata() or {}).get(METADATA_KEY)
     return schema.validate(_checked_header(text, path, kind), schema.STORED[kind], path)
 
@@ -157,9 +181,9 @@ def kind_of(path: str | Path) -> str:
         return ""
 
 
-def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
+def read_tensor_info(path: str | Path, kind: str = KIND) -> dict[str, TensorInfo]:
     """Return shape and type of each tensor of a file, without reading the tensors."""
-    with _open(path) as file:
+    with _open(path, kind=kind) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
             name: (tuple(one.get_shape()), DTYPES.get(one.get_dtype(), one.get_dtype())) for name, one in slices.items()
@@ -167,7 +191,7 @@ def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
+def _open(path: str | Path, framework: str = "np", kind: str = KIND) -> Iterator[Any]:
     """Open a safetensors file; an incomplete file, or a header that is larger than any network needs, is an error."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -178,31 +202,34 @@ def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
         try:
             with safe_open(name, framework=framework) as opened:
                 yield opened
-        except (SafetensorError, UnicodeDecodeError) as error:
-            reason = printable(str(error).partition(", expected one of")[0], 200)  # some messages list all types
-            raise InputError(
-                f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else."
-            ) from None
+        except (SafetensorError, UnicodeDecodeError):
+            what = _short_name(kind)
+            raise InputError(f"{path} is not a {what}, or is incomplete: {REMEDIES[what]}.") from None
 
 
 def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     """Return the metadata of a JSON text if its format and kind are the right ones."""
     if text is None:
-        raise InputError(f"{path} is a safetensors file, but not one of charrnn.")
+        raise InputError(f"{path} is a safetensors file of another program: {REMEDIES[_short_name(kind)]}.")
     if len(text) > MAX_METADATA:
         raise InputError(f"{path} has {len(text):,} characters of metadata, which is more than any network needs.")
     try:
         metadata = json.loads(text)
         version, found = metadata["format"], metadata["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path} has no metadata of a network that can be read.") from None
+        raise InputError(f"the metadata of {path} cannot be read: {REMEDIES[_short_name(kind)]}.") from None
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
-        advice = ", which a newer version of charrnn wrote: update it with pip" if newer else ""
-        raise InputError(f"{path} has format {shown(version)}, and this version reads format {FORMAT}{advice}.")
+        source, remedy = (", written by a newer version of charrnn", ": update it with pip") if newer else ("", "")
+        raise InputError(f"{path} has format {shown(version)}{source}, and this version reads format {FORMAT}{remedy}.")
     if found != kind:
-        raise InputError(f"{path} holds {shown(found)}, and {kind!r} was expected.")
+        name = f"a {KIND_NAMES[str(found)]}" if str(found) in KIND_NAMES else f"of the unknown kind {shown(found)}"
+        raise InputError(f"{path} is {name}: name a {KIND_NAMES[kind]}.")
     return dict(metadata)
+
+
+def _short_name(kind: str) -> str:
+    return KIND_NAMES[kind].partition(" of ")[0]
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Run:
     def config(self, complete: bool = False) -> dict[str, Any]:
         """Return config.json, validated, with the defaults of what older versions did not write.
 
-        A missing setting is left out, or is an error if the configuration must be ``complete``.
+        A missing setting is omitted, or is an error if the configuration must be ``complete``.
         """
         try:
             config = read_json(self.config_file)
@@ -221,7 +221,7 @@ def newest_run() -> Run:
 def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
     """Return the runs under ./runs, the last one written first and the others by name, or raise InputError.
 
-    ``warn`` receives a message for each folder that is left out because its config.json or log.csv leads out of it.
+    ``warn`` receives a message for each folder that is skipped because its config.json or log.csv leads out of it.
     """
     times: dict[Run, float] = {}
     for file in sorted(RUNS.glob("*/config.json")):
@@ -231,7 +231,7 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
             if files and files[0] == file:
                 times[run] = max(one.stat().st_mtime for one in files)
         except InputError as error:
-            warn(f"{run.path} is left out: {error}")
+            warn(f"{run.path} is skipped: {error}")
     if not times:
         raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
     newest = max(times, key=times.__getitem__)
@@ -263,6 +263,8 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
         return run.inside(files[-1].relative_to(run.path))
     if which == "best":
         best = run.best()
+        if best is None and run.best_file.exists():
+            raise InputError(f"{run.best_file} cannot be read: name an iteration instead of best.")
         if best is None:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
         file = run.inside(str(best["checkpoint"]))

@@ -17,7 +17,7 @@ from charrnn.data.recordings import MAX_GAIN, NORMALIZE_OVER
 from charrnn.runtime import MAX_THREADS
 
 REQUIRED = object()  # default of a field that every version wrote
-OPTIONAL = object()  # default of a field that is left out if it is missing
+OPTIONAL = object()  # default of a field that stays missing
 MAX_SHOWN = 60  # characters of a value in a message
 MAX_INT, MAX_SEED = 2**63 - 1, 2**64 - 1
 MAX_NUMBER = 1e30  # of a training setting; larger values are mistakes, and would overflow
@@ -30,7 +30,7 @@ NAMES = {
     str: "a text",
     bool: "true or false",
     list: "a list",
-    dict: "a table",
+    dict: "a JSON object",
 }
 
 
@@ -102,7 +102,7 @@ Schema = dict[str, Field]
 
 def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it holds {shown(document)} in place of a table")
+        raise ValueError(f"it must be a JSON object, not {'null' if document is None else shown(document)}")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -139,7 +139,7 @@ SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
 }
 _SOUND = Field(dict, fields=SOUND, nullable=True, default=None)  # older versions did not write it
 
-CHECKPOINT: Schema = {  # metadata of a checkpoint, beside model and vocab
+CHECKPOINT: Schema = {  # metadata of a checkpoint, next to model and vocab
     "step": _count(default=0),
     "epoch": Field(float, 0, MAX_INT, default=0.0),
     "rate": replace(_RATE, default=None),

@@ -190,7 +190,7 @@ class _Reader:
         if name in _TENSORS:
             tensor = self._objects[index] = self._tensor(_TENSORS[name], depth)
             return tensor
-        thing = self._objects[index] = TorchObject(name)  # known before its data, which may contain it
+        thing = self._objects[index] = TorchObject(name)  # registered before its data, which may contain it
         is_table = self._left() < _INT.size or self._peek() == TABLE
         table = self.read(depth + 1, fields=True) if is_table else None
         if not isinstance(table, dict):
@@ -224,7 +224,7 @@ class _Reader:
             return np.empty(0, dtype)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         size = len(storage.values)
-        # With strides of 0, a few bytes would stand for more numbers than fit in memory.
+        # With strides of 0, a few bytes would encode more numbers than fit in memory.
         if min(offset, *shape, *strides) < 0 or last >= size or math.prod(shape) > size:
             raise self._too_large(f"a tensor of sizes {shape} and strides {strides} in a storage of {size:,}")
         steps = [dtype.itemsize * stride if n > 1 else 0 for n, stride in zip(shape, strides, strict=True)]
@@ -258,7 +258,7 @@ class _Reader:
         if size > self._left():
             raise InputError(
                 f"{self._name} ends at byte {len(self._data):,} in the middle of an object: it was cut off. "
-                "Copy it anew."
+                "Copy it again."
             )
         self._position += size
         return self._data[self._position - size : self._position]

@@ -58,7 +58,7 @@ def load(
     ----------
     vocab_file
         The .json file of torch-rnn's preprocess.py, instead of the vocabulary in the checkpoint. If the checkpoint has
-        none, the default is the .json file of the same name beside it.
+        none, the default is the .json file of the same name in its folder.
     rate, mulaw
         Sampling rate in Hz and encoding of the sound, which are not in a .t7 file; not used for text.
     """
@@ -183,7 +183,7 @@ def _batch_norm(layer: TorchObject, width: int) -> tuple[Floats, Floats]:
         return _numbers(layer, name, 1, (width,)).astype(np.float64)
 
     with np.errstate(all="ignore"):  # `_built` rejects weights that are not finite
-        if "running_std" in layer.fields:  # version 1 stored the inverse deviation
+        if "running_std" in layer.fields:  # version 1 stored the inverse of the standard deviation
             scale = vector("running_std")
         else:
             scale = 1 / np.sqrt(vector("running_var") + _number(layer, "eps"))
@@ -201,7 +201,9 @@ def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, .
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != dimensions or not array.size:
         raise ValueError(f"the {name} of its {layer.name} is missing, or is not an array of the right type")
     if shape and array.shape != shape:
-        raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and must be {shape} beside other layers")
+        raise ValueError(
+            f"the {name} of its {layer.name} is {array.shape}, and must be {shape} to fit the other layers"
+        )
     if max(array.shape[1:], default=1) > MAX_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
@@ -221,9 +223,9 @@ def _characters(
     tokens = _read_json(Path(vocab_file)) if vocab_file else model.fields.get("idx_to_token")
     if vocab_file and not tokens:
         raise InputError(f"{vocab_file} has no idx_to_token: give the .json file of torch-rnn's preprocess.py.")
-    beside = Path(path).with_suffix(".json")
-    if not tokens and beside.is_file():
-        tokens = _read_json(beside)
+    json_path = Path(path).with_suffix(".json")
+    if not tokens and json_path.is_file():
+        tokens = _read_json(json_path)
     if not isinstance(tokens, dict) or not tokens:
         options = root.get("opt")
         source = options.get("input_json") if isinstance(options, dict) else None

@@ -100,7 +100,7 @@ LAYER_NORM = {"torch-rnn": False, "modern": True}
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:
-    """Return the learning rate after so many iterations, whole epochs, and a fraction of the planned length.
+    """Return the learning rate after a number of iterations and of whole epochs, at a fraction of the planned length.
 
     The schedule ``steps`` is torch-rnn's. ``cosine`` is that of Loshchilov and Hutter 2017 without restarts: half a
     period over the planned length, down to zero.

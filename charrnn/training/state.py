@@ -13,6 +13,7 @@ from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
 from charrnn.models.config import map_state
 from charrnn.storage import checkpoint as files
+from charrnn.storage.checkpoint_format import check_finite
 from charrnn.training.ema import EMA
 
 KIND = "resume"
@@ -56,6 +57,7 @@ def load(
     metadata, tensors = files.read_tensors(path, KIND)
     try:
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        check_finite(weights, path)
         files.set_model_tensors(model, weights)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -68,6 +70,8 @@ def load(
             map_state(lambda tensor: tensor[own].to(device), hidden),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not belong to this run: {error}.") from None
 

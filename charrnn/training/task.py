@@ -1,4 +1,4 @@
-"""Training tasks: what the trainer and charrnn-train need of a kind of network and its data."""
+"""Interface between the trainer and a kind of network: the network, its data and its checkpoints."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class SymbolTask(TrainingTask):
 
     def description(self) -> str:
         config = self.model.config
-        return f"embeddings of {config.wordvec_size}, {config.vocab_size} distinct symbols"
+        return f"embedding size {config.wordvec_size}, vocabulary {config.vocab_size}"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
         made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)

@@ -38,7 +38,7 @@ def test_the_plan_is_printed_to_stderr_and_the_run_to_stdout(capsys):
     assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "5"]) == 0
     out, err = capsys.readouterr()
     assert out == "runs/sound-001\n"
-    assert "lstm, 2 layers of 12, normalised, embeddings of 6" in err
+    assert "lstm, 2 layers of 12, normalised, embedding size 6" in err
     assert "sound.txt: 2,000 symbols" in err
     assert "train 1,600, val 200, test 200" in err
     assert "4 rows x 8 steps, 49 iterations per epoch, 5 iterations; fp32 on cpu with 1 thread" in err
@@ -55,7 +55,7 @@ def test_the_plan_names_the_cell_and_its_projection(capsys):
     charrnn_train(["sound.txt", *SMALL, "--cell", "lstmp", "--max-iterations", "1"])
     assert "lstmp, 2 layers of 12 projected to 6, normalised" in capsys.readouterr().err
     charrnn_train(["sound.txt", *SMALL, "--cell", "gru", "--max-iterations", "1", "--recipe", "torch-rnn"])
-    assert "gru, 2 layers of 12, embeddings of 6" in capsys.readouterr().err
+    assert "gru, 2 layers of 12, embedding size 6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

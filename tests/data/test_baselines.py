@@ -174,7 +174,11 @@ def test_the_encoding_is_passed_on_to_flac(tone):
 
 def test_summaries_have_two_decimals_and_a_unit():
     sound, text = {"flac": 3.294, "order0": 5.249}, {"bzip2": 2.0, "order0": 4.5}
-    assert summary(sound) == "3.29 bits per sample in FLAC, 5.25 under the histogram of the training part"
-    assert summary(text) == "2.00 bits per symbol in bzip2, 4.50 under the histogram of the training part"
+    assert (
+        summary(sound) == "3.29 bits per sample in FLAC, 5.25 in order-0 coding by the histogram of the training part"
+    )
+    assert (
+        summary(text) == "2.00 bits per symbol in bzip2, 4.50 in order-0 coding by the histogram of the training part"
+    )
     assert short_summary(sound) == "FLAC 3.29, order-0 5.25"
     assert short_summary({}) == ""

@@ -82,7 +82,7 @@ def test_files_that_are_left_out_of_a_folder_are_named(ids, write_wav, capsys):
     files("set/a.jpg", "set/b.txt", "set/c/d.md", "set/e.csv", "set/f.pdf")
     write_wav(Path("set/x.wav"), [1, 2, 3])
     assert len(ids("set").ids) == 3
-    assert "left out: a.jpg, b.txt, c/d.md and 2 more" in capsys.readouterr().err
+    assert "skipped: a.jpg, b.txt, c/d.md and 2 more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_bad_files_are_left_out_and_listed_on_request(ids, write_wav, capsys, fr
     assert found.names == (str(Path("set/a.wav")),)
     bad = ("set/b.wav", "set/c.m4a", "set/gone.wav", "song.wma", "missing.wav")
     assert found.skipped == tuple(str(Path(name)) for name in bad)
-    assert f"5 files could not be read and are left out: {', '.join(found.skipped)}." in capsys.readouterr().err
+    assert f"5 files could not be read and were skipped: {', '.join(found.skipped)}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frames", [False, True])

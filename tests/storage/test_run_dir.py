@@ -99,7 +99,7 @@ def test_a_checkpoint_that_does_not_exist_is_rejected(here):
     for damaged in ("", "[1]", "{}", '{"checkpoint": 3}', '{"iteration": 1}', "{"):
         run.best_file.write_text(damaged)
         assert run.best() is None
-        assert "no validation yet" in refusal(checkpoint_path, "voice", "best")
+        assert "best.json cannot be read" in refusal(checkpoint_path, "voice", "best")
 
 
 def test_checkpoints_are_sorted_by_iteration_beyond_eight_digits(here):

@@ -47,9 +47,9 @@ def test_columns_are_read_in_any_dialect(csv_file, text, rows):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x,y\n1,2\n1,2,9\nw,4\n3,4\n", "2 rows are left out, without 2 numbers; see line 3"),
-        ("x,y\n1,2\n3,4\n5,6", "the last row is left out"),
-        (b"x,y\n1,2\n\0\0\0\n3,4\n", "a row is left out, without 2 numbers; see line 3"),
+        ("x,y\n1,2\n1,2,9\nw,4\n3,4\n", "2 rows are skipped, without 2 numbers; see line 3"),
+        ("x,y\n1,2\n3,4\n5,6", "the last row is skipped"),
+        (b"x,y\n1,2\n\0\0\0\n3,4\n", "a row is skipped, without 2 numbers; see line 3"),
     ],
 )
 def test_malformed_rows_are_left_out_and_reported(csv_file, text, message):
@@ -64,6 +64,7 @@ def test_malformed_rows_are_left_out_and_reported(csv_file, text, message):
     [
         ("\n1,2\n", "no header"),
         ("x,y\n", "no row of numbers yet"),
+        ("x,y\nroses,violets\n", "is not a CSV file"),
         ("1,2\n3,4\n", "no header: its first line is '1,2'"),
         ("x,z\n1,2\n", "no column 'y'. It has x, z."),
         (b"\xff\xfe\x00\x01\n", "neither a CSV file nor a recording"),

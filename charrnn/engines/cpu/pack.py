@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import check_finite
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
 from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig
+from charrnn.storage.checkpoint_format import check_finite
 
 Floats = NDArray[np.float32]
 
