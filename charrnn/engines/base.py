@@ -79,8 +79,7 @@ class Engine(ABC):
         logits = self._logits()
         if temperature == 0:
             return np.asarray(np.arange(self.vocab_size) == logits.argmax(axis=1)[:, None], dtype=np.float32)
-        with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
-            weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+        weights = exponentials(logits, temperature)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
     @abstractmethod
@@ -164,6 +163,12 @@ class Engine(ABC):
     def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
         if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
+
+
+def exponentials(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return numbers (N, V) from 0 to 1 that are proportional to softmax(logits / temperature), temperature > 0."""
+    with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
+        return np.asarray(np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature))
 
 
 def score_every_symbol(

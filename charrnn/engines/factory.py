@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -118,9 +119,8 @@ def _network(loaded: Checkpoint | StoredCheckpoint) -> CharRNN:
 
 def _substitute(streams: int, precision: str) -> str:
     """Return the kind of engine to use if the compiled one is not available."""
-    from charrnn.storage import onnx_export
-
-    return "onnx" if precision == "auto" and streams <= ONNX_STREAMS and onnx_export.is_installed() else "eager"
+    can_use_onnx = precision == "auto" and streams <= ONNX_STREAMS and all(map(find_spec, ("onnx", "onnxruntime")))
+    return "onnx" if can_use_onnx else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
+from bytecodec.errors import InputError
+
 Array = TypeVar("Array")
 
 CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # rows of a matrix per unit
@@ -101,6 +105,16 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.cell in RECURRENT_OUTPUT_CELLS:
         shapes["output.recurrent_weight"] = (v, v)
     return shapes
+
+
+def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
+    """Raise InputError, which begins with the source, if an array or tensor has a value that is not finite."""
+    for name, weight in weights.items():
+        if not np.isfinite(np.asarray(weight)).all():
+            raise InputError(
+                f"{source}: {name} has numbers that are not finite. "
+                "Use an earlier checkpoint, or train again with a lower --learning-rate."
+            )
 
 
 def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:

@@ -21,7 +21,15 @@ from safetensors.numpy import save as serialise
 from bytecodec.errors import InputError, first_line, is_utf8, printable
 from bytecodec.files import open_output
 from charrnn.data.vocab import Vocab
-from charrnn.models.config import ModelConfig, named_state, state_of, state_shapes, state_sizes, weight_shapes
+from charrnn.models.config import (
+    ModelConfig,
+    check_finite,
+    named_state,
+    state_of,
+    state_shapes,
+    state_sizes,
+    weight_shapes,
+)
 from charrnn.storage import run_dir, schema
 from charrnn.storage.schema import MAX_SHOWN, shown
 
@@ -80,7 +88,7 @@ def load(path: str | Path) -> StoredCheckpoint:
     3. The vocabulary and the configuration are possible, and have the same number of symbols.
     4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
        make the program allocate much memory.
-    5. Only then are the weights read, and all of them are finite (`check_finite`).
+    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`).
 
     Raise InputError if one of them fails.
     """
@@ -93,7 +101,7 @@ def load(path: str | Path) -> StoredCheckpoint:
         tensor_info = read_tensor_info(path)
         check_depth(config.layers, tensor_info)
         check_tensor_info(tensor_info, weight_shapes(config))
-        weights = read_arrays(path, KIND)[1]
+        weights = read(path, KIND)[1]
         check_finite(weights, path)
         fields = {name: metadata[name] for name in schema.CHECKPOINT}
         return StoredCheckpoint(config, weights, vocab, path=str(path), **fields)
@@ -126,16 +134,6 @@ def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str
             raise ValueError(f"{name} is {printable(shape, MAX_SHOWN)} {dtype}, and must be {shapes[name]} float32")
 
 
-def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
-    """Raise InputError, which begins with the source, if an array or tensor has a value that is not finite."""
-    for name, weight in weights.items():
-        if not np.isfinite(np.asarray(weight)).all():
-            raise InputError(
-                f"{source}: {printable(name, MAX_SHOWN)} has numbers that are not finite. "
-                "Use an earlier checkpoint, or train again with a lower --learning-rate."
-            )
-
-
 def write(
     path: str | Path, kind: str, metadata: Mapping[str, Any], serialised: Callable[[dict[str, str]], bytes]
 ) -> None:
@@ -145,19 +143,17 @@ def write(
         file.write(data)
 
 
-def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return metadata and arrays of a file of the given kind; see `read_metadata` for the errors."""
+def read(path: str | Path, kind: str, framework: str = "np") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return metadata and the arrays, or the tensors of a framework, by safetensors' name for it.
+
+    See `read_metadata` for the errors.
+    """
+    metadata = read_metadata(path, kind)
     try:
-        return read(path, kind, "np")
+        with _open(path, framework) as file:
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (TypeError, AttributeError) as error:  # a type of numbers that numpy does not have
         raise load_error(path, error) from None
-
-
-def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return metadata and the arrays or tensors of a framework, by safetensors' name for it."""
-    metadata = read_metadata(path, kind)
-    with _open(path, framework) as file:
-        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
@@ -251,7 +247,7 @@ def save_streams(path: str | Path, streams: Streams) -> None:
 
 def load_streams(path: str | Path, config: ModelConfig) -> Streams:
     """Read streams of a network of this configuration; those of another network, or a damaged file, are an error."""
-    metadata, arrays = read_arrays(path, STREAMS_KIND)
+    metadata, arrays = read(path, STREAMS_KIND)
     last = arrays.pop("last", np.empty(0))
     if (
         last.ndim != 1

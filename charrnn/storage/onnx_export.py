@@ -46,15 +46,6 @@ def require(*packages: str) -> None:
             ) from None
 
 
-def is_installed() -> bool:
-    """Return whether both packages are installed."""
-    try:
-        require("onnx", "onnxruntime")
-    except InputError:
-        return False
-    return True
-
-
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
     """Write the step of a network of any cell, with its float32 weights by their names in a checkpoint, to a file.
 

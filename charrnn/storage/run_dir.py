@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +12,13 @@ from typing import IO, Any
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, printable
-from bytecodec.files import is_special_file, shortened, sync_folder
+from bytecodec.files import is_special_file, open_output, shortened, sync_folder
 from charrnn.storage import schema
 from charrnn.storage.csv_log import read_rows
-from charrnn.storage.json_file import read_json, write_json
 
 RUNS = Path("runs")
 MAX_SHOWN = 250  # characters of a path in a message
+MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
 MAX_STEM = 100  # bytes of an input's name in a run's default name
 LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
@@ -305,3 +306,25 @@ def _losses(run: Run) -> dict[int, float]:
     """Return the validation losses in nats by iteration, in order."""
     rows = read_rows(run.val_file) if run.val_file.exists() else []
     return {int(row["iteration"]): float(row["val_loss"]) for row in rows}
+
+
+def read_json(path: Path) -> Any:
+    """Return the contents of a JSON file of a run; one that is larger than any run writes is an error."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise InputError(f"{path} has more than {MAX_JSON:,} bytes, which is more than any run writes.")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    r"""Write JSON to a file that appears whole or not at all.
+
+    Bytes of a file name that are not UTF-8 are lone surrogates in Python; ``backslashreplace`` writes them as \udcff,
+    which is how JSON escapes them.
+    """
+    with open_output(str(path)) as file:
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
-from charrnn.models.config import map_state
+from charrnn.models.config import check_finite, map_state
 from charrnn.storage import checkpoint as files
-from charrnn.storage.checkpoint_format import check_finite
 from charrnn.training.ema import EMA
 
 KIND = "resume"

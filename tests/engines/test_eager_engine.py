@@ -254,7 +254,7 @@ def test_weights_at_any_address_are_copied_to_aligned_memory():
     np.testing.assert_array_equal(engine.run(uniform_numbers(20, 2), 1.0), expected)
 
 
-def test_some_streams_of_many_continue_alone_as_they_do_beside_the_others(tiny_model):
+def test_some_streams_of_many_continue_alone_as_they_do_with_the_others(tiny_model):
     u = uniform_numbers(30, 21)
     most = EagerEngine(tiny_model, 21)
     most.run(u[:10], 1.0)

@@ -148,7 +148,7 @@ def test_charrnn_load_returns_a_model_with_config_and_vocab(saved):
     assert model.vocab == Vocab("abcdefg")
 
 
-def test_a_run_stands_for_its_newest_checkpoint(trained_run):
+def test_a_run_means_its_newest_checkpoint(trained_run):
     assert load(trained_run).path == str(trained_run / "checkpoints" / "00000400.safetensors")
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bytecodec.errors import InputError
-from charrnn.storage.json_file import write_json
-from charrnn.storage.run_dir import Run, checkpoint_path, find_run, new_run, newest_run
+from charrnn.storage.run_dir import Run, checkpoint_path, find_run, new_run, newest_run, write_json
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_the_message_without_any_run_tells_how_to_make_one(here):
     assert "charrnn-train" in refusal(newest_run)
 
 
-def test_a_name_stands_for_a_checkpoint_file_or_one_of_a_run(here):
+def test_a_name_denotes_a_checkpoint_file_or_one_of_a_run(here):
     run = make_run(
         "runs/voice",
         [1000, 2000, 2500],

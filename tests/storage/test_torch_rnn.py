@@ -132,7 +132,7 @@ def test_a_byte_that_is_not_in_the_vocabulary_is_unlikely_and_is_read_as_the_nea
     assert scores(checkpoint, [127, 130])[0] == scores(checkpoint, [126, 130])[0]
 
 
-def test_the_vocabulary_can_be_in_a_json_file_beside_the_checkpoint_or_be_given(tmp_path):
+def test_the_vocabulary_can_be_in_a_json_file_next_to_the_checkpoint_or_be_given(tmp_path):
     layers = reference.layers(TOKENS)
     path = reference.write(tmp_path / "x.t7", TOKENS, layers, idx_to_token=None)
     vocabulary = json.dumps({"idx_to_token": {str(i + 1): token for i, token in enumerate(TOKENS)}, "token_to_idx": {}})

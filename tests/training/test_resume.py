@@ -286,5 +286,5 @@ def test_the_resume_file_of_another_run_is_rejected(tmp_path):
     with pytest.raises(InputError, match="hidden state"):
         trainer(tmp_path, changed(batch_size=4))
     Run(tmp_path).resume_file.write_bytes(Run(tmp_path).resume_file.read_bytes()[:-1])
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="incomplete"):
         trainer(tmp_path)

@@ -52,7 +52,7 @@ def test_columns_are_read_in_any_dialect(csv_file, text, rows):
         (b"x,y\n1,2\n\0\0\0\n3,4\n", "a row is skipped, without 2 numbers; see line 3"),
     ],
 )
-def test_malformed_rows_are_left_out_and_reported(csv_file, text, message):
+def test_malformed_rows_are_skipped_and_reported(csv_file, text, message):
     messages = []
     np.testing.assert_array_equal(read_columns(csv_file(text), ("x", "y"), messages.append), [[1, 2], [3, 4]])
     assert len(messages) == 1

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
-from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig
-from charrnn.storage.checkpoint_format import check_finite
+from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig, check_finite
 
 Floats = NDArray[np.float32]
 
