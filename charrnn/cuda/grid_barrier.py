@@ -16,7 +16,7 @@ import os
 import triton
 import triton.language as tl
 
-SPIN_LIMIT = 1 << 24  # reads of a barrier before a program gives up: several seconds
+SPIN_LIMIT = 1 << 24  # reads of a barrier before a program stops waiting: several seconds
 
 # Triton's interpreter has no PTX. It reads the barrier by adding zero.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))

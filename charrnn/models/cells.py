@@ -31,7 +31,7 @@ Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None)
 
 
 class _TorchCell(nn.RNNBase):
-    """What the cells on top of torch.nn share, with a state of the last output alone, as of GRU and RNN."""
+    """Base class of the cells that use torch.nn. Its state is the last output alone, as of GRU and RNN."""
 
     OPTIONS: tuple[str, ...] = ()  # fields of a ModelConfig that it uses besides its sizes
     FROZEN: tuple[str, ...] = ("bias_hh_l0",)  # parameters that stay zero

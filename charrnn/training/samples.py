@@ -24,7 +24,7 @@ class CheckpointSampler(abc.ABC):
     """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
     Each sample starts from the zero state and has the same seed, so that samples differ only by the weights. One file
-    is written per temperature. If ``stopped`` returns true, sampling ends, and the unfinished file is not kept.
+    is written per temperature. If ``stopped`` returns true, sampling ends, and the unfinished file is discarded.
     """
 
     run: Run
@@ -76,4 +76,4 @@ class SymbolSampler(CheckpointSampler):
 
 
 class StoppedError(Exception):
-    """Leaves a file that is being written, which is then not kept."""
+    """Raised to leave a file that is being written, which is then discarded."""

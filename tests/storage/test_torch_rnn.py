@@ -82,11 +82,15 @@ def test_batch_normalisation_may_come_without_weights_or_keep_the_inverse_deviat
     norms = [layer for layer in layers if layer.name == "nn.BatchNormalization"]
     for name in ("weight", "bias"):
         norms[0].fields.pop(name)
-    wanted = reference.log_probabilities(layers, IDS)
-    assert np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - wanted).max() < 1e-5
+    expected = reference.log_probabilities(layers, IDS)
+    assert (
+        np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - expected).max() < 1e-5
+    )
     for norm in norms:
         norm.fields["running_std"] = (norm.fields.pop("running_var") + norm.fields["eps"]) ** -0.5
-    assert np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - wanted).max() < 1e-5
+    assert (
+        np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - expected).max() < 1e-5
+    )
 
 
 def test_weights_in_one_storage_and_in_other_precisions_are_converted(tmp_path):
