@@ -73,14 +73,9 @@ def choose(
 ) -> str:
     """Return the name of the backend of a run, after one iteration that compares the kernel with torch's layers.
 
-    The network is on its device and does not change. It is an error if the kernel was requested by name and cannot be
-    used, or if the GPU stops working.
-
-    Parameters
-    ----------
-    requested
-        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep the ``previous`` one, for a
-        run that is resumed.
+    ``requested`` is torch, kernel, auto (the kernel where it can be used), or None to keep the ``previous`` one, for a
+    run that is resumed. The network is on its device and does not change. It is an error if the kernel was requested
+    by name and cannot be used, or if the GPU stops working.
     """
     name = previous if requested is None else requested
     if name == "torch" or (requested is None and device != "cuda"):  # a run keeps its backend while it is on a CPU

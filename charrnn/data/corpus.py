@@ -61,23 +61,11 @@ def prepare_corpus(
     """Write texts and recordings as ids, one after the other, to the file ``target``.
 
     Recordings, and texts in one of the codec's alphabets, become bytes with the alphabet's 256 characters as
-    vocabulary. The vocabulary of other texts is the set of their characters.
+    vocabulary. The vocabulary of other texts is the set of their characters. A given ``vocab`` is not extended. Texts
+    of BinToUTF8 are converted with its ``table``; ``encoding`` is that of texts without a byte order mark.
 
-    Parameters
-    ----------
-    inputs
-        Files and folders; ``-`` is standard input. Of a folder its recordings are read, or its texts if it has none,
-        sorted by path.
-    options
-        Options for the conversion of recordings.
-    vocab
-        Vocabulary to use without extending it; by default it is made from the inputs.
-    table
-        Table to convert texts of BinToUTF8 to bytes.
-    encoding
-        Encoding of texts without a byte order mark.
-    skip_unreadable
-        Whether to skip files that cannot be read; otherwise one is an error before any file is read.
+    An input is a file, a folder or ``-``, standard input. Of a folder its recordings are read, or its texts if it has
+    none, sorted by path. A file that cannot be read is an error, or is skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable) as found:

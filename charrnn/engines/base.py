@@ -28,12 +28,8 @@ class Engine(ABC):
     symbol it is `NOTHING`. An engine copies the arrays that it receives and returns.
 
     The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
-    begin with an underscore, which receive arrays of the right shape, type and range.
-
-    Raises
-    ------
-    InputError
-        An argument of any method has the wrong shape, type or range.
+    begin with an underscore, which receive arrays of the right shape, type and range. An argument of the wrong shape,
+    type or range is an InputError.
     """
 
     streams: int

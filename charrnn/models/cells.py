@@ -76,11 +76,7 @@ class LSTM(_TorchCell, nn.LSTM):
 
     Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000. The gates are in
     torch.nn's order, in ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, H) and ``bias_ih_l0`` (4H,).
-
-    Parameters
-    ----------
-    forget_bias
-        Initial bias of the forget gates; "uniform" draws it from U(0, 1) for each unit.
+    The forget gates' initial bias is ``forget_bias``; "uniform" draws it from U(0, 1) for each unit.
     """
 
     OPTIONS: tuple[str, ...] = ("forget_bias",)

@@ -54,13 +54,8 @@ def load(
     vocabulary within one alphabet of the codec becomes its 256 characters (see `_as_bytes`); any other keeps its order.
     The epoch is 0, since torch-rnn does not store it.
 
-    Parameters
-    ----------
-    vocab_file
-        The .json file of torch-rnn's preprocess.py, instead of the vocabulary in the checkpoint. If the checkpoint has
-        none, the default is the .json file of the same name in its folder.
-    rate, mulaw
-        Sampling rate in Hz and encoding of the sound, which are not in a .t7 file; not used for text.
+    ``vocab_file`` is the .json file of torch-rnn's preprocess.py, by default the .json file of the same name if the
+    checkpoint has no vocabulary. Rate and encoding of the sound are not in a .t7 file; they are not used for text.
     """
     root = load_torch7(path)
     try:

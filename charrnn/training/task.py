@@ -26,14 +26,8 @@ from charrnn.training.recipe import LAYER_NORM, Settings
 class TrainingTask(abc.ABC):
     """A network and its data, ready to be trained.
 
-    Attributes
-    ----------
-    data
-        All data of the run on disk: ``ids`` (n,), and the ``names`` of its files and of those that were ``skipped``.
-    parts
-        ids (n,) of the parts train, val and test.
-    metadata
-        The keys of config.json that describe data and network.
+    ``data`` has the ``ids`` (n,) of the run on disk, and the ``names`` of its files and of those that were ``skipped``;
+    ``parts`` are the ids of train, val and test. ``metadata`` are the keys of config.json on data and network.
     """
 
     unit: ClassVar[str] = "symbol"  # of losses in bits

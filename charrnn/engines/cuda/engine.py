@@ -35,16 +35,11 @@ class CudaEngine(Engine):
     A stream's symbols can depend on the number of streams, at borders between two symbols, because products of
     different shapes add up in different orders.
 
-    Parameters
-    ----------
-    precision
-        Precision of weights and products, bf16 or fp32; auto: bf16. Cells are fp32, and symbols are sampled in
-        double precision.
-    backend
-        persistent (the persistent kernel, for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
-        persistent if it runs and scores a few symbols as torch does; otherwise a message gives the reason.
-    device, warm_up, capture
-        Device, and functions that run work before it is captured and capture it; for tests.
+    Weights and products are bf16 or fp32, bf16 by default. Cells are fp32, and symbols are sampled in double precision.
+
+    The backend is persistent (a kernel for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
+    persistent if it runs and scores a few symbols as torch does; otherwise a message gives the reason. Tests replace
+    the device and the functions that run work before it is captured, and capture it.
     """
 
     def __init__(
