@@ -105,7 +105,7 @@ def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> E
 
     def measure(part: str, bar: Any) -> dict[str, float]:
         samples = parts[part][context.max_lag :]
-        bar.reset(min(len(samples), baselines.MOST_SYMBOLS))
+        bar.reset(min(len(samples), baselines.MAX_SYMBOLS))
         return baselines.measure_frame_baselines(samples, checkpoint.rate, bar.update)
 
     units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)

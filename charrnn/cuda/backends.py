@@ -73,32 +73,27 @@ def choose(
 ) -> str:
     """Return the name of the backend of a run, after one iteration that compares the kernel with torch's layers.
 
-    The network is on its device and does not change. It is an error if the kernel was requested by name and cannot be
-    used, or if the GPU stops working.
-
-    Parameters
-    ----------
-    requested
-        ``torch``, ``kernel``, ``auto`` (the kernel where it can be used), or None to keep the ``previous`` one, for a
-        run that is resumed.
+    ``requested`` is torch, kernel, auto (the kernel where it can be used), or None to keep the ``previous`` one, for a
+    run that is resumed. The network is on its device and does not change. It is an error if the kernel was requested
+    by name and cannot be used, or if the GPU stops working.
     """
     name = previous if requested is None else requested
     if name == "torch" or (requested is None and device != "cuda"):  # a run keeps its backend while it is on a CPU
         return name
-    reason = limitation(model, device, precision)
-    if name == AUTO and (reason or processes > 1):
+    reason = limitation(model, device, precision, processes)
+    if name == AUTO and reason:
         return "torch"
     reason = reason or smoke_test(model, batch(), precision)
     if not reason:
         log("layers    computed by the kernel for NVIDIA GPUs (--gpu-layers kernel)", quiet)
         return "kernel"
     if requested == "kernel":
-        raise InputError(f"--gpu-layers kernel is not possible here ({reason}): leave it out, or use torch.")
+        raise InputError(f"--gpu-layers kernel is not possible here ({reason}): omit it, or use torch.")
     log(f"the kernel for LSTM layers cannot be used here ({reason}): training uses torch's layers.")
     return "torch"
 
 
-def limitation(model: Layers, device: str, precision: str) -> str:
+def limitation(model: Layers, device: str, precision: str, processes: int) -> str:
     """Return why the kernel does not support such a run; "" if it does."""
     if device != "cuda":
         return f"it is for NVIDIA GPUs, and this run is on {device}"
@@ -106,6 +101,8 @@ def limitation(model: Layers, device: str, precision: str) -> str:
         return f"it computes LSTM layers, and these are {model.config.cell}"
     if precision == "fp32":
         return "it computes in bf16, and this run is in fp32"
+    if processes > 1:
+        return f"it runs in a single process, and this run has {processes}"
     return ""
 
 

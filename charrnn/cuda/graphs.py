@@ -40,7 +40,7 @@ def capture(work: Work) -> Work:
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     before, reasons = torch.cuda.current_stream(), []
 
-    def noted() -> None:
+    def recorded() -> None:
         try:
             work()
         except Exception as error:
@@ -49,7 +49,7 @@ def capture(work: Work) -> Work:
 
     try:
         with torch.cuda.graph(graph, pool=pool, stream=_stream(torch.cuda.current_device())):
-            noted()
+            recorded()
     except Exception:
         torch.cuda.set_stream(before)
         with contextlib.suppress(RuntimeError, AttributeError):  # newer versions end it themselves

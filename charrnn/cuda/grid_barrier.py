@@ -16,7 +16,7 @@ import os
 import triton
 import triton.language as tl
 
-SPIN_LIMIT = 1 << 24  # reads of a barrier before a program gives up: several seconds
+SPIN_LIMIT = 1 << 24  # reads of a barrier before a program stops waiting: several seconds
 
 # Triton's interpreter has no PTX. It reads the barrier by adding zero.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"))
@@ -59,7 +59,7 @@ def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
-    """Wait until so many programs have arrived in all; return the limit of spins, or 0 once they did not arrive.
+    """Wait until ``arrivals`` programs have arrived in all; return the limit of spins, or 0 once they did not arrive.
 
     With ONE, only the first thread reads the barrier, so that the warps of hundreds of programs do not contend for its
     cache line; the others wait for that thread. It is the thread that stores scalars, so its result counts. Without

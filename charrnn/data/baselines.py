@@ -17,10 +17,10 @@ from bytecodec.errors import InputError
 from charrnn.data.vocab import Ids, Vocab
 
 BLOCK = 1 << 20  # symbols that are read at a time
-MOST_SYMBOLS = 64 * BLOCK  # 1.7 hours of sound at 11025 Hz; of more, this number is sampled
-HIGHEST_FLAC_RATE = 655_350  # in Hz, the limit of the header of a FLAC frame
+MAX_SYMBOLS = 64 * BLOCK  # 1.7 hours of sound at 11025 Hz; of more, this number is sampled
+MAX_FLAC_RATE = 655_350  # in Hz, the limit of the header of a FLAC frame
 NAMES = {"flac": "FLAC", "bzip2": "bzip2", "order0": "order-0", "entropy": "order-0 entropy"}
-PHRASES = {"flac": "in FLAC", "bzip2": "in bzip2", "order0": "under the histogram of the training part"}
+PHRASES = {"flac": "in FLAC", "bzip2": "in bzip2", "order0": "in order-0 coding by the histogram of the training part"}
 
 OnProgress = Callable[[int], object]  # called with the number of symbols of each block that was read
 
@@ -52,7 +52,7 @@ def measure_frame_baselines(samples: NDArray[Any], rate: int, on_progress: OnPro
 
 
 def summary(bits: Mapping[str, float]) -> str:
-    """Return a line such as '3.29 bits per sample in FLAC, 5.25 under the histogram of the training part'."""
+    """Return a line such as '3.29 bits per sample in FLAC, 5.25 in order-0 coding by the histogram of ...'."""
     found = [(f"{bits[name]:.2f}", phrase) for name, phrase in PHRASES.items() if name in bits]
     unit = " bits per sample" if "flac" in bits else " bits per symbol"
     return ", ".join(f"{value}{'' if i else unit} {phrase}" for i, (value, phrase) in enumerate(found))
@@ -65,7 +65,7 @@ def short_summary(bits: Mapping[str, float]) -> str:
 
 def total_symbols(ids: NDArray[Any], train: Ids | None = None) -> int:
     """Return the number of symbols that `measure_baselines` reports in all, for a progress bar."""
-    return sum(min(n, MOST_SYMBOLS) for n in (len(ids), len(ids), 0 if train is None else len(train)))
+    return sum(min(n, MAX_SYMBOLS) for n in (len(ids), len(ids), 0 if train is None else len(train)))
 
 
 def flac_bits(ids: Ids, rate: int, mulaw: bool = False, on_progress: OnProgress = _ignore) -> float:
@@ -94,12 +94,12 @@ def _flac_bits(
 
     check_whole("rate", rate, 1)
     size = _Size()
-    rate = min(rate, HIGHEST_FLAC_RATE)
+    rate = min(rate, MAX_FLAC_RATE)
     with soundfile.SoundFile(size, "w", rate, 1, subtype, format="FLAC", compression_level=1.0) as file:
         for block in _blocks(data):
             file.write(samples(block))
             on_progress(len(block))
-    return 8 * size.bytes / min(len(data), MOST_SYMBOLS)
+    return 8 * size.bytes / min(len(data), MAX_SYMBOLS)
 
 
 def bzip2_bits(ids: Ids, vocab: Vocab, on_progress: OnProgress = _ignore) -> float:
@@ -113,7 +113,7 @@ def bzip2_bits(ids: Ids, vocab: Vocab, on_progress: OnProgress = _ignore) -> flo
     for block in _blocks(ids):
         size += len(coder.compress(vocab.decode(block).encode("utf-8", "surrogatepass")))
         on_progress(len(block))
-    return 8 * (size + len(coder.flush())) / min(len(ids), MOST_SYMBOLS)
+    return 8 * (size + len(coder.flush())) / min(len(ids), MAX_SYMBOLS)
 
 
 def order0_bits(train: Ids, ids: Ids, symbols: int, on_progress: OnProgress = _ignore) -> float:
@@ -158,11 +158,11 @@ def _checked(ids: Ids, symbols: int) -> Ids:
 
 
 def _blocks(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield blocks of the symbols; of more than `MOST_SYMBOLS`, blocks at equal distances with this many in all."""
-    if len(ids) <= MOST_SYMBOLS:
+    """Yield blocks of the symbols; of more than `MAX_SYMBOLS`, blocks at equal distances with this many in all."""
+    if len(ids) <= MAX_SYMBOLS:
         starts = np.arange(0, len(ids), BLOCK)
     else:
-        starts = np.linspace(0, len(ids) - BLOCK, MOST_SYMBOLS // BLOCK).astype(np.int64)
+        starts = np.linspace(0, len(ids) - BLOCK, MAX_SYMBOLS // BLOCK).astype(np.int64)
     for start in starts:
         yield ids[start : start + BLOCK]
 

@@ -52,7 +52,7 @@ class ContiguousBatches:
         self.rows = self._rows.shape[0]
         self.context = context
         self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # types that torch accepts: samples, or ids
-        self._map = _map_below(ids)
+        self._map = _mapped_file(ids)
         self._read = 0
 
     def at(self, position: int, steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -74,9 +74,9 @@ class ContiguousBatches:
         return piece[:, : piece.shape[1] - min_lag].astype(self._dtype), piece[:, max_lag:].astype(self._dtype)
 
 
-def _map_below(ids: Ids) -> mmap.mmap | None:
+def _mapped_file(ids: Ids) -> mmap.mmap | None:
     """Return the mapped file that an array is a view of; None if there is none, or the system has no madvise."""
-    below: object = ids
-    while isinstance(below, np.ndarray):
-        below = below.base
-    return below if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
+    base: object = ids
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None

@@ -30,8 +30,8 @@ class Corpus:
     ids: Ids  # (n,) in the vocabulary's dtype, which is one byte for up to 256 symbols
     vocab: Vocab
     names: tuple[str, ...]  # input files in order
-    skipped: tuple[str, ...] = ()  # input files that could not be read and were left out
-    sound: SoundOptions | None = None  # with which recordings were read; None if there are none, or if unknown
+    skipped: tuple[str, ...] = ()  # input files that could not be read and were skipped
+    sound: SoundOptions | None = None  # with which recordings were read; None if there are none, or if not recorded
 
     def split(self, val_frac: float, test_frac: float) -> dict[str, Ids]:
         """Return contiguous parts in the order train, val, test.
@@ -61,23 +61,11 @@ def prepare_corpus(
     """Write texts and recordings as ids, one after the other, to the file ``target``.
 
     Recordings, and texts in one of the codec's alphabets, become bytes with the alphabet's 256 characters as
-    vocabulary. The vocabulary of other texts is the set of their characters.
+    vocabulary. The vocabulary of other texts is the set of their characters. A given ``vocab`` is not extended. Texts
+    of BinToUTF8 are converted with its ``table``; ``encoding`` is that of texts without a byte order mark.
 
-    Parameters
-    ----------
-    inputs
-        Files and folders; ``-`` is standard input. Of a folder its recordings are read, or its texts if it has none,
-        sorted by path.
-    options
-        Options for the conversion of recordings.
-    vocab
-        Vocabulary to use without extending it; by default it is made from the inputs.
-    table
-        Table to convert texts of BinToUTF8 to bytes.
-    encoding
-        Encoding of texts without a byte order mark.
-    skip_unreadable
-        Whether to leave out files that cannot be read; otherwise one is an error before any file is read.
+    An input is a file, a folder or ``-``, standard input. Of a folder its recordings are read, or its texts if it has
+    none, sorted by path. A file that cannot be read is an error, or is skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
     with opened_all(inputs, unreadable) as found:
@@ -134,7 +122,7 @@ def _characters_of(
         raise _nothing_in(tuple(file.name for file in kept))
     for file in kept:
         if file not in filled:
-            log(f"{file.name} is empty, so it is left out.", unreadable.quiet)
+            log(f"{file.name} is empty, so it is skipped.", unreadable.quiet)
     return filled, {file: found for file, found in characters.items() if file in filled}
 
 
@@ -152,7 +140,10 @@ def _vocabulary(
         )
     if vocab is not None:
         if bool(plain) == (vocab.alphabet is not None):
-            raise InputError(f"the network was trained on {vocab.describe()}, and {files[0].name} is of another kind.")
+            name, what, remedy = (
+                (plain[0].name, "plain text", "a recording") if plain else (files[0].name, "sound", "plain text")
+            )
+            raise InputError(f"{name} is {what}, and the network was trained on {vocab.describe()}: name {remedy}.")
         return vocab
     if not plain:
         return Vocab.of_alphabet(next((found.alphabet for found in characters.values() if found.alphabet), "braille"))
@@ -189,7 +180,7 @@ def _texts_by_table(
         elif text.alphabet is None:
             raise InputError(f"{file.name} has the character {describe(chr(missing[0]))}, which is not in the table.")
     if not by_table:
-        raise InputError("--table is for the texts of BinToUTF8, and there is none among the inputs: leave it out.")
+        raise InputError("--table is for the texts of BinToUTF8, and there is none among the inputs: omit it.")
     return by_table
 
 
@@ -217,7 +208,8 @@ def last_symbols(
     """Return the last ``count`` ids of a text or a recording, or of standard input, ``-``, in constant memory.
 
     A text of the characters of a ``table`` is read with it. Characters of a plain text that are not in the vocabulary
-    are an error, or are skipped and counted on stderr. A file of another kind than the network's data is an error.
+    are an error, or are skipped and counted on stderr. A recording for a network of plain text is an error, and so is
+    the opposite.
     """
     kept = np.empty(0, dtype=vocab.dtype)
     with opened(str(name)) as file:

@@ -44,7 +44,7 @@ class Input:
 
 @dataclass
 class Unreadable:
-    """Collector of files that cannot be read: the first one is an error, or all are left out with ``skip``."""
+    """Collector of files that cannot be read: the first one is an error, or all are skipped with ``skip``."""
 
     skip: bool = False
     quiet: bool = False
@@ -57,7 +57,7 @@ class Unreadable:
         if name in self.names:  # reported when its peak was measured
             return
         self.names.append(name)
-        log(f"left out: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
+        log(f"skipped: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
 
     @contextlib.contextmanager
     def noting(self, name: str) -> Iterator[None]:
@@ -68,11 +68,11 @@ class Unreadable:
             self.note(name, error)
 
     def report(self) -> None:
-        """Report the files that were left out."""
+        """Report the files that were skipped."""
         if self.names:
             count = len(self.names)
-            are = "1 file could not be read and is" if count == 1 else f"{count} files could not be read and are"
-            log(f"{are} left out: {', '.join(self.names)}.", self.quiet)
+            were = "1 file could not be read and was" if count == 1 else f"{count} files could not be read and were"
+            log(f"{were} skipped: {', '.join(self.names)}.", self.quiet)
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
     """Return the files in a folder and the folders in it, sorted by path.
 
     Links are followed, and each folder is read once, even if several links lead to it. Files and folders whose names
-    begin with a dot are left out.
+    begin with a dot are skipped.
     """
     files, seen = [], set()
     errors: list[OSError] = []
@@ -148,7 +148,7 @@ def _identified(path: Path, name: str) -> Input:
 
 
 def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
-    """Return the recordings in a folder, or its texts if there are none, and report what is left out."""
+    """Return the recordings in a folder, or its texts if there are none, and report what is skipped."""
     sounds, plain, others = _Kinds(), _Kinds(), _Kinds()
     for path in files_in(folder, unreadable):
         try:
@@ -168,11 +168,11 @@ def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
             unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
     chosen = [(path, kind) for path, kind in chosen if not kind.problem]
     rest = sorted(str(path.relative_to(folder)) for path, _ in plain + others)
-    left_out = f"; left out: {few(rest)}" if rest else ""
+    skipped = f"; skipped: {few(rest)}" if rest else ""
     if not chosen and not unreadable.names:
-        wanted = "no recording and no .txt" if texts else "no recording"
-        raise InputError(f"there is {wanted} in the folder {folder}{left_out}.")
-    log(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{left_out}.", unreadable.quiet)
+        requested = "recording and no .txt" if texts else "recording"
+        raise InputError(f"there is no {requested} in the folder {folder}{skipped}.")
+    log(f"{folder}: {len(chosen)} {what}{'s' * (len(chosen) != 1)}{skipped}.", unreadable.quiet)
     return [Input(path, str(path), kind.sound) for path, kind in chosen]
 
 

@@ -16,7 +16,7 @@ from bytecodec.reader import measure_peak, normalizing_gain
 from charrnn.data.inputs import Input, Unreadable
 
 NORMALIZE_OVER = ("files", "set")
-MOST_GAIN = 200.0  # in dB, the limit of `bytecodec.read_blocks`
+MAX_GAIN = 200.0  # in dB, the limit of `bytecodec.read_blocks`
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def with_gain_of_set(
             )
             peak = max(peak, peak_of_one)
             kept.append(file)
-    return replace(options, set_gain_db=min(20 * math.log10(normalizing_gain(peak)), MOST_GAIN)), kept
+    return replace(options, set_gain_db=min(20 * math.log10(normalizing_gain(peak)), MAX_GAIN)), kept
 
 
 def _show(bar: Any, done: int, of: int | None) -> None:

@@ -24,7 +24,7 @@ BYTE_ORDER_MARK = "\ufeff"
 LINE_ENDS = [ord(mark) for mark in ("\n", "\r", BYTE_ORDER_MARK)]  # that a text of sound may have
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # characters that no text has
 _NEIGHBOURHOOD = 2000  # number of bytes around an invalid one by which another encoding is guessed
-_LEAST_ZEROS = 0.02  # smallest share of zero bytes in UTF-16 text, from its spaces and line ends
+_MIN_ZEROS = 0.02  # smallest share of zero bytes in UTF-16 text, from its spaces and line ends
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None
 def read_text(text: Input, encoding: str = UTF8) -> Iterator[str]:
     """Yield the characters of a text in blocks.
 
-    A byte order mark at the beginning is left out and overrides ``encoding``. If the text is not in the encoding, the
+    A byte order mark at the beginning is skipped and overrides ``encoding``. If the text is not in the encoding, the
     message of the error has the offset in bytes and, if it can be guessed, the encoding.
     """
     with text.open() as file:
@@ -128,7 +128,7 @@ def _advice(file: BinaryIO, offset: int) -> str:
 def _encoding_by_zeros(head: bytes) -> str | None:
     """Return UTF-16 or UTF-32 by the zero bytes of Latin characters; None if there are few."""
     zeros = np.frombuffer(head, np.uint8)[: len(head) // 4 * 4].reshape(-1, 4) == 0
-    if not zeros.size or zeros.mean() < _LEAST_ZEROS:
+    if not zeros.size or zeros.mean() < _MIN_ZEROS:
         return None
     for encoding, mostly in (("utf-32-le", 3), ("utf-32-be", 0), ("utf-16-le", 1), ("utf-16-be", 0)):
         if zeros[:, mostly].any():

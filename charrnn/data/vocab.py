@@ -62,7 +62,7 @@ class Vocab:
             position = int(np.argmax(ids < 0))
             raise InputError(
                 f"the network has no symbol {describe(text[position])}, character {offset + position} of the text: "
-                f"it was trained on {self.describe()}. Leave it out, as charrnn-sample --unknown skip does, or "
+                f"it was trained on {self.describe()}. Omit it, as charrnn-sample --unknown skip does, or "
                 "train on text that has it."
             )
         return ids.astype(self.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,8 @@ class Engine(ABC):
     symbol it is `NOTHING`. An engine copies the arrays that it receives and returns.
 
     The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
-    begin with an underscore, which receive arrays of the right shape, type and range.
-
-    Raises
-    ------
-    InputError
-        An argument of any method has the wrong shape, type or range.
+    begin with an underscore, which receive arrays of the right shape, type and range. An argument of the wrong shape,
+    type or range is an InputError.
     """
 
     streams: int
@@ -79,8 +75,7 @@ class Engine(ABC):
         logits = self._logits()
         if temperature == 0:
             return np.asarray(np.arange(self.vocab_size) == logits.argmax(axis=1)[:, None], dtype=np.float32)
-        with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
-            weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+        weights = exponentials(logits, temperature)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
     @abstractmethod
@@ -166,11 +161,10 @@ class Engine(ABC):
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
 
 
-def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raise InputError if a weight is not finite."""
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise InputError(f"the network's {name} has numbers that are not finite: train it again.")
+def exponentials(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return numbers (N, V) from 0 to 1 that are proportional to softmax(logits / temperature), temperature > 0."""
+    with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
+        return np.asarray(np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature))
 
 
 def score_every_symbol(

@@ -60,7 +60,7 @@ class EagerEngine(Engine):
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         symbols = torch.from_numpy(np.array(ids))
         scores = torch.empty(symbols.shape[0], symbols.shape[1] - 1, dtype=torch.float64)
-        most = self._model.most_symbols()
+        most = self._model.max_symbols()
         for first in range(0, len(symbols), most):
             rows, own = symbols[first : first + most], scores[first : first + most]
             steps = max(1, min(SCORE_STEPS, most // len(rows)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -49,7 +50,8 @@ def engine(
     streams
         N, 1 or more.
     precision
-        fp32, bf16, of the compiled engine also int7, int6 or int4, of onnxruntime int8; auto: the engine's default.
+        fp32 or bf16; int7, int6, int5, int4.5 or int4 for the compiled engine; int8 or fp32 for onnxruntime; auto: the
+        engine's default.
     threads
         Number of CPU threads, 0 to 1024; 0 for one per core.
 
@@ -117,9 +119,8 @@ def _network(loaded: Checkpoint | StoredCheckpoint) -> CharRNN:
 
 def _substitute(streams: int, precision: str) -> str:
     """Return the kind of engine to use if the compiled one is not available."""
-    from charrnn.storage import onnx_export
-
-    return "onnx" if precision == "auto" and streams <= ONNX_STREAMS and onnx_export.is_installed() else "eager"
+    can_use_onnx = precision == "auto" and streams <= ONNX_STREAMS and all(map(find_spec, ("onnx", "onnxruntime")))
+    return "onnx" if can_use_onnx else "eager"
 
 
 def arrays(model: CharRNN) -> dict[str, NDArray[np.float32]]:

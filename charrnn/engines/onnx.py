@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, check_finite
-from charrnn.models.config import ModelConfig, named_state, state_of
+from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, exponentials
+from charrnn.models.config import ModelConfig, check_finite, named_state, state_of
 from charrnn.storage import onnx_export
 
 Floats = NDArray[np.float32]
@@ -104,10 +104,7 @@ def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
     """Return symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose` does, without torch."""
     if temperature == 0:
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
-    wide = logits.astype(np.float64)
-    with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
-        weights = np.exp((wide - wide.max(axis=1, keepdims=True)) / temperature)
-    cumulated = weights.cumsum(axis=1)
+    cumulated = exponentials(logits.astype(np.float64), temperature).cumsum(axis=1)
     chosen = (cumulated <= (u * cumulated[:, -1])[:, None]).sum(axis=1)
     return np.asarray(np.minimum(chosen, logits.shape[1] - 1), dtype=np.int64)
 

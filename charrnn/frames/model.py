@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from charrnn.data.batches import ContextWindow
 from charrnn.models.char_rnn import Layers, State
-from charrnn.models.config import check_layers, check_whole
+from charrnn.models.config import check_finite, check_layers, check_whole
 from charrnn.storage import checkpoint as files
 from charrnn.storage import checkpoint_format, run_dir, schema
 
@@ -199,7 +199,9 @@ def load(path: str | Path) -> FrameCheckpoint:
     try:
         config = FrameConfig(**metadata["model"])
         model = files.meta_model(path, config.layers, lambda: FrameRNN(config))
-        files.set_model_tensors(model, files.read_tensors(path, KIND)[1], assign=True)
+        weights = files.read_tensors(path, KIND)[1]
+        check_finite(weights, path)
+        files.set_model_tensors(model, weights, assign=True)
         fields = {name: metadata[name] for name in schema.CHECKPOINT if name != "encoding"}
         return FrameCheckpoint(model.eval(), path=str(path), **fields)
     except checkpoint_format.LOAD_ERRORS as error:

@@ -9,8 +9,8 @@ Every cell has
 The state is a tuple of (N, ·) tensors. It is an argument and a result, never an attribute. The equations below have
 x_t (D,) and H units, and * multiplies element by element.
 
-Weights are initialised as in torch-rnn: normal with deviation 1/sqrt(D + recurrent size), biases zero. A second bias of
-torch.nn whose gradient would equal that of the first stays zero and frozen.
+Weights are initialised as in torch-rnn: normal with standard deviation 1/sqrt(D + recurrent size), biases zero. A
+second bias of torch.nn whose gradient would equal that of the first stays zero and frozen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Linear = Callable[..., Tensor]  # (x: (N, D), weight: (M, D), bias: (M,) = None)
 
 
 class _TorchCell(nn.RNNBase):
-    """What the cells on top of torch.nn share, with a state of the last output alone, as of GRU and RNN."""
+    """Base class of the cells that use torch.nn. Its state is the last output alone, as of GRU and RNN."""
 
     OPTIONS: tuple[str, ...] = ()  # fields of a ModelConfig that it uses besides its sizes
     FROZEN: tuple[str, ...] = ("bias_hh_l0",)  # parameters that stay zero
@@ -48,14 +48,14 @@ class _TorchCell(nn.RNNBase):
 
     def initialise(self) -> None:
         """Set torch-rnn's initial values: weights from normal(0, 1/sqrt(D + recurrent size)), biases zero."""
-        deviation = (self.input_size + self.output_size) ** -0.5
+        std = (self.input_size + self.output_size) ** -0.5
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name not in self.FROZEN)
                 if name.startswith("bias"):
                     parameter.zero_()
                 else:
-                    parameter.normal_(0, deviation)
+                    parameter.normal_(0, std)
 
     def initial_state(self, n: int) -> CellState:
         """Return zeros for n streams."""
@@ -76,11 +76,7 @@ class LSTM(_TorchCell, nn.LSTM):
 
     Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000. The gates are in
     torch.nn's order, in ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, H) and ``bias_ih_l0`` (4H,).
-
-    Parameters
-    ----------
-    forget_bias
-        Initial bias of the forget gates; "uniform" draws it from U(0, 1) for each unit.
+    The forget gates' initial bias is ``forget_bias``; "uniform" draws it from U(0, 1) for each unit.
     """
 
     OPTIONS: tuple[str, ...] = ("forget_bias",)
@@ -134,7 +130,7 @@ class LSTMP(LSTM):
     Sak, Senior and Beaufays 2014, without peepholes and the second, non-recurrent projection. Output and recurrent size
     are P < H, so that the same number of parameters gives more memory cells.
     ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, P), ``weight_hr_l0`` (P, H), ``bias_ih_l0`` (4H,).
-    W and U are initialised with deviation 1/sqrt(D + P), R with 1/sqrt(H).
+    W and U are initialised with standard deviation 1/sqrt(D + P), R with 1/sqrt(H).
     """
 
     OPTIONS = ("proj_size", "forget_bias")

@@ -12,12 +12,12 @@ from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.models.config import ModelConfig
 
-MOST_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
+MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids
 
 # How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
-MOST_LOGITS = 1 << 22  # 16 MiB in fp32
-MOST_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
+MAX_LOGITS = 1 << 22  # 16 MiB in fp32
+MAX_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 
 State = tuple[CellState, ...]  # one per layer, and one of the output layer if that is recurrent
 
@@ -70,10 +70,10 @@ class Layers(nn.Module):
         """Return the mean loss of targets y (N, T) for inputs x, and the state after them."""
         raise NotImplementedError
 
-    def most_symbols(self) -> int:
+    def max_symbols(self) -> int:
         """Return the number of symbols (rows times steps, at least 1) to score at once, which limits memory."""
         gates: int = max(self.input_size, 4 * self.config.rnn_size)
-        return max(1, min(MOST_LOGITS // self.output_size, MOST_GATES // gates))
+        return max(1, min(MAX_LOGITS // self.output_size, MAX_GATES // gates))
 
     def number_of_parameters(self) -> int:
         """Return the number of trainable parameters."""
@@ -101,7 +101,7 @@ class CharRNN(Layers):
     def _embedded(self, ids: Tensor) -> Tensor:
         """Return the embeddings (N, T, D) of ids (N, T)."""
         weight = self.embedding.weight
-        if self.training and ids.is_cuda and ids.numel() * len(weight) <= MOST_ONE_HOT:
+        if self.training and ids.is_cuda and ids.numel() * len(weight) <= MAX_ONE_HOT:
             return one_hot_embedding(ids, weight)
         return functional.embedding(ids, weight)
 
@@ -160,7 +160,7 @@ def build(config: ModelConfig, seed: int, smooth_init: bool = False) -> CharRNN:
 
 
 @torch.no_grad()
-def _fill_smooth(weight: Tensor, deviation: float) -> None:
+def _fill_smooth(weight: Tensor, std: float) -> None:
     """Fill each column of a matrix (V, M) with a random smooth function of the V ids.
 
     A column is white noise convolved with a Gaussian, that is, a sample of a Gaussian process with the kernel
@@ -171,5 +171,5 @@ def _fill_smooth(weight: Tensor, deviation: float) -> None:
     positions = torch.arange(-margin, weight.shape[0] + margin)
     for width, columns in zip(WIDTHS, weight.tensor_split(len(WIDTHS), dim=1), strict=True):
         filters = torch.exp(-(((ids[:, None] - positions) / width) ** 2))  # (V, positions)
-        filters *= deviation / filters.norm(dim=1, keepdim=True)
+        filters *= std / filters.norm(dim=1, keepdim=True)
         columns.copy_(filters @ torch.randn(len(positions), columns.shape[1]))

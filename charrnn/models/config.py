@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
+from bytecodec.errors import InputError
+
 Array = TypeVar("Array")
 
 CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # rows of a matrix per unit
@@ -13,8 +17,8 @@ PROJECTED_CELLS = ("lstmp",)
 RECURRENT_OUTPUT_CELLS = ("lstmor",)
 FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, position in the layer's tuple
-MOST_LAYERS = 1000
-MOST_BIAS = 1e30  # fits in a float32
+MAX_LAYERS = 1000
+MAX_BIAS = 1e30  # fits in a float32
 UNIFORM = "uniform"  # a forget bias drawn for each unit
 
 
@@ -55,8 +59,8 @@ def check_layers(config: Any) -> None:
     The configuration has the attributes of `ModelConfig` from ``rnn_size`` on.
     """
     check_whole(config, "rnn_size", "layers")
-    if config.layers > MOST_LAYERS:
-        raise ValueError(f"layers is {config.layers}, and must be at most {MOST_LAYERS}")
+    if config.layers > MAX_LAYERS:
+        raise ValueError(f"layers is {config.layers}, and must be at most {MAX_LAYERS}")
     if not isinstance(config.layer_norm, bool):
         raise ValueError(f"layer_norm is {config.layer_norm!r}, and must be true or false")
     if not isinstance(config.cell, str) or config.cell not in CELLS:
@@ -64,7 +68,7 @@ def check_layers(config: Any) -> None:
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout is {config.dropout!r}, and must be at least 0 and less than 1")
     bias = config.forget_bias
-    if bias != UNIFORM and not (isinstance(bias, int | float) and -MOST_BIAS <= bias <= MOST_BIAS):
+    if bias != UNIFORM and not (isinstance(bias, int | float) and -MAX_BIAS <= bias <= MAX_BIAS):
         raise ValueError(f"forget_bias is {bias!r}, and must be a number from -1e30 to 1e30, or {UNIFORM!r}")
     projects = config.cell in PROJECTED_CELLS
     if config.proj_size is None and projects:
@@ -79,7 +83,7 @@ def check_layers(config: Any) -> None:
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights that a checkpoint stores, by name; weights that always are zero are left out."""
+    """Return the shapes of the weights that a checkpoint stores, by name; without those that always are zero."""
     v, h, gates = config.vocab_size, config.rnn_size, CELLS[config.cell]
     size, out = config.wordvec_size, config.proj_size or h
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, size)}
@@ -101,6 +105,16 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.cell in RECURRENT_OUTPUT_CELLS:
         shapes["output.recurrent_weight"] = (v, v)
     return shapes
+
+
+def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
+    """Raise InputError, which begins with the source, if an array or tensor has a value that is not finite."""
+    for name, weight in weights.items():
+        if not np.isfinite(np.asarray(weight)).all():
+            raise InputError(
+                f"{source}: {name} has numbers that are not finite. "
+                "Use an earlier checkpoint, or train again with a lower --learning-rate."
+            )
 
 
 def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:

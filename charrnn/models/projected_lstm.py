@@ -23,12 +23,8 @@ Tensors = tuple[Tensor, ...]
 def projected_lstm(x: Tensor, state: Tensors, weights: Tensors) -> tuple[Tensor, Tensors]:
     """Return the outputs r (N, T, P) of a layer for x (N, T, D), and its state (r (N, P), c (N, H)) after them.
 
-    Under autocast products have its precision; gates and c, which accumulate over the steps, have that of the state.
-
-    Parameters
-    ----------
-    weights
-        W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`.
+    The weights are W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`. Under autocast products
+    have its precision; gates and c, which accumulate over the steps, have that of the state.
     """
     inside = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):

@@ -49,7 +49,7 @@ class Checkpoint(checkpoint_format.CheckpointMeta):
         return self.model.config
 
     def metadata(self) -> dict[str, Any]:
-        """Return the metadata to store beside the tensors, as JSON."""
+        """Return the metadata to store with the tensors, as JSON."""
         fields = {name: getattr(self, name) for name in schema.CHECKPOINT}
         return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **fields}
 
@@ -89,11 +89,11 @@ def to_torch(stored: checkpoint_format.StoredCheckpoint) -> Checkpoint:
 
 
 def meta_model(path: str | Path, layers: int, make: Callable[[], Network], prefix: str = "") -> Network:
-    """Return a network of so many layers on the meta device, which has no weights yet.
+    """Return a network of ``layers`` layers on the meta device, which has no weights yet.
 
-    Raise a ValueError unless its tensors are those in the file whose names have the prefix.
+    Raise a ValueError unless its tensors are those in the file whose names have the prefix, that of a resume file.
     """
-    every = checkpoint_format.read_tensor_info(path)
+    every = checkpoint_format.read_tensor_info(path, "resume" if prefix else KIND)
     tensor_info = {name.removeprefix(prefix): info for name, info in every.items() if name.startswith(prefix)}
     checkpoint_format.check_depth(layers, tensor_info)
     with torch.device("meta"):

@@ -21,9 +21,17 @@ from safetensors.numpy import save as serialise
 from bytecodec.errors import InputError, first_line, is_utf8, printable
 from bytecodec.files import open_output
 from charrnn.data.vocab import Vocab
-from charrnn.models.config import ModelConfig, named_state, state_of, state_shapes, state_sizes, weight_shapes
+from charrnn.models.config import (
+    ModelConfig,
+    check_finite,
+    named_state,
+    state_of,
+    state_shapes,
+    state_sizes,
+    weight_shapes,
+)
 from charrnn.storage import run_dir, schema
-from charrnn.storage.schema import MOST_SHOWN, shown
+from charrnn.storage.schema import MAX_SHOWN, shown
 
 FORMAT = 1
 KIND = "symbols"
@@ -31,9 +39,21 @@ STREAMS_KIND = "streams"
 #: What a damaged file makes the constructors of a network raise; the last two are torch's, for sizes.
 LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
-MOST_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
-MOST_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
+MAX_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
+MAX_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
+KIND_NAMES = {  # as messages name a file of a kind
+    KIND: "checkpoint of a character network",
+    "frames": "checkpoint of a frame predictor",
+    "resume": "resume file of a run",
+    STREAMS_KIND: "sampling state of a character network",
+    "frame-streams": "sampling state of a frame predictor",
+}
+REMEDIES = {  # for a file that is not what was expected, by the first words of its name
+    "checkpoint": "name a run or another .safetensors file",
+    "resume file": "start a new run from a checkpoint with --init-from",
+    "sampling state": "name a file that --state-out wrote",
+}
 TensorInfo = tuple[tuple[int, ...], str]  # shape and type
 
 
@@ -64,11 +84,11 @@ def load(path: str | Path) -> StoredCheckpoint:
     """Read a checkpoint, or a run directory's newest one. Each step checks what the next one relies on:
 
     1. The file is complete, and its header is of a sensible size (`_open`).
-    2. The metadata have a known format and kind, and each field a possible value (`read_metadata`).
+    2. The metadata have a supported format and kind, and each field a possible value (`read_metadata`).
     3. The vocabulary and the configuration are possible, and have the same number of symbols.
     4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
        make the program allocate much memory.
-    5. Only then are the weights read.
+    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`).
 
     Raise InputError if one of them fails.
     """
@@ -81,8 +101,10 @@ def load(path: str | Path) -> StoredCheckpoint:
         tensor_info = read_tensor_info(path)
         check_depth(config.layers, tensor_info)
         check_tensor_info(tensor_info, weight_shapes(config))
+        weights = read(path, KIND)[1]
+        check_finite(weights, path)
         fields = {name: metadata[name] for name in schema.CHECKPOINT}
-        return StoredCheckpoint(config, read_arrays(path, KIND)[1], vocab, path=str(path), **fields)
+        return StoredCheckpoint(config, weights, vocab, path=str(path), **fields)
     except LOAD_ERRORS as error:
         raise load_error(path, error) from None
 
@@ -106,10 +128,10 @@ def check_tensor_info(tensor_info: Mapping[str, TensorInfo], shapes: Mapping[str
         if name not in tensor_info:
             raise ValueError(f"{name} is missing")
         if name not in shapes:
-            raise ValueError(f"the network has no tensor {printable(name, MOST_SHOWN)}")
+            raise ValueError(f"the network has no tensor {printable(name, MAX_SHOWN)}")
         if tensor_info[name] != (shapes[name], "float32"):
             shape, dtype = tensor_info[name]
-            raise ValueError(f"{name} is {printable(shape, MOST_SHOWN)} {dtype}, and must be {shapes[name]} float32")
+            raise ValueError(f"{name} is {printable(shape, MAX_SHOWN)} {dtype}, and must be {shapes[name]} float32")
 
 
 def write(
@@ -121,19 +143,17 @@ def write(
         file.write(data)
 
 
-def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return metadata and arrays of a file of the given kind; see `read_metadata` for the errors."""
+def read(path: str | Path, kind: str, framework: str = "np") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return metadata and the arrays, or the tensors of a framework, by safetensors' name for it.
+
+    See `read_metadata` for the errors.
+    """
+    metadata = read_metadata(path, kind)
     try:
-        return read(path, kind, "np")
+        with _open(path, framework) as file:
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (TypeError, AttributeError) as error:  # a type of numbers that numpy does not have
         raise load_error(path, error) from None
-
-
-def read(path: str | Path, kind: str, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return metadata and the arrays or tensors of a framework, by safetensors' name for it."""
-    metadata = read_metadata(path, kind)
-    with _open(path, framework) as file:
-        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path} is a folder: name a file.")
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}.")
-    with _open(path) as file:
+    with _open(path, kind=kind) as file:
         text = (file.metadata() or {}).get(METADATA_KEY)
     return schema.validate(_checked_header(text, path, kind), schema.STORED[kind], path)
 
@@ -152,14 +172,14 @@ def kind_of(path: str | Path) -> str:
     try:
         with _open(path) as file:
             text = (file.metadata() or {})[METADATA_KEY]
-        return str(json.loads(text)["kind"]) if len(text) <= MOST_METADATA else ""
+        return str(json.loads(text)["kind"]) if len(text) <= MAX_METADATA else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
-def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
+def read_tensor_info(path: str | Path, kind: str = KIND) -> dict[str, TensorInfo]:
     """Return shape and type of each tensor of a file, without reading the tensors."""
-    with _open(path) as file:
+    with _open(path, kind=kind) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
             name: (tuple(one.get_shape()), DTYPES.get(one.get_dtype(), one.get_dtype())) for name, one in slices.items()
@@ -167,42 +187,45 @@ def read_tensor_info(path: str | Path) -> dict[str, TensorInfo]:
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, framework: str = "np") -> Iterator[Any]:
+def _open(path: str | Path, framework: str = "np", kind: str = KIND) -> Iterator[Any]:
     """Open a safetensors file; an incomplete file, or a header that is larger than any network needs, is an error."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if MOST_HEADER < size <= Path(path).stat().st_size:
+        if MAX_HEADER < size <= Path(path).stat().st_size:
             raise InputError(f"{path} has a header of {size:,} bytes, which is more than any network needs.")
         # torch rejects a name that is not UTF-8, so such a file is opened by the number of its descriptor.
         name = str(path) if is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
         try:
             with safe_open(name, framework=framework) as opened:
                 yield opened
-        except (SafetensorError, UnicodeDecodeError) as error:
-            reason = printable(str(error).partition(", expected one of")[0], 200)  # some messages list all types
-            raise InputError(
-                f"{path} is not a whole safetensors file ({reason}): it was cut off, or is something else."
-            ) from None
+        except (SafetensorError, UnicodeDecodeError):
+            what = _short_name(kind)
+            raise InputError(f"{path} is not a {what}, or is incomplete: {REMEDIES[what]}.") from None
 
 
 def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     """Return the metadata of a JSON text if its format and kind are the right ones."""
     if text is None:
-        raise InputError(f"{path} is a safetensors file, but not one of charrnn.")
-    if len(text) > MOST_METADATA:
+        raise InputError(f"{path} is a safetensors file of another program: {REMEDIES[_short_name(kind)]}.")
+    if len(text) > MAX_METADATA:
         raise InputError(f"{path} has {len(text):,} characters of metadata, which is more than any network needs.")
     try:
         metadata = json.loads(text)
         version, found = metadata["format"], metadata["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path} has no metadata of a network that can be read.") from None
+        raise InputError(f"the metadata of {path} cannot be read: {REMEDIES[_short_name(kind)]}.") from None
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
-        advice = ", which a newer version of charrnn wrote: update it with pip" if newer else ""
-        raise InputError(f"{path} has format {shown(version)}, and this version reads format {FORMAT}{advice}.")
+        source, remedy = (", written by a newer version of charrnn", ": update it with pip") if newer else ("", "")
+        raise InputError(f"{path} has format {shown(version)}{source}, and this version reads format {FORMAT}{remedy}.")
     if found != kind:
-        raise InputError(f"{path} holds {shown(found)}, and {kind!r} was expected.")
+        name = f"a {KIND_NAMES[str(found)]}" if str(found) in KIND_NAMES else f"of the unknown kind {shown(found)}"
+        raise InputError(f"{path} is {name}: name a {KIND_NAMES[kind]}.")
     return dict(metadata)
+
+
+def _short_name(kind: str) -> str:
+    return KIND_NAMES[kind].partition(" of ")[0]
 
 
 @dataclass(frozen=True)
@@ -224,7 +247,7 @@ def save_streams(path: str | Path, streams: Streams) -> None:
 
 def load_streams(path: str | Path, config: ModelConfig) -> Streams:
     """Read streams of a network of this configuration; those of another network, or a damaged file, are an error."""
-    metadata, arrays = read_arrays(path, STREAMS_KIND)
+    metadata, arrays = read(path, STREAMS_KIND)
     last = arrays.pop("last", np.empty(0))
     if (
         last.ndim != 1

@@ -24,7 +24,7 @@ LOG_COLUMNS = (
 )
 TIME_COLUMNS = ("symbols_per_second", "elapsed_seconds")  # which differ between two runs with the same settings
 BLOCK = 1 << 24  # bytes of a file that are read at a time
-LONGEST_HEADER = 1 << 17  # bytes
+MAX_HEADER = 1 << 17  # bytes
 DELIMITERS = ",;\t"
 
 
@@ -75,7 +75,7 @@ class CsvLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the complete rows of a log; a row that is being written, or was cut off, is left out."""
+    """Return the complete rows of a log; a row that is being written, or was cut off, is skipped."""
     return list(_rows(path))
 
 
@@ -93,7 +93,7 @@ def read_columns(
 ) -> NDArray[np.float64]:
     """Return columns of a CSV file as (rows, names); an empty field is nan. Only the result is held in memory.
 
-    Incomplete rows are left out, with a message, and so is a last row without a line end, which may be in the middle of
+    Incomplete rows are skipped, with a message, and so is a last row without a line end, which may be in the middle of
     being written. A file without such columns or without a row of numbers is an error. ``on_progress`` receives the
     number of bytes of each block.
     """
@@ -114,9 +114,11 @@ def read_columns(
             on_progress(len(block))
     if broken:
         many = f"{len(broken):,} rows are" if len(broken) > 1 else "a row is"
-        on_message(f"{path}: {many} left out, without {len(header)} numbers; see line {broken[0]:,}.")
+        on_message(f"{path}: {many} skipped, without {len(header)} numbers; see line {broken[0]:,}.")
     if not sum(map(len, blocks)):
-        raise InputError(f"{path} has a header and no row of numbers{' yet' if not broken else ''}.")
+        if broken or len(header) == 1:
+            raise InputError(f"{path} is not a CSV file: it has no row of numbers. Name a run, or a table of numbers.")
+        raise InputError(f"{path} has a header and no row of numbers yet.")
     return np.concatenate(blocks)
 
 
@@ -132,7 +134,7 @@ def parse_columns(
 ) -> tuple[NDArray[np.float64], list[int]]:
     """Return columns, by their positions, of complete lines as (rows, columns).
 
-    Return also the numbers, from 1, of the lines that are not rows of so many fields.
+    Return also the numbers, counted from 1, of the lines that do not have this number of fields.
     """
     if lines.strip() and all(line.count(delimiter.encode()) == fields - 1 for line in lines.splitlines()):
         try:
@@ -165,9 +167,9 @@ def _split(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
-    line = file.readline(LONGEST_HEADER)
-    if len(line) == LONGEST_HEADER:
-        raise InputError(f"{path} is not a CSV file: its first line is longer than {LONGEST_HEADER:,} bytes.")
+    line = file.readline(MAX_HEADER)
+    if len(line) == MAX_HEADER:
+        raise InputError(f"{path} is not a CSV file: its first line is longer than {MAX_HEADER:,} bytes.")
     if not line.strip():
         raise InputError(f"{path} is empty: it has {'0 bytes' if not line else 'no header'}.")
     try:
@@ -182,7 +184,7 @@ def _header(file: BinaryIO, path: Path) -> tuple[list[str], str]:
 
 
 def _whole_lines(file: BinaryIO, path: Path, on_message: Callable[[str], object]) -> Iterator[bytes]:
-    """Yield blocks that end with a line end; the rest, which may be half-written, is reported and left out."""
+    """Yield blocks that end with a line end; the rest, which may be half-written, is reported and skipped."""
     rest = b""
     while block := file.read(BLOCK):
         cut = block.rfind(b"\n") + 1
@@ -192,11 +194,11 @@ def _whole_lines(file: BinaryIO, path: Path, on_message: Callable[[str], object]
         else:
             rest += block
     if rest.strip():
-        on_message(f"{path}: the last row is left out: it has no line end, so it may be incomplete.")
+        on_message(f"{path}: the last row is skipped: it has no line end, so it may be incomplete.")
 
 
 def _is_until(row: Mapping[str, str], iteration: int) -> bool:
-    number = row["iteration"]  # after a power cut, anything may stand where the system had not written yet
+    number = row["iteration"]  # after a power cut, the system may leave arbitrary bytes where it had not written yet
     is_until = number.isdecimal() and len(number) < 20 and int(number) <= iteration
     return is_until and all(value and _number(value) is not None for value in row.values())
 

@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 OPSET, IR_VERSION = 17, 8  # of 2022: the first with LayerNormalization
 NEW = "new."  # prefix of the state after the step
 METADATA_KEY = "charrnn"  # one JSON text in the model's metadata
-MOST_BYTES = 2**31 - 2**20  # of weights; a protobuf file holds 2 GB with everything around them
+MAX_BYTES = 2**31 - 2**20  # of weights; a protobuf file holds 2 GB with everything around them
 EPSILON = 1e-5  # of torch's LayerNorm
 RECURRENT_WEIGHT = "output.recurrent_weight"  # of an lstmor; its rows are limited as in charrnn.models.cells
 PRODUCT = ".product"  # suffix of the node that multiplies by a weight
@@ -46,15 +46,6 @@ def require(*packages: str) -> None:
             ) from None
 
 
-def is_installed() -> bool:
-    """Return whether both packages are installed."""
-    try:
-        require("onnx", "onnxruntime")
-    except InputError:
-        return False
-    return True
-
-
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
     """Write the step of a network of any cell, with its float32 weights by their names in a checkpoint, to a file.
 
@@ -62,7 +53,7 @@ def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata
     network is larger than an ONNX file can be.
     """
     require("onnx")
-    if sum(array.nbytes for array in tensors.values()) > MOST_BYTES:
+    if sum(array.nbytes for array in tensors.values()) > MAX_BYTES:
         raise InputError("the network is larger than the 2 GB that an ONNX file can hold.")
     data = step_model(tensors, config, metadata).SerializeToString()
     with open_output(path) as file:

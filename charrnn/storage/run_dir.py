@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,14 +12,14 @@ from typing import IO, Any
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, printable
-from bytecodec.files import is_special_file, shortened, sync_folder
+from bytecodec.files import is_special_file, open_output, shortened, sync_folder
 from charrnn.storage import schema
 from charrnn.storage.csv_log import read_rows
-from charrnn.storage.json_file import read_json, write_json
 
 RUNS = Path("runs")
-MOST_SHOWN = 250  # characters of a path in a message
-MOST_STEM = 100  # bytes of an input's name in a run's default name
+MAX_SHOWN = 250  # characters of a path in a message
+MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
+MAX_STEM = 100  # bytes of an input's name in a run's default name
 LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
@@ -65,7 +66,7 @@ class Run:
             is_inside = False
         if not is_inside:
             raise InputError(
-                f"{printable(path, MOST_SHOWN)} of the run {printable(os.path.basename(folder), MOST_SHOWN)} leads out "
+                f"{printable(path, MAX_SHOWN)} of the run {printable(os.path.basename(folder), MAX_SHOWN)} leads out "
                 "of the run, so it is not followed: replace it by a copy."
             )
         return found
@@ -92,7 +93,7 @@ class Run:
     def config(self, complete: bool = False) -> dict[str, Any]:
         """Return config.json, validated, with the defaults of what older versions did not write.
 
-        A missing setting is left out, or is an error if the configuration must be ``complete``.
+        A missing setting is omitted, or is an error if the configuration must be ``complete``.
         """
         try:
             config = read_json(self.config_file)
@@ -188,7 +189,7 @@ def new_run(folder: str | None, first_input: str) -> Path:
     """
     if folder is None:
         plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
-        stem = shortened(plain, MOST_STEM) or "run"
+        stem = shortened(plain, MAX_STEM) or "run"
         if first_input == "-" or is_special_file(first_input):
             stem = "stdin" if first_input == "-" else "pipe"
         number = 1
@@ -221,7 +222,7 @@ def newest_run() -> Run:
 def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
     """Return the runs under ./runs, the last one written first and the others by name, or raise InputError.
 
-    ``warn`` receives a message for each folder that is left out because its config.json or log.csv leads out of it.
+    ``warn`` receives a message for each folder that is skipped because its config.json or log.csv leads out of it.
     """
     times: dict[Run, float] = {}
     for file in sorted(RUNS.glob("*/config.json")):
@@ -231,7 +232,7 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
             if files and files[0] == file:
                 times[run] = max(one.stat().st_mtime for one in files)
         except InputError as error:
-            warn(f"{run.path} is left out: {error}")
+            warn(f"{run.path} is skipped: {error}")
     if not times:
         raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
     newest = max(times, key=times.__getitem__)
@@ -263,11 +264,13 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
         return run.inside(files[-1].relative_to(run.path))
     if which == "best":
         best = run.best()
+        if best is None and run.best_file.exists():
+            raise InputError(f"{run.best_file} cannot be read: name an iteration instead of best.")
         if best is None:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
         file = run.inside(str(best["checkpoint"]))
         if not file.is_file():
-            raise InputError(f"{run.best_file} names {printable(file, MOST_SHOWN)}, which does not exist.")
+            raise InputError(f"{run.best_file} names {printable(file, MAX_SHOWN)}, which does not exist.")
         return file
     if which.isdecimal() and len(which) < 20 and (file := run.checkpoint_file(int(which))).exists():
         return file
@@ -303,3 +306,25 @@ def _losses(run: Run) -> dict[int, float]:
     """Return the validation losses in nats by iteration, in order."""
     rows = read_rows(run.val_file) if run.val_file.exists() else []
     return {int(row["iteration"]): float(row["val_loss"]) for row in rows}
+
+
+def read_json(path: Path) -> Any:
+    """Return the contents of a JSON file of a run; one that is larger than any run writes is an error."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise InputError(f"{path} has more than {MAX_JSON:,} bytes, which is more than any run writes.")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    r"""Write JSON to a file that appears whole or not at all.
+
+    Bytes of a file name that are not UTF-8 are lone surrogates in Python; ``backslashreplace`` writes them as \udcff,
+    which is how JSON escapes them.
+    """
+    with open_output(str(path)) as file:
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

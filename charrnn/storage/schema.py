@@ -13,24 +13,24 @@ from typing import Any
 
 from bytecodec.arguments import HIGHEST_RATE
 from bytecodec.errors import InputError, printable
-from charrnn.data.recordings import MOST_GAIN, NORMALIZE_OVER
+from charrnn.data.recordings import MAX_GAIN, NORMALIZE_OVER
 from charrnn.runtime import MAX_THREADS
 
 REQUIRED = object()  # default of a field that every version wrote
-OPTIONAL = object()  # default of a field that is left out if it is missing
-MOST_SHOWN = 60  # characters of a value in a message
-MOST_INT, MOST_SEED = 2**63 - 1, 2**64 - 1
-MOST_NUMBER = 1e30  # of a training setting; larger values are mistakes, and would overflow
+OPTIONAL = object()  # default of a field that stays missing
+MAX_SHOWN = 60  # characters of a value in a message
+MAX_INT, MAX_SEED = 2**63 - 1, 2**64 - 1
+MAX_NUMBER = 1e30  # of a training setting; larger values are mistakes, and would overflow
 LARGEST_FLOAT = sys.float_info.max
 INFINITE = (float("inf"), -float("inf"))
-UNSHOWN = (MOST_INT, MOST_SEED, MOST_NUMBER, LARGEST_FLOAT)  # bounds that no message needs
+UNSHOWN = (MAX_INT, MAX_SEED, MAX_NUMBER, LARGEST_FLOAT)  # bounds that no message needs
 NAMES = {
     int: "a whole number",
     float: "a number",
     str: "a text",
     bool: "true or false",
     list: "a list",
-    dict: "a table",
+    dict: "a JSON object",
 }
 
 
@@ -102,7 +102,7 @@ Schema = dict[str, Field]
 
 def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it holds {shown(document)} in place of a table")
+        raise ValueError(f"it must be a JSON object, not {'null' if document is None else shown(document)}")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -115,19 +115,19 @@ def _validated(document: Any, schema: Schema, partial: bool = False, where: str 
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it, at most `MOST_SHOWN` characters of it."""
-    return printable(repr(value), MOST_SHOWN)
+    """Return a value as messages show it, at most `MAX_SHOWN` characters of it."""
+    return printable(repr(value), MAX_SHOWN)
 
 
 def _count(**options: Any) -> Field:
     """Return a field for a whole number that fits in 64 bits, 0 or more unless the options set another bound."""
-    return Field(int, **({"least": 0, "most": MOST_INT} | options))
+    return Field(int, **({"least": 0, "most": MAX_INT} | options))
 
 
-_GAIN = Field(float, -MOST_GAIN, MOST_GAIN, default=OPTIONAL)
+_GAIN = Field(float, -MAX_GAIN, MAX_GAIN, default=OPTIONAL)
 _RATE = Field(int, 1, HIGHEST_RATE, nullable=True)  # in Hz; null for text
 _ENCODING = Field(str, choices=("linear", "mulaw"), nullable=True)
-_SEED = Field(int, 0, MOST_SEED)
+_SEED = Field(int, 0, MAX_SEED)
 
 SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
     "channel": _count(least=1, nullable=True, default=OPTIONAL),
@@ -139,9 +139,9 @@ SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
 }
 _SOUND = Field(dict, fields=SOUND, nullable=True, default=None)  # older versions did not write it
 
-CHECKPOINT: Schema = {  # metadata of a checkpoint, beside model and vocab
+CHECKPOINT: Schema = {  # metadata of a checkpoint, next to model and vocab
     "step": _count(default=0),
-    "epoch": Field(float, 0, MOST_INT, default=0.0),
+    "epoch": Field(float, 0, MAX_INT, default=0.0),
     "rate": replace(_RATE, default=None),
     "encoding": replace(_ENCODING, default=None),
     "sound": _SOUND,
@@ -195,7 +195,7 @@ TRAINING: Schema = {  # `charrnn.training.recipe.Settings`
     "smooth": Field(bool),
     **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(least=1)),
     **dict.fromkeys(("keep", "seed", "warmup", "early_stop"), _count()),
-    **dict.fromkeys(("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"), Field(float, 0, MOST_NUMBER)),
+    **dict.fromkeys(("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"), Field(float, 0, MAX_NUMBER)),
     **dict.fromkeys(("average", "beta2"), Field(float, 0, below=1)),
     **dict.fromkeys(
         ("max_epochs", "max_iterations", "max_minutes"), Field(float, most=LARGEST_FLOAT, above=0, nullable=True)

@@ -38,11 +38,11 @@ from bytecodec.errors import InputError
 from bytecodec.files import is_special_file
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_RECURSIVE_FUNCTION, RECURSIVE_FUNCTION = range(9)
-MOST_VALUES = 500_000  # a table of numbers counts as one, a string as one per 64 bytes; a checkpoint has thousands
-MOST_DEPTH = 64  # of nested tables; torch-rnn nests about ten
+MAX_VALUES = 500_000  # a table of numbers counts as one, a string as one per 64 bytes; a checkpoint has thousands
+MAX_DEPTH = 64  # of nested tables; torch-rnn nests about ten
 STRING_BYTES = 64  # that count as a value
-MOST_DIMENSIONS = 8
-LEAST_ENTRY = 12  # bytes of the shortest entry of a table: a key of 8, nil of 4
+MAX_DIMENSIONS = 8
+MIN_ENTRY = 12  # bytes of the shortest entry of a table: a key of 8, nil of 4
 
 _INT, _LONG, _DOUBLE = struct.Struct("<i"), struct.Struct("<q"), struct.Struct("<d")
 _TWO_NUMBERS = np.dtype([("key type", "<i4"), ("key", "<f8"), ("value type", "<i4"), ("value", "<f8")])
@@ -114,7 +114,7 @@ def loads(data: bytes | mmap.mmap, name: str = "this") -> Any:
 
 
 class _Reader:
-    """Reader of one object after the other. It recurses as deep as the objects are nested, up to `MOST_DEPTH`."""
+    """Reader of one object after the other. It recurses as deep as the objects are nested, up to `MAX_DEPTH`."""
 
     def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
         self._data = memoryview(data)
@@ -126,8 +126,8 @@ class _Reader:
     def read(self, depth: int, fields: bool = False) -> Any:
         """Read the next object, nested ``depth`` deep; ``fields``: as the table of an object, not as `Numbers`."""
         self._count(1)
-        if depth > MOST_DEPTH:
-            raise self._error(f"tables are nested more than {MOST_DEPTH} deep, which is more than any network needs")
+        if depth > MAX_DEPTH:
+            raise self._error(f"tables are nested more than {MAX_DEPTH} deep, which is more than any network needs")
         begin, kind = self._position, self._unpack(_INT)
         if kind == NIL:
             return None
@@ -158,7 +158,7 @@ class _Reader:
         return Function()
 
     def _table(self, index: int, depth: int, fields: bool) -> Table | Numbers:
-        size = self._size("entries of a table", LEAST_ENTRY)
+        size = self._size("entries of a table", MIN_ENTRY)
         numbers = None if fields else self._numbers(size)
         if numbers:
             self._objects[index] = numbers
@@ -190,7 +190,7 @@ class _Reader:
         if name in _TENSORS:
             tensor = self._objects[index] = self._tensor(_TENSORS[name], depth)
             return tensor
-        thing = self._objects[index] = TorchObject(name)  # known before its data, which may contain it
+        thing = self._objects[index] = TorchObject(name)  # registered before its data, which may contain it
         is_table = self._left() < _INT.size or self._peek() == TABLE
         table = self.read(depth + 1, fields=True) if is_table else None
         if not isinstance(table, dict):
@@ -211,7 +211,7 @@ class _Reader:
 
     def _tensor(self, dtype: np.dtype[Any], depth: int) -> NDArray[Any]:
         dimensions = self._unpack(_INT)
-        if not 0 <= dimensions <= MOST_DIMENSIONS:
+        if not 0 <= dimensions <= MAX_DIMENSIONS:
             raise self._too_large(f"{dimensions:,} dimensions of a tensor")
         shape, strides = ([self._unpack(_LONG) for _ in range(dimensions)] for _ in range(2))
         offset = self._unpack(_LONG) - 1
@@ -224,7 +224,7 @@ class _Reader:
             return np.empty(0, dtype)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         size = len(storage.values)
-        # With strides of 0, a few bytes would stand for more numbers than fit in memory.
+        # With strides of 0, a few bytes would encode more numbers than fit in memory.
         if min(offset, *shape, *strides) < 0 or last >= size or math.prod(shape) > size:
             raise self._too_large(f"a tensor of sizes {shape} and strides {strides} in a storage of {size:,}")
         steps = [dtype.itemsize * stride if n > 1 else 0 for n, stride in zip(shape, strides, strict=True)]
@@ -238,8 +238,8 @@ class _Reader:
 
     def _count(self, values: int) -> None:
         self._values += values
-        if self._values > MOST_VALUES:
-            raise self._error(f"there are more than {MOST_VALUES:,} values, which is more than any network needs")
+        if self._values > MAX_VALUES:
+            raise self._error(f"there are more than {MAX_VALUES:,} values, which is more than any network needs")
 
     def _size(self, what: str, least: int) -> int:
         """Read the number of following items, of at least ``least`` bytes each."""
@@ -258,7 +258,7 @@ class _Reader:
         if size > self._left():
             raise InputError(
                 f"{self._name} ends at byte {len(self._data):,} in the middle of an object: it was cut off. "
-                "Copy it anew."
+                "Copy it again."
             )
         self._position += size
         return self._data[self._position - size : self._position]

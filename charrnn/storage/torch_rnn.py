@@ -34,8 +34,8 @@ from charrnn.storage.torch7 import load as load_torch7
 
 Floats = NDArray[np.floating[Any]]
 RATE = 11025
-MOST_COLUMNS = 1 << 18  # of a matrix: the four gates of 65,536 units
-MOST_LAYERS = 1000
+MAX_COLUMNS = 1 << 18  # of a matrix: the four gates of 65,536 units
+MAX_LAYERS = 1000
 UNSEEN = 20.0  # nats by which a byte that is not in the vocabulary is less likely than the mean of the others
 
 # Positions in torch-rnn's matrices (input, forget, output, candidate) of the gates in the order of torch.nn (input,
@@ -54,13 +54,8 @@ def load(
     vocabulary within one alphabet of the codec becomes its 256 characters (see `_as_bytes`); any other keeps its order.
     The epoch is 0, since torch-rnn does not store it.
 
-    Parameters
-    ----------
-    vocab_file
-        The .json file of torch-rnn's preprocess.py, instead of the vocabulary in the checkpoint. If the checkpoint has
-        none, the default is the .json file of the same name beside it.
-    rate, mulaw
-        Sampling rate in Hz and encoding of the sound, which are not in a .t7 file; not used for text.
+    ``vocab_file`` is the .json file of torch-rnn's preprocess.py, by default the .json file of the same name if the
+    checkpoint has no vocabulary. Rate and encoding of the sound are not in a .t7 file; they are not used for text.
     """
     root = load_torch7(path)
     try:
@@ -120,8 +115,8 @@ def _layers(model: TorchObject, file_size: int) -> list[TorchObject]:
     layers = [layer for layer in found if isinstance(layer, TorchObject)]
     if not layers or len(layers) != len(found):
         raise ValueError("its model has no list of layers")
-    if len(layers) > MOST_LAYERS:
-        raise ValueError(f"it has {len(layers):,} layers, and at most {MOST_LAYERS:,} are possible")
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"it has {len(layers):,} layers, and at most {MAX_LAYERS:,} are possible")
     arrays = [layer.fields.get(name) for layer in layers for name in _LEARNT]
     if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > file_size:
         raise ValueError("its layers share their weights, and together are larger than the file")
@@ -183,7 +178,7 @@ def _batch_norm(layer: TorchObject, width: int) -> tuple[Floats, Floats]:
         return _numbers(layer, name, 1, (width,)).astype(np.float64)
 
     with np.errstate(all="ignore"):  # `_built` rejects weights that are not finite
-        if "running_std" in layer.fields:  # version 1 stored the inverse deviation
+        if "running_std" in layer.fields:  # version 1 stored the inverse of the standard deviation
             scale = vector("running_std")
         else:
             scale = 1 / np.sqrt(vector("running_var") + _number(layer, "eps"))
@@ -201,8 +196,10 @@ def _numbers(layer: TorchObject, name: str, dimensions: int, shape: tuple[int, .
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != dimensions or not array.size:
         raise ValueError(f"the {name} of its {layer.name} is missing, or is not an array of the right type")
     if shape and array.shape != shape:
-        raise ValueError(f"the {name} of its {layer.name} is {array.shape}, and must be {shape} beside other layers")
-    if max(array.shape[1:], default=1) > MOST_COLUMNS:
+        raise ValueError(
+            f"the {name} of its {layer.name} is {array.shape}, and must be {shape} to fit the other layers"
+        )
+    if max(array.shape[1:], default=1) > MAX_COLUMNS:
         raise ValueError(f"the {name} of its {layer.name} is {array.shape}, which is too large")
     return array
 
@@ -221,9 +218,9 @@ def _characters(
     tokens = _read_json(Path(vocab_file)) if vocab_file else model.fields.get("idx_to_token")
     if vocab_file and not tokens:
         raise InputError(f"{vocab_file} has no idx_to_token: give the .json file of torch-rnn's preprocess.py.")
-    beside = Path(path).with_suffix(".json")
-    if not tokens and beside.is_file():
-        tokens = _read_json(beside)
+    json_path = Path(path).with_suffix(".json")
+    if not tokens and json_path.is_file():
+        tokens = _read_json(json_path)
     if not isinstance(tokens, dict) or not tokens:
         options = root.get("opt")
         source = options.get("input_json") if isinstance(options, dict) else None

@@ -33,7 +33,7 @@ class EMA:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the network the averaged weights within the block, and its own again after it."""
+        """Use the averaged weights in the network within the block."""
         self._swap()
         try:
             yield

@@ -43,7 +43,7 @@ def evaluate(
     scores some of the rows. All processes call ``on_progress(done, total)`` at the same positions and return the same
     mean.
 
-    Rows and steps are scored in pieces whose size depends on the network only (`Layers.most_symbols`), so that the
+    Rows and steps are scored in pieces whose size depends on the network only (`Layers.max_symbols`), so that the
     result is reproducible. Pieces of another size would change it by rounding only.
 
     Raises
@@ -79,7 +79,7 @@ def _mean_loss(
     total, count = 0.0, len(ids) - context.max_lag
     rows = min(ROWS, count)
     batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, context)  # the last process has the last row
-    most = model.most_symbols()
+    most = model.max_symbols()
     # Networks with a long window receive many symbols for each step.
     steps = max(1, min(max(STEPS, context.min_lag // 32), most // rows))
     # There is one group of rows unless the vocabulary is very large.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from charrnn.storage.schema import MOST_NUMBER, TRAINING, validate
+from charrnn.storage.schema import MAX_NUMBER, TRAINING, validate
 
 DEFAULT_RECIPE = "modern"
 WARMUP_PART = 0.05  # maximum length of the warm-up as a fraction of the planned length
@@ -74,7 +74,7 @@ class Settings:
         per_epoch = row_length // self.seq_length
         ends = [self.max_iterations] if self.max_iterations is not None else []
         if self.max_epochs is not None:
-            iterations = round(min(self.max_epochs * per_epoch, MOST_NUMBER), 6)  # 1.1 x 100 is 110.00000000000001
+            iterations = round(min(self.max_epochs * per_epoch, MAX_NUMBER), 6)  # 1.1 x 100 is 110.00000000000001
             ends.append(math.ceil(iterations) or 1)
         return min(ends, default=None)
 
@@ -100,7 +100,7 @@ LAYER_NORM = {"torch-rnn": False, "modern": True}
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:
-    """Return the learning rate after so many iterations, whole epochs, and a fraction of the planned length.
+    """Return the learning rate after a number of iterations and of whole epochs, at a fraction of the planned length.
 
     The schedule ``steps`` is torch-rnn's. ``cosine`` is that of Loshchilov and Hutter 2017 without restarts: half a
     period over the planned length, down to zero.

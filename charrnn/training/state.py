@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn.models.char_rnn import Layers, State
-from charrnn.models.config import map_state
+from charrnn.models.config import check_finite, map_state
 from charrnn.storage import checkpoint as files
 from charrnn.training.ema import EMA
 
@@ -56,6 +56,7 @@ def load(
     metadata, tensors = files.read_tensors(path, KIND)
     try:
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        check_finite(weights, path)
         files.set_model_tensors(model, weights)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -68,6 +69,8 @@ def load(
             map_state(lambda tensor: tensor[own].to(device), hidden),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not belong to this run: {error}.") from None
 

@@ -1,4 +1,4 @@
-"""Training tasks: what the trainer and charrnn-train need of a kind of network and its data."""
+"""Interface between the trainer and a kind of network: the network, its data and its checkpoints."""
 
 from __future__ import annotations
 
@@ -26,14 +26,8 @@ from charrnn.training.recipe import LAYER_NORM, Settings
 class TrainingTask(abc.ABC):
     """A network and its data, ready to be trained.
 
-    Attributes
-    ----------
-    data
-        All data of the run on disk: ``ids`` (n,), and the ``names`` of its files and of those that were ``skipped``.
-    parts
-        ids (n,) of the parts train, val and test.
-    metadata
-        The keys of config.json that describe data and network.
+    ``data`` has the ``ids`` (n,) of the run on disk, and the ``names`` of its files and of those that were ``skipped``;
+    ``parts`` are the ids of train, val and test. ``metadata`` are the keys of config.json on data and network.
     """
 
     unit: ClassVar[str] = "symbol"  # of losses in bits
@@ -149,7 +143,7 @@ class SymbolTask(TrainingTask):
 
     def description(self) -> str:
         config = self.model.config
-        return f"embeddings of {config.wordvec_size}, {config.vocab_size} distinct symbols"
+        return f"embedding size {config.wordvec_size}, vocabulary {config.vocab_size}"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
         made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)

@@ -70,7 +70,7 @@ class TensorBoard(Listener):
             try:
                 sound, rate = read_sound(self._run.inside(f"samples/{path.name}"), log)
             except InputError as error:  # a file that the user put there
-                log(f"{error} It is left out of the event files.")
+                log(f"{error} It is not written to the event files.")
                 continue
             if len(sound) > 1:  # SummaryWriter fails with a single sample
                 self._writer.add_audio(f"sound/{path.stem.partition('_')[2]}", sound, iteration, rate)

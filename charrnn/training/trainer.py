@@ -40,7 +40,7 @@ MAX_PENDING = 50  # iterations that a GPU may be ahead of the log; to read an ou
 
 
 class _StoppedError(Exception):
-    """Leaves a validation that is stopped; it is repeated when the run is resumed."""
+    """Raised to leave a validation that is stopped; it is repeated when the run is resumed."""
 
 
 class Trainer:
@@ -166,7 +166,7 @@ class Trainer:
         self.saved = int(self.world.broadcast(self.saved))
 
     def _finish_last_checkpoint(self) -> None:
-        """Do what an interruption after the last checkpoint may have prevented."""
+        """Complete the last checkpoint if the run was interrupted between saving and sampling."""
         if self.state.iteration and self.state.checkpointed == self.state.iteration:
             self._update_best()
             if self.saved == self.state.iteration:
@@ -320,7 +320,7 @@ class Trainer:
             self.world.barrier()
 
     def _saved_weights(self) -> contextlib.AbstractContextManager[None]:
-        """Give the network the weights that are validated and saved: their average, if the run has one."""
+        """Return a context in which the network has the weights that are validated and saved: their average, if any."""
         return self.ema.applied() if self.ema else contextlib.nullcontext()
 
     def save_resume(self) -> None:

@@ -157,7 +157,7 @@ def test_an_existing_file_stays_when_a_conversion_to_onnx_fails(trained_run, cap
     Path("cut.safetensors").write_bytes((trained_run / "checkpoints" / "00000400.safetensors").read_bytes()[:5000])
     assert "cut.safetensors" in error(capsys, "cut.safetensors", "x.onnx")
     assert "nowhere/x.onnx" in error(capsys, str(trained_run), "nowhere/x.onnx")
-    monkeypatch.setattr("charrnn.storage.onnx_export.MOST_BYTES", 1000)
+    monkeypatch.setattr("charrnn.storage.onnx_export.MAX_BYTES", 1000)
     assert "2 GB" in error(capsys, str(trained_run), "x.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "charrnn-sound[onnx]" in error(capsys, str(trained_run), "x.onnx")

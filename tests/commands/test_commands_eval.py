@@ -185,7 +185,7 @@ def test_the_table_is_aligned_and_compares_the_bits(trained_run, capsys):
         ("mine missing.wav", "missing.wav"),
         ("mine --checkpoint 7", "newest, best, 200, 400"),
         ("mine few.txt --part val", "the val part of few.txt has 1 symbols"),
-        ("mine plain.txt", "plain.txt is of another kind"),
+        ("mine plain.txt", "plain.txt is plain text"),
         ("mine empty", "nothing to train"),
     ],
 )

@@ -114,7 +114,7 @@ def test_columns_are_selected_by_name():
 def test_rows_that_are_left_out_are_reported_unless_quiet(capsys):
     Path("a.csv").write_text(LOSSES + "half,")
     assert charrnn_plot(["a.csv", *SMALL]) == 0
-    assert "a.csv: the last row is left out" in capsys.readouterr().err
+    assert "a.csv: the last row is skipped" in capsys.readouterr().err
     assert charrnn_plot(["a.csv", "--quiet", *SMALL]) == 0
     assert capsys.readouterr().err == ""
 

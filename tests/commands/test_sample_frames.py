@@ -180,7 +180,7 @@ def test_samples_beyond_full_scale_are_counted_and_reported(capsys):
         (["-o", "x.txt"], 2, "makes sound"),
         (["--start-file", "poem.txt"], 1, "not a recording"),
         (["--start-file", "tiny.wav"], 1, "too short"),
-        (["--state-in", "voice.wav"], 1, "not a whole safetensors file"),
+        (["--state-in", "voice.wav"], 1, "not a sampling state"),
     ],
 )
 def test_what_does_not_fit_a_frame_predictor_is_rejected(capsys, argv, code, word):
@@ -192,7 +192,7 @@ def test_what_does_not_fit_a_frame_predictor_is_rejected(capsys, argv, code, wor
 
 def test_a_truncated_checkpoint_is_rejected(capsys):
     Path("cut.safetensors").write_bytes(Path(frame_model.load("mse").path).read_bytes()[:-100])
-    assert "cut.safetensors is not a whole safetensors file" in error(capsys, "cut.safetensors", "-o", "x.wav")
+    assert "cut.safetensors is not a checkpoint" in error(capsys, "cut.safetensors", "-o", "x.wav")
 
 
 def test_carried_seams_between_windows_are_not_audible_and_reset_ones_are(frame_recordings):

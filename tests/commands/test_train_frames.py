@@ -125,7 +125,7 @@ def test_flags_that_cannot_be_combined_exit_with_2(capsys):
         (["short.wav", "--frames", "--seq-length", "1000"], "one window"),
         (["voice.wav", "--frames", "--batch-size", "5000"], "one batch"),
         (["voice.wav", "--frames", "--init-from", "poem.txt"], "safetensors"),
-        (["poem.txt", "--init-from", "mse"], "'frames'"),
+        (["poem.txt", "--init-from", "mse"], "frame predictor"),
     ],
 )
 def test_what_cannot_be_trained_on_is_rejected_and_leaves_no_run(capsys, argv, word):

@@ -168,7 +168,9 @@ def test_a_kernel_that_times_out_is_reported_and_may_be_tried_again(kernel, caps
     assert module.flag.item() == 0
 
 
-@pytest.mark.parametrize(("case", "reason"), [({"device": "cpu"}, "on cpu"), ({"precision": "fp32"}, "fp32")])
+@pytest.mark.parametrize(
+    ("case", "reason"), [({"device": "cpu"}, "on cpu"), ({"precision": "fp32"}, "fp32"), ({"processes": 2}, "process")]
+)
 def test_a_kernel_that_is_requested_and_not_possible_is_rejected(kernel, case, reason):
     with pytest.raises(InputError, match=rf"^--gpu-layers kernel .*{reason}"):
         chosen("kernel", **case)

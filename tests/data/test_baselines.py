@@ -137,7 +137,7 @@ def test_symbols_of_any_integer_type_are_counted():
 
 def test_a_large_part_is_measured_by_blocks_at_equal_distances(monkeypatch):
     monkeypatch.setattr(baselines, "BLOCK", 10)
-    monkeypatch.setattr(baselines, "MOST_SYMBOLS", 30)
+    monkeypatch.setattr(baselines, "MAX_SYMBOLS", 30)
     seen = []
     ids = np.arange(101, dtype=np.uint8)
     assert entropy_bits(ids, 256, seen.append) == pytest.approx(math.log2(30))
@@ -150,7 +150,7 @@ def test_the_sample_of_a_large_uniform_part_needs_the_bits_of_the_whole(monkeypa
     large = np.tile(tone, 40)
     whole = baselines.measure_baselines(large, large, BYTES, 11025)
     monkeypatch.setattr(baselines, "BLOCK", 1 << 14)
-    monkeypatch.setattr(baselines, "MOST_SYMBOLS", 16 << 14)
+    monkeypatch.setattr(baselines, "MAX_SYMBOLS", 16 << 14)
     assert baselines.measure_baselines(large, large, BYTES, 11025) == pytest.approx(whole, rel=0.01)
 
 
@@ -174,7 +174,11 @@ def test_the_encoding_is_passed_on_to_flac(tone):
 
 def test_summaries_have_two_decimals_and_a_unit():
     sound, text = {"flac": 3.294, "order0": 5.249}, {"bzip2": 2.0, "order0": 4.5}
-    assert summary(sound) == "3.29 bits per sample in FLAC, 5.25 under the histogram of the training part"
-    assert summary(text) == "2.00 bits per symbol in bzip2, 4.50 under the histogram of the training part"
+    assert (
+        summary(sound) == "3.29 bits per sample in FLAC, 5.25 in order-0 coding by the histogram of the training part"
+    )
+    assert (
+        summary(text) == "2.00 bits per symbol in bzip2, 4.50 in order-0 coding by the histogram of the training part"
+    )
     assert short_summary(sound) == "FLAC 3.29, order-0 5.25"
     assert short_summary({}) == ""

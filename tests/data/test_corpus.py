@@ -139,7 +139,7 @@ def test_inputs_are_joined_in_the_given_order(corpus, tmp_path):
     assert found.names == (str(first), str(second))
 
 
-def test_a_folder_stands_for_its_recordings_sorted_by_path(corpus, tmp_path, write_wav):
+def test_a_folder_expands_to_its_recordings_sorted_by_path(corpus, tmp_path, write_wav):
     folder = tmp_path / "in"
     (folder / "b").mkdir(parents=True)
     for name, value in [("c.wav", 3), ("a.wav", 1), ("b/x.wav", 2)]:
@@ -149,7 +149,7 @@ def test_a_folder_stands_for_its_recordings_sorted_by_path(corpus, tmp_path, wri
     assert corpus(folder).ids.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-def test_a_folder_without_recordings_stands_for_its_texts(corpus, tmp_path):
+def test_a_folder_without_recordings_expands_to_its_texts(corpus, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     written(folder / "c.md", "c")

@@ -78,11 +78,11 @@ def test_a_folder_is_read_once_however_many_links_lead_there():
     assert listed("set") == ["set/z/a.txt"]
 
 
-def test_files_that_are_left_out_of_a_folder_are_named(ids, write_wav, capsys):
+def test_files_that_are_skipped_in_a_folder_are_named(ids, write_wav, capsys):
     files("set/a.jpg", "set/b.txt", "set/c/d.md", "set/e.csv", "set/f.pdf")
     write_wav(Path("set/x.wav"), [1, 2, 3])
     assert len(ids("set").ids) == 3
-    assert "left out: a.jpg, b.txt, c/d.md and 2 more" in capsys.readouterr().err
+    assert "skipped: a.jpg, b.txt, c/d.md and 2 more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_bad_recording_in_a_folder_is_an_error_before_any_is_read(ids, write_w
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_bad_files_are_left_out_and_listed_on_request(ids, write_wav, capsys, frames):
+def test_bad_files_are_skipped_and_listed_on_request(ids, write_wav, capsys, frames):
     files("set/b.wav", content=LFS)
     files("set/c.m4a", "song.wma", content=M4A)
     Path("set/gone.wav").symlink_to("nowhere")
@@ -110,7 +110,7 @@ def test_bad_files_are_left_out_and_listed_on_request(ids, write_wav, capsys, fr
     assert found.names == (str(Path("set/a.wav")),)
     bad = ("set/b.wav", "set/c.m4a", "set/gone.wav", "song.wma", "missing.wav")
     assert found.skipped == tuple(str(Path(name)) for name in bad)
-    assert f"5 files could not be read and are left out: {', '.join(found.skipped)}." in capsys.readouterr().err
+    assert f"5 files could not be read and were skipped: {', '.join(found.skipped)}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frames", [False, True])
@@ -176,7 +176,7 @@ def test_a_folder_without_permission_is_an_error():
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_in_a_folder_is_left_out(ids, capsys):
+def test_a_pipe_in_a_folder_is_skipped(ids, capsys):
     files("set/a.txt")
     os.mkfifo("set/b.wav")
     assert len(ids("set").ids) == 3

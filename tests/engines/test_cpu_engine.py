@@ -36,7 +36,7 @@ SHAPES = {
     "one symbol": ModelConfig(1, 1, 1, 1),
 }
 STREAMS_AND_THREADS = ((1, 3), (4, 2), (5, 1), (21, 2), (37, 7))  # streams are computed by 16, by 4 and alone
-MOST_STREAMS = 37
+MAX_STREAMS = 37
 TOLERANCES = {"fp32": 1e-5, "bf16": 0.03, "int7": 0.1, "int6": 0.2, "int5": 0.5, "int4.5": 1.0, "int4": 1.0}
 
 
@@ -63,9 +63,9 @@ def compiled(model, streams=1, precision="fp32", threads=1):
 
 def assert_equal_to_the_portable_variant(combinations, model, precision, monkeypatch):
     """Compare combinations (variant, (streams, threads)) with the portable variant on one thread."""
-    u = uniform_numbers(60, MOST_STREAMS)
+    u = uniform_numbers(60, MAX_STREAMS)
     monkeypatch.setenv(cpu_library.VARIANT_VARIABLE, "portable")
-    reference = compiled(model, MOST_STREAMS, precision).run(u, 1.0)
+    reference = compiled(model, MAX_STREAMS, precision).run(u, 1.0)
     for variant, (streams, threads) in combinations:
         monkeypatch.setenv(cpu_library.VARIANT_VARIABLE, variant)
         found = compiled(model, streams, precision, threads).run(u[:, :streams], 1.0)

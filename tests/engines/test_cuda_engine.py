@@ -29,7 +29,7 @@ SHAPES = {
     "wide": ModelConfig(21, 9, 133, 2, layer_norm=True),
 }
 SLOW = pytest.mark.slow  # "wide" needs a second per step in the interpreter
-KERNEL = pytest.param("resident", marks=pytest.mark.integration)
+KERNEL = pytest.param("persistent", marks=pytest.mark.integration)
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,8 @@ def test_its_symbols_and_scores_are_those_of_the_eager_engine(shape):
     model = network(shape)
     for streams, temperature in itertools.product((1, 3), (0.0, 0.7, 1.0)):
         u = uniform_numbers(41, streams)
-        wanted = EagerEngine(model, streams).run(u, temperature)
-        np.testing.assert_array_equal(engine(model, streams).run(u, temperature), wanted)
+        expected = EagerEngine(model, streams).run(u, temperature)
+        np.testing.assert_array_equal(engine(model, streams).run(u, temperature), expected)
     ids = random_symbols(5, 30)
     np.testing.assert_allclose(engine(model, 2).score(ids), EagerEngine(model, 2).score(ids), atol=1e-5)
 
@@ -99,16 +99,16 @@ def test_a_graph_is_captured_once_for_each_kind_and_number_of_steps():
 )
 def test_the_kernel_samples_what_the_eager_engine_samples(shape, streams, temperature):
     model, u = network(shape), uniform_numbers(7, streams)
-    wanted = EagerEngine(model, streams).run(u, temperature)
-    np.testing.assert_array_equal(engine(model, streams, backend="resident").run(u, temperature), wanted)
+    expected = EagerEngine(model, streams).run(u, temperature)
+    np.testing.assert_array_equal(engine(model, streams, backend="persistent").run(u, temperature), expected)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("shape", ["lstm", "normed", "one layer", pytest.param("wide", marks=SLOW)])
 def test_the_kernel_scores_as_the_eager_engine_does(shape):
     model, ids = network(shape), random_symbols(3, 7)
-    wanted = EagerEngine(model, 1).score(ids)
-    np.testing.assert_allclose(engine(model, backend="resident").score(ids), wanted, atol=2e-5)
+    expected = EagerEngine(model, 1).score(ids)
+    np.testing.assert_allclose(engine(model, backend="persistent").score(ids), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("backend", ["torch", KERNEL])
@@ -122,7 +122,7 @@ def test_in_bf16_the_error_of_scores_is_at_most_twice_that_of_autocast(backend, 
     assert 0 < error < max(allowed, 0.02)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("resident", marks=[pytest.mark.slow])])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("persistent", marks=[pytest.mark.slow])])
 def test_in_bf16_a_trained_network_loses_less_than_five_thousandths_of_a_nat(backend, trained):
     ids = EagerEngine(trained.model, 16).run(uniform_numbers(24, 16), 1.0)
     reference = EagerEngine(trained.model, 1).score(ids)
@@ -150,7 +150,7 @@ def test_running_in_pieces_and_after_priming_is_running_at_once(backend):
 @pytest.mark.integration
 def test_auto_uses_the_kernel_if_it_scores_as_torch_does():
     made, eager, u = engine(network(), 2, backend="auto"), EagerEngine(network(), 2), uniform_numbers(9, 2)
-    assert made.backend == "resident"
+    assert made.backend == "persistent"
     assert made.get_state()[1].tolist() == [NOTHING] * 2  # the smoke test left nothing
     np.testing.assert_array_equal(made.run(u, 1.0), eager.run(u, 1.0))
 
@@ -162,7 +162,7 @@ def test_without_triton_auto_logs_that_and_uses_torch(monkeypatch, capsys):
     assert made.backend == "torch"
     assert "Triton" in capsys.readouterr().err
     with pytest.raises(InputError, match="Triton"):
-        CudaEngine(network(), backend="resident", device="cpu")
+        CudaEngine(network(), backend="persistent", device="cpu")
 
 
 @pytest.mark.integration
@@ -191,7 +191,7 @@ def test_auto_logs_why_it_does_not_use_the_kernel(monkeypatch, capsys, fault, re
 
 def test_the_kernel_rejects_a_network_that_it_does_not_support(capsys):
     with pytest.raises(InputError, match="2 gru layers of 6 and 7 symbols"):
-        engine(network("gru"), backend="resident")
+        engine(network("gru"), backend="persistent")
     assert engine(network("gru"), backend="auto").backend == "torch"
     assert "does not support" in capsys.readouterr().err
 

@@ -160,7 +160,7 @@ def test_the_state_is_carried_over_the_blocks_of_long_scores(tiny_model, monkeyp
         monkeypatch.setattr(eager, "SCORE_STEPS", steps)
         np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
     for symbols_at_once in (1, 2, 25):
-        monkeypatch.setattr(models, "MOST_LOGITS", V * symbols_at_once)
+        monkeypatch.setattr(models, "MAX_LOGITS", V * symbols_at_once)
         np.testing.assert_allclose(EagerEngine(tiny_model).score(ids), whole, atol=1e-5)
 
 
@@ -254,7 +254,7 @@ def test_weights_at_any_address_are_copied_to_aligned_memory():
     np.testing.assert_array_equal(engine.run(uniform_numbers(20, 2), 1.0), expected)
 
 
-def test_some_streams_of_many_continue_alone_as_they_do_beside_the_others(tiny_model):
+def test_some_streams_of_many_continue_alone_as_they_do_with_the_others(tiny_model):
     u = uniform_numbers(30, 21)
     most = EagerEngine(tiny_model, 21)
     most.run(u[:10], 1.0)

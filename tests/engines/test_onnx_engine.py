@@ -41,8 +41,8 @@ def test_in_fp32_it_scores_and_samples_as_the_eager_engine_does(model):
     ids, u = random_symbols(3, 30), uniform_numbers(60, 3)
     np.testing.assert_allclose(engine_of(model).score(ids), EagerEngine(model).score(ids), atol=1e-4)
     for temperature in (0, 1e-300, 0.7, 1.0, 3.0):
-        wanted = EagerEngine(model, 3).run(u, temperature)
-        np.testing.assert_array_equal(engine_of(model, 3).run(u, temperature), wanted)
+        expected = EagerEngine(model, 3).run(u, temperature)
+        np.testing.assert_array_equal(engine_of(model, 3).run(u, temperature), expected)
 
 
 def test_in_int8_scores_are_near_and_not_the_same(model):

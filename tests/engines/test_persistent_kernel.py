@@ -53,26 +53,26 @@ def symbols_of(model, streams, temperature, kind=PersistentSampler, programs=1, 
 @pytest.mark.parametrize(("programs", "streams"), [(5, 1), (2, 2), (5, 18)])
 def test_for_any_number_of_programs_the_symbols_are_those_of_the_eager_engine(programs, streams):
     model = network()
-    wanted = EagerEngine(model, streams).run(uniform_numbers(4, streams), 0.9)
+    expected = EagerEngine(model, streams).run(uniform_numbers(4, streams), 0.9)
     found, state = symbols_of(model, streams, 0.9, Processes, programs, steps=4)
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, expected)
     _, alone = symbols_of(model, streams, 0.9, steps=4)
     assert all(torch.equal(a, b) for a, b in zip(state, alone, strict=True))
 
 
 def test_several_programs_find_the_likeliest_symbols():
     model, streams = network(), 2
-    wanted = EagerEngine(model, streams).run(uniform_numbers(6, streams), 0.0)
-    np.testing.assert_array_equal(symbols_of(model, streams, 0.0, Processes, 3)[0], wanted)
+    expected = EagerEngine(model, streams).run(uniform_numbers(6, streams), 0.0)
+    np.testing.assert_array_equal(symbols_of(model, streams, 0.0, Processes, 3)[0], expected)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_programs_without_logits_wait_for_those_that_have_some(streams):
     model = network(ModelConfig(vocab_size=3, wordvec_size=5, rnn_size=18, layers=1))
-    wanted = EagerEngine(model, streams).run(uniform_numbers(12, streams), 0.9)
+    expected = EagerEngine(model, streams).run(uniform_numbers(12, streams), 0.9)
     with unevenly(0):
         found, _ = symbols_of(model, streams, 0.9, Processes, 5, steps=12)
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.slow
@@ -81,17 +81,17 @@ def test_programs_without_logits_wait_for_those_that_have_some(streams):
 )
 def test_programs_of_uneven_speed_sample_what_the_eager_engine_samples(vocab_size, layers, streams, seed):
     model = network(ModelConfig(vocab_size, wordvec_size=5, rnn_size=14, layers=layers, layer_norm=seed % 2 == 0))
-    wanted = EagerEngine(model, streams).run(uniform_numbers(10, streams), 0.9)
+    expected = EagerEngine(model, streams).run(uniform_numbers(10, streams), 0.9)
     with unevenly(seed):
         found, _ = symbols_of(model, streams, 0.9, Processes, 2 + (seed + layers) % 3, steps=10)
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.slow
 def test_a_hundred_steps_of_many_programs_are_those_of_the_eager_engine():
     model, steps = network(), 100
-    wanted = EagerEngine(model, 1).run(uniform_numbers(steps, 1), 1.0)
-    np.testing.assert_array_equal(symbols_of(model, 1, 1.0, Processes, 5, steps)[0], wanted)
+    expected = EagerEngine(model, 1).run(uniform_numbers(steps, 1), 1.0)
+    np.testing.assert_array_equal(symbols_of(model, 1, 1.0, Processes, 5, steps)[0], expected)
 
 
 def test_streams_in_several_blocks_of_rows_are_computed_like_others(monkeypatch):
@@ -124,10 +124,10 @@ def test_a_normalised_network_is_folded_into_weights_that_give_the_same_gates():
     packed = pack(model, torch.float32)
     z = torch.randn(18, generator=torch.Generator().manual_seed(0))
     norm, upper = model.norms[0], model.layers[1]
-    wanted = upper.weight_ih_l0 @ norm(z) + upper.bias_ih_l0
+    expected = upper.weight_ih_l0 @ norm(z) + upper.bias_ih_l0
     deviation = (z.var(unbiased=False) + norm.eps).sqrt()
     found = (packed.w[1, :, :18] @ z - z.mean() * packed.w_sums[1]) / deviation + packed.bias[1]
-    torch.testing.assert_close(found.view(18, 4).T.flatten(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.view(18, 4).T.flatten(), expected, atol=1e-5, rtol=1e-5)
     assert not packed.w[:, :, 18:].any()
     assert not packed.u[:, :, 18:].any()
 

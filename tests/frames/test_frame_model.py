@@ -207,10 +207,19 @@ def test_a_saved_checkpoint_is_loaded_unchanged(tmp_path):
 def test_a_checkpoint_of_the_other_kind_is_rejected(tmp_path, tiny_checkpoint):
     checkpoint.save(tmp_path / "symbols.safetensors", tiny_checkpoint)
     checkpoint.save(tmp_path / "frames.safetensors", FrameCheckpoint(network()))
-    with pytest.raises(InputError, match="'symbols'"):
+    with pytest.raises(InputError, match="character network: name"):
         frame_model.load(tmp_path / "symbols.safetensors")
-    with pytest.raises(InputError, match="'frames'"):
+    with pytest.raises(InputError, match="frame predictor: name"):
         checkpoint.load(tmp_path / "frames.safetensors")
+
+
+def test_weights_that_are_not_finite_are_rejected(tmp_path):
+    model = network()
+    with torch.no_grad():
+        model.output.bias[0] = torch.nan
+    checkpoint.save(tmp_path / "a.safetensors", FrameCheckpoint(model))
+    with pytest.raises(InputError, match=r"a\.safetensors: output\.bias .*not finite"):
+        frame_model.load(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,8 @@ def test_smooth_initial_weights_have_similar_neighbours_and_the_usual_deviation(
 def test_the_embedding_by_a_product_of_one_hot_rows_is_the_embedding():
     ids = torch.tensor([[0, 2, 2], [6, 1, 0]])
     weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found, wanted = one_hot_embedding(ids, weight), torch.nn.functional.embedding(ids, weight)
-    assert torch.equal(found, wanted)
+    found, lookup = one_hot_embedding(ids, weight), torch.nn.functional.embedding(ids, weight)
+    assert torch.equal(found, lookup)
     upstream = torch.arange(30.0).view(2, 3, 5)
-    (one,), (other,) = (torch.autograd.grad(y, weight, upstream) for y in (found, wanted))
+    (one,), (other,) = (torch.autograd.grad(y, weight, upstream) for y in (found, lookup))
     assert torch.equal(one, other)

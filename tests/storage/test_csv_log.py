@@ -60,7 +60,7 @@ def test_rows_after_the_iteration_to_resume_at_are_removed(tmp_path):
         assert path.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
 
 
-def test_a_row_that_is_cut_off_anywhere_is_left_out(tmp_path):
+def test_a_row_that_is_cut_off_anywhere_is_skipped(tmp_path):
     path = tmp_path / "log.csv"
     fill(path, range(1, 4))
     whole = path.read_bytes()
@@ -72,7 +72,7 @@ def test_a_row_that_is_cut_off_anywhere_is_left_out(tmp_path):
         assert path.read_bytes() == whole
 
 
-def test_a_row_with_a_field_too_few_or_too_many_is_left_out(tmp_path):
+def test_a_row_with_a_field_too_few_or_too_many_is_skipped(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("iteration,loss\n1,0.25\n2\n3,0.5,9\n4,1\n")
     assert rows(path) == [("1", "0.25"), ("4", "1")]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bytecodec.errors import InputError
-from charrnn.storage.json_file import write_json
-from charrnn.storage.run_dir import Run, checkpoint_path, find_run, new_run, newest_run
+from charrnn.storage.run_dir import Run, checkpoint_path, find_run, new_run, newest_run, write_json
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_the_message_without_any_run_tells_how_to_make_one(here):
     assert "charrnn-train" in refusal(newest_run)
 
 
-def test_a_name_stands_for_a_checkpoint_file_or_one_of_a_run(here):
+def test_a_name_denotes_a_checkpoint_file_or_one_of_a_run(here):
     run = make_run(
         "runs/voice",
         [1000, 2000, 2500],
@@ -99,7 +98,7 @@ def test_a_checkpoint_that_does_not_exist_is_rejected(here):
     for damaged in ("", "[1]", "{}", '{"checkpoint": 3}', '{"iteration": 1}', "{"):
         run.best_file.write_text(damaged)
         assert run.best() is None
-        assert "no validation yet" in refusal(checkpoint_path, "voice", "best")
+        assert "best.json cannot be read" in refusal(checkpoint_path, "voice", "best")
 
 
 def test_checkpoints_are_sorted_by_iteration_beyond_eight_digits(here):

@@ -115,7 +115,7 @@ def test_a_run_whose_config_is_a_link_out_of_it_does_not_hide_other_runs(run):
     messages = []
     assert [found.path.name for found in all_runs(messages.append)] == ["a"]
     assert len(messages) == 1
-    assert "runs/mine is left out" in messages[0]
+    assert "runs/mine is skipped" in messages[0]
 
 
 HOSTILE_CONFIGS = (

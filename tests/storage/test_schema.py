@@ -46,9 +46,9 @@ def test_a_required_field_may_be_missing_only_from_a_partial_document():
     assert validate({}, {"a": Field(int)}, "x.json", partial=True) == {}
 
 
-def test_a_document_that_is_not_a_table_is_rejected():
-    for document in (None, 7, "text", []):
-        with pytest.raises(InputError, match=r"x\.json"):
+def test_a_document_that_is_not_an_object_is_rejected():
+    for document, shown in ((None, "null"), (7, "7"), ("text", "'text'"), ([], r"\[\]")):
+        with pytest.raises(InputError, match=rf"^x\.json: .*JSON object, not {shown}\.$"):
             validate(document, {}, "x.json")
 
 

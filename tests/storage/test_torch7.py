@@ -263,7 +263,7 @@ def test_a_long_class_name_is_shortened_in_the_message():
 
 
 def test_more_values_than_a_network_has_are_rejected(monkeypatch):
-    monkeypatch.setattr(torch7, "MOST_VALUES", 100)
+    monkeypatch.setattr(torch7, "MAX_VALUES", 100)
     loads(dumps({float(i): "x" for i in range(40)}))
     loads(dumps({float(i): 1.0 for i in range(1000)}))
     for much in ({float(i): "x" for i in range(60)}, {"x": "y" * 7000}):

@@ -82,11 +82,15 @@ def test_batch_normalisation_may_come_without_weights_or_keep_the_inverse_deviat
     norms = [layer for layer in layers if layer.name == "nn.BatchNormalization"]
     for name in ("weight", "bias"):
         norms[0].fields.pop(name)
-    wanted = reference.log_probabilities(layers, IDS)
-    assert np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - wanted).max() < 1e-5
+    expected = reference.log_probabilities(layers, IDS)
+    assert (
+        np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - expected).max() < 1e-5
+    )
     for norm in norms:
         norm.fields["running_std"] = (norm.fields.pop("running_var") + norm.fields["eps"]) ** -0.5
-    assert np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - wanted).max() < 1e-5
+    assert (
+        np.abs(scores(torch_rnn.load(reference.write(tmp_path / "x.t7", TOKENS, layers)), IDS) - expected).max() < 1e-5
+    )
 
 
 def test_weights_in_one_storage_and_in_other_precisions_are_converted(tmp_path):
@@ -132,7 +136,7 @@ def test_a_byte_that_is_not_in_the_vocabulary_is_unlikely_and_is_read_as_the_nea
     assert scores(checkpoint, [127, 130])[0] == scores(checkpoint, [126, 130])[0]
 
 
-def test_the_vocabulary_can_be_in_a_json_file_beside_the_checkpoint_or_be_given(tmp_path):
+def test_the_vocabulary_can_be_in_a_json_file_next_to_the_checkpoint_or_be_given(tmp_path):
     layers = reference.layers(TOKENS)
     path = reference.write(tmp_path / "x.t7", TOKENS, layers, idx_to_token=None)
     vocabulary = json.dumps({"idx_to_token": {str(i + 1): token for i, token in enumerate(TOKENS)}, "token_to_idx": {}})

@@ -27,7 +27,7 @@ def test_without_a_gpu_it_ends_with_a_message(capsys):
 @pytest.mark.parametrize("only", ["gradients", "graph", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)])
 def test_every_check_passes_and_every_speed_is_positive(only, capsys, tmp_path):
     if not only:
-        pytest.importorskip("triton", reason="the resident kernel is written in Triton")
+        pytest.importorskip("triton", reason="the persistent kernel is written in Triton")
     assert check.main(["--rehearse", "--only", only, "--json", str(tmp_path / "found.json")]) == 0
     rows = json.loads((tmp_path / "found.json").read_text())
     assert [row["check"] for row in rows] == [name for name in check.checks() if only in name]

@@ -53,7 +53,7 @@ def test_the_loss_is_the_same_for_any_number_of_steps(tiny_model, n, steps):
 @pytest.mark.parametrize(("n", "symbols_at_once"), [(40, 1), (149, 49), (777, 120)])
 def test_the_loss_is_the_same_in_pieces_of_any_size(tiny_model, monkeypatch, n, symbols_at_once):
     whole, sizes, loss = evaluate(tiny_model, symbols(n)), [], tiny_model.loss
-    monkeypatch.setattr(models, "MOST_LOGITS", 7 * symbols_at_once)
+    monkeypatch.setattr(models, "MAX_LOGITS", 7 * symbols_at_once)
     monkeypatch.setattr(tiny_model, "loss", lambda x, y, state: sizes.append(y.numel()) or loss(x, y, state))
     assert evaluate(tiny_model, symbols(n)) == pytest.approx(whole, rel=1e-6)
     assert sum(sizes) == n - 1
@@ -62,7 +62,7 @@ def test_the_loss_is_the_same_in_pieces_of_any_size(tiny_model, monkeypatch, n, 
 
 def test_a_large_vocabulary_or_layer_is_scored_in_smaller_pieces_than_a_usual_one():
     def pieces(vocab_size, rnn_size):
-        return build(ModelConfig(vocab_size, 1, rnn_size, 1, cell="rnn"), 0).most_symbols()
+        return build(ModelConfig(vocab_size, 1, rnn_size, 1, cell="rnn"), 0).max_symbols()
 
     usual = module.ROWS * module.STEPS
     assert pieces(256, 256) >= usual

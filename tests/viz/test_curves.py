@@ -49,6 +49,7 @@ def test_columns_are_read_in_any_dialect(csv_file, text, rows):
     [
         ("\n1,2\n", "no header"),
         ("x,y\n", "no row"),
+        ("x,y\nroses,violets\n", "is not a CSV file"),
         ("1,2\n3,4\n", "'1,2'"),
         ("x,z\n1,2\n", "'y'"),
         (b"\xff\xfe\x00\x01\n", "CSV"),

@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VOICE = ROOT / "data" / "voice.wav"
 RATE = 11025  # Hz, of the sound whose samples are the symbols
 REPEATS = 5
-SAMPLERS = ("resident", "torch")
+SAMPLERS = ("persistent", "torch")
 NO_GPU = "torch finds no NVIDIA GPU: run this on a machine with one, with a torch that is built for CUDA."
 
 Figures = dict[str, Any]

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import check_finite
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
-from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig
+from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig, check_finite
 
 Floats = NDArray[np.float32]
 
@@ -37,23 +36,13 @@ TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddi
 
 
 class PackedNetwork:
-    """Network in the kernel's layout.
+    """Network in the kernel's layout, from float32 weights by the names of a checkpoint.
+
+    The addresses in ``network``, the argument of the kernel, are valid as long as this object exists. ``units`` and
+    ``outputs`` are the padded sizes of a layer's cells and outputs. The precision auto is int4.5, but int7 with less
+    than `SMALL` weights and fp32 with less than `TINY`.
 
     Raise UnavailableError if the kernel was not built or does not support the network.
-
-    Attributes
-    ----------
-    network
-        Argument of the kernel. Its addresses are valid as long as this object exists.
-    units, outputs
-        Padded sizes of a layer's cells, and of its outputs.
-
-    Parameters
-    ----------
-    tensors
-        float32 weights by the names of a checkpoint.
-    precision
-        A name in `FORMATS`; auto: int4.5; int7 with less than `SMALL` weights, fp32 with less than `TINY`.
     """
 
     def __init__(self, tensors: Mapping[str, Floats], config: ModelConfig, precision: str = "auto") -> None:

@@ -23,7 +23,7 @@ from charrnn.models.config import map_state
 
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
-BACKENDS = ("auto", "torch", "resident")
+BACKENDS = ("auto", "torch", "persistent")
 SMOKE_TEST = 16  # symbols that the kernel must score as torch does before it is used
 TOLERANCE = 0.05  # mean relative difference of 1 + |score|, many times that of rounding to bf16
 
@@ -35,16 +35,11 @@ class CudaEngine(Engine):
     A stream's symbols can depend on the number of streams, at borders between two symbols, because products of
     different shapes add up in different orders.
 
-    Parameters
-    ----------
-    precision
-        Precision of weights and products, bf16 or fp32; auto: bf16. Cells are fp32, and symbols are sampled in
-        double precision.
-    backend
-        resident (the persistent kernel, for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
-        resident if it runs and scores a few symbols as torch does; otherwise a message gives the reason.
-    device, warm_up, capture
-        Device, and functions that run work before it is captured and capture it; for tests.
+    Weights and products are bf16 or fp32, bf16 by default. Cells are fp32, and symbols are sampled in double precision.
+
+    The backend is persistent (a kernel for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
+    persistent if it runs and scores a few symbols as torch does; otherwise a message gives the reason. Tests replace
+    the device and the functions that run work before it is captured, and capture it.
     """
 
     def __init__(
@@ -72,7 +67,7 @@ class CudaEngine(Engine):
         dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
         self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
         self._sampler: Any = self._persistent_or_none(backend) if backend != "torch" else None
-        self.backend = "resident" if self._sampler else "torch"
+        self.backend = "persistent" if self._sampler else "torch"
         self._sampler = self._sampler or GraphSampler(*self._arguments, warm_up, capture)
         self._state = self._sampler.state
         self.reset()
@@ -91,22 +86,22 @@ class CudaEngine(Engine):
         try:
             from charrnn.engines.cuda import persistent
         except ImportError:
-            raise InputError("the resident kernel is written in Triton, which is not installed here.") from None
+            raise InputError("the persistent kernel is written in Triton, which is not installed here.") from None
         except Exception as error:  # a Triton that is too old or too new
-            raise InputError(f"the resident kernel does not run with this Triton ({first_line(error)}).") from error
+            raise InputError(f"the persistent kernel does not run with this Triton ({first_line(error)}).") from error
         config = self._model.config
         if not persistent.supports(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
-            raise InputError(f"the resident kernel does not support a network of {size}.")
+            raise InputError(f"the persistent kernel does not support a network of {size}.")
         if not smoke_test:
             return persistent.PersistentSampler(*self._arguments)
         try:
             sampler = persistent.PersistentSampler(*self._arguments)
             difference = self._difference(sampler)
         except Exception as error:  # any error of a compiler or a driver
-            raise InputError(f"the resident kernel does not run here ({first_line(error)}).") from error
+            raise InputError(f"the persistent kernel does not run here ({first_line(error)}).") from error
         if not difference <= TOLERANCE:
-            raise InputError(f"the resident kernel's scores differ from torch's by {difference:.2g}.")
+            raise InputError(f"the persistent kernel's scores differ from torch's by {difference:.2g}.")
         return sampler
 
     def _difference(self, persistent: Any) -> float:

@@ -57,7 +57,7 @@ class GraphSampler:
         return results
 
     def check(self) -> None:
-        """Do nothing: torch raises its errors."""
+        """Return; errors of the GPU are raised by torch."""
 
     def _replay(self, kind: str, count: int) -> Work:
         """Return a function that runs `count` steps; it is captured at first use."""

@@ -17,9 +17,9 @@ from charrnn.models.char_rnn import CharRNN, State
 MAX_SYMBOLS = 4096  # a program samples from all of them at once
 MAX_WEIGHTS = 2**31  # indices are 32-bit numbers
 MAX_ROWS = 64  # streams per item
-MAX_UNITS = 2048  # a program of one stream can load the weights of so many inputs before it waits
+MAX_UNITS = 2048  # inputs whose weights a program of one stream can load before it waits
 PITCH = 64  # rows of matrices are padded to a multiple of it, which is also a step of a product's loop
-PRELOAD = 1 << 15  # bytes of weights that a program holds while it waits: 64 registers per thread
+PRELOAD = 1 << 15  # bytes of weights in the registers of a program that waits: 64 registers per thread
 WARP, VECTOR = 32, 16  # threads of a warp, and bytes that a thread reads at a time
 WARPS, REGISTERS = 4, 255  # warps per program, and registers per thread at most
 PER_MULTIPROCESSOR = 2  # programs that fit at the same time: 128 threads of 255 registers each
@@ -92,7 +92,7 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
 def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARED) -> Plan:
     """Return how to divide the work for weights of ``size`` bytes.
 
-    So many programs fit on the GPU at the same time, and `PER_MULTIPROCESSOR` of them share ``shared`` bytes.
+    ``programs`` fit on the GPU at the same time, and `PER_MULTIPROCESSOR` of them share ``shared`` bytes.
     """
     pitch = up(units, PITCH)
     if streams == 1:
@@ -110,8 +110,8 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
 class PersistentSampler:
     """Network in the kernel, with the state of its streams.
 
-    ``dtype`` is that of weights, products and of h between steps. `run` updates ``last`` (n,). There are at most so
-    many programs (None: as many as fit at the same time).
+    ``dtype`` is that of weights, products and of h between steps. `run` updates ``last`` (n,). There are at most
+    ``programs`` of them (None: as many as fit at the same time).
     """
 
     def __init__(

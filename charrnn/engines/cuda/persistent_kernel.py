@@ -4,7 +4,7 @@ Its programs stay on the GPU and divide the work of each phase. A layer is a pha
 than one stream sampling is one. A barrier (`charrnn.cuda.grid_barrier`) separates two phases, so there are L + 1 or
 L + 2 per step. A program owns some units of each layer, with gates, cell and output; programs exchange only h.
 
-A step reads all weights from the GPU's L2 cache, which holds the 19 MB of 3 x 680 in bf16, and each barrier takes
+A step reads all weights from the GPU's L2 cache, which stores the 19 MB of 3 x 680 in bf16, and each barrier takes
 a microsecond or more. So the work of a phase that is independent of the other programs is done before the barrier:
 the product of a layer with its own last output, which is half of the work, and for one stream also reading the weights
 of the other half.
@@ -194,7 +194,7 @@ def _product(  # type: ignore[no-untyped-def]
 ):
     """Multiply x, normalised if NORMED, by the transposed weight: (ROWS, columns).
 
-    (x - mean) / deviation W' is (x W' - mean 1 W') / deviation, so the product can begin before the mean is known.
+    (x - mean) / deviation W' is (x W' - mean 1 W') / deviation, so the product can begin before the mean is computed.
     """
     if ROWS == 1:
         total = _product_of_one(preloaded, x, sums, columns, width, UNITS, PITCH, EPSILON, NORMED, INPUTS)
@@ -317,18 +317,18 @@ def _sample(  # type: ignore[no-untyped-def]
     """Store and return a stream's next symbol, in double precision like `charrnn.engines.eager.draw`."""
     WIDE: tl.constexpr = triton.next_power_of_2(SYMBOLS)
     k = tl.arange(0, WIDE)
-    fed, divisor = tl.load(feed + t * n + row), tl.load(temperature)  # loaded together with the logits
+    value, divisor = tl.load(feed + t * n + row), tl.load(temperature)  # loaded together with the logits
     x = tl.load(logits + row * SYMBOLS + k, mask=k < SYMBOLS, other=-float("inf"))
     x = x.to(tl.float64) - tl.max(x, 0).to(tl.float64)
     if KIND == 0:
         p = tl.where(k < SYMBOLS, tl.exp(x / divisor), 0.0)
         cumulated = tl.cumsum(p, 0)
-        border = fed * tl.max(cumulated, 0)
+        border = value * tl.max(cumulated, 0)
         symbol = tl.minimum(tl.sum((cumulated <= border).to(tl.int64), 0), SYMBOLS - 1)
     elif KIND == 1:
         symbol = tl.min(tl.where(x == 0.0, k, SYMBOLS - 1), 0).to(tl.int64)
     else:
-        symbol = fed
+        symbol = value
         p = tl.where(k < SYMBOLS, tl.exp(x), 0.0)
         score = tl.sum(tl.where(k == symbol, x, 0.0), 0) - tl.log(tl.sum(p, 0))
         tl.store(scores + t * n + row, score, mask=write)

@@ -184,7 +184,7 @@ static void V(configure_tiles)(int inputs)
 INLINE void V(amx_dots)(int width, const uint8_t *w, int inputs, const int8_t *x, int64_t size, ints (*sums)[MAX_WIDTH])
 {
     const int row = width * 64;
-    __asm__ volatile("" ::: "memory"); /* GCC does not know that its tile instructions read and write memory */
+    __asm__ volatile("" ::: "memory"); /* GCC cannot infer that its tile instructions read and write memory */
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

@@ -12,7 +12,7 @@
 
 enum { LANES = 16, GROUP = 4, MAX_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };  /* cells */
-enum { FP32 = 0, BF16 = 1 };     /* formats of weights; 4 to 7 are integers of so many bits */
+enum { FP32 = 0, BF16 = 1 };     /* formats of weights; 4 to 7 are integers of 4 to 7 bits */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
