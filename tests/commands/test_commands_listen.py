@@ -232,7 +232,10 @@ def test_twenty_seconds_play_without_a_gap(chromium, trained_run):
     command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         page = chromium.new_page()
-        page.goto(process.stderr.readline().partition(" ")[0])
+        address = re.search(r"http://[^\s;]+", process.stderr.readline())
+        if not address:
+            process.kill()
+        page.goto(address[0])
         page.locator("#play:not([disabled])").click()
         page.wait_for_function("() => parseFloat(document.querySelector('#played').textContent) > 20", polling=500)
         gaps = page.locator("#gaps").inner_text()
