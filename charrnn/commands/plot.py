@@ -39,8 +39,8 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
-        "value in each column of pixels, and a line for the average. For recordings, draw the waveform, the spectrogram "
-        "and the seams.",
+        "value in each column of pixels, and a line for the average. For recordings, draw the waveform, the "
+        "spectrogram and the seams.",
         EXAMPLES,
     )
     file = "run, log.csv, another CSV file or recording to draw; - is standard input"

@@ -108,7 +108,7 @@ def _add_frames(g: _ArgumentGroup) -> None:
     g.add_argument(
         "--frames",
         action="store_true",
-        help="train a frame predictor: it reads 16-bit samples that are --seq-length apart. Its defaults are "
+        help="train a frame predictor of 16-bit samples that are --seq-length apart. Its defaults are "
         "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
     g.add_argument("--preset", choices=tuple(PRESETS), help="settings of one of two experiments of 2016")
