@@ -105,7 +105,7 @@ def _flac_bits(
 def bzip2_bits(ids: Ids, vocab: Vocab, on_progress: OnProgress = _ignore) -> float:
     """Return the bits per symbol of ``bzip2 -9`` for the text of ids (n,), n >= 1, in constant memory.
 
-    It is a widespread coder and the best one of them for plain text.
+    Among widespread coders it is the best one for plain text.
     """
     ids = _checked(ids, len(vocab))
     coder = bz2.BZ2Compressor(9)

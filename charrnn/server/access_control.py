@@ -33,8 +33,8 @@ class AccessControl:
 
     The Host must be one of ``names``, in lower case and without port, or with ``addresses`` any IP address. Another web
     page can make a browser send requests here, even under a domain of its own that resolves to this machine (DNS
-    rebinding). The browser then names that page in Host and Origin, which scripts cannot change. An IP address cannot be
-    rebound. The first address must end in the ``token``, as ``/?token=...``, if it is not ""; a cookie holds it from
+    rebinding). The browser then names that page in Host and Origin, which scripts cannot change. An IP address cannot
+    be rebound. The first address must end in the ``token``, as ``/?token=...``, if it is not ""; a cookie holds it from
     then on.
     """
 

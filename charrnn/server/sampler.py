@@ -30,8 +30,8 @@ HEADER = struct.Struct("<If")  # of a piece: stream number and temperature; int1
 class PlayRequest:
     """Request to play a stream of a checkpoint.
 
-    ``stream`` is the number that the listener assigned to this stream and is in each piece. ``prime`` holds the bytes to
-    prime the network with, at the rate and in the encoding of ``prime_format``.
+    ``stream`` is the number that the listener assigned to this stream and is in each piece. ``prime`` holds the bytes
+    to prime the network with, at the rate and in the encoding of ``prime_format``.
     """
 
     stream: int

@@ -138,7 +138,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the run, which the system releases whenever the process ends."""
+        """Hold the lock of the run, which the system releases even if the process is killed."""
         with self.lock_file.open("w") as file:
             try:
                 _lock(file)
