@@ -248,7 +248,7 @@ class Decoder:
         return codes - np.uint32(first)  # a code point below the alphabet wraps around to a large number
 
     def _lacks_table(self, codes: NDArray[np.uint32]) -> bool:
-        """Return whether a piece with a character of another alphabet shows that BinToUTF8 wrote the text."""
+        """Return whether the characters of a piece indicate that BinToUTF8 wrote the text."""
         before = np.full(min(self._decoded, 1), ALPHABETS[self.alphabet or "cjk"], np.uint32)
         several = np.count_nonzero(is_printable_ascii(codes)) >= _SHARE_OF_ASCII * len(codes)
         return bool(several) and lacks_table(np.concatenate([before, codes]))

@@ -21,7 +21,7 @@ from bytecodec.wavwriter import WavFullError, WavWriter
 
 MAX_SECONDS = 1e9  # 31 years
 _CHUNK = 1 << 15  # bytes read at a time; for more, malloc would map new memory each time
-_SIGNAL_INTERVAL = 1.0  # seconds after which a wait for a pipe is interrupted to handle signals
+_SIGNAL_INTERVAL = 1.0  # seconds between interruptions of a wait for a pipe, to handle signals
 
 
 @command
@@ -30,7 +30,7 @@ def wav2utf8(argv: Sequence[str] | None = None) -> None:
     parser = _wav2utf8_parser()
     args = parser.parse_args(argv)
     if args.mulaw and args.dither:
-        parser.error("--dither is for linear samples: leave it out, or --mulaw.")
+        parser.error("--dither is for linear samples: omit it or --mulaw.")
     refuse_same_file(args.input, args.output)
     encoder = Encoder(args.alphabet)
     bar = progress(None, "frames", args.quiet, unit_scale=True)
@@ -118,7 +118,7 @@ charrnn-sample --seconds 0 | utf82wav | aplay""",
 
 
 def _write_wav(decoder: Decoder, args: argparse.Namespace) -> tuple[int, BaseException | None]:
-    """Write the WAV file; return its number of samples, and what ended it before the text did."""
+    """Write the WAV file; return its number of samples, and the error that ended it early, if any."""
     with (
         open_input(args.input) as source,
         open_output(args.output) as target,

@@ -1,12 +1,12 @@
-"""Errors of users, and text of unknown origin, such as a file's name, in a form that is safe in messages."""
+"""User errors, and the safe display of untrusted text, such as the name of a file, in messages."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 
-# In characters; names in a file may be of any length. Other lines that `bytecodec.console.log` prints may contain
-# several names and have `bytecodec.console.MAX_LINE`.
+# In characters: names in a file may have any length. Other lines that `bytecodec.console.log` prints may contain
+# several names, so their limit is `bytecodec.console.MAX_LINE`.
 MAX_MESSAGE = 400
 
 _JOINERS = "\u200c\u200d"  # format characters in scripts and emoji, which do not reorder text
@@ -14,7 +14,7 @@ _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 class InputError(ValueError):
-    """Error of a user: an argument, a file or a command line that cannot be used.
+    """User error: an argument, a file or a command line that cannot be used.
 
     ``str(error)`` is one or two sentences for the user: the value, the file and offset, and the remedy. The commands
     print it and exit with 1; any other exception is a fault of the program and keeps its traceback.
@@ -63,7 +63,7 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a text can be written in UTF-8, which names that Python keeps with surrogates cannot."""
+    """Return whether a text can be encoded as UTF-8; file names with surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

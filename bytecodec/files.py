@@ -102,7 +102,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         if os.path.isdir(folder):  # of a file system such as /proc
             raise InputError(f"cannot write {path}: {folder} accepts no new files. Name another folder.") from None
-        raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Make it first.") from None
+        raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}. Create it first.") from None
     except OSError as error:
         error.filename = path
         raise

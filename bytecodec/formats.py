@@ -104,7 +104,7 @@ _OTHERS = (
 _LFS_POINTER = re.compile(r"version https?://\S+/spec/v1\s+oid sha256:")
 _HTML = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _XML = re.compile(r"\s*<\?xml\b", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # characters that no text has
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # characters that do not occur in text
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def ffmpeg_line(name: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Quote a file's name for the shell and for ffmpeg, which reads -x as a flag and x:y as an address."""
+    """Quote a file's name for the shell and for ffmpeg, which interprets -x as a flag and x:y as a URL."""
     plain = os.path.isabs(name) or not (name.startswith("-") or ":" in name)
     return shlex.quote(name if plain else f"./{name}")
 

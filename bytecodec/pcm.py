@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 FULL_SCALE = 127 / 128  # the highest peak that is not clipped
 SILENCE = 1e-12  # largest deviation from the mean of a silent recording
 
-# ITU-T G.711 (11/1988), table 2, at 16 bits instead of its 14: everything times four.
+# ITU-T G.711 (11/1988), table 2, at 16 bits instead of its 14: all values are multiplied by four.
 _BIAS = 33 << 2
 _CLIP = 8158 << 2 | 3  # the highest magnitude whose sum with the bias stays in the eighth segment
 

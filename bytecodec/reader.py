@@ -71,8 +71,8 @@ def read_blocks(
     gain_db
         Gain in dB, -200 to 200; with normalize, relative to full scale.
     dither
-        Add triangular noise of two steps peak to peak before rounding, always the same. A mono 8-bit file at the
-        requested rate is not rounded, and gets none.
+        Add triangular noise of two steps peak to peak before rounding, the same in each call. A mono 8-bit file at the
+        requested rate is neither rounded nor dithered.
     mulaw
         Return the bytes of G.711 mu-law instead of linear ones.
     bits
@@ -155,7 +155,7 @@ class _Options:
             check_whole("channel", self.channel, 1)
         check_number("gain_db", self.gain_db, -200, 200)
         if self.mulaw and self.dither:
-            raise InputError("dither is for linear samples: leave it out, or mulaw.")
+            raise InputError("dither is for linear samples: omit it or mulaw.")
         if self.bits not in (8, 16) or (self.bits == 16 and (self.mulaw or self.dither)):
             raise InputError(f"bits is {self.bits!r}; it must be 8, or 16 without mulaw and dither.")
 

@@ -23,7 +23,7 @@ Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
 
 _BLOCK = 1 << 19  # values in a block, of all channels together, before or after resampling
-_LOUDEST = 2.0**31  # relative to full scale; larger floating-point samples are damage
+_LOUDEST = 2.0**31  # relative to full scale; larger floating-point samples indicate damage
 _MAX_MESSAGES = 10  # about one file
 _ENCODER_FRAMES = 4608  # largest number of samples that an MP3 encoder adds and its decoder removes
 _NEARLY = 0.95  # share of the announced frames; MP3 files announce only an approximate length
@@ -60,7 +60,7 @@ class Pass:
         self._on_progress = on_progress
         self._parts = find_parts(file, self._size)
         first = next(self._parts)
-        # Whether the file is one recording with a good header, as far as its headers show.
+        # Whether the file is one recording whose header, as far as it can be checked, is intact.
         self.is_simple = self._is_whole(first) and not first.messages
         self.first = self._open(first, self._selection)
 

@@ -151,7 +151,7 @@ class WavWriter:
 
     def _finish(self, begin: int) -> None:
         header = len(self._header(0, 0))
-        # Ctrl-C may have come after a write and before its samples were counted.
+        # Ctrl-C may interrupt the writer after a write and before its samples are counted.
         size = max(self.samples * self._width, self._stream.tell() - begin - header)
         self.samples = size // self._width
         self._stream.write(b"\0" * (size % 2) + self._cue_chunk())

@@ -1,6 +1,6 @@
-"""A byte-level char-RNN for sound, in the manner of torch-rnn.
+"""A byte-level char-RNN for sound, modelled on torch-rnn.
 
-Importing this loads no torch: each name below is fetched from its module when it is first used.
+Importing the package does not import torch: each name below is loaded from its module at first use.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def choose_precision(name: str, device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device == "mps":
-        return "fp32"  # bf16 has not been measured there
+        return "fp32"  # bf16 has not been measured on such a device
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 

@@ -1,4 +1,4 @@
-"""Write the checkpoints of the current format that the tests load, with the results expected of them.
+"""Write the checkpoints of the current format that the tests load, with their expected results.
 
     python tools/make_fixtures.py tests/storage/format1
 

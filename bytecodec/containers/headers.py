@@ -25,7 +25,9 @@ _CHUNK_NAMES = frozenset(  # chunks that are recognised even where the file ends
     b"levl,umid,NAME,AUTH,(c) ,ANNO,MARK,INST,COMT,APPL,MIDI,FVER,CHAN,free,pakt,info,strg,midi,uuid,peak".split(b",")
 )
 _MAGIC = frozenset(b"RIFF,RIFX,RF64,FORM,caff,riff,fLaC,OggS,.snd,dns.".split(b","))  # of recordings, not chunks
-_W64_GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # what follows the four characters of most W64 chunks
+_W64_GUID = (
+    b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # rest of the GUID of most W64 chunks, after four characters
+)
 
 
 @dataclass
@@ -74,7 +76,7 @@ def read_wav(file: BinaryIO, at: int, size: int) -> Sound | None:
 
 
 def _peak_length(form: bytes, order: str) -> int:
-    """Return the length of the only PEAK chunk that libsndfile accepts; -1 before the format was read."""
+    """Return the length of the only PEAK chunk that libsndfile accepts; -1 if the format has not been read yet."""
     return 8 + 8 * struct.unpack(order + "H", form[2:4])[0] if len(form) >= 4 else -1
 
 

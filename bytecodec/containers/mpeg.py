@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from bytecodec.containers.part import Part, Window, cut_short_message, find_signature, skip_id3v2, skipped_message
 
-_CHAIN = 3  # number of consecutive frames that cannot be a coincidence
+_CHAIN = 3  # consecutive frames that identify MPEG audio; fewer occur by chance in other data
 _SYNC = re.compile(rb"\xff[\xe2-\xff][\x10-\xeb]")
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's bits
 _BITRATES = {  # in kbit/s, by whether it is version 1 and by the layer

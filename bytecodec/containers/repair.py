@@ -143,5 +143,5 @@ def _wrapped_end(sound: Sound, size: int) -> int | None:
 
 
 def _was_unknown(length: int) -> bool:
-    """Return whether a length beyond the end of the file is a placeholder, as programs write it to a pipe."""
+    """Return whether a length beyond the end of the file is a placeholder, which programs write to a pipe."""
     return 0x7F000000 <= length <= 0x80001000 or 0xFFFF0000 <= length < 2**32 or length >= 2**62

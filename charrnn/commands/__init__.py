@@ -1,1 +1,1 @@
-"""The commands: flags and messages only."""
+"""Console commands of charrnn: their flags and messages."""

@@ -1,4 +1,4 @@
-"""charrnn-convert: convert networks of torch-rnn to checkpoints, and checkpoints to ONNX."""
+"""charrnn-convert: convert torch-rnn networks to checkpoints, and checkpoints to ONNX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ charrnn-convert runs/voice-001 voice.onnx
 def parser() -> Parser:
     p = Parser(
         "charrnn-convert",
-        "Convert a network of torch-rnn (.t7) to a checkpoint (.safetensors), or a checkpoint to one step of its "
+        "Convert a torch-rnn network (.t7) to a checkpoint (.safetensors), or export one step of a checkpoint's "
         "network for other programs (.onnx).",
         EXAMPLES,
     )
@@ -68,7 +68,7 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
 
 
 def _from_torch_rnn(args: Namespace, named: set[str]) -> Checkpoint:
-    """Convert a network of torch-rnn to a checkpoint."""
+    """Convert a torch-rnn network to a checkpoint."""
     from charrnn.storage import torch_rnn
     from charrnn.storage.checkpoint import save
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from charrnn.commands.eval_task import EvaluationTask
 
 PARTS = ("test", "val", "train", "all")
-NAME_WIDTH = 19  # of the first column of the table
+NAME_WIDTH = 19  # characters in the first column of the table
 EXAMPLES = """
 charrnn-eval runs/voice-001
 charrnn-eval runs/voice-001 --checkpoint best --part val
@@ -36,7 +36,7 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
     if unused and not args.file:
-        p.error(f"{flags.flag_of(unused[0])} is for reading a FILE: name one.")
+        p.error(f"{flags.flag_of(unused[0])} has no effect without a FILE: name one.")
     runtime.before_torch()
     from charrnn.commands.eval_task import evaluation_task
 
@@ -51,8 +51,9 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     p = Parser(
         "charrnn-eval",
-        "Print the loss of a trained network and its bits per symbol or 16-bit sample on a part of its run's data or "
-        "on another file, together with the bits of FLAC (for text: bzip2) and, for symbols, of their frequencies.",
+        "Evaluate a trained network on a part of its run's data or on another file. Print its loss and its bits per "
+        "symbol or 16-bit sample, and for comparison the bits of FLAC (for text: bzip2) and, for symbols, of order-0 "
+        "coding by their frequencies.",
         EXAMPLES,
     )
     p.add_argument("network", type=path, metavar="CHECKPOINT or RUN", help="checkpoint file or run to evaluate")
@@ -110,7 +111,7 @@ def _evaluate(args: Namespace, task: EvaluationTask, part: str) -> dict[str, Any
 
 
 def _table(results: dict[str, Any], task: EvaluationTask) -> str:
-    """Return the results as lines with aligned bits."""
+    """Return the results as a table whose bits are aligned."""
     from charrnn.data import baselines
 
     bits = results["bits"]

@@ -1,4 +1,4 @@
-"""What charrnn-eval evaluates: a network, the parts of its data, and the meaning of its loss."""
+"""Evaluation tasks of charrnn-eval: a network, the parts of its data, and the unit of its loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from charrnn.storage.run_dir import Run, is_frames
 from charrnn.training.evaluate import in_bits
 from charrnn.viz.run_kind import FRAME_BITS, FRAME_LOSSES
 
-FRACTION = 0.1  # of a file for validation and for test, if there is no run
+FRACTION = 0.1  # fraction of a file for each of validation and test, if there is no run
 Data = TypeVar("Data", Corpus, Recordings)
 
 
@@ -42,9 +42,9 @@ class EvaluationTask:
     checkpoint: Checkpoint | frame_model.FrameCheckpoint
     data: str  # name of the data in the output
     parts: Mapping[str, NDArray[Any]]  # symbols or samples (n,) by the name of the part, including "all"
-    context: ContextWindow  # that a target is predicted from
+    context: ContextWindow  # inputs from which a target is predicted
     unit: str  # "symbols" or "samples"
-    uncounted: int  # number of them at the start of a part that its reported size does not include
+    uncounted: int  # leading symbols or samples of a part that its reported size excludes
     loss_unit: str
     bits_unit: str
     bits: Callable[[float], float]  # converts a loss to bits
@@ -68,7 +68,7 @@ def _symbol_task(args: Namespace, file: Path, run: Run | None, target: Path) -> 
 
     def open_run(path: Path, config: dict[str, Any]) -> Corpus:
         if config["vocab"] != vocab.to_json():
-            raise ValueError("its vocabulary is not the checkpoint's")
+            raise ValueError("its vocabulary differs from the checkpoint's")
         return open_corpus(path, vocab, tuple(config["inputs"]))
 
     name, corpus, fractions = _choose_data(args, run, read_file, open_run)
@@ -97,7 +97,7 @@ def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> E
 
     def open_run(path: Path, config: dict[str, Any]) -> Recordings:
         if not is_frames(config) or config["rate"] != checkpoint.rate:
-            raise ValueError("the checkpoint is of another run")
+            raise ValueError("the checkpoint belongs to another run")
         return frame_data.open_recordings(path, tuple(config["inputs"]))
 
     name, recordings, fractions = _choose_data(args, run, read_file, open_run)
@@ -113,7 +113,7 @@ def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> E
 
 
 def _run_of(checkpoint: Path) -> Run | None:
-    """Return the run that a checkpoint file is in, or None."""
+    """Return the run that contains a checkpoint file, or None."""
     if checkpoint.parent.name != "checkpoints":  # such as a file in the working directory
         checkpoint = Path(os.path.abspath(checkpoint))
     run = Run(checkpoint.parent.parent)
@@ -126,7 +126,7 @@ def _choose_data(
     """Return the data of FILE or of the run: their name, the data, and the fractions for validation and test.
 
     ``read_file`` reads FILE. ``open_run`` opens the data of a run, from the path of the file and the run's
-    configuration, and raises ValueError if they are not those of the checkpoint.
+    configuration, and raises ValueError if they do not belong to the checkpoint.
     """
     config = run.config(complete=True) if run and (args.file or run.corpus_file.is_file()) else {}
     fractions = (config.get("val_frac", FRACTION), config.get("test_frac", FRACTION))
@@ -139,7 +139,7 @@ def _choose_data(
     try:
         data = open_run(run.corpus_file, config)
         if len(data.ids) != config["symbols"]:
-            raise ValueError(f"it counts {config['symbols']!r} symbols, and there are {len(data.ids)}")
+            raise ValueError(f"it records {config['symbols']!r} symbols, but the data have {len(data.ids)}")
     except InputError:
         raise
     except (IndexError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Types of the values of flags, and flags that several commands have."""
+"""Value types of flags, and flags that several commands share."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def encoding(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """Return the name of a file or folder, and reject an empty one, which a script's unset variable gives."""
+    """Return the name of a file or folder. Reject an empty name, which results from an unset shell variable."""
     if not text:
-        raise ArgumentTypeError("it is empty: name a file or folder, or leave it out")
+        raise ArgumentTypeError("it is empty: name a file or folder, or omit it")
     return text
 
 
@@ -67,14 +67,14 @@ def options_of(network: Any, args: Namespace) -> SoundOptions:
 
 
 def threads_of(args: Namespace) -> int:
-    """Return the number of threads that is given or the default; 0 for one per core."""
+    """Return the given or the default number of threads; 0 means one per core."""
     threads: int | None = args.threads
     return runtime.default_threads() if threads is None else threads
 
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Turn a failed import of an extra's package into an InputError that names the extra."""
+    """Convert the import error of an extra's package to an InputError that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -90,8 +90,8 @@ def add_checkpoint(group: _ActionsContainer) -> None:
 
 
 def add_channel(group: _ActionsContainer, of: str) -> None:
-    """Add --channel, which replaces the channel that the network was trained on; absent unless it is given."""
-    text = f"channel of {of}: {CHANNEL} (default: as in training; a mono file has one)"
+    """Add --channel, which overrides the channel of training; the argument is absent unless it is given."""
+    text = f"channel of {of}: {CHANNEL} (default: as in training; a mono file is read as it is)"
     option(group, "--channel N", parse_channel, text, SUPPRESS)
 
 

@@ -39,8 +39,8 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-plot",
         "Draw the losses of runs, or columns of any CSV file with a header: a band from the lowest to the highest "
-        "value in each column of pixels, and a line for the average. Of recordings, draw the waveform, spectrogram and "
-        "seams.",
+        "value in each column of pixels, and a line for the average. For recordings, draw the waveform, the "
+        "spectrogram and the seams.",
         EXAMPLES,
     )
     file = "run, log.csv, another CSV file or recording to draw; - is standard input"
@@ -170,7 +170,7 @@ def _is_file(name: str) -> bool:
 
 
 def _with_names(message: str, files: dict[str, Input]) -> str:
-    """Return a message in which copies of pipes are called by the names of the pipes."""
+    """Replace the paths of temporary copies of pipes in a message by the names of the pipes."""
     for file in files.values():
         message = message.replace(str(file.path), file.name)
     return message
@@ -205,11 +205,11 @@ def _check_drawable(one: Series, args: Namespace) -> None:
         raise InputError(f"{one.name} has no row with two numbers.")
     for scaled, values, flag in ((args.log_x, x, "--log-x"), (args.log_y, y, "--log-y")):
         if scaled and not (values > 0).any():
-            raise InputError(f"{one.name} has no number above 0 to show with {flag}: leave the flag out.")
+            raise InputError(f"{one.name} has no number above 0 to show with {flag}: omit the flag.")
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
-    """Return distinct names of files: of a log its run's folder, or else the file's name, or the whole path."""
+    """Return distinct names of files: for a log the run's folder, else the file's name or the whole path."""
     from charrnn.viz.run_summary import distinct_names
 
     names = [file.resolve().parent.name if file.name == "log.csv" else file.stem for file in files]

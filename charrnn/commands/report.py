@@ -26,7 +26,7 @@ charrnn-report voice-001 -o short.html --checkpoints 1000,5000,best,newest
 def parser() -> Parser:
     p = Parser(
         "charrnn-report",
-        "Write one HTML page about runs, which loads nothing else: settings, curves to zoom, and players for the "
+        "Write one self-contained HTML page about runs: settings, zoomable curves, and players for the "
         "sample of every checkpoint and for the original.",
         EXAMPLES,
     )

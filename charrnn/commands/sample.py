@@ -118,7 +118,7 @@ def _speed(task: SamplingTask, done: int, seconds: float, paths: list[str]) -> s
 
 
 def _is_frames(args: Namespace) -> bool:
-    """Return whether the network is a frame predictor; of one that cannot be read, the error is raised later."""
+    """Return whether the network is a frame predictor; if it cannot be read, the error is raised later."""
     from charrnn.storage.checkpoint_format import kind_of
 
     with contextlib.suppress(InputError):
@@ -128,7 +128,7 @@ def _is_frames(args: Namespace) -> bool:
 
 
 def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:
-    """Return the number of segments, and the length of each; None is for no end."""
+    """Return the number of segments, and the length of each; None means no end."""
     rate = task.rate
     is_wav = Path(args.output).suffix.lower() == ".wav"
     if rate is None and (args.seconds is not None or args.segment_seconds or is_wav):
@@ -148,7 +148,7 @@ def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:
     if args.segment_seconds and rate is not None:
         size = round(args.segment_seconds * rate)
     if size < 1:
-        raise InputError(f"{args.segments} segments are more than there are symbols: lower --segments.")
+        raise InputError(f"{args.segments} segments exceed the number of symbols: lower --segments.")
     return args.segments, size
 
 
@@ -169,7 +169,7 @@ def _check_state_file(path: str) -> None:
     if Path(path).is_dir():
         raise InputError(f"--state-out {path} is a folder: name a file.")
     if not Path(path).resolve().parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Make it first.")
+        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Create it first.")
 
 
 if __name__ == "__main__":

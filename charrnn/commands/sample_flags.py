@@ -16,7 +16,7 @@ from charrnn.engines import ENGINES
 from charrnn.engines.cpu.pack import INTEGERS
 
 MAX_SECONDS = 1e9  # 31 years
-FLAGS_WITH_CHOICES = {  # those of the network, its start and the computation; all others concern sampling
+FLAGS_WITH_CHOICES = {  # flags of the network, its start and the computation; all others concern sampling
     *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
     *("start_text", "start_file", "start_seconds", "channel", "table"),
     *("encoding", "unknown", "state_in", "state_out"),
@@ -39,14 +39,14 @@ def parser() -> Parser:
     flags.add_checkpoint(p)
     output = ".wav or .txt file to write, or a folder for several streams or temperatures"
     option(p, "-o --output OUT", path, output, "-")
-    _add_what(p.add_argument_group("what to sample"))
+    _add_sampling(p.add_argument_group("what to sample"))
     _add_start(p.add_argument_group("where to start"))
     _add_segments(p.add_argument_group("segments"))
-    _add_how(p.add_argument_group("how"))
+    _add_computation(p.add_argument_group("how"))
     return p
 
 
-def _add_what(g: _ArgumentGroup) -> None:
+def _add_sampling(g: _ArgumentGroup) -> None:
     length = g.add_mutually_exclusive_group()
     option(length, "--length SYMBOLS", whole(1), "number of symbols to sample (default: 2000 for text)")
     seconds = "seconds of sound, instead of --length; 0 for no end (default: 10 for sound)"
@@ -78,7 +78,7 @@ def _add_start(g: _ArgumentGroup) -> None:
     flags.add_channel(g, "a --start-file")
     option(g, "--table TABLE", path, "table of a --start-file that BinToUTF8 wrote")
     option(g, "--state-in FILE", path, "continue from a state that --state-out wrote")
-    option(g, "--state-out FILE", path, "file for the state at the end, for --state-in")
+    option(g, "--state-out FILE", path, "file to write the final state to, for --state-in")
 
 
 def _add_segments(g: _ArgumentGroup) -> None:
@@ -91,12 +91,12 @@ def _add_segments(g: _ArgumentGroup) -> None:
     size = g.add_mutually_exclusive_group()
     option(size, "--segment-length SYMBOLS", whole(1), "number of symbols per segment")
     option(size, "--segment-seconds S", number(0, MAX_SECONDS, above=True), "seconds per segment")
-    join = "whether a segment (or pass of a frame predictor) starts from the last one's state or from zero"
+    join = "whether a segment (or pass of a frame predictor) starts from the previous one's state or from zero"
     g.add_argument("--join", choices=("carry", "reset"), default="carry", help=join)
-    option(g, "--segments-dir DIR", path, "folder to write each segment to as well")
+    option(g, "--segments-dir DIR", path, "folder to which each segment is written as well")
 
 
-def _add_how(g: _ArgumentGroup) -> None:
+def _add_computation(g: _ArgumentGroup) -> None:
     engine = "engine that runs the network; auto is the fastest that is installed"
     g.add_argument("--engine", choices=ENGINES, default="auto", help=engine)
     as_float = "write 32-bit floating-point samples of a frame predictor"
@@ -119,15 +119,15 @@ def several(args: Namespace) -> bool:
 
 
 def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
-    """Reject what is wrong for a network of symbols or a frame predictor, whatever the files contain."""
+    """Reject flags that are invalid for this kind of network, regardless of the contents of the files."""
     (_check_frames if is_frames else _check_symbols)(p, args, named)
     if "channel" in args and not args.start_file:
-        p.error("--channel is for reading a --start-file: name one.")
+        p.error("--channel has no effect without a --start-file: name one.")
     _check_segments(p, args)
     if several(args):
         _check_several(p, args)
     if args.state_out == "-":
-        p.error("--state-out needs a file: - is for what is sampled.")
+        p.error("--state-out needs a file: - is the output of the sample.")
     if args.output == "-" or is_special_file(args.output):
         return
     if args.state_out and os.path.realpath(args.state_out) == os.path.realpath(args.output):
@@ -139,13 +139,13 @@ def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
 def _check_symbols(p: Parser, args: Namespace, named: set[str]) -> None:
     if args.choices:
         if foreign := sorted(named - FLAGS_WITH_CHOICES):
-            p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: leave one of them out")
+            p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: omit one of them")
         if several(args):
             p.error("--choices K needs one stream and one temperature.")
     if args.float:
         p.error("--float is for frame predictors: a network of symbols writes bytes.")
     if args.table and not args.start_file:
-        p.error("--table is for reading a --start-file: name one.")
+        p.error("--table has no effect without a --start-file: name one.")
     if args.unknown == "skip" and not (args.start_text or args.start_file):
         p.error("--unknown skip needs --start-text or --start-file.")
     if args.join == "reset" and not args.segments:
@@ -166,9 +166,9 @@ def _check_frames(p: Parser, args: Namespace, named: set[str]) -> None:
     for flag in (flag for flag, is_given in of_text.items() if is_given):
         p.error(f"{flag} is for networks of text: a frame predictor starts from a recording.")
     if args.engine not in ("auto", "cpu", "eager"):
-        p.error(f"--engine {args.engine} is for networks of symbols: leave it out.")
+        p.error(f"--engine {args.engine} is for networks of symbols: omit it.")
     if args.precision not in ("auto", "fp32"):
-        p.error(f"--precision {args.precision} is less precise than a 16-bit sample: leave it out.")
+        p.error(f"--precision {args.precision} is less precise than a 16-bit sample: omit it.")
     if Path(args.output).suffix.lower() == ".txt":
         p.error(f"-o {args.output}: a frame predictor makes sound: give a name that ends in .wav, or -.")
 
@@ -178,13 +178,13 @@ def _check_segments(p: Parser, args: Namespace) -> None:
     if not args.segments and (sizes or args.segments_dir):
         p.error("--segment-length, --segment-seconds and --segments-dir need --segments K.")
     if args.segments and sizes and (args.length or args.seconds is not None):
-        p.error("--segments K and the size of a segment set the length already: leave --length and --seconds out.")
+        p.error("--segments K and the size of a segment already set the length: omit --length and --seconds.")
     if args.segments and args.seconds == 0:
         p.error("--seconds 0 has no end, and cannot be divided into --segments.")
 
 
 def _check_several(p: Parser, args: Namespace) -> None:
-    """Reject what is possible with one stream and one temperature only."""
+    """Reject flags that require one stream and one temperature."""
     hint = ""
     if len(args.temperature) == 2 and all(value.is_integer() for value in args.temperature):  # such as 0,8
         hint = " If --temperature is meant to be one number, write it with a decimal point, such as 0.8."

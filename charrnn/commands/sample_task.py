@@ -1,4 +1,4 @@
-"""The network that charrnn-sample samples: its engine, its streams and their start, and the choices of --choices."""
+"""Sampling tasks of charrnn-sample: engine and streams of a network, their start, and the output of --choices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
 CHUNK = 256  # symbols per piece: the interval between checks for Ctrl-C, and the delay of live playback
-GPU_CHUNK = 2048  # the same on a GPU, which is faster, and idle between two pieces
+GPU_CHUNK = 2048  # the same on a GPU, which is faster, and is idle between two pieces
 SMALL_NETWORK = 500_000  # weights up to which a second thread costs more time than it saves
 
 
@@ -127,7 +127,7 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
     model, count = checkpoint.model, args.streams or 1
     if args.state_in:
         if args.start_file:
-            raise InputError("--state-in contains the start of a frame predictor: leave --start-file out.")
+            raise InputError("--state-in contains the start of a frame predictor: omit --start-file.")
         streams = load_streams(args.state_in, model)
         _check_streams(args, len(streams))
     else:

@@ -165,7 +165,7 @@ def _removed_unless_finished(run: run_dir.Run, stack: contextlib.ExitStack) -> I
                 run.path.rmdir()
         raise
     try:
-        run.clear()  # of files of a process that was killed here
+        run.clear()  # removes files that a killed process left
         yield
     except BaseException:
         if existed:
@@ -203,7 +203,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         settings, moves_to_gpu = _resumed_settings(args, config, run.config_file)
         task = _task_class(config.get("kind", "symbols")).reopen(run, config)
         _check_rows(settings.batch_size, world)
-        if config["processes"] != world.size:  # the cores are divided between the processes again
+        if config["processes"] != world.size:  # divide the cores among the new number of processes
             config |= {"processes": world.size, "threads": runtime.set_threads(runtime.default_threads())}
         runtime.set_threads(config["threads"])
     except (*LOAD_ERRORS, AttributeError) as error:

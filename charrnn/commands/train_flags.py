@@ -22,7 +22,7 @@ WITH_RESUME = "only --max-epochs, --max-iterations, --max-minutes, --device, --p
 FRAME_FLAGS = ("preset", "frame_taps", "loss")
 SYMBOL_FLAGS = ("mulaw", "wordvec_size", "encoding", "table")
 DEFAULT_EPOCHS = 50
-FRAME_DEFAULTS: dict[str, Any] = {  # that differ from those of a character network
+FRAME_DEFAULTS: dict[str, Any] = {  # defaults that differ from those of a character network
     "rate": 16000,
     "rnn_size": 300,
     "layers": 2,
@@ -32,7 +32,7 @@ FRAME_DEFAULTS: dict[str, Any] = {  # that differ from those of a character netw
     "loss": "mse",
     "precision": "fp32",
 }
-PRESETS: dict[str, dict[str, Any]] = {  # of the blog (docs/explanation/frame-predictor.md), except for the batches
+PRESETS: dict[str, dict[str, Any]] = {  # from docs/explanation/frame-predictor.md, except for the batches
     "day12": {
         "cell": "lstm",
         "rnn_size": 300,
@@ -108,7 +108,7 @@ def _add_frames(g: _ArgumentGroup) -> None:
     g.add_argument(
         "--frames",
         action="store_true",
-        help="train a frame predictor of 16-bit samples, --seq-length apart. Its defaults are "
+        help="train a frame predictor of 16-bit samples that are --seq-length apart. Its defaults are "
         "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
     g.add_argument("--preset", choices=tuple(PRESETS), help="settings of one of two experiments of 2016")
@@ -183,11 +183,11 @@ def _forget_bias(text: str) -> float | str:
 
 
 def check(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Reject flags that are wrong whatever the files contain, and fill in defaults that depend on other flags."""
+    """Reject flags that are invalid for any input, and fill in defaults that depend on other flags."""
     if args.resume and (foreign := sorted(named - FLAGS_WITH_RESUME)):
         names = ", ".join("INPUT" if name == "input" else flag_of(name) for name in foreign)
         p.error(f"--resume uses the settings of the run, so {names} cannot be given: {WITH_RESUME}.")
-    _settle_frames(p, args, named)
+    _resolve_frame_flags(p, args, named)
     if args.input.count("-") > 1:
         p.error("- is standard input, which can be read only once: name it once.")
     if "normalize_over" in named and not args.normalize:
@@ -204,14 +204,14 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
         _check_network(p, args, named)
 
 
-def _settle_frames(p: Parser, args: Namespace, named: set[str]) -> None:
+def _resolve_frame_flags(p: Parser, args: Namespace, named: set[str]) -> None:
     """Reject flags that cannot be combined with --frames, or require it, and fill in its defaults."""
     if not args.frames:
         if foreign := [name for name in FRAME_FLAGS if name in named]:
             p.error(f"{flag_of(foreign[0])} requires --frames.")
         return
     if foreign := [name for name in SYMBOL_FLAGS if name in named]:
-        p.error(f"{flag_of(foreign[0])} is for networks of symbols: leave it or --frames out.")
+        p.error(f"{flag_of(foreign[0])} is for networks of symbols: omit it or --frames.")
     preset = PRESETS.get(args.preset, {})
     limited = args.max_iterations is not None or args.max_minutes is not None
     for name, value in (FRAME_DEFAULTS | preset).items():
@@ -224,8 +224,8 @@ def _check_network(p: Parser, args: Namespace, named: set[str]) -> None:
     if args.cell == "lstmp":
         size = args.rnn_size // 2 if args.proj_size is None else args.proj_size
         if not 1 <= size < args.rnn_size and not args.init_from:
-            p.error(f"--cell lstmp projects --rnn-size {args.rnn_size} to fewer, and --proj-size is {size}.")
+            p.error(f"--cell lstmp needs a --proj-size below --rnn-size {args.rnn_size}, and it is {size}.")
     elif "proj_size" in named:
         p.error(f"--proj-size is for --cell lstmp: {args.cell} has no projection.")
     if args.cell in WITHOUT_FORGET_GATES and "forget_bias" in named:
-        p.error(f"{args.cell} has no forget gates: leave --forget-bias out.")
+        p.error(f"{args.cell} has no forget gates: omit --forget-bias.")

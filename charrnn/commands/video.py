@@ -1,4 +1,4 @@
-"""charrnn-video: a video of how runs learnt."""
+"""charrnn-video: a video of the progress of runs."""
 
 from __future__ import annotations
 

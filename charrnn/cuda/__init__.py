@@ -1,1 +1,1 @@
-"""How an NVIDIA GPU trains a network: CUDA graphs, batches on the device, and backends for the recurrent layers."""
+"""Training on an NVIDIA GPU: CUDA graphs, batches on the device, and backends for the recurrent layers."""

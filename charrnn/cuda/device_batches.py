@@ -36,7 +36,7 @@ class DeviceBatches:
 
 
 def place_batches(ids: Ids, batches: ContiguousBatches, rows: int, device: str) -> ContiguousBatches | DeviceBatches:
-    """Return the same batches on an NVIDIA GPU that has enough memory for them, and otherwise as they are."""
+    """Return the batches on an NVIDIA GPU if it has enough memory for them; otherwise return them unchanged."""
     if device != "cuda":
         return batches
     free, _ = torch.cuda.mem_get_info()

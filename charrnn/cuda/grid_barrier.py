@@ -59,7 +59,7 @@ def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
-    """Wait until ``arrivals`` programs have arrived in all; return the limit of spins, or 0 once they did not arrive.
+    """Wait until ``arrivals`` programs have arrived in all; return the limit of spins, or 0 after a timeout.
 
     With ONE, only the first thread reads the barrier, so that the warps of hundreds of programs do not contend for its
     cache line; the others wait for that thread. It is the thread that stores scalars, so its result counts. Without

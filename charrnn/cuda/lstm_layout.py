@@ -1,4 +1,4 @@
-"""Layouts: how the programs of `charrnn.cuda.lstm_kernels` divide rows and units, and which layouts fit on a GPU."""
+"""Layouts: the division of rows and units among the programs of `charrnn.cuda.lstm_kernels`, and their limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def up(size: int, multiple: int) -> int:
 
 
 class Layout(NamedTuple):
-    """How the programs of a kernel divide N rows and H units."""
+    """Division of N rows and H units among the programs of a kernel."""
 
     units: int  # of a program: a power of two
     rows: int  # of a program's tiles: a power of two

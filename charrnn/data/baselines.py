@@ -1,6 +1,6 @@
 """Baselines for a loss: the bits per symbol of FLAC for sound, of bzip2 for text, and of the symbols' histogram.
 
-The coders see only the part that they code. Imports no torch.
+The coders read only the part that they code. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bytecodec.errors import InputError
 from charrnn.data.vocab import Ids, Vocab
 
 BLOCK = 1 << 20  # symbols that are read at a time
-MAX_SYMBOLS = 64 * BLOCK  # 1.7 hours of sound at 11025 Hz; of more, this number is sampled
+MAX_SYMBOLS = 64 * BLOCK  # 1.7 hours of sound at 11025 Hz; a longer part is sampled down to this number
 MAX_FLAC_RATE = 655_350  # in Hz, the limit of the header of a FLAC frame
 NAMES = {"flac": "FLAC", "bzip2": "bzip2", "order0": "order-0", "entropy": "order-0 entropy"}
 PHRASES = {"flac": "in FLAC", "bzip2": "in bzip2", "order0": "in order-0 coding by the histogram of the training part"}
@@ -105,7 +105,7 @@ def _flac_bits(
 def bzip2_bits(ids: Ids, vocab: Vocab, on_progress: OnProgress = _ignore) -> float:
     """Return the bits per symbol of ``bzip2 -9`` for the text of ids (n,), n >= 1, in constant memory.
 
-    Of the widespread coders it is the best one for plain text.
+    Among widespread coders it is the best one for plain text.
     """
     ids = _checked(ids, len(vocab))
     coder = bz2.BZ2Compressor(9)
@@ -176,7 +176,7 @@ def _histogram(ids: Ids, symbols: int, on_progress: OnProgress) -> NDArray[np.in
 
 
 class _Size:
-    """A file that stores only its size."""
+    """File object that discards the data and stores only their size."""
 
     def __init__(self) -> None:
         self.bytes = self._position = 0

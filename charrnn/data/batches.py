@@ -23,15 +23,15 @@ class ContextWindow:
     min_lag: int = 1
 
 
-NEXT_SYMBOL = ContextWindow()  # of a network that reads one symbol and predicts the next one
+NEXT_SYMBOL = ContextWindow()  # for a network that reads one symbol and predicts the next one
 
 
 class ContiguousBatches:
     """Batches of a part, which is divided into N contiguous rows that are read in parallel.
 
     A batch is a function of the position in the rows, counted in symbols, so one integer is enough to resume a run.
-    Targets are the inputs shifted by one. The rest after the last complete batch is dropped, as in torch-rnn. Of a
-    corpus that is mapped from disk, only the last `RELEASE` symbols stay in memory.
+    Targets are the inputs shifted by one. The rest after the last complete batch is dropped, as in torch-rnn. If
+    the corpus is mapped from disk, only the last `RELEASE` symbols stay in memory.
 
     The length of a row is a multiple of ``multiple``, the sequence length T of a batch. The rows of worker ``rank`` of
     ``world`` are the slice ``own`` of the N, an equal share. With another ``context`` the targets of the rows are
@@ -56,8 +56,10 @@ class ContiguousBatches:
         self._read = 0
 
     def at(self, position: int, steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return inputs (N, max_lag - min_lag + steps) and targets (N, steps) from ``position`` on; rows repeat from
-        their beginning."""
+        """Return inputs (N, max_lag - min_lag + steps) and targets (N, steps) from ``position`` on.
+
+        At the end of the rows, the position wraps around to their beginning.
+        """
         start = position % self.row_length
         self._read += self.rows * steps
         if self._map is not None and self._read > RELEASE:

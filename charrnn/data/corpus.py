@@ -64,7 +64,7 @@ def prepare_corpus(
     vocabulary. The vocabulary of other texts is the set of their characters. A given ``vocab`` is not extended. Texts
     of BinToUTF8 are converted with its ``table``; ``encoding`` is that of texts without a byte order mark.
 
-    An input is a file, a folder or ``-``, standard input. Of a folder its recordings are read, or its texts if it has
+    An input is a file, a folder or ``-``, standard input. In a folder, the recordings are read, or the texts if it has
     none, sorted by path. A file that cannot be read is an error, or is skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
@@ -162,10 +162,10 @@ def _vocabulary(
 def _texts_by_table(
     characters: dict[Input, Characters], table: bytecodec.Table | None, vocab: Vocab | None
 ) -> set[Input]:
-    """Return the texts to read with the table, or raise InputError for one that needs a table or another one."""
+    """Return the texts to read with the table, or raise InputError for one that needs a table or a different table."""
     if table is None:
         foreign = next((file for file, text in characters.items() if lacks_table(text.code_points)), None)
-        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # a text network may have them
+        if foreign is not None and (vocab is None or vocab.alphabet is not None):  # a text network may contain both
             raise NoTableError(
                 f"{foreign.name} mixes ASCII and characters from U+3900 on, as texts of BinToUTF8 do: "
                 "give the table that BinToUTF8 wrote with it as --table FILE."

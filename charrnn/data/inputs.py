@@ -94,7 +94,7 @@ def opened(name: str) -> Iterator[Input]:
 def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True) -> Iterator[list[Input]]:
     """Identify all files, those of folders sorted by path, before any is read.
 
-    Of a folder the recordings are identified, or with ``texts`` its texts if there are none; see `files_in`.
+    In a folder, the recordings are identified, or with ``texts`` the texts if there are no recordings; see `files_in`.
     """
     with contextlib.ExitStack() as stack:
         found: list[Input] = []

@@ -74,7 +74,7 @@ def with_gain_of_set(
 ) -> tuple[SoundOptions, list[Input]]:
     """Measure, if necessary, the gain that normalizes the recordings among the files as a set.
 
-    Return the options with this gain, and the files without those that turned out to be unreadable.
+    Return the options with this gain, and the readable files.
     """
     if not options.normalize or options.normalize_over != "set" or options.set_gain_db is not None:
         return options, files

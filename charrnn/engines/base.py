@@ -13,7 +13,7 @@ from bytecodec.arguments import check_array, check_integers, check_number, check
 from bytecodec.errors import InputError
 from charrnn.models.config import ModelConfig, state_sizes
 
-NOTHING = -1  # last symbol of a stream without one; its first symbol is drawn uniformly
+NOTHING = -1  # last symbol of a stream that has none yet; its first symbol is drawn uniformly
 ROWS = 256  # symbols that are scored together in kernels that only score given symbols
 BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 less than 1
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 
 ENGINES = ("auto", "cpu", "onnx", "cuda", "eager")
-ONNX_STREAMS = 4  # up to which onnxruntime, which computes them one by one, is as fast as the eager engine
-SUBSTITUTES = {  # for the compiled engine, as messages name them
+ONNX_STREAMS = 4  # limit up to which onnxruntime, one stream at a time, is as fast as the eager engine
+SUBSTITUTES = {  # descriptions in messages of the engines that replace the compiled one
     "onnx": "onnxruntime, which is several times slower",
     "eager": "the eager engine, which is many times slower",
 }

@@ -24,7 +24,7 @@ from charrnn.sampling.writers import Output, open_samples
 from charrnn.storage import checkpoint as files
 
 STREAMS_KIND = "frame-streams"
-MIDDLE = 2.0**-25  # from a 24-bit number to the middle of its interval, so that no number is 0
+MIDDLE = 2.0**-25  # offset from a 24-bit number to the middle of its interval, so that no number is 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The frame predictor: a network that predicts each sample, a real number, from equally spaced earlier samples.
 
-It follows a blog of the course IFT6266 (Montreal 2016); docs/explanation/frame-predictor.md describes where the blog
-left a choice.
+It follows a blog of the course IFT6266 (Montreal 2016); docs/explanation/frame-predictor.md lists the choices that the
+blog leaves open.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FrameConfig:
     layer_norm: bool = False
     taps: int = 40  # N, the number of samples in the input of a step
     spacing: int = 100  # T
-    loss: str = "mse"  # the network predicts a sample; gaussian: its mean and log-variance
+    loss: str = "mse"  # mse: the network predicts a sample; gaussian: its mean and log-variance
 
     def __post_init__(self) -> None:
         check_layers(self)

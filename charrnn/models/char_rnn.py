@@ -15,7 +15,7 @@ from charrnn.models.config import ModelConfig
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids
 
-# How much to compute at once in evaluation. More is not faster, and can need more memory than a training step.
+# Limits of one evaluation pass. Larger ones are not faster, and can need more memory than a training step.
 MAX_LOGITS = 1 << 22  # 16 MiB in fp32
 MAX_GATES = 1 << 24  # numbers inside a recurrent layer, 64 MiB
 

@@ -83,7 +83,7 @@ def check_layers(config: Any) -> None:
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights that a checkpoint stores, by name; without those that always are zero."""
+    """Return the shapes of the weights that a checkpoint stores, by name, without those that are always zero."""
     v, h, gates = config.vocab_size, config.rnn_size, CELLS[config.cell]
     size, out = config.wordvec_size, config.proj_size or h
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, size)}

@@ -33,7 +33,7 @@ class AccessControl:
 
     The Host must be one of ``names``, in lower case and without port, or with ``addresses`` any IP address. Another web
     page can make a browser send requests here, even under a domain of its own that resolves to this machine (DNS
-    rebinding). The browser then states that page in Host and Origin, which scripts cannot change. An IP address cannot
+    rebinding). The browser then names that page in Host and Origin, which scripts cannot change. An IP address cannot
     be rebound. The first address must end in the ``token``, as ``/?token=...``, if it is not ""; a cookie holds it from
     then on.
     """
@@ -63,7 +63,7 @@ class AccessControl:
         return f"{hosts[0][:80]!r} is not a name of this page: open it at the address that was printed."
 
     def _origin_error(self, headers: Headers) -> str:
-        """Return an error if a browser states that another page makes the request; other programs state no origin."""
+        """Return an error if the request has the Origin of another page; only browsers send an Origin."""
         origins = headers.getlist("origin")
         here = headers["host"].lower()
         if all(o.lower() in (f"http://{here}", f"https://{here}") for o in origins):

@@ -32,7 +32,7 @@ MAX_UPLOAD = 50_000_000  # bytes
 TOO_LARGE = f"The recording has more than {MAX_UPLOAD // 1_000_000} MB: use its last minute."
 UPLOAD_RATE = 5_000_000  # bytes per second; a faster upload would delay listeners
 UPLOAD_TIMEOUT = 60.0  # seconds
-MAX_CONNECTIONS = 500  # of at most 100 listeners, whose browsers keep up to two open
+MAX_CONNECTIONS = 500  # enough for 100 listeners, whose browsers keep up to two open each
 FILES = {  # media types of the files in static/
     "listen.html": "text/html",
     "listen.css": "text/css",
@@ -145,8 +145,8 @@ async def _preloading(_: Starlette) -> AsyncIterator[None]:
 def server(app: Starlette) -> uvicorn.Server:
     """Return the server of an application: ``server(app).run([bind(...)])``.
 
-    Limits of time and size are uvicorn's own settings. It has none for the time in which a client sends a request or
-    reads the answer, so a page for strangers belongs behind a reverse proxy that has these limits.
+    uvicorn's own settings limit time and size. uvicorn does not limit how long a client takes to send a request or to
+    read the response, so a public page needs a reverse proxy that does.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_own_error)
     config = uvicorn.Config(
@@ -156,7 +156,7 @@ def server(app: Starlette) -> uvicorn.Server:
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=3,
         ws_max_size=messages.MAX_SIZE,
-        ws_per_message_deflate=False,  # PCM hardly gets smaller
+        ws_per_message_deflate=False,  # PCM is hardly compressible
         proxy_headers=False,
         server_header=False,
         access_log=False,
@@ -167,7 +167,7 @@ def server(app: Starlette) -> uvicorn.Server:
 
 
 def _is_own_error(record: logging.LogRecord) -> bool:
-    """Return False for errors in what a client sent, which are not logged."""
+    """Return False for errors that a client's request caused; these are not logged."""
     return not str(record.msg).startswith(("Invalid UTF-8 sequence", "ASGI callable returned without completing"))
 
 

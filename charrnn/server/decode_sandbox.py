@@ -28,7 +28,7 @@ def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
     their own, with limited memory and time and without the right to write files. Raise InputError if the file is not a
     recording, or decoding it exceeds the limits.
     """
-    # -P: modules are not searched for in the current folder, which may hold files of other people
+    # -P: modules are not searched for in the current folder, which may contain files of other users
     command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

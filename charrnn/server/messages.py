@@ -15,7 +15,7 @@ MAX_TEMPERATURE = 10.0
 
 
 class MalformedError(Exception):
-    """A message that the page would not send; ``str()`` describes the fault."""
+    """Error for a message that the page never sends; ``str()`` describes the fault."""
 
 
 def parse(message: Any) -> dict[str, Any]:

@@ -28,10 +28,10 @@ HEADER = struct.Struct("<If")  # of a piece: stream number and temperature; int1
 
 @dataclass(frozen=True)
 class PlayRequest:
-    """What to play.
+    """Request to play a stream of a checkpoint.
 
-    ``stream`` is the number that the listener gave to this stream; each piece carries it. ``prime`` holds the bytes to
-    prime the network with, at the rate and in the encoding of ``prime_format``.
+    ``stream`` is the number that the listener assigned to this stream and is in each piece. ``prime`` holds the bytes
+    to prime the network with, at the rate and in the encoding of ``prime_format``.
     """
 
     stream: int
@@ -64,7 +64,7 @@ class Sampler(threading.Thread):
         self._temperature = value
 
     def receive(self, samples: int) -> None:
-        """Note how many samples of the stream have been played; a number above those sent is reduced to it."""
+        """Record how many samples of the stream have been played, at most the number that was sent."""
         with self._changed:
             self._played = max(self._played, min(samples, self._sent))
             self._changed.notify()
@@ -130,7 +130,7 @@ class Sampler(threading.Thread):
                 self._send({"type": "status", "stream": request.stream, "speed": speed})
 
     def _piece_size(self, rate: int) -> int:
-        """Return the symbols of the next piece; slow networks send small pieces, for a short delay."""
+        """Return the number of symbols in the next piece, which is small for slow networks, for a short delay."""
         longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
         return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
 

@@ -1,4 +1,4 @@
-"""WebSocket session of one listener: executes their messages and sends the sound of their sampler."""
+"""WebSocket session of one listener, which executes messages and sends the sound of a sampler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charrnn.server.sampler import Sampler
 from charrnn.server.state import AppState
 
 IDLE_TIMEOUT = 60.0  # seconds without a message
-SEND_TIMEOUT = 10.0  # seconds for a message to leave while the listener does not read
+SEND_TIMEOUT = 10.0  # seconds until sending fails if the listener does not read
 MESSAGE_INTERVAL = 0.005  # seconds between messages, so that a flood of them does not delay other listeners
 
 

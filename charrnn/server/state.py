@@ -76,7 +76,7 @@ class AppState:
         return {"id": key, "seconds": len(prime) / sound[0]}
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:
-        """Return what a play message asks for."""
+        """Return the request of a play message."""
         from charrnn.storage.checkpoint_format import kind_of
 
         run = self.runs[self.index(message["run"])]
@@ -112,7 +112,7 @@ def find_checkpoint(run: Run, which: str | int) -> Path:
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    """Return the description of a run. Files that cannot be read do not hide other runs."""
+    """Return the description of a run, also if its files cannot be read."""
     found: dict[str, Any] = {"rate": 0, "kind": "", "network": "", "inputs": "", "best": None, "checkpoints": []}
     try:
         found["checkpoints"] = [int(file.stem) for file in run.checkpoints()]

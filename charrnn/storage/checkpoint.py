@@ -24,7 +24,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Saveable(Protocol):
-    """A network of any kind with its metadata, as `Checkpoint`."""
+    """Interface of a network of any kind with its metadata, such as `Checkpoint`."""
 
     @property
     def kind(self) -> str: ...
@@ -120,7 +120,7 @@ def load_model(path: str | Path, device: str = "cpu") -> CharRNN:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a network that are stored: all but the parameters that always are zero (see cells.py)."""
+    """Return the tensors of a network that are stored: all but the parameters that are always zero (see cells.py)."""
     frozen = _frozen(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
@@ -141,7 +141,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that always are zero."""
+    """Return the names of the parameters that are always zero."""
     return {f"{path}.{name}" for path, part in model.named_modules() for name in getattr(part, "FROZEN", ())}
 
 

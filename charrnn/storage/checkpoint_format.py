@@ -1,6 +1,6 @@
 """Checkpoints and hidden states as files, read without torch: safetensors files, written whole or not at all.
 
-Nothing here unpickles, so a file from a stranger cannot run code. `load` lists how a checkpoint is checked.
+This module unpickles nothing, so an untrusted file cannot run code. `load` lists how a checkpoint is checked.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from charrnn.storage.schema import MAX_SHOWN, shown
 FORMAT = 1
 KIND = "symbols"
 STREAMS_KIND = "streams"
-#: What a damaged file makes the constructors of a network raise; the last two are torch's, for sizes.
+#: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.
 LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
 MAX_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MAX_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
-KIND_NAMES = {  # as messages name a file of a kind
+KIND_NAMES = {  # descriptions of each kind of file in messages
     KIND: "checkpoint of a character network",
     "frames": "checkpoint of a frame predictor",
     "resume": "resume file of a run",
@@ -68,7 +68,7 @@ class CheckpointMeta:
     sound: dict[str, Any] | None = None  # a `charrnn.data.recordings.SoundOptions.to_json`; None if unknown
     train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
-    path: str = ""  # of the file that it was read from
+    path: str = ""  # file from which it was read
 
 
 @dataclass
@@ -110,7 +110,7 @@ def load(path: str | Path) -> StoredCheckpoint:
 
 
 def load_error(path: str | Path, error: Exception) -> InputError:
-    """Return the error for a file whose metadata or tensors do not make a network."""
+    """Return the error for a file whose metadata or tensors do not form a network."""
     if isinstance(error, InputError):
         return error
     return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")

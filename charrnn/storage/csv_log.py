@@ -45,7 +45,7 @@ class CsvLog:
             if header not in ("", ",".join(columns)):
                 raise InputError(f"{path} begins with {header[:80]!r}, and not with charrnn-train's columns.")
             kept = takewhile(lambda row: _is_until(row, iteration), _rows(path))
-        with open_output(str(path)) as file:  # written row by row: a log may be larger than memory
+        with open_output(str(path)) as file:  # copied row by row, because a log may exceed the memory
             file.write((",".join(columns) + "\n").encode())
             for row in kept:
                 file.write((",".join(row[column] for column in columns) + "\n").encode())

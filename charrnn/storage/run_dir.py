@@ -1,4 +1,4 @@
-"""The run directory: its files and checkpoints, and the run or checkpoint of a name. Imports no torch."""
+"""The run directory: its files and checkpoints, and the lookup of runs and checkpoints by name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the run, which the system releases however the process ends."""
+        """Hold the lock of the run, which the system releases even if the process is killed."""
         with self.lock_file.open("w") as file:
             try:
                 _lock(file)

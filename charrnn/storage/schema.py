@@ -1,7 +1,7 @@
 """Tables of the fields of every JSON document that charrnn stores, and the one function that validates them.
 
 Files of a run may come from another person, from an older version or from a damaged disk, so each document is validated
-when it is read. What a network's ``model`` holds is validated by its configuration class, `charrnn.models.config`.
+when it is read. A network's ``model`` is validated by its configuration class, `charrnn.models.config`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_INT, MAX_SEED = 2**63 - 1, 2**64 - 1
 MAX_NUMBER = 1e30  # of a training setting; larger values are mistakes, and would overflow
 LARGEST_FLOAT = sys.float_info.max
 INFINITE = (float("inf"), -float("inf"))
-UNSHOWN = (MAX_INT, MAX_SEED, MAX_NUMBER, LARGEST_FLOAT)  # bounds that no message needs
+UNSHOWN = (MAX_INT, MAX_SEED, MAX_NUMBER, LARGEST_FLOAT)  # bounds that messages omit
 NAMES = {
     int: "a whole number",
     float: "a number",
@@ -48,7 +48,7 @@ def validate(document: Any, schema: Schema, source: object, partial: bool = Fals
 
 @dataclass(frozen=True)
 class Field:
-    """What a field may hold. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
+    """Type and range of a field. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
 
     type: type
     least: float | None = None

@@ -1,4 +1,4 @@
-"""Conversion of torch-rnn's networks to checkpoints of charrnn.
+"""Conversion of torch-rnn networks to checkpoints of charrnn.
 
 A checkpoint of torch-rnn is a table with the network under ``model``, an nn.LanguageModel, whose ``net`` is a list of
 layers: nn.LookupTable; for each layer nn.LSTM or nn.VanillaRNN, optionally nn.BatchNormalization between two nn.View,

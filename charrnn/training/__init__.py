@@ -1,1 +1,1 @@
-"""The training loop and everything that it calls."""
+"""Training: the loop, steps, recipes, evaluation, and distribution over processes."""

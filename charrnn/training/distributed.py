@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     from charrnn.models.char_rnn import State
 
-TIMEOUT = timedelta(minutes=10)  # for one collective operation; a process that misses it is considered hung
-LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its death is still detected
+TIMEOUT = timedelta(minutes=10)  # for one collective operation; a process that exceeds it is assumed to hang
+LONG_TIMEOUT = timedelta(days=30)  # while the main process prepares a corpus or samples; its end is still detected
 HEAD_START = 5.0  # seconds for the main process to report a wrong command line before the others end
 BUCKET = 1 << 24  # numbers (64 MB) that are averaged at a time
 RUN_KEY = "charrnn/run"  # path of this job's run, in the store that outlives torchrun's restarts
 
 
 class World:
-    """The group of processes that train together, as seen by the process of one rank.
+    """The group of processes that train together, as an object in the process of one rank.
 
     This class is the group of a single process; its methods return what they are given.
     """
@@ -92,7 +92,7 @@ SINGLE_PROCESS = World()
 
 
 class PeerError(InputError):
-    """Another process of this training ended or hangs."""
+    """Error for another process of this training that ended or hangs."""
 
 
 def is_distributed() -> bool:

@@ -46,8 +46,8 @@ class Settings:
     checkpoint_every: int = 1000  # iterations between checkpoints, each with a validation
     keep: int = 0  # newest checkpoints to keep besides the best one; 0 for all
     seed: int = 0  # of initial weights and dropout
-    precision: str = "fp32"  # or bf16: autocast; weights stay in fp32
-    device: str = "cpu"  # or cuda, or mps
+    precision: str = "fp32"  # fp32, or bf16 (autocast); weights stay in fp32
+    device: str = "cpu"  # cpu, cuda or mps
     gpu_layers: str = "torch"  # backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`)
 
     def __post_init__(self) -> None:

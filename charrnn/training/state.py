@@ -34,7 +34,7 @@ class TrainState:
 def save(
     path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState, hidden: State
 ) -> None:
-    """Write the resume file, whole or not at all, with the hidden state of the rows of all processes, ``hidden``."""
+    """Write the resume file, whole or not at all, with ``hidden``, the hidden state of the rows of all processes."""
     tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimizer.state.get(parameter, {}).items():

@@ -93,7 +93,7 @@ class Step:
         outcome = torch.stack((loss, norm))
         self._clip(gradients, norm)
         self.optimizer.found_inf = 1 - outcome.isfinite().all().float()  # type: ignore[attr-defined]
-        self.optimizer.step()  # does nothing if found_inf is 1
+        self.optimizer.step()  # has no effect if found_inf is 1
         return outcome, map_state(lambda tensor: tensor.detach().float(), state)
 
     def _clip(self, gradients: list[Tensor], norm: Tensor) -> None:

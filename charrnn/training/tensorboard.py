@@ -89,7 +89,7 @@ class TensorBoard(Listener):
                 self._writer.add_scalar(tag, row[column], int(row["iteration"]))
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        """Print no traceback if the writer's thread fails: its error is raised again at the next event."""
+        """Suppress the traceback if the writer's thread fails: its error is raised again at the next event."""
         if not isinstance(args.exc_value, OSError):
             self._hook(args)
 

@@ -1,6 +1,6 @@
 """The training loop: one for every kind of network, on one process or many.
 
-A kind of network is a `charrnn.training.task.TrainingTask`. Of its network the loop uses
+A kind of network is a `charrnn.training.task.TrainingTask`. The loop calls two methods of its network,
 ``loss(x, y, state) -> (mean loss, state)`` and ``initial_state(n) -> state``.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from charrnn.training.task import TrainingTask
 
 FLUSH_SECONDS = 1.0  # maximum delay of the log behind the training
-MAX_PENDING = 50  # iterations that a GPU may be ahead of the log; to read an outcome interrupts its work
+MAX_PENDING = 50  # iterations that a GPU may be ahead of the log, since reading an outcome interrupts its work
 
 
 class _StoppedError(Exception):
@@ -184,7 +184,7 @@ class Trainer:
     def _log_is_due(self) -> bool:
         """Return whether to wait for the device and write the log.
 
-        That is after each iteration unless the device runs ahead of the host, and always before a checkpoint.
+        This is the case after each iteration unless the device runs ahead of the host, and always before a checkpoint.
         """
         return (
             not self.runs_ahead

@@ -1,4 +1,4 @@
-"""Parts of the video: the samples of each run, laid end to end."""
+"""Parts of the video: the samples of each run, one after another."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Part:
 
 
 def part_of(summary: RunSummary, name: str, samples: Sequence[Sample], fps: int, number: int) -> Part:
-    """Lay the samples of a run end to end; each begins at the start of a frame.
+    """Arrange the samples of a run one after another; each begins at the start of a frame.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Loss curves of runs and columns of CSV files, and their reduction to what a picture can show."""
+"""Loss curves of runs and columns of CSV files, and their reduction to the resolution of a picture."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Layout:
         self.progress = self.box(0, 712, 1280, 720)
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """Return a box of a video of 1280 x 720 in pixels of this one."""
+        """Convert a box from pixels of a 1280 x 720 video to pixels of this one."""
         x, y = self.width / 1280, self.height / 720
         return round(left * x), round(top * y), round(right * x), round(bottom * y)
 
@@ -165,7 +165,7 @@ def end_card(layout: Layout, parts: Sequence[Part]) -> Frame:
 
 
 def captions(layout: Layout, part: Part, clip: Clip) -> Pen:
-    """Draw what does not move while a clip plays: names above, labels below."""
+    """Draw the static texts of a clip: names above, labels below."""
     pen, summary, point = Pen(layout), part.summary, clip.point
     pen.bar(40, 30, 46, 100, part.color)
     pen.title(64, 62, part.name, 34)

@@ -1,4 +1,4 @@
-"""Report on runs: one self-contained HTML file with curves to zoom and players for every checkpoint."""
+"""Report on runs: one self-contained HTML file with zoomable curves and players for every checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH = 420  # columns of a sound's pictures
 BINS = 96  # rows of a spectrogram
 LOUD, QUIET = -20.0, -90.0  # dB shown as white and black, the same in all pictures for comparison
 POINTS = 3000  # per curve and axis scale; a curve has at most about twice as many
-MAX_FLAC = 14_000_000  # samples in FLAC, at most a byte each; a larger report uses Vorbis
+MAX_FLAC = 14_000_000  # samples in FLAC, at most one byte each; a larger report uses Vorbis
 ORIGINAL_SECONDS = 5.0  # of the training data, if there is no sample of which to use the length
 DIGITS = 7  # significant digits of the curves' numbers
 

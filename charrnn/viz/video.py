@@ -1,4 +1,4 @@
-"""Video of how runs learnt: the sound of each checkpoint in order, with its graphs, encoded by ffmpeg."""
+"""Video of the progress of runs: the sound of each checkpoint in order, with graphs, encoded by ffmpeg."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make(
         try:
             _write_sound(sound, parts, cards, fps)
         except OSError as error:
-            error.filename = folder  # which may be on another disk than the video
+            error.filename = folder  # may be on another disk than the video
             raise
         frames = _frames(parts, layout, cards, fps, title or _title(summaries))
         _encode(program, _with_progress(frames, layout, total, on_progress), layout, fps, sound, target)

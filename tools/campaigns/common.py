@@ -1,4 +1,4 @@
-"""What all campaigns share: flags, starting commands, and the table of results."""
+"""Functions that all campaigns share: flags, starting commands, and the table of results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOICE = ROOT / "data" / "voice.wav"
 MEMORY_GROWTH = 0.05  # at most
 
 Arguments = argparse.Namespace
-Result = str  # what a check found
+Result = str  # description of the result of a check
 Check = Callable[[Arguments, Path], Result]  # called with a new folder; raises an error if it fails
 
 
@@ -27,7 +27,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the flags of all campaigns."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--only", help="names of checks, separated by commas (default: all)")
-    made.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    made.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     return made
 
 

@@ -4,7 +4,7 @@
     python tools/campaigns/crowd.py --minutes 0.5 --listeners 6 --run runs/voice-001
 
 Four of five listeners play all the time, and their sound is compared with charrnn-sample's; one of five disconnects and
-returns. A gap is a moment in which a buffer of 0.3 seconds is empty, also if this process was late itself. Linux only.
+returns. A gap is a moment in which a buffer of 0.3 seconds is empty, even if this process caused the delay. Linux only.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Listener:
 
 
 async def bad_message(host: str, number: int) -> None:
-    """Messages that are malformed, too large or name other files are rejected."""
+    """Check that messages that are malformed, too large or name other files are rejected."""
     message = (
         "{" * 99,
         random.Random(number).randbytes(99),
@@ -133,7 +133,7 @@ async def bad_message(host: str, number: int) -> None:
 
 
 async def flood(host: str, _: int) -> None:
-    """A flood of messages slows down only its own connection."""
+    """Send a flood of messages, which must slow down only its own connection."""
     async with connect(f"ws://{host}/api/live", compression=None, close_timeout=0) as socket:
         with suppress(TimeoutError, ConnectionClosed):
             async with asyncio.timeout(2):
@@ -162,7 +162,7 @@ class Crowd:
         self.memory: list[int] = []
 
     async def run(self, seconds: float) -> None:
-        """Let all clients run for some seconds."""
+        """Run all clients for some seconds."""
         self.end = time.monotonic() + seconds
         tasks = [asyncio.ensure_future(self._try("steady listeners", self._stay(one))) for one in self.steady]
         while time.monotonic() < self.end and not all(one.received for one in self.steady):

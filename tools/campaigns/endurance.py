@@ -8,7 +8,7 @@ Prints a row for each check; the exit code is 1 if one failed. Linux only.
 
 train   charrnn-train of a tiny network: log.csv has each iteration once, in order and finite; memory in the last tenth
         is at most 5 % above the second tenth; the last tenth takes at most twice as long as the first.
-sample  endless charrnn-sample through a pipe that is closed in the end: every character belongs to the alphabet, none
+sample  endless charrnn-sample through a pipe that is finally closed: every character belongs to the alphabet, none
         is lost, memory as above, the exit code is 0, and the state is finite.
 agree   the compiled engine and the eager one score the same symbols from first to last: their mean losses differ by at
         most --tolerance in each tenth, and by a tenth of that when the sound repeats.

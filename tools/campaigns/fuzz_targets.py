@@ -1,4 +1,4 @@
-"""What tools/campaigns/fuzz.py mutates: valid files of each kind, and the readers of them."""
+"""Targets of tools/campaigns/fuzz.py: valid files of each kind, and the functions that read them."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class ThreadAutotuner:
     """The number of threads that has been the fastest recently.
 
     Several threads synchronise many times per symbol. If another process takes a core from one of them, all of them
-    wait, and a single thread is faster. It is also faster for networks with few units. A number of ``threads`` other
-    than 0 is the only one.
+    wait, and a single thread is faster. It is also faster for networks with few units. If ``threads`` is
+    not 0, it is the only candidate.
     """
 
     def __init__(self, threads: int) -> None:

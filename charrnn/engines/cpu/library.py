@@ -17,7 +17,7 @@ LIBRARY_VARIABLE = "CHARRNN_KERNEL_LIBRARY"  # environment variable with the pat
 
 
 class UnavailableError(InputError):
-    """Error: the compiled engine is not built or does not support the network. Another engine may."""
+    """Error for a compiled engine that is not built or does not support the network; another engine may."""
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:

@@ -57,7 +57,7 @@ class GraphSampler:
         return results
 
     def check(self) -> None:
-        """Return; errors of the GPU are raised by torch."""
+        """Check nothing: torch raises errors of the GPU."""
 
     def _replay(self, kind: str, count: int) -> Work:
         """Return a function that runs `count` steps; it is captured at first use."""

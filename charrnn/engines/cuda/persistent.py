@@ -18,7 +18,7 @@ MAX_SYMBOLS = 4096  # a program samples from all of them at once
 MAX_WEIGHTS = 2**31  # indices are 32-bit numbers
 MAX_ROWS = 64  # streams per item
 MAX_UNITS = 2048  # inputs whose weights a program of one stream can load before it waits
-PITCH = 64  # rows of matrices are padded to a multiple of it, which is also a step of a product's loop
+PITCH = 64  # divisor of the padded length of matrix rows, and inputs per step of a product's loop
 PRELOAD = 1 << 15  # bytes of weights in the registers of a program that waits: 64 registers per thread
 WARP, VECTOR = 32, 16  # threads of a warp, and bytes that a thread reads at a time
 WARPS, REGISTERS = 4, 255  # warps per program, and registers per thread at most
@@ -30,7 +30,7 @@ STEPS = 2048  # per launch, so that the counters of the barriers stay small
 
 
 class Plan(NamedTuple):
-    """How the work of a phase is divided into items; see the kernel."""
+    """Division of the work of a phase into items; see the kernel."""
 
     rows: int  # streams per item
     units: int  # units per item of a layer
@@ -90,7 +90,7 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
 
 
 def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARED) -> Plan:
-    """Return how to divide the work for weights of ``size`` bytes.
+    """Return the division of the work for weights of ``size`` bytes.
 
     ``programs`` fit on the GPU at the same time, and `PER_MULTIPROCESSOR` of them share ``shared`` bytes.
     """
@@ -192,7 +192,7 @@ def launch_options(plan: Plan) -> dict[str, Any]:
 
 
 def capacity(device: torch.device) -> tuple[int, int]:
-    """Return how many programs fit on a device at the same time, and the shared memory of a multiprocessor in bytes."""
+    """Return the number of programs that fit on a device at once, and a multiprocessor's shared memory in bytes."""
     if device.type != "cuda":  # Triton's interpreter
         return 1, SHARED
     card = torch.cuda.get_device_properties(device)

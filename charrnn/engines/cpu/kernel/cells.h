@@ -11,7 +11,7 @@
  *     c' = f * c + i * g
  *     h' = o * tanh(c')
  *
- * Of an LSTMP (Sak, Senior and Beaufays 2014) the recurrent and output vector is r' = R h'; see steps.h. */
+ * In an LSTMP (Sak, Senior and Beaufays 2014) the recurrent and output vector is r' = R h'; see steps.h. */
 INLINE floats V(lstm_step)(const floats *input, const floats *recurrent, floats *c)
 {
     floats i = V(sigmoid)(input[0] + recurrent[0]), f = V(sigmoid)(input[1] + recurrent[1]);

@@ -180,7 +180,7 @@ static void V(configure_tiles)(int inputs)
     _tile_loadconfig(&shapes);
 }
 
-/* Compute what integer_dots does, for 16 streams whose inputs are `size` bytes apart, and weights of one byte. */
+/* Compute the same as integer_dots, for 16 streams whose inputs are `size` bytes apart, and weights of one byte. */
 INLINE void V(amx_dots)(int width, const uint8_t *w, int inputs, const int8_t *x, int64_t size, ints (*sums)[MAX_WIDTH])
 {
     const int row = width * 64;

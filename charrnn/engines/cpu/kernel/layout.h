@@ -79,7 +79,7 @@ typedef struct {
     double temperature;
 } Work;
 
-/* -- what the threads of a call share, and what each one owns ------------------------------------------------------------ */
+/* -- structures that the threads of a call share or own ----------------------------------------------------------------- */
 
 typedef struct {
     _Atomic int64_t arrived;

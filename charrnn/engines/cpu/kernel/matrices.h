@@ -67,7 +67,7 @@ INLINE int64_t V(share)(const Thread *t, int64_t count, int end)
     return count * (t->index + end) / t->shared->threads;
 }
 
-/* Prefetch this thread's rows of a matrix during what follows. */
+/* Prefetch this thread's rows of a matrix during the next computation. */
 INLINE void V(start_prefetch)(Thread *t, const Matrix *m)
 {
     int64_t tiles = m->vectors / m->width, size = tile_bytes(m);

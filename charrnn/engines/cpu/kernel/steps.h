@@ -43,7 +43,7 @@ static void V(store_output)(const Shared *shared, int64_t step)
 
 /* Run all steps as one of the threads.
  *
- * A layer's recurrent product can be computed when it is needed, or one step earlier, as soon as its state is there.
+ * A layer's recurrent product can be computed when it is needed, or one step earlier, as soon as its state is complete.
  * Every other step computes it when it is needed and, after the barrier, at once again for the next step. So its
  * weights are read twice in a row, the second time from the core's own cache, and the next step reads none. */
 static void V(run)(Thread *t)

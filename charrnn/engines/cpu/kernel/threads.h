@@ -1,13 +1,13 @@
 /* Threads of one call: counters to wait for, a barrier, and the memory that they work in. */
 
-/* A waiting thread spins for SPIN_LIMIT and then sleeps for SLEEP between two looks at the counter. Both are in ns.
+/* A waiting thread spins for SPIN_LIMIT and then sleeps for SLEEP between two reads of the counter. Both are in ns.
  *
  * The awaited thread may have lost its processor to another process. Spinning keeps that processor busy, and so does
  * sched_yield, which returns at once if no other thread waits for the same core. Only a sleeping thread leaves its
  * processor idle, so that the system can move the other thread there. But the shortest sleep lasts 60 us or more, and
  * the other threads wait for the sleeper in turn: with a lower limit, one late thread makes all others sleep. */
 enum { SPIN_LIMIT = 100000, SLEEP = 1000 };
-enum { SPINS_PER_CLOCK = 64 }; /* looks at the counter per look at the clock */
+enum { SPINS_PER_CLOCK = 64 }; /* reads of the counter per read of the clock */
 
 INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arrived, 1, memory_order_acq_rel); }
 
@@ -32,7 +32,7 @@ static void wait_for(Counter *counter, int64_t goal)
     }
 }
 
-/* Wait until all threads of the call are here. */
+/* Wait until all threads of the call have reached the barrier. */
 INLINE void barrier(Thread *t)
 {
     t->goal += t->shared->threads;

@@ -1,4 +1,4 @@
-/* What is compiled once per variant, with VARIANT and WITH_ macros set. */
+/* Code that is compiled once per variant, with VARIANT and WITH_ macros set. */
 
 #include "vector_math.h"
 #include "dot_products.h"
