@@ -1,13 +1,12 @@
 """Commands read standard input, pipes and folders with unreadable files as they read a file."""
 
-import io
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from input_files import LFS, M4A, SMALL, files
 
 import bytecodec
 from bytecodec.errors import InputError
@@ -17,31 +16,10 @@ from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.data.inputs import opened
 
-TINY = "--rnn-size 4 --layers 1 --wordvec-size 2 --batch-size 1 --seq-length 4 --threads 1 --device cpu".split()
-SMALL = [*TINY, "--max-iterations", "1"]
-LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-M4A = b"\0\0\0\x20ftypM4A " + bytes(100)
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-    """``stdin(data)`` sends bytes to standard input."""
-
-    def send(data):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-    return send
-
-
-def files(*names, content="abc"):
-    for name in names:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def test_an_unknown_encoding_is_a_wrong_command_line(capsys):

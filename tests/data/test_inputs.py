@@ -1,13 +1,12 @@
 """Files, folders, pipes and standard input as inputs of the commands."""
 
-import io
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from input_files import LFS, M4A, files
 
 import bytecodec
 from bytecodec.errors import InputError
@@ -15,11 +14,6 @@ from charrnn.data.corpus import prepare_corpus
 from charrnn.data.inputs import Unreadable, files_in
 from charrnn.data.recordings import SoundOptions
 from charrnn.frames import data as frame_data
-
-TINY = "--rnn-size 4 --layers 1 --wordvec-size 2 --batch-size 1 --seq-length 4 --threads 1 --device cpu".split()
-SMALL = [*TINY, "--max-iterations", "1"]
-LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-M4A = b"\0\0\0\x20ftypM4A " + bytes(100)
 
 
 @pytest.fixture(autouse=True)
@@ -38,22 +32,6 @@ def ids():
         return prepare_corpus(inputs, Path("corpus"), sound, **more)
 
     return make
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-    """``stdin(data)`` sends bytes to standard input."""
-
-    def send(data):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-    return send
-
-
-def files(*names, content="abc"):
-    for name in names:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def listed(folder):
