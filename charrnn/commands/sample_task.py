@@ -16,7 +16,7 @@ from bytecodec.files import open_output
 from bytecodec.pcm import bytes_to_int16
 from charrnn import runtime
 from charrnn.commands.flags import options_of, threads_of
-from charrnn.engines import NOTHING
+from charrnn.engines import NO_SYMBOL
 
 if TYPE_CHECKING:
     from charrnn.frames.generate import FrameSampling, FrameStream
@@ -145,7 +145,7 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
 def print_choices(task: SymbolSampling, args: Namespace) -> None:
     """Print the likeliest next symbols, one per line: probability, symbol and meaning."""
     task.restart(args.temperature[0])
-    if (task.engine.get_state()[1] == NOTHING).any():
+    if (task.engine.get_state()[1] == NO_SYMBOL).any():
         log(
             "no symbols were fed to the network, so all symbols have the same probability: give a --start-text or "
             "--start-file.",

@@ -153,7 +153,7 @@ def launch(kernel: Any, layout: Layout, hidden_size: int, *arguments: Tensor | i
 
 def compiled_for(layout: Layout, hidden_size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the constants of a kernel and Triton's options for it."""
-    constants = (hidden_size, layout.pitch, layout.units, layout.rows, layout.pieces, layout.held)
+    constants = (hidden_size, layout.pitch, layout.units, layout.rows, layout.pieces, layout.register_pieces)
     return constants, {"num_warps": layout.warps, "num_stages": 1, "launch_cooperative_grid": True}
 
 
@@ -175,7 +175,7 @@ def run_forward(
         layout,
         units,
         *(gates_x, u, bias, h0, c0, h, c, outputs, gates, cells, *_barriers(layout, h0.device)),
-        *(n, steps, layout.each, SPIN_LIMIT),
+        *(n, steps, layout.rows_each, SPIN_LIMIT),
     )
     return outputs, h, c, gates, cells
 
@@ -199,7 +199,7 @@ def run_backward(
         units,
         *(y_grad, y_grad.stride(0), y_grad.stride(1), h_grad, c_grad, u, gates, cells),
         *(gate_grads, h0_grad, c0_grad, bias_grad, sums, *_barriers(layout, u.device)),
-        *(n, steps, layout.each, SPIN_LIMIT),
+        *(n, steps, layout.rows_each, SPIN_LIMIT),
     )
     return gate_grads, h0_grad, c0_grad, bias_grad.sum(0)
 

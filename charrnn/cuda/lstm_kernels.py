@@ -49,22 +49,28 @@ def _store_four(x, i, f, g, o, mask, H: tl.constexpr):  # type: ignore[no-untype
 
 
 @triton.jit
-def _places(n, each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _partition(n, rows_each, PITCH: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return a program's block of rows, its number in the block, its rows, which of them exist, and its units."""
     block = tl.program_id(0) // (PITCH // UNITS)
-    me = tl.program_id(0) % (PITCH // UNITS)
+    program = tl.program_id(0) % (PITCH // UNITS)
     row = tl.arange(0, ROWS)
-    rows = block * each + row
-    return block, me, rows, (row < each) & (rows < n), me * UNITS + tl.arange(0, UNITS)
+    rows = block * rows_each + row
+    return block, program, rows, (row < rows_each) & (rows < n), program * UNITS + tl.arange(0, UNITS)
 
 
 @triton.jit
-def _weights(  # type: ignore[no-untyped-def]
-    u, first, H: tl.constexpr, UNITS: tl.constexpr, PIECES: tl.constexpr, HELD: tl.constexpr, TURNED: tl.constexpr
+def _load_weights(  # type: ignore[no-untyped-def]
+    u,
+    first,
+    H: tl.constexpr,
+    UNITS: tl.constexpr,
+    PIECES: tl.constexpr,
+    REGISTER_PIECES: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
 ):
     """Load the rows of U (4 H, H) that a program owns, the four gates of a unit next to each other, in pieces
-    (4 units, piece), TURNED: (piece, 4 units). The first HELD are in registers; the compiler keeps the others in
-    shared memory."""
+    (4 units, piece), or (piece, 4 units) if TRANSPOSED. The first REGISTER_PIECES of them are in registers; the
+    compiler keeps the others in shared memory."""
     row = tl.arange(0, 4 * UNITS)
     unit = first + row // 4
     row = ((row % 4) * H + unit) * H
@@ -72,14 +78,14 @@ def _weights(  # type: ignore[no-untyped-def]
     start = 0
     for k in tl.static_range(len(PIECES)):
         column = start + tl.arange(0, PIECES[k])
-        if TURNED:
+        if TRANSPOSED:
             inside = (unit[None, :] < H) & (column[:, None] < H)
             piece = tl.load(u + row[None, :] + column[:, None], mask=inside, other=0.0)
         else:
             inside = (unit[:, None] < H) & (column[None, :] < H)
             piece = tl.load(u + row[:, None] + column[None, :], mask=inside, other=0.0)
-        if k < HELD and u.dtype.element_ty.primitive_bitwidth == 16:
-            piece = _held(piece)
+        if k < REGISTER_PIECES and u.dtype.element_ty.primitive_bitwidth == 16:
+            piece = _in_registers(piece)
         weights += (piece,)  # type: ignore[assignment]
         tl.debug_barrier()  # otherwise the compiler issues all loads at once, and runs out of registers
         start += PIECES[k]
@@ -87,7 +93,7 @@ def _weights(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _held(x):  # type: ignore[no-untyped-def]
+def _in_registers(x):  # type: ignore[no-untyped-def]
     """Return the same numbers in registers, as the product with the identity, which is exact.
 
     Tensor cores read their first operand from registers or from shared memory, and the latter limits products of few
@@ -123,7 +129,7 @@ def _factor(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _settled(x):  # type: ignore[no-untyped-def]
+def _after_all_loads(x):  # type: ignore[no-untyped-def]
     """Return the same numbers, which the compiler treats as results that are computed after all loads are issued.
     Otherwise it would store each tile to shared memory before it issues the next load."""
     if not INTERPRETED:
@@ -133,7 +139,7 @@ def _settled(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _recurrent(  # type: ignore[no-untyped-def]
+def _recurrent_product(  # type: ignore[no-untyped-def]
     weights, h, rows, inside, H: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr
 ):
     """Return U h of this program's units, (4 units, rows), from h (N, H) of all."""
@@ -145,16 +151,16 @@ def _recurrent(  # type: ignore[no-untyped-def]
         mask = inside[None, :] & (unit < H)
         all_h += (tl.load(h + rows[None, :] * H + unit, mask=mask, other=0.0, cache_modifier=".cg"),)  # type: ignore[assignment]
         start += PIECES[k]
-    there = ()
+    loaded = ()
     for k in tl.static_range(len(PIECES)):
-        there += (_settled(all_h[k]),)  # type: ignore[assignment]
+        loaded += (_after_all_loads(all_h[k]),)  # type: ignore[assignment]
     product = tl.zeros((4 * UNITS, ROWS), tl.float32)
     for k in tl.static_range(len(PIECES)):
-        product = tl.dot(_factor(weights[k]), _factor(there[k]), product, input_precision="ieee")
+        product = tl.dot(_factor(weights[k]), _factor(loaded[k]), product, input_precision="ieee")
     return product
 
 
-@triton.jit(do_not_specialize=["n", "steps", "each", "spins"])
+@triton.jit(do_not_specialize=["n", "steps", "rows_each", "spins"])
 def forward_kernel(  # type: ignore[no-untyped-def]
     gates_x,  # (T, N, 4, H): W x
     u,  # (4 H, H)
@@ -170,33 +176,33 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     failed,
     n,
     steps,
-    each,
+    rows_each,
     spins,
     H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
-    HELD: tl.constexpr,
+    REGISTER_PIECES: tl.constexpr,
 ):
-    block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    block, program, rows, inside, units = _partition(n, rows_each, PITCH, UNITS, ROWS)
     spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     barrier = barriers + block * LINE
-    here = inside[:, None] & (own[None, :] < H)
-    place = rows[:, None] * H + own[None, :]
-    place_four = rows[:, None] * 4 * H + own[None, :]
-    weights = _weights(u, me * UNITS, H, UNITS, PIECES, HELD, False)
-    b_i, b_f, b_g, b_o = _load_four(bias + own[None, :], own[None, :] < H, H)
-    h = tl.load(h0 + place, mask=here, other=0.0)
-    c = tl.load(c0 + place, mask=here, other=0.0)
-    tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
+    mask = inside[:, None] & (units[None, :] < H)
+    place = rows[:, None] * H + units[None, :]
+    place_four = rows[:, None] * 4 * H + units[None, :]
+    weights = _load_weights(u, program * UNITS, H, UNITS, PIECES, REGISTER_PIECES, False)
+    b_i, b_f, b_g, b_o = _load_four(bias + units[None, :], units[None, :] < H, H)
+    h = tl.load(h0 + place, mask=mask, other=0.0)
+    c = tl.load(c0 + place, mask=mask, other=0.0)
+    tl.store(outputs + place, h.to(u.dtype.element_ty), mask=mask)
     arrive(barrier)
     if cells is not None:
-        tl.store(cells + place, c, mask=here)
+        tl.store(cells + place, c, mask=mask)
     for t in tl.range(0, steps, num_stages=1):  # do not hoist loads of later steps
-        i, f, g, o = _load_four(gates_x + place_four, here, H)
+        i, f, g, o = _load_four(gates_x + place_four, mask, H)
         spins = wait(barrier, (t + 1) * (PITCH // UNITS), spins, False)
-        product = _recurrent(weights, outputs, rows, inside, H, UNITS, ROWS, PIECES)
+        product = _recurrent_product(weights, outputs, rows, inside, H, UNITS, ROWS, PIECES)
         u_i, u_f, u_g, u_o = _split(product, UNITS, ROWS)
         i = tl.sigmoid(i + b_i + u_i)
         f = tl.sigmoid(f + b_f + u_f)
@@ -205,21 +211,21 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         c = f * c + i * g
         h = o * _tanh(c)
         outputs += n * H
-        tl.store(outputs + place, h.to(u.dtype.element_ty), mask=here)
+        tl.store(outputs + place, h.to(u.dtype.element_ty), mask=mask)
         arrive(barrier)  # what follows is not needed by other programs
         gates_x += n * 4 * H
         if cells is not None:
             cells += n * H
-            tl.store(cells + place, c, mask=here)
-            _store_four(gates + place_four, i, f, g, o, here, H)
+            tl.store(cells + place, c, mask=mask)
+            _store_four(gates + place_four, i, f, g, o, mask, H)
             gates += n * 4 * H
-    tl.store(h_last + place, h, mask=here)
-    tl.store(c_last + place, c, mask=here)
+    tl.store(h_last + place, h, mask=mask)
+    tl.store(c_last + place, c, mask=mask)
     tl.atomic_add(failed, 1, mask=spins == 0)
 
 
 @triton.jit
-def _given(x, place, mask):  # type: ignore[no-untyped-def]
+def _load_or_zeros(x, place, mask):  # type: ignore[no-untyped-def]
     """Load a gradient, zeros if it is None."""
     grad = tl.zeros(place.shape, tl.float32)
     if x is not None:
@@ -228,11 +234,11 @@ def _given(x, place, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _spread(  # type: ignore[no-untyped-def]
+def _store_contributions(  # type: ignore[no-untyped-def]
     sums,
     weights,
     gate_grads,
-    me,
+    program,
     inside,
     PROGRAMS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -244,26 +250,26 @@ def _spread(  # type: ignore[no-untyped-def]
     for k in tl.static_range(len(PIECES)):
         product = tl.dot(_factor(weights[k]), _factor(gate_grads), input_precision="ieee")
         unit = start + tl.arange(0, PIECES[k])[:, None]
-        tile = sums + (unit // UNITS * PROGRAMS + me) * ROWS * UNITS
+        tile = sums + (unit // UNITS * PROGRAMS + program) * ROWS * UNITS
         tile += tl.arange(0, ROWS)[None, :] * UNITS + unit % UNITS
         tl.store(tile, product.to(sums.dtype.element_ty), mask=inside[None, :])
         start += PIECES[k]
 
 
 @triton.jit
-def _total(  # type: ignore[no-untyped-def]
-    sums, me, there, PROGRAMS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr
+def _sum_contributions(  # type: ignore[no-untyped-def]
+    sums, program, mask, PROGRAMS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr
 ):
     """Return the sum of the contributions of all programs to this one, (rows, units), always in the same order."""
-    tile = (me * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
+    tile = (program * PROGRAMS * ROWS + tl.arange(0, ROWS)[:, None]) * UNITS + tl.arange(0, UNITS)[None, :]
     total = tl.zeros((ROWS, UNITS), tl.float32)
     for k in tl.static_range(PROGRAMS):
-        one = tl.load(sums + k * ROWS * UNITS + tile, mask=there, other=0.0, cache_modifier=".cg")
+        one = tl.load(sums + k * ROWS * UNITS + tile, mask=mask, other=0.0, cache_modifier=".cg")
         total += one.to(tl.float32)
     return total
 
 
-@triton.jit(do_not_specialize=["y_step", "n", "steps", "each", "spins"])
+@triton.jit(do_not_specialize=["y_step", "n", "steps", "rows_each", "spins"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     y_grad,  # (N, T, H)
     y_row,  # stride of its rows
@@ -282,44 +288,44 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     failed,
     n,
     steps,
-    each,
+    rows_each,
     spins,
     H: tl.constexpr,
     PITCH: tl.constexpr,
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
-    HELD: tl.constexpr,
+    REGISTER_PIECES: tl.constexpr,
 ):
     """Backpropagate through time. With a' for dL/da and s for the inputs of the gates,
     h_(t-1)' = y_(t-1)' + U^T s_t', a sum to which each program contributes the terms of its own s'. Contributions
     alternate between two buffers: before a program writes to one again, it has waited for all that read from it."""
     PROGRAMS: tl.constexpr = PITCH // UNITS
     PLACE: tl.constexpr = PROGRAMS * PITCH * ROWS
-    block, me, rows, inside, own = _places(n, each, PITCH, UNITS, ROWS)
+    block, program, rows, inside, units = _partition(n, rows_each, PITCH, UNITS, ROWS)
     spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     barrier = barriers + block * LINE
     sums += block * 2 * PLACE
-    here = inside[:, None] & (own[None, :] < H)
-    place = rows[:, None] * H + own[None, :]
-    place_four = rows[:, None] * 4 * H + own[None, :]
-    place_y = rows[:, None].to(tl.int64) * y_row + own[None, :]
-    weights = _weights(u, me * UNITS, H, UNITS, PIECES, HELD, True)
-    h_next, c_next = _given(h_grad, place, here), _given(c_grad, place, here)
+    mask = inside[:, None] & (units[None, :] < H)
+    place = rows[:, None] * H + units[None, :]
+    place_four = rows[:, None] * 4 * H + units[None, :]
+    place_y = rows[:, None].to(tl.int64) * y_row + units[None, :]
+    weights = _load_weights(u, program * UNITS, H, UNITS, PIECES, REGISTER_PIECES, True)
+    h_next, c_next = _load_or_zeros(h_grad, place, mask), _load_or_zeros(c_grad, place, mask)
     zeros = tl.zeros((ROWS, UNITS), tl.float32)
     b_i, b_f, b_g, b_o = zeros, zeros, zeros, zeros
     last = steps.to(tl.int64) - 1
     y_grad += last * y_step
     gates, gate_grads = gates + last * n * 4 * H, gate_grads + last * n * 4 * H
     cells += steps.to(tl.int64) * n * H
-    c = tl.load(cells + place, mask=here, other=0.0)
+    c = tl.load(cells + place, mask=mask, other=0.0)
     for back in tl.range(0, steps, num_stages=1):
-        h_next += _given(y_grad, place_y, here)
-        i, f, g, o = _load_four(gates + place_four, here, H)
+        h_next += _load_or_zeros(y_grad, place_y, mask)
+        i, f, g, o = _load_four(gates + place_four, mask, H)
         cells -= n * H
-        before = tl.load(cells + place, mask=here, other=0.0)
+        before = tl.load(cells + place, mask=mask, other=0.0)
         spins = wait(barrier, back * PROGRAMS, spins, False)
-        h_next += _total(sums + (back + 1) % 2 * PLACE, me, here & (back > 0), PROGRAMS, UNITS, ROWS)
+        h_next += _sum_contributions(sums + (back + 1) % 2 * PLACE, program, mask & (back > 0), PROGRAMS, UNITS, ROWS)
         squashed = _tanh(c)
         c_next += h_next * o * (1 - squashed * squashed)
         o_grad = h_next * squashed * o * (1 - o)
@@ -327,16 +333,16 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         f_grad = c_next * before * f * (1 - f)
         g_grad = c_next * i * (1 - g * g)
         s_grad = _join(i_grad, f_grad, g_grad, o_grad, UNITS, ROWS).to(u.dtype.element_ty)
-        _spread(sums + back % 2 * PLACE, weights, s_grad, me, inside, PROGRAMS, UNITS, ROWS, PIECES)
+        _store_contributions(sums + back % 2 * PLACE, weights, s_grad, program, inside, PROGRAMS, UNITS, ROWS, PIECES)
         arrive(barrier)  # what follows is not needed by other programs
-        _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, here, H)
+        _store_four(gate_grads + place_four, i_grad, f_grad, g_grad, o_grad, mask, H)
         b_i, b_f, b_g, b_o = b_i + i_grad, b_f + f_grad, b_g + g_grad, b_o + o_grad
         h_next, c_next, c = zeros, c_next * f, before
         y_grad, gates, gate_grads = y_grad - y_step, gates - n * 4 * H, gate_grads - n * 4 * H
     spins = wait(barrier, steps * PROGRAMS, spins, False)
-    h_next = _total(sums + (steps + 1) % 2 * PLACE, me, here, PROGRAMS, UNITS, ROWS)
-    tl.store(h0_grad + place, h_next, mask=here)
-    tl.store(c0_grad + place, c_next, mask=here)
+    h_next = _sum_contributions(sums + (steps + 1) % 2 * PLACE, program, mask, PROGRAMS, UNITS, ROWS)
+    tl.store(h0_grad + place, h_next, mask=mask)
+    tl.store(c0_grad + place, c_next, mask=mask)
     b_i, b_f, b_g, b_o = tl.sum(b_i, 0), tl.sum(b_f, 0), tl.sum(b_g, 0), tl.sum(b_o, 0)
-    _store_four(bias_grad + block * 4 * H + own, b_i, b_f, b_g, b_o, own < H, H)
+    _store_four(bias_grad + block * 4 * H + units, b_i, b_f, b_g, b_o, units < H, H)
     tl.atomic_add(failed, 1, mask=spins == 0)

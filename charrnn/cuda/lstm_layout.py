@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 from bytecodec.errors import InputError
@@ -11,14 +12,14 @@ GATES = CELLS["lstm"]
 MULTIPLE = 64  # divisor of the pitch: rows of a tensor-core product, and the smallest piece of a sum over units
 PIECE = 8192  # maximum of numbers in a tile of sums, which are 32 registers per thread
 FEW_ROWS = 16  # maximum of rows for which reading U from shared memory limits a product
-HELD = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 per thread
+REGISTER_PIECES = (128, 128, 64)  # pieces of U that are kept in registers: 80 of the 255 per thread
 SHARED_MEMORY = 227 * 1024  # bytes that a program can have on Hopper
 SPARE = 6 * 1024  # bytes of it for conversions between layouts of threads
 # Units and rows of a program. The first that fits is the fastest one that fits (docs/experiments/gpu.md, for an H200).
 SHAPES = ((16, 16), (32, 16), (16, 32), (32, 32), (16, 64), (32, 64))
 
 
-def up(size: int, multiple: int) -> int:
+def round_up(size: int, multiple: int) -> int:
     """Return the least multiple that is not less than a size."""
     return -(-size // multiple) * multiple
 
@@ -28,7 +29,7 @@ class Layout(NamedTuple):
 
     units: int  # of a program: a power of two
     rows: int  # of a program's tiles: a power of two
-    each: int  # rows of a program that exist
+    rows_each: int  # rows of a program that exist
     blocks: int  # of rows, which are independent of each other
     pitch: int  # H rounded up: a multiple of the units of a program
     warps: int
@@ -39,14 +40,16 @@ class Layout(NamedTuple):
         return self.blocks * self.pitch // self.units
 
     @property
-    def held(self) -> int:
+    def register_pieces(self) -> int:
         """The number of leading pieces of U that are kept in registers, if it has 16 bits."""
-        return sum(sum(HELD[: k + 1]) <= self.pitch for k in range(len(HELD))) if self.rows <= FEW_ROWS else 0
+        if self.rows > FEW_ROWS:
+            return 0
+        return sum(total <= self.pitch for total in accumulate(REGISTER_PIECES))
 
     @property
     def pieces(self) -> tuple[int, ...]:
         """The pitch as a sum of powers of two, which sizes of tiles must be."""
-        first = HELD[: self.held]
+        first = REGISTER_PIECES[: self.register_pieces]
         rest = self.pitch - sum(first)
         most = max(min(PIECE // self.rows, 256), MULTIPLE)
         powers = (1 << bit for bit in reversed(range(most.bit_length() - 1)))
@@ -57,12 +60,12 @@ def divide(n: int, units: int, shape: tuple[int, int]) -> Layout:
     """Return a layout of n rows and H units over programs of a shape (units, rows)."""
     blocks = -(-n // shape[1])
     warps = 8 if GATES * shape[0] > 64 or shape[1] > 32 else 4  # four for every 64 rows of a tile of gates
-    return Layout(*shape, -(-n // blocks), blocks, up(units, max(MULTIPLE, shape[0])), warps)
+    return Layout(*shape, -(-n // blocks), blocks, round_up(units, max(MULTIPLE, shape[0])), warps)
 
 
 def single_program(n: int, units: int) -> Layout:
     """Return the layout of a single program, for Triton's interpreter."""
-    return divide(n, units, (power_of_two(up(units, MULTIPLE)), power_of_two(n)))
+    return divide(n, units, (power_of_two(round_up(units, MULTIPLE)), power_of_two(n)))
 
 
 def layout_for(n: int, units: int, itemsize: int, multiprocessors: int, memory: int = SHARED_MEMORY) -> Layout:

@@ -19,7 +19,7 @@ from bytecodec.files import copy_input, is_special_file, open_input
 from bytecodec.formats import STANDARD_INPUT
 
 TEXT_SUFFIX = ".txt"  # ending of the names of texts in a folder
-FEW = 3  # number of names in a message, which counts the rest
+NAMES_SHOWN = 3  # number of names in a message, which counts the rest
 _Kinds = list[tuple[Path, formats.Kind]]
 
 
@@ -111,7 +111,7 @@ def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True)
 
 def nothing_readable(unreadable: Unreadable) -> InputError:
     """Return the error for inputs of which no file can be read."""
-    return InputError(f"none of the inputs can be read: {few(unreadable.names)}.")
+    return InputError(f"none of the inputs can be read: {abbreviated(unreadable.names)}.")
 
 
 def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
@@ -136,10 +136,10 @@ def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
     return sorted(files)
 
 
-def few(names: Sequence[str]) -> str:
+def abbreviated(names: Sequence[str]) -> str:
     """Return the first names and the number of the others."""
-    more = len(names) - FEW
-    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _identified(path: Path, name: str) -> Input:
@@ -168,7 +168,7 @@ def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
             unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
     chosen = [(path, kind) for path, kind in chosen if not kind.problem]
     rest = sorted(str(path.relative_to(folder)) for path, _ in plain + others)
-    skipped = f"; skipped: {few(rest)}" if rest else ""
+    skipped = f"; skipped: {abbreviated(rest)}" if rest else ""
     if not chosen and not unreadable.names:
         requested = "recording and no .txt" if texts else "recording"
         raise InputError(f"there is no {requested} in the folder {folder}{skipped}.")

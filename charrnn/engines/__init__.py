@@ -4,7 +4,7 @@ Every engine is a function of (weights, state, u): given the same uniform number
 except for rounding at a border between two symbols.
 """
 
-from charrnn.engines.base import NOTHING, Engine, EngineState
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState
 from charrnn.engines.factory import ENGINES, arrays, engine
 
-__all__ = ["ENGINES", "NOTHING", "Engine", "EngineState", "arrays", "engine"]
+__all__ = ["ENGINES", "NO_SYMBOL", "Engine", "EngineState", "arrays", "engine"]

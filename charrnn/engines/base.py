@@ -13,7 +13,7 @@ from bytecodec.arguments import check_array, check_integers, check_number, check
 from bytecodec.errors import InputError
 from charrnn.models.config import ModelConfig, state_sizes
 
-NOTHING = -1  # last symbol of a stream that has none yet; its first symbol is drawn uniformly
+NO_SYMBOL = -1  # last symbol of a stream that has none yet; its first symbol is drawn uniformly
 ROWS = 256  # symbols that are scored together in kernels that only score given symbols
 BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 less than 1
 
@@ -25,7 +25,7 @@ class Engine(ABC):
     """Engine of N streams of a network, each with its own state. Arguments and results are numpy arrays.
 
     A stream consists of its hidden state and its last symbol, which the network has not read yet; before the first
-    symbol it is `NOTHING`. An engine copies the arrays that it receives and returns.
+    symbol it is `NO_SYMBOL`. An engine copies the arrays that it receives and returns.
 
     The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
     begin with an underscore, which receive arrays of the right shape, type and range. An argument of the wrong shape,
@@ -70,7 +70,7 @@ class Engine(ABC):
         first symbol all have the same. The streams do not change.
         """
         temperature = check_number("temperature", temperature, 0)
-        if (self.get_state()[1] == NOTHING).any():
+        if (self.get_state()[1] == NO_SYMBOL).any():
             return np.full((self.streams, self.vocab_size), 1 / self.vocab_size, dtype=np.float32)
         logits = self._logits()
         if temperature == 0:
@@ -86,14 +86,14 @@ class Engine(ABC):
         """Continue from a result of `get_state` of this engine or another one of the same network."""
         symbols = check_integers("last", last, 1)
         self._check_streams("a state", len(symbols))
-        self._check_range(symbols, NOTHING)
-        if len({*(symbols == NOTHING).tolist()}) > 1:
-            raise InputError(f"last has both symbols and {NOTHING}: all streams must have begun, or none.")
+        self._check_range(symbols, NO_SYMBOL)
+        if len({*(symbols == NO_SYMBOL).tolist()}) > 1:
+            raise InputError(f"last has both symbols and {NO_SYMBOL}: all streams must have begun, or none.")
         self._set_state(self._checked_state(state), symbols.astype(np.int64))
 
     def reset(self) -> None:
         """Reset all streams to the zero state without a last symbol."""
-        self._set_state(self._zero_state(self.streams), np.full(self.streams, NOTHING, dtype=np.int64))
+        self._set_state(self._zero_state(self.streams), np.full(self.streams, NO_SYMBOL, dtype=np.int64))
 
     # -- computation --------------------------------------------
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NOTHING, Engine, EngineState
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState
 from charrnn.models.char_rnn import CharRNN
 from charrnn.models.config import map_state
 
@@ -150,7 +150,7 @@ class _Block:
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         self._state = map_state(lambda array: self._padded(array, np.float32), state)
         self._last = self._padded(last, np.int64)
-        self._started = bool((self._last != NOTHING).all())
+        self._started = bool((self._last != NO_SYMBOL).all())
 
     def _read_last(self) -> Tensor | None:
         """Return logits (rows, V) after the last symbols, or None before the first symbol."""

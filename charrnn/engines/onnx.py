@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, exponentials
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, exponentials
 from charrnn.models.config import ModelConfig, check_finite, named_state, state_of
 from charrnn.storage import onnx_export
 
@@ -88,7 +88,7 @@ class OnnxEngine(Engine):
 
     def _read_last(self) -> Floats | None:
         """Return logits (N, V) after the last symbols, or None before the first symbol."""
-        if (self._last == NOTHING).any():
+        if (self._last == NO_SYMBOL).any():
             return None
         return np.concatenate([self._step(feed, self._last[k : k + 1]) for k, feed in enumerate(self._streams)])
 

@@ -28,8 +28,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 THEME = THEMES["dark"]
 STEP = 8  # pixels per frame by which the sound moves; a whole number, so that the motion is smooth
-NOW = 1 / 3  # position of the current sample, as a fraction of the panel's width
-HERE = 0.72  # position of the current iteration, as a fraction of the loss panel's width
+SAMPLE_POSITION = 1 / 3  # position of the current sample, as a fraction of the panel's width
+ITERATION_POSITION = 0.72  # position of the current iteration, as a fraction of the loss panel's width
 CLIP_PIXELS = 240  # width of the loss graph per clip, within `MAX_PIXELS`
 MAX_PIXELS = 16000  # width of the loss graph
 LOUD, QUIET = -15.0, -85.0  # dB at the top and bottom of the spectra
@@ -226,7 +226,7 @@ class LossGraph:
         """Draw the part around an iteration, bright up to it and dim beyond, and a marker."""
         left, top, right, bottom = self._box
         position = round(step * self._pixels / self._last)
-        at = max(0, min(position - round(HERE * self._width), self._pixels - self._width))
+        at = max(0, min(position - round(ITERATION_POSITION * self._width), self._pixels - self._width))
         here = max(1, min(position - at, self._width - 1))
         frame[top:bottom, left : left + here] = self._bright[:, at : at + here]
         frame[top:bottom, left + here : right] = self._dim[:, at + here : at + self._width]
@@ -260,7 +260,7 @@ class SoundPanel:
         self._layout, self._samples, self._rate, self._fps = layout, samples, rate, fps
         self._color, self._level = rgb(part.color), np.zeros(BANDS, np.float32)
         left, top, right, bottom = layout.wave
-        self._now = round(NOW * (right - left))
+        self._sample_x = round(SAMPLE_POSITION * (right - left))
         columns = -(-len(samples) * fps * STEP // rate)
         edges = (np.arange(columns + 1) * rate / (fps * STEP)).astype(np.int64).clip(0, len(samples))
         wave = _wave_strip(samples / max(float(np.abs(samples).max()), 1e-3), edges, bottom - top)
@@ -271,7 +271,7 @@ class SoundPanel:
         ramp = np.linspace(0, 1, 256)[:, None]
         wave_colors = ((1 - ramp) * rgb(THEME.paper) + ramp * self._color).astype(np.uint8)
         heat = (colormaps[COLORMAP](ramp[:, 0])[:, :3] * 255).astype(np.uint8)
-        margins = ((0, 0), (self._now, right - left - self._now))
+        margins = ((0, 0), (self._sample_x, right - left - self._sample_x))
         self._strips = (
             (layout.wave, np.pad(wave, margins), wave_colors),
             (
@@ -289,7 +289,7 @@ class SoundPanel:
         for (left, top, right, bottom), strip, colors in self._strips:
             part = strip[:, at : at + right - left]
             np.take(colors, part, axis=0, out=frame[top:bottom, left : left + part.shape[1]], mode="clip")
-            frame[top:bottom, left + self._now - 1 : left + self._now + 1] = rgb(THEME.ink)
+            frame[top:bottom, left + self._sample_x - 1 : left + self._sample_x + 1] = rgb(THEME.ink)
         self._show_spectrum(frame, number)
 
     def _show_spectrum(self, frame: Frame, number: int) -> None:

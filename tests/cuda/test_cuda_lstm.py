@@ -46,7 +46,7 @@ def concurrent(monkeypatch):
             layout.units,
             layout.rows,
             layout.pieces,
-            layout.held,
+            layout.register_pieces,
         )
 
     monkeypatch.setattr(module, "launch", launch)

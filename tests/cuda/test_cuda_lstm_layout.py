@@ -20,8 +20,8 @@ def test_a_layout_covers_all_rows_and_units_and_fits(n, units, itemsize, multipr
     except ValueError:
         return
     assert layout.programs <= multiprocessors
-    assert layout.blocks * layout.each >= n > (layout.blocks - 1) * layout.each
-    assert layout.each <= layout.rows
+    assert layout.blocks * layout.rows_each >= n > (layout.blocks - 1) * layout.rows_each
+    assert layout.rows_each <= layout.rows
     assert layout.pitch - MULTIPLE < units <= layout.pitch == sum(layout.pieces)
     assert layout.pitch % layout.units == 0
     assert all(piece.bit_count() == 1 and piece * layout.rows <= PIECE for piece in layout.pieces)
@@ -31,7 +31,7 @@ def test_the_layouts_of_a_hopper_gpu():
     assert layout_for(50, 680, 2, 132) == (32, 16, 13, 4, 704, 8)
     assert layout_for(50, 680, 2, 132).programs == 88
     assert layout_for(50, 680, 2, 132).pieces == (128, 128, 64, 256, 128)
-    assert layout_for(50, 680, 2, 132).held == 3
+    assert layout_for(50, 680, 2, 132).register_pieces == 3
     assert layout_for(50, 680, 2, 132 // 3) == (32, 32, 25, 2, 704, 8)
     assert layout_for(50, 680, 2, 132 // 3).programs == 44
     assert layout_for(50, 256, 2, 132) == (16, 16, 13, 4, 256, 4)

@@ -12,7 +12,7 @@ from engine_inputs import perturbed, random_symbols, uniform_numbers
 import charrnn
 from bytecodec.errors import InputError
 from charrnn.commands.sample import charrnn_sample
-from charrnn.engines import NOTHING
+from charrnn.engines import NO_SYMBOL
 from charrnn.engines.cuda import graph_sampler
 from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
@@ -151,7 +151,7 @@ def test_running_in_pieces_and_after_priming_is_running_at_once(backend):
 def test_auto_uses_the_kernel_if_it_scores_as_torch_does():
     made, eager, u = engine(network(), 2, backend="auto"), EagerEngine(network(), 2), uniform_numbers(9, 2)
     assert made.backend == "persistent"
-    assert made.get_state()[1].tolist() == [NOTHING] * 2  # the smoke test left nothing
+    assert made.get_state()[1].tolist() == [NO_SYMBOL] * 2  # the smoke test left nothing
     np.testing.assert_array_equal(made.run(u, 1.0), eager.run(u, 1.0))
 
 

@@ -12,7 +12,7 @@ from pairwise import pairwise
 
 import charrnn
 from bytecodec.errors import InputError
-from charrnn.engines import NOTHING, arrays
+from charrnn.engines import NO_SYMBOL, arrays
 from charrnn.engines.cpu import library as cpu_library
 from charrnn.engines.cpu.engine import SCORE_ROWS, CpuEngine
 from charrnn.engines.cpu.pack import KERNEL_CELLS
@@ -132,7 +132,7 @@ def test_a_reset_engine_samples_what_a_new_one_does(kind, tiny_model):
     engine, u = make(kind, tiny_model, 2), uniform_numbers(20, 2)
     first = engine.run(u, 1.0)
     engine.reset()
-    assert engine.get_state()[1].tolist() == [NOTHING] * 2
+    assert engine.get_state()[1].tolist() == [NO_SYMBOL] * 2
     assert not any(array.any() for layer in engine.get_state()[0] for array in layer)
     np.testing.assert_array_equal(engine.run(u, 1.0), first)
 
@@ -141,7 +141,7 @@ def test_no_steps_return_no_symbols_and_change_nothing(kind, tiny_model):
     engine = make(kind, tiny_model, 2)
     assert engine.run(np.empty((0, 2), dtype=np.float32), 1.0).shape == (2, 0)
     engine.prime(np.empty((2, 0), dtype=np.uint8))
-    assert engine.get_state()[1].tolist() == [NOTHING] * 2
+    assert engine.get_state()[1].tolist() == [NO_SYMBOL] * 2
 
 
 # Scores and probabilities
@@ -268,7 +268,7 @@ def test_a_state_of_another_network_is_rejected(kind, engine, tiny_config):
     for other in (wider, deeper, broken, texts, state[:1], (), None, "state", 5):
         with pytest.raises(InputError, match="state"):
             engine.set_state(other, last)
-    for other in ([0], [0, V], [0, -2], [0.0, 1.0], [NOTHING, 0], None, 0):
+    for other in ([0], [0, V], [0, -2], [0.0, 1.0], [NO_SYMBOL, 0], None, 0):
         with pytest.raises(InputError):
             engine.set_state(state, other)
     np.testing.assert_array_equal(engine.get_state()[1], last)

@@ -9,7 +9,7 @@ from ctypes import c_void_p
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.engines.base import NOTHING, Engine, EngineState, Ids, score_every_symbol
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, score_every_symbol
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, chosen_variant, run
 from charrnn.engines.cpu.pack import Floats, PackedNetwork, grown
@@ -87,7 +87,7 @@ class CpuEngine(Engine):
         return map_state(lambda array, size: grown(array, (len(array), size)), state, [sizes] * len(state))
 
     def _started(self) -> bool:
-        return bool((self._last != NOTHING).all())
+        return bool((self._last != NO_SYMBOL).all())
 
     def _compute(
         self,

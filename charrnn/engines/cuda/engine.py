@@ -16,7 +16,7 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
-from charrnn.engines.base import NOTHING, Engine, EngineState, score_every_symbol
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, score_every_symbol
 from charrnn.engines.cuda.graph_sampler import GraphSampler
 from charrnn.models.char_rnn import CharRNN, copy_state
 from charrnn.models.config import map_state
@@ -62,7 +62,7 @@ class CudaEngine(Engine):
         self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
-        self._last = torch.full((self.streams,), NOTHING, device=device)
+        self._last = torch.full((self.streams,), NO_SYMBOL, device=device)
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
         dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
         self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
@@ -159,7 +159,7 @@ class CudaEngine(Engine):
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
         copy_state(map_state(lambda array: self._to_device(array, np.float32), state), self._state)
         self._last.copy_(self._to_device(last, np.int64))
-        self._started = bool((np.asarray(last) != NOTHING).all())
+        self._started = bool((np.asarray(last) != NO_SYMBOL).all())
 
     def _begin(self, symbols: Tensor) -> None:
         self._last.copy_(symbols)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bytecodec.errors import InputError
 from charrnn.cuda.grid_barrier import SPIN_LIMIT
-from charrnn.cuda.lstm_layout import power_of_two, up
+from charrnn.cuda.lstm_layout import power_of_two, round_up
 from charrnn.engines.cuda import persistent_kernel
 from charrnn.models.char_rnn import CharRNN, State
 
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
 def supports(model: CharRNN) -> bool:
     """Return whether the kernel supports a network."""
     config = model.config
-    weights = 4 * config.layers * config.rnn_size * up(config.rnn_size, PITCH)
+    weights = 4 * config.layers * config.rnn_size * round_up(config.rnn_size, PITCH)
     small = config.vocab_size <= MAX_SYMBOLS and config.rnn_size <= MAX_UNITS and weights < MAX_WEIGHTS
     return config.cell == "lstm" and small
 
@@ -94,7 +94,7 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
 
     ``programs`` fit on the GPU at the same time, and `PER_MULTIPROCESSOR` of them share ``shared`` bytes.
     """
-    pitch = up(units, PITCH)
+    pitch = round_up(units, PITCH)
     if streams == 1:
         item_units = PRELOAD // (4 * power_of_two(pitch) * size)
         rows, item_units, logits, inputs = 1, max(1, min(4, item_units)), 4, WARP * VECTOR // size
@@ -171,7 +171,7 @@ def constants(model: CharRNN, plan: Plan) -> dict[str, Any]:
         "LAYERS": config.layers,
         "UNITS": config.rnn_size,
         "SYMBOLS": config.vocab_size,
-        "PITCH": up(config.rnn_size, PITCH),
+        "PITCH": round_up(config.rnn_size, PITCH),
         "EPSILON": model.norms[0].eps if config.layer_norm else 0.0,
         "NORMED": config.layer_norm,
         "ROWS": plan.rows,
@@ -214,5 +214,5 @@ def _by_unit(gates: Tensor) -> Tensor:
 
 def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a matrix with rows padded by zeros, so that they are read sixteen bytes at a time."""
-    more = up(weight.shape[-1], PITCH) - weight.shape[-1]
+    more = round_up(weight.shape[-1], PITCH) - weight.shape[-1]
     return functional.pad(weight.to(dtype), (0, more)).contiguous()
