@@ -17,7 +17,7 @@ _BIAS = 33 << 2
 _CLIP = 8158 << 2 | 3  # the highest magnitude whose sum with the bias stays in the eighth segment
 
 _QUIET_BITS = 6  # of 8; a recording that uses at most this many is reported as quiet
-_MULAW_BITS = 13  # bits of linear samples whose step is the smallest of G.711, which is 8 steps of 16 bits
+_MULAW_BITS = 13  # resolution of mu-law near silence, where its step is 8 steps of 16 bits
 _OFFSET = 1 / 32  # of full scale: the smallest DC offset that is reported
 _OFFSET_SECONDS = 0.1  # a shorter recording may have a mean without a DC offset
 _DITHER_SEED = 0

@@ -65,7 +65,7 @@ def read_blocks(
     remove_dc
         Subtract the mean of the part that is read, which requires another pass.
     normalize
-        Amplify so that the peak reaches full scale, which requires another pass; the mean is subtracted first.
+        Amplify so that the peak reaches full scale, which requires another pass, after ``remove_dc``.
     set_gain_db
         With normalize, the gain in dB of the set that the recording belongs to, instead of its own.
     gain_db

@@ -25,13 +25,12 @@ INTRODUCTION = """# Flags
 
 `python tools/make_flags.py > docs/reference/flags.md` writes this page. For all commands:
 
-- `-h`, `--help` shows this help and examples, `--version` the version, and `-q`, `--quiet` prints errors only.
+- `-h`, `--help` shows the help and examples, `--version` the version, and `-q`, `--quiet` prints errors only.
 - Results go to standard output or to the named file; messages and progress bars go to standard error. `-` is standard
   input or output. Recordings, texts and CSV files can be read from standard input and named pipes; networks, runs,
   states and vocabularies only from files.
-- Exit codes: 0 for success (including a closed pipe, and Ctrl-C on endless output); 2 for a wrong command line,
-  whatever the files contain; 1 for any other error; 130 and 143 if interrupted by Ctrl-C or SIGTERM, with the work so
-  far saved.
+- Exit codes: 0 for success (including a closed pipe, and Ctrl-C on endless output); 2 for a wrong command line;
+  1 for any other error; 130 and 143 if interrupted by Ctrl-C or SIGTERM, with the work so far saved.
 - An output file appears complete or not at all: it is written under a temporary name, then renamed. An existing file
   that is not a regular file, such as /dev/null, is written in place.
 """

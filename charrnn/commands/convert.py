@@ -46,6 +46,7 @@ def parser() -> Parser:
 
 @command
 def charrnn_convert(argv: Sequence[str] | None = None) -> int:
+    """Import or export a network as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     named = flags.given(p, argv)

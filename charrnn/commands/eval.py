@@ -32,6 +32,7 @@ charrnn-eval 00074000.safetensors poems.txt --json
 
 @command
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a network as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})

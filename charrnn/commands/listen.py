@@ -42,6 +42,7 @@ def parser() -> Parser:
 
 @command
 def charrnn_listen(argv: Sequence[str] | None = None) -> int:
+    """Serve the listening page as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     is_open = not _is_loopback(args.host)

@@ -70,6 +70,7 @@ def parser() -> Parser:
 
 @command
 def charrnn_plot(argv: Sequence[str] | None = None) -> int:
+    """Draw losses or a sound as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     output = args.output or _default_output(Path(args.file[0]))

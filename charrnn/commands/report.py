@@ -38,6 +38,7 @@ def parser() -> Parser:
 
 @command
 def charrnn_report(argv: Sequence[str] | None = None) -> int:
+    """Write a report of runs as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not (args.output == "-" or is_special_file(args.output) or args.output.lower().endswith((".html", ".htm"))):

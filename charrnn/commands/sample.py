@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
+    """Sample from a network as the command line says, and return the exit code."""
     p = sample_flags.parser()
     args, named = p.parse_args(argv), given(p, argv)
     if args.play and "output" not in named:

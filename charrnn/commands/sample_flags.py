@@ -59,7 +59,7 @@ def _add_sampling(g: _ArgumentGroup) -> None:
     option(g, "--streams N", whole(1, 1000), "number of streams to sample in parallel (default: 1)")
     choices = "print the K likeliest next symbols and their probabilities instead of sampling"
     option(g, "--choices K", whole(1), choices)
-    seed = "seed of the random numbers (default: 0)"
+    seed = "seed of the random numbers (default: that of --state-in, or 0)"
     option(g, "--seed N", whole(0, 2**64 - 1), seed)
 
 
@@ -74,7 +74,7 @@ def _add_start(g: _ArgumentGroup) -> None:
         default="error",
         help="whether characters of a start text outside the vocabulary are an error, or skipped and counted",
     )
-    option(g, "--start-seconds S", number(0, MAX_SECONDS, above=True), "seconds of a recording to read", 2.0)
+    option(g, "--start-seconds S", number(0, MAX_SECONDS, above=True), "seconds of a recording to read (default: 2)")
     flags.add_channel(g, "a --start-file")
     option(g, "--table TABLE", path, "table of a --start-file that BinToUTF8 wrote")
     option(g, "--state-in FILE", path, "continue from a state that --state-out wrote")
@@ -97,7 +97,7 @@ def _add_segments(g: _ArgumentGroup) -> None:
 
 
 def _add_computation(g: _ArgumentGroup) -> None:
-    engine = "engine that runs the network; auto is the fastest that is installed"
+    engine = "engine that runs the network; auto is the fastest on a CPU that is installed"
     g.add_argument("--engine", choices=ENGINES, default="auto", help=engine)
     as_float = "write 32-bit floating-point samples of a frame predictor"
     g.add_argument("--float", action="store_true", help=as_float)
@@ -106,7 +106,7 @@ def _add_computation(g: _ArgumentGroup) -> None:
         choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
         help="precision of the weights; auto is int4.5 in the cpu engine (int7 or fp32 for small networks), int8 in "
-        "onnx and fp32 in eager",
+        "onnx, bf16 in cuda and fp32 in eager",
     )
     flags.add_threads(g, default="CHARRNN_THREADS or 0; small frame predictors: 1")
     play = "play the sound while it is sampled, and write it only with -o"
@@ -144,6 +144,8 @@ def _check_symbols(p: Parser, args: Namespace, named: set[str]) -> None:
             p.error("--choices K needs one stream and one temperature.")
     if args.float:
         p.error("--float is for frame predictors: a network of symbols writes bytes.")
+    if args.start_seconds and not args.start_file:
+        p.error("--start-seconds has no effect without a --start-file: name one.")
     if args.table and not args.start_file:
         p.error("--table has no effect without a --start-file: name one.")
     if args.unknown == "skip" and not (args.start_text or args.start_file):
@@ -165,6 +167,8 @@ def _check_frames(p: Parser, args: Namespace, named: set[str]) -> None:
     }
     for flag in (flag for flag, is_given in of_text.items() if is_given):
         p.error(f"{flag} is for networks of text: a frame predictor starts from a recording.")
+    if args.start_seconds:
+        p.error("--start-seconds is for networks of symbols: a frame predictor reads the window that it needs.")
     if args.engine not in ("auto", "cpu", "eager"):
         p.error(f"--engine {args.engine} is for networks of symbols: omit it.")
     if args.precision not in ("auto", "fp32"):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from charrnn.sampling.task import SymbolSampling
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 
+START_SECONDS = 2.0  # of sound, read at the end of a --start-file
 START_SYMBOLS = 2000  # read at the end of a --start-file by a network of text
 CHUNK = 256  # symbols per piece: the interval between checks for Ctrl-C, and the delay of live playback
 GPU_CHUNK = 2048  # the same on a GPU, which is faster, and is idle between two pieces
@@ -71,7 +72,10 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
 
         options = options_of(checkpoint, args)
         table = bytecodec.read_table(args.table) if args.table else None
-        count = START_SYMBOLS if checkpoint.rate is None else max(1, round(args.start_seconds * checkpoint.rate))
+        if checkpoint.rate is None and args.start_seconds:
+            raise InputError(f"--start-seconds is for sound, and {checkpoint.path} was trained on text: omit it.")
+        seconds = args.start_seconds or START_SECONDS
+        count = START_SYMBOLS if checkpoint.rate is None else max(1, round(seconds * checkpoint.rate))
         parts.append(
             last_symbols(
                 args.start_file, checkpoint.vocab, options, count, table, args.encoding, args.quiet, skip_unknown=skip

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 @command
 def charrnn_train(argv: Sequence[str] | None = None) -> int:
+    """Train a network as the command line says, and return the exit code."""
     p = parser()
     with distributed.main_process_only():
         args, named = p.parse_args(argv), given(p, argv)

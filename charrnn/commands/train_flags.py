@@ -77,7 +77,7 @@ def _add_data(g: _ArgumentGroup) -> None:
         "--normalize-over",
         choices=NORMALIZE_OVER,
         default="files",
-        help="whether --normalize chooses one gain for each recording (files), which amplifies pauses to noise, or "
+        help="whether --normalize chooses one gain for each recording (files), which amplifies quiet ones to noise, or "
         "one for all (set)",
     )
     gain = "gain in decibels; with --normalize, relative to full scale"
@@ -125,7 +125,9 @@ def _add_learning(g: _ArgumentGroup) -> None:
     g.add_argument("--recipe", choices=tuple(RECIPES), default=DEFAULT_RECIPE, help=recipe)
     rate = "maximum learning rate of Adam" + _defaults("learning_rate")
     option(g, "--learning-rate R", number(0, above=True), rate)
-    every = "epochs after which --recipe torch-rnn lowers the learning rate (default: 5)"
+    every = (
+        "epochs between reductions of the learning rate in --recipe torch-rnn; the first is one earlier (default: 5)"
+    )
     option(g, "--lr-decay-every EPOCHS", whole(1), every)
     factor = "factor by which the learning rate is then multiplied (default: 0.5)"
     option(g, "--lr-decay-factor F", number(0, 1, above=True), factor)

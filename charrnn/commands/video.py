@@ -38,6 +38,7 @@ def parser() -> Parser:
 
 @command
 def charrnn_video(argv: Sequence[str] | None = None) -> int:
+    """Write a video of runs as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not args.output.lower().endswith(".mp4"):

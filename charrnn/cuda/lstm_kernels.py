@@ -185,6 +185,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     PIECES: tl.constexpr,
     REGISTER_PIECES: tl.constexpr,
 ):
+    """Run all steps of a layer: outputs, last state and, for the backward pass, gates and cells."""
     block, program, rows, inside, units = _partition(n, rows_each, PITCH, UNITS, ROWS)
     spins = tl.where(tl.load(failed) == 0, spins, 0)  # after one failure, do not wait again
     barrier = barriers + block * LINE

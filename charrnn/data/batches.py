@@ -34,9 +34,10 @@ class ContiguousBatches:
     the corpus is mapped from disk, only the last `RELEASE` symbols stay in memory.
 
     The length of a row is a multiple of ``multiple``, the sequence length T of a batch. The rows of worker ``rank`` of
-    ``world`` are the slice ``own`` of the N, an equal share. With another ``context`` the targets of the rows are
-    contiguous: the first ones of a row are predicted from the end of the row before, and m targets have
-    max_lag - min_lag + m inputs.
+    ``world`` are the slice ``own`` of the N, an equal share.
+
+    With a longer ``context``, T targets have max_lag - min_lag + T inputs, and the first inputs of a row are the last
+    symbols of the row before it. The targets of the rows are contiguous.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Engines, which run a trained network one symbol at a time.
 
-Every engine is a function of (weights, state, u): given the same uniform numbers, all of them sample the same symbols,
-except for rounding at a border between two symbols.
+What an engine samples depends only on weights, state, temperature and uniform numbers u. In fp32 all engines sample the
+same symbols, except for rounding at a border between two symbols.
 """
 
 from charrnn.engines.base import NO_SYMBOL, Engine, EngineState

@@ -41,7 +41,7 @@ class Engine(ABC):
         self._state_sizes = state_sizes(config)
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Read ids (N, P), which the next symbol follows."""
+        """Feed ids (N, P), which are not output; the next symbol follows them."""
         symbols = self._checked(ids)
         self._check_streams("ids", len(symbols))
         if symbols.shape[1]:
@@ -56,8 +56,10 @@ class Engine(ABC):
         return self._run(self._checked_uniforms(u), check_number("temperature", temperature, 0))
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Return log-probabilities (N, T-1) in nats, from the zero state, of each symbol of ids (N, T) but the first
-        given those before it. N is arbitrary, and the streams do not change."""
+        """Return log-probabilities (N, T-1) in nats of ids (N, T) from the second on, each given those before it.
+
+        They start from the zero state. N is arbitrary, and the streams do not change.
+        """
         symbols = self._checked(ids)
         if not len(symbols) or symbols.shape[1] < 2:
             return np.empty((len(symbols), max(0, symbols.shape[1] - 1)))

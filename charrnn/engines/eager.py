@@ -23,8 +23,8 @@ SCORE_STEPS = 512
 LARGE = 1 << 18  # numbers in a matrix from which on it is packed for oneDNN
 
 # Rows of the first blocks of streams, and of all further ones: streams 0-3, 4-15, 16-63, 64-127, 128-191 ... Each
-# block reads all weights and computes all its rows. So more blocks read more, and larger ones compute more unused rows.
-# At 3x680, 4 rows need as long as one; with 64, reading is a fifth of the time (fp32) or two fifths (bf16).
+# block reads all weights and computes all its rows: many small blocks repeat reads, and large ones waste products on
+# unused rows. At 3x680, 4 rows need as long as one; with 64, reading is a fifth of the time (fp32; bf16: two fifths).
 FIRST_BLOCKS = (4, 12, 48)
 FURTHER_BLOCKS = 64
 
@@ -94,7 +94,7 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
-    """Return the same for a temperature above 0, which may be a tensor on the device."""
+    """Draw symbols (N,) as `choose` does, at a temperature above 0, which may be a tensor on the device."""
     logits = logits.double()
     weights = torch.exp((logits - logits.amax(dim=1, keepdim=True)) / temperature)  # the largest is 1: no overflow
     cumulated = weights.cumsum(dim=1)
@@ -168,8 +168,8 @@ class _Block:
 class _Linear:
     """Matrix products in a precision, with copies of the weights.
 
-    Large matrices are packed for oneDNN once, which makes products with one row 2.5 times as fast as torch's
-    (docs/benchmarks.md). Small ones, and all on processors without oneDNN, use torch's product. Those are copied,
+    Large matrices are packed for oneDNN once, which makes products with one row faster than torch's. Small
+    ones, and all on processors without oneDNN, use torch's product. Those are copied,
     because tensors from a file may not be aligned.
     """
 

@@ -39,7 +39,7 @@ class SamplingTask(ABC):
 
     @abstractmethod
     def restart(self, temperature: float) -> None:
-        """Return all streams to where they began, to sample at a temperature."""
+        """Reset all streams to their start, and set the temperature."""
 
     @abstractmethod
     def pieces(self, segments: int, length: int | None) -> Pieces:

@@ -20,7 +20,7 @@ RUNS = Path("runs")
 MAX_SHOWN = 250  # characters of a path in a message
 MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
 MAX_STEM = 100  # bytes of an input's name in a run's default name
-LEFTOVER = re.compile(  # temporary names of bytecodec.console.open_output for the files that only a trainer writes
+LEFTOVER = re.compile(  # temporary names of bytecodec.files.open_output for the files that only a trainer writes
     r"\.((config|best)\.json|(log|val)\.csv|(resume|\d+)\.safetensors|\d+_t[\d.]+\.wav)\.\w+\.part"
 )
 

@@ -153,7 +153,7 @@ def decibels(power: Floats) -> Floats:
 
 
 def brightness(levels: Floats, quiet: float, loud: float) -> Floats:
-    """Return levels in dB as 0, at ``quiet`` and below, to 1, at ``loud`` and above."""
+    """Scale levels in dB linearly to [0, 1]: 0 at ``quiet`` or below, 1 at ``loud`` or above."""
     return np.asarray(np.clip((levels - quiet) / (loud - quiet), 0, 1), np.float32)
 
 

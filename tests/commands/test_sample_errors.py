@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("in_networks")
         (["-o", "x.wav", "--state-out", "./x.wav"], "replace"),
         (["--state-out", "-"], "--state-out"),
         (["--table", "t"], "--start-file"),
+        (["--start-seconds", "1"], "--start-file"),
         (["--channel", "1"], "--start-file"),
         (["--float"], "frame predictors"),
     ],

@@ -174,6 +174,7 @@ def test_samples_beyond_full_scale_are_counted_and_reported(capsys):
         (["--temperature", "0.5"], 1, "--temperature"),
         (["--start-text", "a"], 2, "--start-text"),
         (["--encoding", "latin-1"], 2, "--encoding"),
+        (["--start-file", "voice.wav", "--start-seconds", "1"], 2, "--start-seconds"),
         (["--play"], 2, "--play"),
         (["--precision", "bf16"], 2, "--precision bf16"),
         (["--engine", "onnx"], 2, "--engine onnx"),

@@ -50,6 +50,11 @@ def test_a_text_of_sound_in_any_alphabet_equals_the_recording():
 
 
 @pytest.mark.usefixtures("start_files")
+def test_seconds_of_a_start_file_are_for_networks_of_sound(capsys):
+    assert "--start-seconds" in error(capsys, "poem", "--start-file", "plain.txt", "--start-seconds", "1")
+
+
+@pytest.mark.usefixtures("start_files")
 def test_a_start_file_of_the_other_kind_is_rejected_by_name(capsys):
     for network, file, word in (
         ("poem", "x.wav", "recording"),

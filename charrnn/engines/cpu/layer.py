@@ -23,9 +23,8 @@ NAMES = {CELLS[name]: name for name in KERNEL_CELLS}
 class CompiledLayer(nn.Module):
     """Layer of `charrnn.models.cells` in fp32 for inference, with the same signature.
 
-    The products W x_t + b of all steps are one product in torch. The kernel receives them as the table of its first
-    layer, with each step of a sequence as a symbol of its own. So its loop over the steps only needs U, which fits in a
-    core's own cache for larger layers than a whole network does.
+    torch computes W x_t + b of all steps in one product. The kernel receives them as the table of its first layer, with
+    one symbol per step of each row. Its loop over the steps therefore reads only U, which fits in a core's own cache.
 
     Raise UnavailableError if the kernel was not built.
     """

@@ -34,7 +34,7 @@ class Matrix(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """Layer; parts that a cell does not have are 0."""
+    """Structure `Layer` of kernel/layout.h; fields that a cell does not use are 0."""
 
     _fields_ = [
         *_fields(c_int32, "cell units outputs norm_size"),
@@ -45,7 +45,7 @@ class Layer(ctypes.Structure):
 
 
 class Network(ctypes.Structure):
-    """Network."""
+    """Structure `Network` of kernel/layout.h."""
 
     _fields_ = [
         *_fields(c_int32, "vocab layers embedding_size"),
@@ -57,7 +57,7 @@ class Network(ctypes.Structure):
 
 
 class Work(ctypes.Structure):
-    """Work of one call."""
+    """Structure `Work` of kernel/layout.h: the arguments of one call."""
 
     _fields_ = [
         *_fields(c_int64, "streams steps"),

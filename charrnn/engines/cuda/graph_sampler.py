@@ -43,8 +43,10 @@ class GraphSampler:
 
     @torch.no_grad()
     def run(self, kind: str, feed: Tensor) -> Tensor:
-        """Run a step for each row of the feed (T, n), as `charrnn.engines.cuda.persistent.PersistentSampler.run` does:
-        by graphs of `STEPS` steps, and the rest one by one."""
+        """Run a step for each row of the feed (T, n), by graphs of `STEPS` steps, and the rest one by one.
+
+        See `charrnn.engines.cuda.persistent.PersistentSampler.run`.
+        """
         inputs, outputs = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
         results = torch.empty(feed.shape, dtype=outputs.dtype, device=feed.device)
         done = 0
@@ -57,7 +59,7 @@ class GraphSampler:
         return results
 
     def check(self) -> None:
-        """Check nothing: torch raises errors of the GPU."""
+        """Do nothing: torch itself raises errors of the GPU."""
 
     def _replay(self, kind: str, count: int) -> Work:
         """Return a function that runs `count` steps; it is captured at first use."""

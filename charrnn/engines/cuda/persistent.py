@@ -110,8 +110,8 @@ def plan(units: int, streams: int, size: int, programs: int, shared: int = SHARE
 class PersistentSampler:
     """Network in the kernel, with the state of its streams.
 
-    ``dtype`` is that of weights, products and of h between steps. `run` updates ``last`` (n,). There are at most
-    ``programs`` of them (None: as many as fit at the same time).
+    ``dtype`` is that of weights, products and of h between steps. `run` updates ``last`` (n,). At most
+    ``programs`` programs are launched (None: as many as fit at the same time).
     """
 
     def __init__(

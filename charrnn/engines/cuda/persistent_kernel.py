@@ -63,6 +63,7 @@ def sample_steps(  # type: ignore[no-untyped-def]
     ITEM_LOGITS: tl.constexpr,  # logits per item
     INPUTS: tl.constexpr,  # inputs per step of a product's loop; for one stream, per read of a warp
 ):
+    """Draw or read ``steps`` symbols of n streams, and update their state. See the top of this module."""
     SINGLE_STREAM: tl.constexpr = ROWS == 1
     GATES: tl.constexpr = 4 * UNITS
     TILES: tl.constexpr = (UNITS + ITEM_UNITS - 1) // ITEM_UNITS
@@ -241,7 +242,7 @@ def _product_of_one(  # type: ignore[no-untyped-def]
     NORMED: tl.constexpr,
     INPUTS: tl.constexpr,
 ):
-    """Compute the same for one stream's x (PITCH,) and preloaded weights: (1, columns). Every warp has all of x."""
+    """Compute the product for one stream's x (PITCH,) and preloaded weights: (1, columns). Every warp has all of x."""
     PIECES: tl.constexpr = (PITCH + INPUTS - 1) // INPUTS
     four, k = tl.zeros((4, 1), tl.int32), tl.arange(0, INPUTS)[None, :]
     all_z, total = (), tl.zeros((4, INPUTS), tl.float32)

@@ -102,7 +102,12 @@ INLINE void V(unpack_times_8)(const uint8_t *w, V(bytes) four[4])
 #endif
 
 /* Compute `sums` (streams, width) of one tile's integer weights. All arguments but w, inputs and x are constants where
- * this is inlined. */
+ * this is inlined.
+ *
+ * A tile has `width` vectors of rows. A quad is four registers of weights, and each holds one group of inputs for one
+ * vector: register i of quad q is group (4 q + i) / width and vector (4 q + i) % width. `part` counts the registers of
+ * a vector on processors with narrower ones. With one stream, even and odd groups are added to two chains of sums,
+ * which do not wait for each other. */
 INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x,
                             Prefetch *next, ints (*sums)[MAX_WIDTH])
 {
@@ -217,7 +222,7 @@ INLINE void V(amx_dots)(int width, const uint8_t *w, int inputs, const int8_t *x
 }
 #endif
 
-/* Compute the same for float weights. Inputs with an even and with an odd index have a sum each. */
+/* Compute `sums` (streams, width) of one tile's float weights. Inputs with an even and with an odd index have a sum each. */
 INLINE void V(float_dots)(int streams, int width, int format, const uint8_t *w, int inputs, const float *const *x,
                           floats (*sums)[MAX_WIDTH])
 {

@@ -44,8 +44,8 @@ static void V(store_output)(const Shared *shared, int64_t step)
 /* Run all steps as one of the threads.
  *
  * A layer's recurrent product can be computed when it is needed, or one step earlier, as soon as its state is complete.
- * Every other step computes it when it is needed and, after the barrier, at once again for the next step. So its
- * weights are read twice in a row, the second time from the core's own cache, and the next step reads none. */
+ * Every second step computes it for itself and, after the barrier, for the next step, too. The weights of this second
+ * product come from the core's own cache, and the next step reads none. */
 static void V(run)(Thread *t)
 {
     const Network *network = t->shared->network;
