@@ -159,6 +159,8 @@ class Decoder:
     def __init__(self, errors: str = "strict", skip_line_ends: bool = False, table: Table | None = None) -> None:
         if errors not in ("strict", "skip"):
             raise InputError(f"errors is {errors!r}; it must be strict or skip.")
+        if table is not None and not isinstance(table, Table):
+            raise InputError(f"table is a {type(table).__name__}; it must be what bytecodec.read_table returns.")
         self.alphabet: str | None = None
         self.skipped = 0
         self.line_ends = 0

@@ -132,5 +132,7 @@ def test_unknown_names_are_rejected_with_the_valid_ones():
     for call in (lambda: encode(b"", "greek"), lambda: Encoder("greek")):
         with pytest.raises(InputError, match=r"'greek'.*braille, cjk, latin"):
             call()
+    with pytest.raises(InputError, match="table is a str"):
+        Decoder(table="voice.table")
     with pytest.raises(InputError, match=r"'ignore'.*strict or skip"):
         Decoder(errors="ignore")
