@@ -55,7 +55,7 @@ def rows() -> list[Row]:
         if streams == 1:
             found.append(Row(f"{label}: onnxruntime engine, int8", partial(engine, "onnx", 1), plain))
             found.append(Row(f"{label}: compiled engine, int4.5, 1 thread", partial(compiled, 1), plain))
-            found.append(Row(f"{label}: compiled engine, 2x256", partial(engine, "cpu", 1, layers=2), plain))
+        found.append(Row(f"{label}: compiled engine, 2x256", partial(engine, "cpu", streams, layers=2), plain))
         found.append(Row(f"{label}: compiled engine, int4.5, 2 threads", partial(compiled, 2), plain))
     return found
 
