@@ -115,7 +115,7 @@ def whole(least: int, most: int = MAX_WHOLE) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number: {limits}") from None
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not a whole number: {limits}") from None
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{value} is too {'small' if value < least else 'large'}: {limits}")
         return value
@@ -133,15 +133,15 @@ def number(least: float, most: float = math.inf, above: bool = False) -> Callabl
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number: it must be {limits}") from None
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not a number: it must be {limits}") from None
         if not least <= value <= most or (above and value == least) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is out of range: it must be {limits}")
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is out of range: it must be {limits}")
         return value
 
     return parse
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(printable(text, MAX_VALUE))
 
 

@@ -59,7 +59,7 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
     text = _cut(text, most)  # first, because escapes only make text longer
     if text.isprintable():
         return text
-    return _cut("".join(_shown(c, keep_bytes) for c in text), most)
+    return _cut("".join(_escape(c, keep_bytes) for c in text), most)
 
 
 def is_utf8(text: str) -> bool:
@@ -78,7 +78,7 @@ def _cut(text: str, most: int | None) -> str:
     return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _shown(c: str, keep_bytes: bool) -> str:
+def _escape(c: str, keep_bytes: bool) -> str:
     if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs":
         return c
     if "\udc80" <= c <= "\udcff":

@@ -97,7 +97,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # raises OSError for a name that is too long before anything is computed
         descriptor, temporary_path = tempfile.mkstemp(
-            prefix=f".{shortened(name, _MAX_PREFIX)}.", suffix=".part", dir=folder
+            prefix=f".{shorten(name, _MAX_PREFIX)}.", suffix=".part", dir=folder
         )
     except FileNotFoundError:
         if os.path.isdir(folder):  # of a file system such as /proc
@@ -127,7 +127,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def shortened(name: str, most: int) -> str:
+def shorten(name: str, most: int) -> str:
     """Return the beginning of a file's name, of at most ``most`` bytes and of whole characters."""
     name = name[:most]
     while len(os.fsencode(name)) > most:

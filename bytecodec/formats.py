@@ -134,7 +134,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
         return
     text = _text_of(_head(file))
     if text is None:
-        raise InputError(f"{name} {unreadable(_refusal_of_libsndfile(file))}")
+        raise InputError(f"{name} {unreadable_message(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
         raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav converts it to one.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
@@ -156,7 +156,7 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if not refusal:
         return Kind(True)
     if named_sound or (text is None and _SOUND.match(head)):
-        return Kind(True, unreadable(refusal))
+        return Kind(True, unreadable_message(refusal))
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
         return Kind(
             True,
@@ -177,7 +177,7 @@ def reason_not_text(head: bytes, name: str) -> str:
     if encoding in (None, "utf-8"):
         return ""
     family = str(encoding)[:6].upper()
-    line = f"iconv -f {family} -t UTF-8{'' if name == STANDARD_INPUT else f' {_quoted(name)}'}"
+    line = f"iconv -f {family} -t UTF-8{'' if name == STANDARD_INPUT else f' {_quote(name)}'}"
     return f"{name} is {family} text, and UTF-8 is needed here: `{line}` converts it."
 
 
@@ -190,10 +190,10 @@ def ffmpeg_line(name: str) -> str:
     """Return a shell command that converts a recording to a mono WAV file."""
     if name == STANDARD_INPUT:
         return "ffmpeg -i FILE -ac 1 FILE.wav"
-    return f"ffmpeg -i {_quoted(name)} -ac 1 {_quoted(name + '.wav')}"
+    return f"ffmpeg -i {_quote(name)} -ac 1 {_quote(name + '.wav')}"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     """Quote a file's name for the shell and for ffmpeg, which interprets -x as a flag and x:y as a URL."""
     plain = os.path.isabs(name) or not (name.startswith("-") or ":" in name)
     return shlex.quote(name if plain else f"./{name}")
@@ -257,7 +257,7 @@ def _kind_of_text(head: bytes, text: str) -> str:
     return f"a text ({encoding.upper()[:6]})" if encoding and encoding != "utf-8" else "a text"
 
 
-def unreadable(refusal: str) -> str:
+def unreadable_message(refusal: str) -> str:
     """Return a message on a file that libsndfile rejects, to follow the file's name."""
     return (
         f"is not a recording that can be read (libsndfile: {refusal}). "

@@ -99,7 +99,7 @@ def read_blocks(
     options = _Options(rate, start, duration, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise InputError(f"source is a {type(source).__name__}; it must be a path or a file open for reading.")
-    return _quantised(source, options, on_message or _ignore, on_progress or _ignore)
+    return _quantise(source, options, on_message or _ignore, on_progress or _ignore)
 
 
 def measure_peak(
@@ -160,7 +160,7 @@ class _Options:
             raise InputError(f"bits is {self.bits!r}; it must be 8, or 16 without mulaw and dither.")
 
 
-def _quantised(
+def _quantise(
     source: Source, options: _Options, on_message: Callable[[str], object], on_progress: Progress
 ) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):

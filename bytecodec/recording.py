@@ -17,7 +17,7 @@ from bytecodec.containers.libsndfile import SoundReader, View, open_sound, reaso
 from bytecodec.containers.part import Part, count_bytes, is_blank
 from bytecodec.containers.repair import find_parts
 from bytecodec.errors import InputError, NoChannelError
-from bytecodec.formats import require_recording, unreadable
+from bytecodec.formats import require_recording, unreadable_message
 
 Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
@@ -67,7 +67,7 @@ class Pass:
     def blocks(self, rate: int, mean: float = 0.0) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1 at a rate in Hz, minus ``mean``."""
         for recording in self._recordings():
-            yield from _resampled(recording, rate, mean)
+            yield from _resample(recording, rate, mean)
 
     def mean(self) -> float:
         """Read all samples, and return their mean before the rate is changed."""
@@ -169,7 +169,7 @@ class _Recording:
         except LibsndfileError as error:
             if view and view.error:
                 raise view.error from None
-            raise InputError(f"{name} {unreadable(reason(error))}") from None
+            raise InputError(f"{name} {unreadable_message(reason(error))}") from None
         self.rate: int = self._reader.rate
         self.channels: int = self._reader.channels
         check_rate(self.rate, f"{name}: a rate")
@@ -265,7 +265,7 @@ class _Recording:
         return messages
 
 
-def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
+def _resample(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
     """Yield the samples minus ``mean`` at another rate."""
     size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
     blocks = recording.blocks(size)

@@ -48,7 +48,7 @@ def parser() -> Parser:
 def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
-    named = flags.given(p, argv)
+    named = flags.explicit_flags(p, argv)
     kinds = tuple(Path(name).suffix.lower() for name in (args.input, args.output))
     to_onnx = kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-"
     if not to_onnx and kinds != (".t7", ".safetensors"):

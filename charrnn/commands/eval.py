@@ -34,7 +34,7 @@ charrnn-eval 00074000.safetensors poems.txt --json
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
-    unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
+    unused = sorted(flags.explicit_flags(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
     if unused and not args.file:
         p.error(f"{flags.flag_of(unused[0])} has no effect without a FILE: name one.")
     runtime.before_torch()

@@ -51,7 +51,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def given(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+def explicit_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     """Return the names of the arguments that are on the command line, not left at their defaults."""
     missing = object()
     blank = Namespace(**{action.dest: missing for action in parser._actions})

@@ -30,7 +30,7 @@ def arrive(barrier):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
+def count_arrivals(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return how many programs have arrived; what they stored before is visible after. See `wait`."""
     if INTERPRETED:
         arrived = tl.atomic_add(barrier, 0, sem="acquire", scope="gpu")
@@ -67,7 +67,7 @@ def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no
     compiler uses no uniform registers.
     """
     left = spins
-    while (seen(barrier, ONE) < arrivals) & (left > 0):
+    while (count_arrivals(barrier, ONE) < arrivals) & (left > 0):
         left -= 1
     tl.debug_barrier()  # no thread continues before the first one has seen the arrivals
     return tl.where(left > 0, spins, 0)

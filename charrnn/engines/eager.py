@@ -85,7 +85,7 @@ class EagerEngine(Engine):
             block.set_state(map_state(operator.itemgetter(block.own), state), last[block.own])
 
 
-def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
+def choose_symbols(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     """Return symbols (N,) for logits (N, V) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
     u (N,) is float64 in [0, 1). Temperature 0 selects the likeliest symbol.
@@ -122,19 +122,19 @@ class _Block:
         self._linear = linear
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        for symbols in self._padded(ids, np.int64).T:
+        for symbols in self._pad(ids, np.int64).T:
             self._read_last()
             self._last = symbols
             self._started = True
 
     def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         ids = torch.empty(self._rows, len(u), dtype=torch.int64)
-        for t, u_t in enumerate(self._padded(u.T, np.float64).T):
+        for t, u_t in enumerate(self._pad(u.T, np.float64).T):
             logits = self._read_last()
             if logits is None:
                 self._last = (u_t * self._model.config.vocab_size).long()
             else:
-                self._last = choose(logits, u_t, temperature)
+                self._last = choose_symbols(logits, u_t, temperature)
             self._started = True
             ids[:, t] = self._last
         return ids[: self._n].numpy()
@@ -148,8 +148,8 @@ class _Block:
         return map_state(lambda tensor: tensor[: self._n].float().numpy(), self._state), self._last[: self._n].numpy()
 
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        self._state = map_state(lambda array: self._padded(array, np.float32), state)
-        self._last = self._padded(last, np.int64)
+        self._state = map_state(lambda array: self._pad(array, np.float32), state)
+        self._last = self._pad(last, np.int64)
         self._started = bool((self._last != NO_SYMBOL).all())
 
     def _read_last(self) -> Tensor | None:
@@ -159,7 +159,7 @@ class _Block:
         logits, self._state = self._model.step(self._last, self._state, self._linear)
         return logits
 
-    def _padded(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
+    def _pad(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
         """Return an array (n, ...) as a tensor (rows, ...) in memory that torch allocates."""
         own = torch.from_numpy(np.array(array, dtype=dtype))
         return torch.cat([own, own[-1:].expand(self._rows - self._n, *own.shape[1:])])

@@ -77,7 +77,7 @@ class FrameStream:
     ) -> None:
         if not isinstance(model, FrameRNN):
             raise InputError(f"model is a {type(model).__name__}; it must be the network of a frame predictor.")
-        window = model.window if window is None else _checked_window(window, model.config.context.max_lag)
+        window = model.window if window is None else _check_window(window, model.config.context.max_lag)
         check_whole("seed", seed, 0, MAX_KEY)
         check_whole("number", number, 0, MAX_KEY)
         check_number("temperature", temperature, 0)
@@ -126,7 +126,7 @@ class FrameStream:
         return np.asarray(self.temperature * np.sqrt(variances) * ndtri(u.astype(np.float64) + MIDDLE))
 
 
-def _checked_window(window: Any, length: int) -> Tensor:
+def _check_window(window: Any, length: int) -> Tensor:
     samples = check_real("window", window, 1)
     if len(samples) != length:
         raise InputError(f"window has {len(samples):,} samples, and the network needs {length:,}.")

@@ -41,7 +41,7 @@ def validate(document: Any, schema: Schema, source: object, partial: bool = Fals
     begins with the ``source``, usually a path.
     """
     try:
-        return _validated(document, schema, partial)
+        return _validate(document, schema, partial)
     except ValueError as error:
         raise InputError(f"{source}: {error}.") from None
 
@@ -66,14 +66,14 @@ class Field:
         if value is None and self.nullable:
             return
         if not self._has_type(value) or not self._in_range(value):
-            raise ValueError(f"{name} is {shown(value)}, and must be {self.describe()}")
+            raise ValueError(f"{name} is {quote(value)}, and must be {self.describe()}")
         if self.items:
             for item in value.values() if isinstance(value, dict) else value:
                 self.items.check(f"an item of {name}", item)
         if self.fields is not None:
             if foreign := [key for key in value if key not in self.fields]:
-                raise ValueError(f"{name} has the unknown field {shown(foreign[0])}")
-            _validated(value, self.fields, where=f" of {name}")
+                raise ValueError(f"{name} has the unknown field {quote(foreign[0])}")
+            _validate(value, self.fields, where=f" of {name}")
 
     def _has_type(self, value: Any) -> bool:
         if isinstance(value, bool) or self.type is not float:
@@ -100,9 +100,9 @@ class Field:
 Schema = dict[str, Field]
 
 
-def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
+def _validate(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it must be a JSON object, not {'null' if document is None else shown(document)}")
+        raise ValueError(f"it must be a JSON object, not {'null' if document is None else quote(document)}")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -114,7 +114,7 @@ def _validated(document: Any, schema: Schema, partial: bool = False, where: str 
     return found
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """Return a value as messages show it, at most `MAX_SHOWN` characters of it."""
     return printable(repr(value), MAX_SHOWN)
 

@@ -60,7 +60,7 @@ class TrainingTask(abc.ABC):
         rate: int | None = self.metadata["rate"]
         return rate
 
-    def adapted(self, settings: Settings) -> Settings:
+    def adapt(self, settings: Settings) -> Settings:
         """Return the settings with the values that the network prescribes."""
         return settings
 

@@ -241,7 +241,7 @@ def test_without_a_gpu_the_backend_is_torch_and_the_kernel_is_rejected(capsys):
 def test_the_backend_is_chosen_once_and_stored_in_the_config(monkeypatch):
     requests = []
     with monkeypatch.context() as patch:
-        patch.setattr(backends, "choose", lambda name, *args, **options: requests.append(name) or "kernel")
+        patch.setattr(backends, "choose_backend", lambda name, *args, **options: requests.append(name) or "kernel")
         train("sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r")
     assert config("r")["training"]["gpu_layers"] == "kernel"
     train("--resume", "r", "--max-iterations", "4")

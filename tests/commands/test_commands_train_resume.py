@@ -125,7 +125,7 @@ def test_a_run_that_moves_to_a_gpu_chooses_its_backend_again(monkeypatch, device
     monkeypatch.setattr("charrnn.runtime.choose_device", lambda name: "cuda")
     monkeypatch.setattr("charrnn.runtime.select_gpu", lambda name: None)
     monkeypatch.setattr("torch.nn.Module.to", lambda model, device: model)
-    monkeypatch.setattr("charrnn.cuda.backends.choose", choose)
+    monkeypatch.setattr("charrnn.cuda.backends.choose_backend", choose)
     assert charrnn_train(["--resume", "r", "--device", "cuda", "--max-iterations", "4", "-q"]) == 1
     assert requests == [requested]
 

@@ -178,7 +178,7 @@ def test_early_stop_ends_after_that_many_validations_without_a_new_best(tmp_path
     assert made.state.iteration < made.iterations
     assert len(found) - 1 - found.index(min(found)) == limit
     again = finish(tmp_path, made.settings)  # resuming does not train further
-    assert (again.listeners[0].rows, again.stale) == ([], limit)
+    assert (again.listeners[0].rows, again.validations_since_best) == ([], limit)
 
 
 # Files

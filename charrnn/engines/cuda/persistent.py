@@ -72,10 +72,10 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
     base = model.embedding.weight @ first.weight_ih_l0.T + first.bias_ih_l0
     ws, biases = [torch.zeros_like(first.weight_hh_l0)], [torch.zeros_like(first.bias_ih_l0)]
     for i in range(1, config.layers):
-        w, bias = _folded(model, i, model.layers[i].weight_ih_l0, model.layers[i].bias_ih_l0)
+        w, bias = _fold_norm(model, i, model.layers[i].weight_ih_l0, model.layers[i].bias_ih_l0)
         ws.append(w)
         biases.append(bias)
-    out, out_bias = _folded(model, config.layers, model.output.weight, model.output.bias)
+    out, out_bias = _fold_norm(model, config.layers, model.output.weight, model.output.bias)
     w, out = _wide(torch.stack([_by_unit(w) for w in ws]), dtype), _wide(out, dtype)
     return Packed(
         _by_unit(base.T).T.contiguous(),
@@ -199,7 +199,7 @@ def capacity(device: torch.device) -> tuple[int, int]:
     return PER_MULTIPROCESSOR * card.multi_processor_count, getattr(card, "shared_memory_per_multiprocessor", SHARED)
 
 
-def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _fold_norm(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the layer number ``above`` with the normalisation of the layer below folded in."""
     if not model.config.layer_norm:
         return weight, bias
