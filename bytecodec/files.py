@@ -127,10 +127,10 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def shorten(name: str, most: int) -> str:
-    """Return the beginning of a file's name, of at most ``most`` bytes and of whole characters."""
-    name = name[:most]
-    while len(os.fsencode(name)) > most:
+def shorten(name: str, max_bytes: int) -> str:
+    """Return the beginning of a file's name, of at most ``max_bytes`` bytes and of whole characters."""
+    name = name[:max_bytes]
+    while len(os.fsencode(name)) > max_bytes:
         name = name[:-1]
     return name
 

@@ -23,9 +23,9 @@ CHECKPOINTS = "checkpoints to include: iterations, first, best or newest (defaul
 SKIP_UNREADABLE = "skip files that cannot be read, and list them"
 
 
-def numbers(least: float) -> Callable[[str], list[float]]:
-    """Return a parser of lists of numbers of at least ``least``, separated by commas."""
-    return lambda text: [number(least)(part) for part in text.split(",")]
+def numbers(minimum: float) -> Callable[[str], list[float]]:
+    """Return a parser of lists of numbers of at least ``minimum``, separated by commas."""
+    return lambda text: [number(minimum)(part) for part in text.split(",")]
 
 
 def encoding(text: str) -> str:

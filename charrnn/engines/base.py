@@ -156,8 +156,8 @@ class Engine(ABC):
         if n != self.streams:
             raise InputError(f"{what} of {n} streams for an engine of {self.streams}.")
 
-    def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
-        if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
+    def _check_range(self, ids: NDArray[np.integer[Any]], minimum: int) -> None:
+        if ids.size and not minimum <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
 
 

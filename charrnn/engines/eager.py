@@ -60,10 +60,10 @@ class EagerEngine(Engine):
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         symbols = torch.from_numpy(np.array(ids))
         scores = torch.empty(symbols.shape[0], symbols.shape[1] - 1, dtype=torch.float64)
-        most = self._model.max_symbols()
-        for first in range(0, len(symbols), most):
-            rows, own = symbols[first : first + most], scores[first : first + most]
-            steps = max(1, min(SCORE_STEPS, most // len(rows)))
+        max_symbols = self._model.max_symbols()
+        for first in range(0, len(symbols), max_symbols):
+            rows, own = symbols[first : first + max_symbols], scores[first : first + max_symbols]
+            steps = max(1, min(SCORE_STEPS, max_symbols // len(rows)))
             state = self._model.initial_state(len(rows))
             for start in range(0, own.shape[1], steps):
                 y = rows[:, start + 1 : start + 1 + steps]

@@ -51,8 +51,8 @@ class Field:
     """Type and range of a field. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
 
     type: type
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     above: float | None = None  # exclusive, as the next one
     below: float | None = None
     choices: tuple[str, ...] = ()  # the texts that are possible; () for any
@@ -83,15 +83,15 @@ class Field:
     def _in_range(self, value: Any) -> bool:
         return (
             (not self.choices or value in self.choices)
-            and (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
 
     def describe(self) -> str:
         """Return what the field may hold, such as 'a whole number at least 1'."""
-        bounds = {"at least": self.least, "at most": self.most, "above": self.above, "below": self.below}
+        bounds = {"at least": self.minimum, "at most": self.maximum, "above": self.above, "below": self.below}
         texts = [f"{word} {bound:,g}" for word, bound in bounds.items() if bound is not None and bound not in UNSHOWN]
         kind = f"one of {', '.join(self.choices)}" if self.choices else NAMES[self.type]
         return f"{kind} {' and '.join(texts)}".rstrip() + " or null" * self.nullable
@@ -121,7 +121,7 @@ def quote(value: object) -> str:
 
 def _count(**options: Any) -> Field:
     """Return a field for a whole number that fits in 64 bits, 0 or more unless the options set another bound."""
-    return Field(int, **({"least": 0, "most": MAX_INT} | options))
+    return Field(int, **({"minimum": 0, "maximum": MAX_INT} | options))
 
 
 _GAIN = Field(float, -MAX_GAIN, MAX_GAIN, default=OPTIONAL)
@@ -130,7 +130,7 @@ _ENCODING = Field(str, choices=("linear", "mulaw"), nullable=True)
 _SEED = Field(int, 0, MAX_SEED)
 
 SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
-    "channel": _count(least=1, nullable=True, default=OPTIONAL),
+    "channel": _count(minimum=1, nullable=True, default=OPTIONAL),
     "remove_dc": Field(bool, default=OPTIONAL),
     "normalize": Field(bool, default=OPTIONAL),
     "normalize_over": Field(str, choices=NORMALIZE_OVER, default=OPTIONAL),
@@ -171,7 +171,7 @@ FRAMES_CONFIG: Schema = {  # config.json
     "threads": Field(int, 1, MAX_THREADS),
     # Older versions did not write the following ones.
     "sound": _SOUND,
-    "processes": _count(least=1, default=1),
+    "processes": _count(minimum=1, default=1),
     "tensorboard": Field(bool, default=False),
     "yardsticks": Field(dict, items=Field(float), default={}),  # bits per sample of other coders, by their names
     "samples": Field(
@@ -193,11 +193,11 @@ TRAINING: Schema = {  # `charrnn.training.recipe.Settings`
     "precision": Field(str, choices=("fp32", "bf16")),
     "device": Field(str, choices=("cpu", "cuda", "mps")),
     "smooth": Field(bool),
-    **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(least=1)),
+    **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(minimum=1)),
     **dict.fromkeys(("keep", "seed", "warmup", "early_stop"), _count()),
     **dict.fromkeys(("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"), Field(float, 0, MAX_NUMBER)),
     **dict.fromkeys(("average", "beta2"), Field(float, 0, below=1)),
     **dict.fromkeys(
-        ("max_epochs", "max_iterations", "max_minutes"), Field(float, most=LARGEST_FLOAT, above=0, nullable=True)
+        ("max_epochs", "max_iterations", "max_minutes"), Field(float, maximum=LARGEST_FLOAT, above=0, nullable=True)
     ),
 }
