@@ -15,7 +15,7 @@ from bytecodec.alphabet import alphabet_of
 from bytecodec.errors import InputError
 
 if TYPE_CHECKING:
-    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.libsndfile import PartFile
 
 STANDARD_INPUT = "standard input"  # name in messages of the file "-"
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
@@ -272,14 +272,14 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     """
     import soundfile
 
-    from bytecodec.containers.libsndfile import calling_c, open_sound, reason
+    from bytecodec.containers.libsndfile import open_sound, protect_c_call, reason
 
     position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     refusal = ""
     try:
         for source in _sources(file):
             try:
-                with calling_c():
+                with protect_c_call():
                     open_sound(source).close()
                 return ""
             except soundfile.LibsndfileError as error:
@@ -289,10 +289,10 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     return refusal
 
 
-def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
+def _sources(file: BinaryIO) -> Iterator[BinaryIO | PartFile]:
     """Yield an unchanged file, and then its first recording with a repaired header."""
-    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.libsndfile import PartFile
     from bytecodec.containers.repair import find_parts
 
     yield file
-    yield View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))
+    yield PartFile(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))
