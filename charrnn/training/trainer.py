@@ -75,7 +75,7 @@ class Trainer:
         share = self.batches.rows / rows
         reduce = None if world.size == 1 else lambda tensors: world.all_reduce_weighted_mean(tensors, share)
         self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
-        self.ema = EMA(self.parameters, settings.average) if settings.average else None
+        self.ema = EMA(self.parameters, settings.ema_decay) if settings.ema_decay else None
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
         self.pending: list[tuple[dict[str, float], Tensor]] = []
