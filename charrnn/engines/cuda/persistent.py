@@ -121,7 +121,7 @@ class PersistentSampler:
         self._packed, self._last, self._temperature = pack(model, dtype), last, temperature
         shape = (config.layers, self._n, config.rnn_size)
         self._h, self._c = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-        self._turns = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
+        self._h_buffers = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
         self._logits = torch.empty(self._n, config.vocab_size, device=device)
         self._barriers = torch.zeros(config.layers + 2, persistent_kernel.LINE.value, dtype=torch.int32, device=device)
         self._failed = torch.zeros(1, dtype=torch.int32, device=device)
@@ -144,15 +144,15 @@ class PersistentSampler:
         ids, scores = torch.empty_like(feed, dtype=torch.int64), torch.empty_like(feed, dtype=torch.float64)
         for start in range(0, len(feed), STEPS):
             part = slice(start, start + STEPS)
-            self._turns[0, :, :, : self._h.shape[2]].copy_(self._h)
+            self._h_buffers[0, :, :, : self._h.shape[2]].copy_(self._h)
             self._barriers.zero_()
             self._launch(
-                *(*self._packed, self._turns, self._c, self._logits, self._last, feed[part], self._temperature),
+                *(*self._packed, self._h_buffers, self._c, self._logits, self._last, feed[part], self._temperature),
                 *(ids[part], scores[part], self._barriers, self._failed, len(feed[part]), self._n, SPIN_LIMIT),
                 KIND=persistent_kernel.KINDS[kind],
                 **self._constants,
             )
-            self._h.copy_(self._turns[len(feed[part]) % 2, :, :, : self._h.shape[2]])
+            self._h.copy_(self._h_buffers[len(feed[part]) % 2, :, :, : self._h.shape[2]])
         return scores if kind == "read" else ids
 
     def check(self) -> None:
