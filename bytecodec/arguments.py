@@ -24,21 +24,21 @@ def check_rate(rate: int, what: str = "a rate") -> None:
         raise InputError(f"{what} of {rate:,} Hz is out of range: use 1,000 to 768,000 Hz.")
 
 
-def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
-    """Return ``value`` as an int, or raise InputError if it is not a whole number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}; it must be a whole number {_range(least, most, 2**63 - 1)}.")
+def check_whole(name: str, value: Any, minimum: int, maximum: int = 2**63 - 1) -> int:
+    """Return ``value`` as an int, or raise InputError if it is not a whole number in [minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value <= maximum:
+        raise InputError(f"{name} is {value!r}; it must be a whole number {_range(minimum, maximum, 2**63 - 1)}.")
     return int(value)
 
 
-def check_number(name: str, value: Any, least: float, most: float = math.inf, above: bool = False) -> float:
-    """Return ``value`` as a float, or raise InputError if it is not a finite number in [least, most].
+def check_number(name: str, value: Any, minimum: float, maximum: float = math.inf, above: bool = False) -> float:
+    """Return ``value`` as a float, or raise InputError if it is not a finite number in [minimum, maximum].
 
-    With ``above``, ``least`` itself is rejected as well.
+    With ``above``, ``minimum`` itself is rejected as well.
     """
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not is_number or not (least < value if above else least <= value) or value > most or value == math.inf:
-        limits = f"greater than {least:g}" if above else _range(least, most, math.inf)
+    if not is_number or not (minimum < value if above else minimum <= value) or value > maximum or value == math.inf:
+        limits = f"greater than {minimum:g}" if above else _range(minimum, maximum, math.inf)
         raise InputError(f"{name} is {value!r}; it must be a finite number {limits}.")
     return float(value)
 
@@ -86,6 +86,6 @@ def check_real(name: str, value: Any, dimensions: int) -> NDArray[Any]:
     return array
 
 
-def _range(least: float, most: float, unlimited: float) -> str:
-    lowest, highest = (f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in (least, most))
-    return f"of at least {lowest}" if most == unlimited else f"from {lowest} to {highest}"
+def _range(minimum: float, maximum: float, unlimited: float) -> str:
+    lowest, highest = (f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in (minimum, maximum))
+    return f"of at least {lowest}" if maximum == unlimited else f"from {lowest} to {highest}"

@@ -64,7 +64,7 @@ class Mixer:
             self._compare(channels, mix)
         return mix
 
-    def cancelled(self) -> str:
+    def cancellation_message(self) -> str:
         """Return a message if the channels cancelled each other in the mean, or an empty string."""
         seconds, of = self._cancelled_frames / self._rate, self._frames / self._rate
         if of < _SHORTEST or self._cancelled_energy <= _REPORTED * self._energy:

@@ -107,41 +107,41 @@ def option(
     group.add_argument(*flags, type=kind, metavar=metavar, default=default, help=help)
 
 
-def whole(least: int, most: int = MAX_WHOLE) -> Callable[[str], int]:
-    """Return a parser of whole numbers in [least, most]."""
-    limits = f"it must be {least} or more" if most == MAX_WHOLE else f"it must be from {least} to {most}"
+def whole(minimum: int, maximum: int = MAX_WHOLE) -> Callable[[str], int]:
+    """Return a parser of whole numbers in [minimum, maximum]."""
+    limits = f"it must be {minimum} or more" if maximum == MAX_WHOLE else f"it must be from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number: {limits}") from None
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is too {'small' if value < least else 'large'}: {limits}")
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not a whole number: {limits}") from None
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{value} is too {'small' if value < minimum else 'large'}: {limits}")
         return value
 
     return parse
 
 
-def number(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
-    """Return a parser of finite numbers in [least, most], or in (least, most] if ``above``."""
-    limits = f"{'more than' if above else 'at least'} {least:g} and " + (
-        "finite" if most == math.inf else f"at most {most:g}"
+def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """Return a parser of finite numbers in [minimum, maximum], or in (minimum, maximum] if ``above``."""
+    limits = f"{'more than' if above else 'at least'} {minimum:g} and " + (
+        "finite" if maximum == math.inf else f"at most {maximum:g}"
     )
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number: it must be {limits}") from None
-        if not least <= value <= most or (above and value == least) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is out of range: it must be {limits}")
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not a number: it must be {limits}") from None
+        if not minimum <= value <= maximum or (above and value == minimum) or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is out of range: it must be {limits}")
         return value
 
     return parse
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(printable(text, MAX_VALUE))
 
 

@@ -39,7 +39,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
-def printable(text: object, most: int | None = None, keep_bytes: bool = False) -> str:
+def printable(text: object, max_length: int | None = None, keep_bytes: bool = False) -> str:
     r"""Return text on one line, with characters that are not printable as escapes.
 
     Control characters, line separators, marks that reorder text (such as right-to-left ones) and surrogates become
@@ -50,16 +50,16 @@ def printable(text: object, most: int | None = None, keep_bytes: bool = False) -
     ----------
     text
         A string, a path (also as bytes), or any object, which is converted with ``str``.
-    most
+    max_length
         The greatest length in characters; the middle of a longer text is replaced by an ellipsis.
     keep_bytes
         Leave bytes that are not UTF-8 as they are, for output that is encoded with `os.fsencode`.
     """
     text = os.fsdecode(text) if isinstance(text, bytes | os.PathLike) else str(text)
-    text = _cut(text, most)  # first, because escapes only make text longer
+    text = _cut(text, max_length)  # first, because escapes only make text longer
     if text.isprintable():
         return text
-    return _cut("".join(_shown(c, keep_bytes) for c in text), most)
+    return _cut("".join(_escape(c, keep_bytes) for c in text), max_length)
 
 
 def is_utf8(text: str) -> bool:
@@ -71,14 +71,14 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _cut(text: str, most: int | None) -> str:
-    if most is None or len(text) <= most:
+def _cut(text: str, max_length: int | None) -> str:
+    if max_length is None or len(text) <= max_length:
         return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+    end = (max_length - 1) // 2
+    return f"{text[: max_length - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _shown(c: str, keep_bytes: bool) -> str:
+def _escape(c: str, keep_bytes: bool) -> str:
     if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs":
         return c
     if "\udc80" <= c <= "\udcff":

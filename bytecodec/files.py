@@ -97,7 +97,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # raises OSError for a name that is too long before anything is computed
         descriptor, temporary_path = tempfile.mkstemp(
-            prefix=f".{shortened(name, _MAX_PREFIX)}.", suffix=".part", dir=folder
+            prefix=f".{shorten(name, _MAX_PREFIX)}.", suffix=".part", dir=folder
         )
     except FileNotFoundError:
         if os.path.isdir(folder):  # of a file system such as /proc
@@ -127,10 +127,10 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def shortened(name: str, most: int) -> str:
-    """Return the beginning of a file's name, of at most ``most`` bytes and of whole characters."""
-    name = name[:most]
-    while len(os.fsencode(name)) > most:
+def shorten(name: str, max_bytes: int) -> str:
+    """Return the beginning of a file's name, of at most ``max_bytes`` bytes and of whole characters."""
+    name = name[:max_bytes]
+    while len(os.fsencode(name)) > max_bytes:
         name = name[:-1]
     return name
 

@@ -15,7 +15,7 @@ from bytecodec.alphabet import alphabet_of
 from bytecodec.errors import InputError
 
 if TYPE_CHECKING:
-    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.libsndfile import PartFile
 
 STANDARD_INPUT = "standard input"  # name in messages of the file "-"
 HEAD = 4096  # number of bytes at the beginning of a file that are examined
@@ -134,7 +134,7 @@ def require_recording(file: BinaryIO, name: str) -> None:
         return
     text = _text_of(_head(file))
     if text is None:
-        raise InputError(f"{name} {unreadable(_refusal_of_libsndfile(file))}")
+        raise InputError(f"{name} {unreadable_message(_refusal_of_libsndfile(file))}")
     if alphabet_of(text.strip("\ufeff\r\n")):
         raise InputError(f"{name} is a text of sound, and a recording is needed here: utf82wav converts it to one.")
     raise InputError(f"{name} is {_kind_of_text(_head(file), text)}, and a recording is needed here.")
@@ -156,7 +156,7 @@ def identify(file: BinaryIO, name: str) -> Kind:
     if not refusal:
         return Kind(True)
     if named_sound or (text is None and _SOUND.match(head)):
-        return Kind(True, unreadable(refusal))
+        return Kind(True, unreadable_message(refusal))
     if PurePath(name).suffix.lower() in _HEADERLESS_SUFFIXES and text is None:
         return Kind(
             True,
@@ -177,7 +177,7 @@ def reason_not_text(head: bytes, name: str) -> str:
     if encoding in (None, "utf-8"):
         return ""
     family = str(encoding)[:6].upper()
-    line = f"iconv -f {family} -t UTF-8{'' if name == STANDARD_INPUT else f' {_quoted(name)}'}"
+    line = f"iconv -f {family} -t UTF-8{'' if name == STANDARD_INPUT else f' {_quote(name)}'}"
     return f"{name} is {family} text, and UTF-8 is needed here: `{line}` converts it."
 
 
@@ -190,10 +190,10 @@ def ffmpeg_line(name: str) -> str:
     """Return a shell command that converts a recording to a mono WAV file."""
     if name == STANDARD_INPUT:
         return "ffmpeg -i FILE -ac 1 FILE.wav"
-    return f"ffmpeg -i {_quoted(name)} -ac 1 {_quoted(name + '.wav')}"
+    return f"ffmpeg -i {_quote(name)} -ac 1 {_quote(name + '.wav')}"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     """Quote a file's name for the shell and for ffmpeg, which interprets -x as a flag and x:y as a URL."""
     plain = os.path.isabs(name) or not (name.startswith("-") or ":" in name)
     return shlex.quote(name if plain else f"./{name}")
@@ -257,7 +257,7 @@ def _kind_of_text(head: bytes, text: str) -> str:
     return f"a text ({encoding.upper()[:6]})" if encoding and encoding != "utf-8" else "a text"
 
 
-def unreadable(refusal: str) -> str:
+def unreadable_message(refusal: str) -> str:
     """Return a message on a file that libsndfile rejects, to follow the file's name."""
     return (
         f"is not a recording that can be read (libsndfile: {refusal}). "
@@ -272,14 +272,14 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     """
     import soundfile
 
-    from bytecodec.containers.libsndfile import calling_c, open_sound, reason
+    from bytecodec.containers.libsndfile import open_sound, protect_c_call, reason
 
     position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     refusal = ""
     try:
         for source in _sources(file):
             try:
-                with calling_c():
+                with protect_c_call():
                     open_sound(source).close()
                 return ""
             except soundfile.LibsndfileError as error:
@@ -289,10 +289,10 @@ def _refusal_of_libsndfile(file: BinaryIO) -> str:
     return refusal
 
 
-def _sources(file: BinaryIO) -> Iterator[BinaryIO | View]:
+def _sources(file: BinaryIO) -> Iterator[BinaryIO | PartFile]:
     """Yield an unchanged file, and then its first recording with a repaired header."""
-    from bytecodec.containers.libsndfile import View
+    from bytecodec.containers.libsndfile import PartFile
     from bytecodec.containers.repair import find_parts
 
     yield file
-    yield View(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))
+    yield PartFile(file, next(find_parts(file, os.fstat(file.fileno()).st_size)))

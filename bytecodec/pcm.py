@@ -42,7 +42,7 @@ def bytes_to_int16(values: NDArray[np.uint8], mulaw: bool = False) -> NDArray[np
 
 def floats_to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     """Round samples with full scale 1 to floor(32768 x + 1/2), and clip them to the range of int16."""
-    return _clipped(_scaled_to_16_bits(samples))
+    return _clip(_scale_to_16_bits(samples))
 
 
 class Levels:
@@ -124,28 +124,29 @@ class Quantiser:
         """Round the next samples (n,), n >= 1."""
         block = block * self._scale
         if self._mulaw or self._bits == 16:
-            rounded = _scaled_to_16_bits(block)
-            self._levels.add(block, _outside(rounded, -32768, 32769))  # full scale, 32768, does not count as clipped
-            return encode_mulaw(_clipped(rounded)) if self._mulaw else _clipped(rounded)
+            rounded = _scale_to_16_bits(block)
+            # Full scale, 32768, does not count as clipped.
+            self._levels.add(block, _count_outside(rounded, -32768, 32769))
+            return encode_mulaw(_clip(rounded)) if self._mulaw else _clip(rounded)
         values = block * np.float32(128) + np.float32(128.5)
         if self._noise is not None:
             values += self._noise.random((len(values), 2), np.float32).sum(axis=1) - 1
         # 256 becomes 255, too, but 32767 of 16 bits is rounded to it and does not count as clipped.
-        self._levels.add(block, _outside(values, 0, 257))
+        self._levels.add(block, _count_outside(values, 0, 257))
         return values.clip(0, 255).astype(np.uint8)
 
 
-def _scaled_to_16_bits(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scale_to_16_bits(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     rounded: NDArray[np.float32] = np.floor(samples * np.float32(32768) + np.float32(0.5))
     return rounded
 
 
-def _clipped(rounded: NDArray[np.float32]) -> NDArray[np.int16]:
+def _clip(rounded: NDArray[np.float32]) -> NDArray[np.int16]:
     samples: NDArray[np.int16] = rounded.clip(-32768, 32767).astype("<i2")
     return samples
 
 
-def _outside(values: NDArray[np.float32], low: int, end: int) -> int:
+def _count_outside(values: NDArray[np.float32], low: int, end: int) -> int:
     """Count the values that are not in [low, end)."""
     if values.min() >= low and values.max() < end:
         return 0

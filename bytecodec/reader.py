@@ -19,7 +19,7 @@ from bytecodec.files import copy_input, is_regular
 from bytecodec.pcm import FULL_SCALE, SILENCE, Levels, Quantiser
 
 if TYPE_CHECKING:  # imported when a recording is read: other commands start faster without it
-    from bytecodec.recording import Pass, Progress
+    from bytecodec.recording import Progress, RecordingPass
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -99,7 +99,7 @@ def read_blocks(
     options = _Options(rate, start, duration, channel, mono_as_is, remove_dc, *gain, dither, mulaw, bits)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise InputError(f"source is a {type(source).__name__}; it must be a path or a file open for reading.")
-    return _quantised(source, options, on_message or _ignore, on_progress or _ignore)
+    return _quantise(source, options, on_message or _ignore, on_progress or _ignore)
 
 
 def measure_peak(
@@ -160,7 +160,7 @@ class _Options:
             raise InputError(f"bits is {self.bits!r}; it must be 8, or 16 without mulaw and dither.")
 
 
-def _quantised(
+def _quantise(
     source: Source, options: _Options, on_message: Callable[[str], object], on_progress: Progress
 ) -> Iterator[NDArray[Any]]:
     with _regular_file(source) as (file, name):
@@ -190,7 +190,7 @@ class _Passes:
     def __init__(self, file: BinaryIO, name: str, options: _Options, count: int, on_progress: Progress) -> None:
         self._file, self._name, self._options = file, name, options
         self._left, self._done, self._on_progress = count, 0, on_progress
-        self._last: Pass | None = None
+        self._last: RecordingPass | None = None
 
     def mean(self) -> float:
         """Read the recording once, and return the mean of its samples before the rate is changed."""
@@ -200,9 +200,9 @@ class _Passes:
         """Read it once, and return the highest magnitude of its samples minus ``mean`` after the rate is changed."""
         return max(float(np.abs(block).max()) for block in self.next().blocks(self._options.rate, mean))
 
-    def next(self) -> Pass:
+    def next(self) -> RecordingPass:
         """Return the next pass, which reads the recording from its beginning."""
-        from bytecodec.recording import Pass, Selection
+        from bytecodec.recording import RecordingPass, Selection
 
         self._done += self._last.frames_read if self._last else 0
         done, left, options = self._done, self._left, self._options
@@ -212,7 +212,7 @@ class _Passes:
             self._on_progress(done + frames, total and done + left * total)
 
         selection = Selection(options.start, options.duration, options.channel, options.mono_as_is)
-        self._last = Pass(self._file, self._name, selection, on_progress)
+        self._last = RecordingPass(self._file, self._name, selection, on_progress)
         return self._last
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_rate
 from bytecodec.channels import Mixer
-from bytecodec.containers.libsndfile import SoundReader, View, open_sound, reason
+from bytecodec.containers.libsndfile import PartFile, SoundReader, open_sound, reason
 from bytecodec.containers.part import Part, count_bytes, is_blank
 from bytecodec.containers.repair import find_parts
 from bytecodec.errors import InputError, NoChannelError
-from bytecodec.formats import require_recording, unreadable
+from bytecodec.formats import require_recording, unreadable_message
 
 Samples: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int | None], object]
@@ -39,7 +39,7 @@ class Selection:
     mono_as_is: bool = False
 
 
-class Pass:
+class RecordingPass:
     """One pass over the selected part of a file, through all recordings that are joined in it."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Pass:
     def blocks(self, rate: int, mean: float = 0.0) -> Iterator[Samples]:
         """Yield float32 (n,) with full scale 1 at a rate in Hz, minus ``mean``."""
         for recording in self._recordings():
-            yield from _resampled(recording, rate, mean)
+            yield from _resample(recording, rate, mean)
 
     def mean(self) -> float:
         """Read all samples, and return their mean before the rate is changed."""
@@ -105,9 +105,9 @@ class Pass:
         self.frames_read += recording.frames_read
         self._seconds += recording.frames_read / recording.rate
         messages = recording.messages()
-        if cancelled := recording.mixer.cancelled():
+        if cancellation := recording.mixer.cancellation_message():
             self.cancelled = True
-            messages.append(cancelled)
+            messages.append(cancellation)
         self._report([f"(part {count}) {message}" if count > 1 else message for message in messages])
 
     def _next_recording(self) -> _Recording | None:
@@ -143,8 +143,8 @@ class Pass:
         def on_progress(frames: int, total: int | None) -> None:
             self._on_progress(before + frames, total if is_only else None)
 
-        view = None if self._is_whole(part) else View(self._file, part)
-        return _Recording(self._file, self.name, part, view, selection, self._seconds, on_progress)
+        part_file = None if self._is_whole(part) else PartFile(self._file, part)
+        return _Recording(self._file, self.name, part, part_file, selection, self._seconds, on_progress)
 
 
 class _Recording:
@@ -155,7 +155,7 @@ class _Recording:
         file: BinaryIO,
         name: str,
         part: Part,
-        view: View | None,
+        part_file: PartFile | None,
         selection: Selection,
         seconds_before: float,
         on_progress: Progress,
@@ -163,13 +163,13 @@ class _Recording:
         from soundfile import LibsndfileError
 
         self.name = name
-        self._file, self._part, self._view = file, part, view
+        self._file, self._part, self._part_file = file, part, part_file
         try:
-            self._reader = SoundReader(lambda: open_sound(view or file), self._is_spent)
+            self._reader = SoundReader(lambda: open_sound(part_file or file), self._is_spent)
         except LibsndfileError as error:
-            if view and view.error:
-                raise view.error from None
-            raise InputError(f"{name} {unreadable(reason(error))}") from None
+            if part_file and part_file.error:
+                raise part_file.error from None
+            raise InputError(f"{name} {unreadable_message(reason(error))}") from None
         self.rate: int = self._reader.rate
         self.channels: int = self._reader.channels
         check_rate(self.rate, f"{name}: a rate")
@@ -224,8 +224,8 @@ class _Recording:
                 f"{self.name} is damaged beyond {seconds:.2f} s (libsndfile: {reason(error)}). "
                 f"`wav2utf8 --duration {seconds:.2f}` converts the part before it."
             ) from None
-        if self._view and self._view.error:
-            raise self._view.error
+        if self._part_file and self._part_file.error:
+            raise self._part_file.error
         if self._reader.subtype in ("FLOAT", "DOUBLE"):
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
             np.clip(frames, -_LOUDEST, _LOUDEST, out=frames)
@@ -237,7 +237,7 @@ class _Recording:
 
     def _offset(self) -> int:
         """Return the offset in the file up to which libsndfile has read."""
-        return self._view.offset if self._view else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+        return self._part_file.offset if self._part_file else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
 
     def messages(self) -> list[str]:
         """Return messages about a recording that was read to its end; as in SoX, damage does not reject its samples."""
@@ -265,7 +265,7 @@ class _Recording:
         return messages
 
 
-def _resampled(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
+def _resample(recording: _Recording, rate: int, mean: float) -> Iterator[Samples]:
     """Yield the samples minus ``mean`` at another rate."""
     size = max(1, _BLOCK // max(recording.channels, -(-rate // recording.rate)))
     blocks = recording.blocks(size)

@@ -68,7 +68,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: this is not UTF-8. Save the table as UTF-8.") from None
-    return Table(_parsed(text, path))
+    return Table(_parse(text, path))
 
 
 def lacks_table(codes: NDArray[np.integer[Any]]) -> bool:
@@ -100,7 +100,7 @@ def _in_order(data: bytes) -> dict[str, int]:
     return {chr(code): byte for code, byte in zip(_IN_ORDER, data, strict=True)}
 
 
-def _parsed(text: str, path: Path) -> dict[str, int]:
+def _parse(text: str, path: Path) -> dict[str, int]:
     byte_of: dict[str, int] = {}
     line_of: dict[str | int, int] = {}  # by character and by byte
     for number, line in enumerate(text.split("\n"), 1):
@@ -108,7 +108,7 @@ def _parsed(text: str, path: Path) -> dict[str, int]:
         if not line.strip(" \t"):
             continue
         try:
-            byte, character = _parsed_line(line)
+            byte, character = _parse_line(line)
             for what, name in ((byte, f"byte {byte}"), (character, f"character {character!r}")):
                 if what in line_of:
                     raise ValueError(f"{name} is already in line {line_of[what]}")
@@ -121,7 +121,7 @@ def _parsed(text: str, path: Path) -> dict[str, int]:
     return byte_of
 
 
-def _parsed_line(line: str) -> tuple[int, str]:
+def _parse_line(line: str) -> tuple[int, str]:
     found = _LINE.fullmatch(line)
     if not found:
         raise ValueError(f"{line[:40]!r} is not a byte and a character, such as 65 A or 0x41 A")

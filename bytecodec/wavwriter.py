@@ -90,7 +90,7 @@ class WavWriter:
         InputError
             The samples are of another type, or the writer is closed.
         """
-        data = self._checked(samples)
+        data = self._check_samples(samples)
         self._start()
         room = len(data) if self._begin is None else self._room()
         self._stream.write(data[:room])
@@ -124,7 +124,7 @@ class WavWriter:
             with contextlib.suppress(OSError):  # do not hide the first error
                 self.close()
 
-    def _checked(self, samples: Any) -> memoryview:
+    def _check_samples(self, samples: Any) -> memoryview:
         """Return the bytes of samples, or raise InputError for another type than this writer's."""
         if self._state == "closed":
             raise InputError("the WAV file is closed: nothing can be written to it.")

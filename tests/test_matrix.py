@@ -253,15 +253,17 @@ def test_the_original_in_the_report_is_the_training_data(name):
 def test_the_film_of_a_run_shows_its_figures_or_is_rejected(name, monkeypatch, capsys):
     if not shutil.which("ffmpeg"):
         pytest.skip("ffmpeg is not on the PATH")
-    from charrnn.viz import film, video
+    from charrnn.viz import video, video_frames
 
     kind, written, drawn = KINDS[name], [], []
     if not kind.has_samples:
         assert "sound" in rejection(capsys, charrnn_video, name, "-o", "x.mp4")
         return
-    write, spread = film.Pen.text, film.spread
-    monkeypatch.setattr(film.Pen, "text", lambda *a, **b: written.append(a[3]) or write(*a, **b))
-    monkeypatch.setattr(film, "spread", lambda points, edges: drawn.append(points.y.tolist()) or spread(points, edges))
+    write, spread = video_frames.Pen.text, video_frames.spread
+    monkeypatch.setattr(video_frames.Pen, "text", lambda *a, **b: written.append(a[3]) or write(*a, **b))
+    monkeypatch.setattr(
+        video_frames, "spread", lambda points, edges: drawn.append(points.y.tolist()) or spread(points, edges)
+    )
     for card in ("TITLE", "SETTINGS", "END"):
         monkeypatch.setattr(video, card, 0.2)
     assert charrnn_video([name, "-o", "x.mp4", "--size", "320x180", "--fps", "5", "-q"]) == 0

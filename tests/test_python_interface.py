@@ -156,8 +156,8 @@ def test_streams_of_a_frame_predictor_reject_wrong_arguments(predictor):
         "join": ("glue", None),
     }
     assert_each_rejected(FrameStream, {"model": predictor}, wrong)
-    for most in (0, -1, 1.5, None):
-        assert_rejected(FrameStream(predictor).read, most)
+    for max_samples in (0, -1, 1.5, None):
+        assert_rejected(FrameStream(predictor).read, max_samples)
 
 
 def test_a_stream_copies_the_window_that_it_receives(predictor):

@@ -39,7 +39,7 @@ class SoundReader:
     def __init__(self, open_sound: Callable[[], Any], is_spent: Callable[[], bool]) -> None:
         self._open = open_sound
         self._is_spent = is_spent
-        with calling_c():
+        with protect_c_call():
             self._sound = open_sound()
         self.rate: int = self._sound.samplerate  # in Hz
         self.channels: int = self._sound.channels
@@ -75,7 +75,7 @@ class SoundReader:
         return buffer[:count]
 
     def _read(self, buffer: Samples) -> int:
-        with calling_c():
+        with protect_c_call():
             return len(self._sound.read(out=buffer))
 
     def _read_to_damage(self, buffer: Samples, error: Exception) -> int:
@@ -85,7 +85,7 @@ class SoundReader:
         """
         from soundfile import LibsndfileError
 
-        with calling_c():
+        with protect_c_call():
             self._sound.close()
             self._sound = self._open()
         rest, count = self.frames_read, 0
@@ -105,7 +105,7 @@ class SoundReader:
         return count
 
 
-class View(io.RawIOBase):
+class PartFile(io.RawIOBase):
     """Read-only file of the bytes of a part: its new header, if it has one, and its bytes of the file.
 
     libsndfile calls it from C, where an exception would be lost: a reading error is kept in `error`.
@@ -155,7 +155,7 @@ class View(io.RawIOBase):
         return len(data)
 
 
-def open_sound(file: BinaryIO | View) -> Any:
+def open_sound(file: BinaryIO | PartFile) -> Any:
     """Open a regular file, or a part of one, from its beginning, or raise `soundfile.LibsndfileError`."""
     import soundfile
 
@@ -165,8 +165,8 @@ def open_sound(file: BinaryIO | View) -> Any:
         def seekable(self) -> bool:
             return False
 
-    source: View | int
-    if isinstance(file, View):
+    source: PartFile | int
+    if isinstance(file, PartFile):
         source = file
         source.seek(0)
     else:
@@ -181,7 +181,7 @@ def reason(error: Any) -> str:
 
 
 @contextlib.contextmanager
-def calling_c() -> Iterator[None]:
+def protect_c_call() -> Iterator[None]:
     """Suppress output on stderr, and delay signals, while libsndfile is called."""
     with silent_stderr(), _delayed_signals():
         yield
@@ -191,7 +191,7 @@ def calling_c() -> Iterator[None]:
 def _delayed_signals() -> Iterator[None]:
     """Delay the handlers of signals until the block has ended.
 
-    libsndfile reads a `View` by calling Python, where an exception from a handler would be lost.
+    libsndfile reads a `PartFile` by calling Python, where an exception from a handler would be lost.
     """
     if threading.current_thread() is not threading.main_thread():  # other threads run no handlers
         yield

@@ -46,7 +46,7 @@ def mpeg_part(file: BinaryIO, begin: int, at: int, size: int) -> Part | None:
     """
     window = Window(file, size)
     first = _frame(window.get(at, 4))
-    if first is None or not _is_chain(window, at, least=1):
+    if first is None or not _is_chain(window, at, minimum=1):
         return None
     info = window.get(at, first.info + 12)
     promised = int.from_bytes(info[-4:], "big") if info[first.info :][:4] in (b"Xing", b"Info") and info[-5] & 1 else 0
@@ -128,8 +128,8 @@ def _is_info(window: Window, at: int, frame: _Frame) -> bool:
     return tags[0] in (b"Xing", b"Info") or tags[1] == b"VBRI"
 
 
-def _is_chain(window: Window, at: int, frames: int = _CHAIN, least: int = _CHAIN) -> bool:
-    """Return whether ``frames`` frames of one kind follow each other; ``least`` suffice at the end of the file."""
+def _is_chain(window: Window, at: int, frames: int = _CHAIN, minimum: int = _CHAIN) -> bool:
+    """Return whether ``frames`` frames of one kind follow each other; ``minimum`` suffice at the end of the file."""
     kinds, count = set(), 0
     while count < frames and at < window.size:
         frame = _frame(window.get(at, 4))
@@ -138,7 +138,7 @@ def _is_chain(window: Window, at: int, frames: int = _CHAIN, least: int = _CHAIN
         kinds.add(frame.kind)
         count += 1
         at += frame.length
-    return len(kinds) == 1 and count >= least
+    return len(kinds) == 1 and count >= minimum
 
 
 def _skip_tags(window: Window, at: int) -> int:

@@ -50,7 +50,7 @@ def _part(file: BinaryIO, begin: int, size: int) -> Part:
         return ogg_part(file, at, size)
     else:
         return mpeg_part(file, begin, at, size) or Part(begin, size, size)
-    return _examined(file, at, size, sound) if sound else Part(begin, size, size)
+    return _repair(file, at, size, sound) if sound else Part(begin, size, size)
 
 
 def _flac_part(file: BinaryIO, begin: int, size: int) -> Part:
@@ -64,7 +64,7 @@ def _flac_part(file: BinaryIO, begin: int, size: int) -> Part:
     return Part(begin, end, end)
 
 
-def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
+def _repair(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
     """Return the part that begins at an offset, with a new header if its own is wrong."""
     stop = sound.data + sound.length
     after = stop
@@ -73,10 +73,10 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
         after, messages = _skip_chunks(sound, stop)
         sound.unreadable = sound.unreadable or bool(messages)
     if stop <= size and (after >= size or _follows(file, after, size)):
-        return _kept(sound, begin, stop, after, after, messages)
-    if stop <= size and (end := _wrapped_end(sound, size)):
+        return _keep_header(sound, begin, stop, after, after, messages)
+    if stop <= size and (end := _find_wrapped_end(sound, size)):
         message = f"has a header whose sizes end at 4 GiB: all {count_bytes(end - sound.data)} of its sound are read."
-        return _with_header(sound, begin, end, size, (message,))
+        return _replace_header(sound, begin, end, size, (message,))
     following = find_signature(file, sound.data, size) or size
     present = following - sound.data
     if stop > following:
@@ -92,26 +92,26 @@ def _examined(file: BinaryIO, begin: int, size: int, sound: Sound) -> Part:
             f"has an unfinished header, which announces no sound: the {count_bytes(present)} that follow "
             "are read as sound."
         )
-        return _with_header(sound, begin, following, following, (message,))
+        return _replace_header(sound, begin, following, following, (message,))
     minimum = max(512, _MIN_SOUND * sound.bytes_per_second)
     if after - stop < 8 and following - after >= minimum and not is_blank(file, after, following):
         message = (
             f"has a header that announces {count_bytes(sound.length)} of sound, and {following - stop:,} more "
             "follow in no chunk: they are read as sound too."
         )
-        return _with_header(sound, begin, following, following, (message,))
+        return _replace_header(sound, begin, following, following, (message,))
     message = f"has {count_bytes(following - after)} outside all chunks after its sound: they are skipped."
-    return _kept(sound, begin, stop, after, following, (*messages, message))
+    return _keep_header(sound, begin, stop, after, following, (*messages, message))
 
 
-def _kept(sound: Sound, begin: int, stop: int, after: int, following: int, messages: tuple[str, ...]) -> Part:
+def _keep_header(sound: Sound, begin: int, stop: int, after: int, following: int, messages: tuple[str, ...]) -> Part:
     """Return a part with its own header if that can be read; the sound ends at ``stop``, and the part at ``after``."""
     if sound.unreadable:
-        return _with_header(sound, begin, stop, following, messages)
+        return _replace_header(sound, begin, stop, following, messages)
     return Part(begin, after, following, b"", messages)
 
 
-def _with_header(sound: Sound, begin: int, end: int, following: int, messages: tuple[str, ...]) -> Part:
+def _replace_header(sound: Sound, begin: int, end: int, following: int, messages: tuple[str, ...]) -> Part:
     header = sound.header(end - sound.data)
     if header:
         return Part(sound.data, end, following, header, messages)
@@ -134,7 +134,7 @@ def _follows(file: BinaryIO, offset: int, size: int) -> bool:
     return has_signature(file, skip_id3v2(file, offset)) or mpeg_begins(file, offset, size)
 
 
-def _wrapped_end(sound: Sound, size: int) -> int | None:
+def _find_wrapped_end(sound: Sound, size: int) -> int | None:
     """Return the end of a sound whose length lost multiples of 4 GiB, if chunks or nothing follow it."""
     for end in range(sound.data + sound.length + 2**32, size + 1, 2**32):
         if _skip_chunks(sound, end)[0] >= size:

@@ -49,7 +49,7 @@ def charrnn_convert(argv: Sequence[str] | None = None) -> int:
     """Import or export a network as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    named = flags.given(p, argv)
+    named = flags.explicit_flags(p, argv)
     kinds = tuple(Path(name).suffix.lower() for name in (args.input, args.output))
     to_onnx = kinds[1] == ".onnx" and kinds[0] != ".t7" and args.input != "-"
     if not to_onnx and kinds != (".t7", ".safetensors"):

@@ -35,7 +35,7 @@ def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     """Evaluate a network as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    unused = sorted(flags.given(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
+    unused = sorted(flags.explicit_flags(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
     if unused and not args.file:
         p.error(f"{flags.flag_of(unused[0])} has no effect without a FILE: name one.")
     runtime.before_torch()

@@ -25,7 +25,7 @@ from charrnn.storage.checkpoint import Checkpoint, load
 from charrnn.storage.checkpoint_format import kind_of
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.training.evaluate import in_bits
-from charrnn.viz.run_kind import FRAME_BITS, FRAME_LOSSES
+from charrnn.viz.units import FRAME_BITS, FRAME_LOSSES
 
 FRACTION = 0.1  # fraction of a file for each of validation and test, if there is no run
 Data = TypeVar("Data", Corpus, Recordings)

@@ -23,9 +23,9 @@ CHECKPOINTS = "checkpoints to include: iterations, first, best or newest (defaul
 SKIP_UNREADABLE = "skip files that cannot be read, and list them"
 
 
-def numbers(least: float) -> Callable[[str], list[float]]:
-    """Return a parser of lists of numbers of at least ``least``, separated by commas."""
-    return lambda text: [number(least)(part) for part in text.split(",")]
+def numbers(minimum: float) -> Callable[[str], list[float]]:
+    """Return a parser of lists of numbers of at least ``minimum``, separated by commas."""
+    return lambda text: [number(minimum)(part) for part in text.split(",")]
 
 
 def encoding(text: str) -> str:
@@ -51,7 +51,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def given(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+def explicit_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     """Return the names of the arguments that are on the command line, not left at their defaults."""
     missing = object()
     blank = Namespace(**{action.dest: missing for action in parser._actions})

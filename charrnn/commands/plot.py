@@ -14,7 +14,7 @@ from bytecodec.console import Parser, command, log, option, print_path, progress
 from bytecodec.errors import InputError
 from bytecodec.files import is_special_file, open_output, refuse_same_file
 from charrnn.commands.flags import needs, path
-from charrnn.data.inputs import Input, opened
+from charrnn.data.inputs import Input, prepare_input
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def charrnn_plot(argv: Sequence[str] | None = None) -> int:
         if not Path(name).is_dir():
             refuse_same_file(name, output)
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(opened(name)) for name in args.file if name == "-" or _is_file(name)}
+        files = {name: stack.enter_context(prepare_input(name)) for name in args.file if name == "-" or _is_file(name)}
         try:
             figure = _figure(args, _style(args), files)
         except InputError as error:
@@ -135,7 +135,7 @@ def _style(args: Namespace) -> PlotStyle:
 def _series(args: Namespace, files: dict[str, Input]) -> tuple[list[Series], str, str]:
     """Return all curves, and the labels of the axes."""
     from charrnn.viz.curves import LOSSES, csv_series
-    from charrnn.viz.run_kind import BITS_COLUMNS, MEAN_SQUARE
+    from charrnn.viz.units import BITS_COLUMNS, MEAN_SQUARE
 
     found: list[Series] = []
     x_names: set[str] = set()

@@ -16,7 +16,7 @@ from bytecodec.console import INTERRUPTED, Interruption, command, log, progress
 from bytecodec.errors import InputError
 from charrnn import runtime
 from charrnn.commands import sample_flags, sample_task
-from charrnn.commands.flags import given
+from charrnn.commands.flags import explicit_flags
 from charrnn.sampling import playback
 from charrnn.storage import run_dir
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Sample from a network as the command line says, and return the exit code."""
     p = sample_flags.parser()
-    args, named = p.parse_args(argv), given(p, argv)
+    args, named = p.parse_args(argv), explicit_flags(p, argv)
     if args.play and "output" not in named:
         args.output = os.devnull
     is_frames = _is_frames(args)

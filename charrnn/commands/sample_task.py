@@ -159,12 +159,12 @@ def print_choices(task: SymbolSampling, args: Namespace) -> None:
     likeliest = np.argsort(-probabilities, kind="stable")[: args.choices]
     with open_output("-", binary=False) as file:
         for symbol in likeliest.tolist():
-            file.write(f"{probabilities[symbol]:<11.6g} {_described(task.checkpoint, symbol)}\n".encode())
+            file.write(f"{probabilities[symbol]:<11.6g} {_describe(task.checkpoint, symbol)}\n".encode())
     if args.state_out:
         task.save_state(args.state_out)
 
 
-def _described(checkpoint: StoredCheckpoint, symbol: int) -> str:
+def _describe(checkpoint: StoredCheckpoint, symbol: int) -> str:
     """Return a byte with its sample of full scale 1 and character, or a character with its code point."""
     character = checkpoint.vocab.decode(np.array([symbol]))
     if checkpoint.vocab.alphabet is None:

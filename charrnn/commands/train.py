@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bytecodec.console import DONE, Interruption, command, log, print_path
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
-from charrnn.commands.flags import given, needs, threads_of
+from charrnn.commands.flags import explicit_flags, needs, threads_of
 from charrnn.commands.train_flags import LENGTH_FLAGS, check, parser
 from charrnn.commands.train_messages import ProgressDisplay, log_end, log_plan
 from charrnn.storage import run_dir
@@ -34,7 +34,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
     """Train a network as the command line says, and return the exit code."""
     p = parser()
     with distributed.main_process_only():
-        args, named = p.parse_args(argv), given(p, argv)
+        args, named = p.parse_args(argv), explicit_flags(p, argv)
         check(p, args, named)
     runtime.before_torch()
 
@@ -119,7 +119,7 @@ def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world
         if args.sample_seconds and not task.rate:
             raise InputError(f"--sample-seconds: {', '.join(task.data.names)} is text, which has no duration.")
         config = _config(args, task, threads, world)
-        trainer = _trainer(task, task.adapted(settings), config, run, world, args.quiet, args.gpu_layers)
+        trainer = _trainer(task, task.adapt(settings), config, run, world, args.quiet, args.gpu_layers)
         config["yardsticks"] = task.baselines(args.quiet)
         trainer.save_resume()
         run.write_config(config)
@@ -194,7 +194,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
     run.check_links()
     if world.is_main:
         stack.enter_context(run.locked())
-        run.sweep()
+        run.remove_temporary_files()
     config = run.config(complete=True)
     if not run.resume_file.exists():  # a start at iteration 0 would truncate the logs
         raise InputError(f"there is no {run.resume_file} to resume from: start a new run with --init-from {run.path}.")
@@ -276,7 +276,7 @@ def _with_backend(requested: str | None, task: TrainingTask, settings: Settings,
         x, y = (torch.as_tensor(part, device=settings.device) for part in batches.at(0, settings.seq_length))
         return x, y
 
-    name = backends.choose(
+    name = backends.choose_backend(
         requested,
         settings.gpu_layers,
         task.model,

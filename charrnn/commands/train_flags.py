@@ -11,10 +11,9 @@ from charrnn import runtime
 from charrnn.commands import flags
 from charrnn.commands.flags import flag_of, numbers, path
 from charrnn.data.recordings import NORMALIZE_OVER
+from charrnn.models.config import CELLS, WITHOUT_FORGET_GATES
 from charrnn.training.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
 
-CELLS = ("lstm", "lstmp", "lstmor", "gru", "rnn")  # those of charrnn.models.cells, which imports torch
-WITHOUT_FORGET_GATES = ("gru", "rnn")
 FRAME_LOSSES = ("mse", "gaussian")  # those of charrnn.frames.model, which imports torch
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
 FLAGS_WITH_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
@@ -94,7 +93,7 @@ def _add_data(g: _ArgumentGroup) -> None:
 
 
 def _add_network(g: _ArgumentGroup) -> None:
-    g.add_argument("--cell", choices=CELLS, default="lstm", help="kind of the recurrent layers")
+    g.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="kind of the recurrent layers")
     option(g, "--rnn-size H", SIZE, "number of units per layer", 680)
     option(g, "--proj-size P", SIZE, "size of the projection of an lstmp layer (default: H // 2)")
     option(g, "--layers --num-layers L", whole(1, 1000), "number of recurrent layers", 3)

@@ -116,7 +116,8 @@ def log_end(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
     path, iteration = trainer.run.path, trainer.state.iteration
     if trainer.stopped_early:
         log(
-            f"ended early after iteration {iteration:,}: {trainer.stale} validations without a new best loss. "
+            f"ended early after iteration {iteration:,}: "
+            f"{trainer.validations_since_best} validations without a new best loss. "
             f"Sample from the best checkpoint with: charrnn-sample {path} --checkpoint best",
             quiet,
         )

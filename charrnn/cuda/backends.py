@@ -60,7 +60,7 @@ class Backend:
             self._kernel.failures(self._device).zero_()
 
 
-def choose(
+def choose_backend(
     requested: str | None,
     previous: str,
     model: Layers,

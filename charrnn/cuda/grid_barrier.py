@@ -30,11 +30,11 @@ def arrive(barrier):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
+def count_arrivals(barrier, FIRST_THREAD_ONLY: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return how many programs have arrived; what they stored before is visible after. See `wait`."""
     if INTERPRETED:
         arrived = tl.atomic_add(barrier, 0, sem="acquire", scope="gpu")
-    elif ONE:
+    elif FIRST_THREAD_ONLY:
         arrived = tl.inline_asm_elementwise(
             """{
             .reg .pred %first;
@@ -58,16 +58,16 @@ def seen(barrier, ONE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def wait(barrier, arrivals, spins, ONE: tl.constexpr = True):  # type: ignore[no-untyped-def]
+def wait(barrier, arrivals, spins, FIRST_THREAD_ONLY: tl.constexpr = True):  # type: ignore[no-untyped-def]
     """Wait until ``arrivals`` programs have arrived in all; return the limit of spins, or 0 after a timeout.
 
-    With ONE, only the first thread reads the barrier, so that the warps of hundreds of programs do not contend for its
-    cache line; the others wait for that thread. It is the thread that stores scalars, so its result counts. Without
-    ONE all threads read it, for kernels that use almost all registers: in a loop that threads leave one by one, the
-    compiler uses no uniform registers.
+    With FIRST_THREAD_ONLY, only the first thread reads the barrier, so that the warps of hundreds of programs do not
+    contend for its cache line; the others wait for that thread. It is the thread that stores scalars, so its result
+    counts. Without it all threads read the barrier, for kernels that use almost all registers: in a loop that threads
+    leave one by one, the compiler uses no uniform registers.
     """
     left = spins
-    while (seen(barrier, ONE) < arrivals) & (left > 0):
+    while (count_arrivals(barrier, FIRST_THREAD_ONLY) < arrivals) & (left > 0):
         left -= 1
     tl.debug_barrier()  # no thread continues before the first one has seen the arrivals
     return tl.where(left > 0, spins, 0)

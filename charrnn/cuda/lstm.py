@@ -41,12 +41,12 @@ def kernel_lstm(
     interpreter runs a single program for tests.
     """
     kind = x.device.type
-    inside = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    compute_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if layout is None:
-        layout = _layout(len(x), lstm.hidden_size, inside, x.device)
+        layout = _layout(len(x), lstm.hidden_size, compute_dtype, x.device)
     weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *weights))
-    y, h, c = _KernelLSTM.apply(x, h, c, *weights, inside, layout, keep)  # type: ignore[no-untyped-call]
+    y, h, c = _KernelLSTM.apply(x, h, c, *weights, compute_dtype, layout, keep)  # type: ignore[no-untyped-call]
     return y, h, c
 
 
@@ -68,14 +68,14 @@ def check_size(n: int, units: int, device: torch.device) -> None:
     _layout(n, units, torch.bfloat16, device)
 
 
-def _layout(n: int, units: int, inside: torch.dtype, device: torch.device) -> Layout:
+def _layout(n: int, units: int, compute_dtype: torch.dtype, device: torch.device) -> Layout:
     if device.type == "cpu":
         return single_program(n, units)
-    if inside == torch.float32:
+    if compute_dtype == torch.float32:
         raise InputError("it computes in bf16, and this is fp32.")
     gpu = torch.cuda.get_device_properties(device)
     memory = getattr(gpu, "shared_memory_per_block_optin", SHARED_MEMORY)  # missing in torch 2.6's stubs
-    return layout_for(n, units, inside.itemsize, gpu.multi_processor_count, memory)
+    return layout_for(n, units, compute_dtype.itemsize, gpu.multi_processor_count, memory)
 
 
 class _KernelLSTM(torch.autograd.Function):
@@ -88,14 +88,14 @@ class _KernelLSTM(torch.autograd.Function):
         weight_ih: Tensor,
         weight_hh: Tensor,
         bias: Tensor,
-        inside: torch.dtype,
+        compute_dtype: torch.dtype,
         layout: Layout,
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, steps, inputs = x.shape
         units = weight_hh.shape[1]
         with torch.autocast(x.device.type, enabled=False):
-            rows, w, u = _time_major(x, inside), _aligned(weight_ih, inside), weight_hh.to(inside)
+            rows, w, u = _time_major(x, compute_dtype), _aligned(weight_ih, compute_dtype), weight_hh.to(compute_dtype)
             gates_x = (rows @ w.t()).view(steps, n, GATES, units)
             h, c = h.float().contiguous(), c.float().contiguous()
             outputs, h, c, gates, cells = run_forward(layout, gates_x, u, bias.float(), h, c, keep)
@@ -127,15 +127,15 @@ class _KernelLSTM(torch.autograd.Function):
         return x_grad, h0_grad, c0_grad, w_grad, u_grad, bias_grad.flatten(), None, None, None
 
 
-def _time_major(x: Tensor, inside: torch.dtype) -> Tensor:
+def _time_major(x: Tensor, compute_dtype: torch.dtype) -> Tensor:
     """Return inputs (N, T, D) as a matrix of T N rows; a view of the outputs of a layer below if they are aligned."""
-    return _aligned(x.to(inside).transpose(0, 1).flatten(0, 1), inside)
+    return _aligned(x.to(compute_dtype).transpose(0, 1).flatten(0, 1), compute_dtype)
 
 
-def _aligned(matrix: Tensor, inside: torch.dtype) -> Tensor:
+def _aligned(matrix: Tensor, compute_dtype: torch.dtype) -> Tensor:
     """Return a matrix in a type with zero columns up to a multiple of `ALIGNED`."""
     more = -matrix.shape[1] % ALIGNED
-    return functional.pad(matrix.to(inside), (0, more)) if more else matrix.to(inside)
+    return functional.pad(matrix.to(compute_dtype), (0, more)) if more else matrix.to(compute_dtype)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from charrnn.cuda.grid_barrier import INTERPRETED, arrive, wait
 
-# All threads wait (ONE of `charrnn.cuda.grid_barrier.wait` is False), because registers are scarce here.
+# All threads wait (FIRST_THREAD_ONLY of `charrnn.cuda.grid_barrier.wait` is False), because registers are scarce here.
 LINE = tl.constexpr(32)  # int32s from one barrier to the next, so that each has a cache line of its own
 
 
@@ -327,9 +327,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         before = tl.load(cells + place, mask=mask, other=0.0)
         spins = wait(barrier, back * PROGRAMS, spins, False)
         h_next += _sum_contributions(sums + (back + 1) % 2 * PLACE, program, mask & (back > 0), PROGRAMS, UNITS, ROWS)
-        squashed = _tanh(c)
-        c_next += h_next * o * (1 - squashed * squashed)
-        o_grad = h_next * squashed * o * (1 - o)
+        tanh_c = _tanh(c)
+        c_next += h_next * o * (1 - tanh_c * tanh_c)
+        o_grad = h_next * tanh_c * o * (1 - o)
         i_grad = c_next * g * i * (1 - i)
         f_grad = c_next * before * f * (1 - f)
         g_grad = c_next * i * (1 - g * g)

@@ -51,9 +51,9 @@ class Layout(NamedTuple):
         """The pitch as a sum of powers of two, which sizes of tiles must be."""
         first = REGISTER_PIECES[: self.register_pieces]
         rest = self.pitch - sum(first)
-        most = max(min(PIECE // self.rows, 256), MULTIPLE)
-        powers = (1 << bit for bit in reversed(range(most.bit_length() - 1)))
-        return first + (most,) * (rest // most) + tuple(power for power in powers if rest & power)
+        largest = max(min(PIECE // self.rows, 256), MULTIPLE)
+        powers = (1 << bit for bit in reversed(range(largest.bit_length() - 1)))
+        return first + (largest,) * (rest // largest) + tuple(power for power in powers if rest & power)
 
 
 def divide(n: int, units: int, shape: tuple[int, int]) -> Layout:

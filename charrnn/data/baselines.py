@@ -77,7 +77,7 @@ def flac_bits(ids: Ids, rate: int, mulaw: bool = False, on_progress: OnProgress 
     Mu-law bytes are sorted by their amplitude (`mulaw_levels`), still 8 bits. Unsorted bytes jump at every change of
     sign, and decoded samples have 16 bits: a voice needed 6.3 bits per sample sorted, 7.2 unsorted and 9.1 decoded.
     """
-    ids = _checked(ids, 256)
+    ids = _check_ids(ids, 256)
     levels = mulaw_levels() if mulaw else np.arange(256, dtype=np.uint8)
     samples = (levels.astype(np.int16) - 128) << 8  # soundfile writes the upper 8 of 16 bits
     return _flac_bits(ids, rate, lambda block: samples[block], "PCM_S8", on_progress)
@@ -107,7 +107,7 @@ def bzip2_bits(ids: Ids, vocab: Vocab, on_progress: OnProgress = _ignore) -> flo
 
     Among widespread coders it is the best one for plain text.
     """
-    ids = _checked(ids, len(vocab))
+    ids = _check_ids(ids, len(vocab))
     coder = bz2.BZ2Compressor(9)
     size = 0
     for block in _blocks(ids):
@@ -123,9 +123,9 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, on_progress: OnProgress = _i
     take infinitely many bits. A network whose output is its bias alone reaches it.
     """
     check_whole("symbols", symbols, 1)
-    ids = _checked(ids, symbols)
+    ids = _check_ids(ids, symbols)
     if len(check_integers("train", train, 1)):
-        train = _checked(train, symbols)
+        train = _check_ids(train, symbols)
     learned = _histogram(train, symbols, on_progress) + 1
     counts = _histogram(ids, symbols, on_progress)
     return float(counts @ -np.log2(learned / learned.sum()) / counts.sum())
@@ -134,7 +134,7 @@ def order0_bits(train: Ids, ids: Ids, symbols: int, on_progress: OnProgress = _i
 def entropy_bits(ids: Ids, symbols: int, on_progress: OnProgress = _ignore) -> float:
     """Return the order-0 entropy of ids (n,), n >= 1, in bits per symbol: the cross-entropy under their histogram."""
     check_whole("symbols", symbols, 1)
-    ids = _checked(ids, symbols)
+    ids = _check_ids(ids, symbols)
     counts = _histogram(ids, symbols, on_progress)
     p = counts[counts > 0] / counts.sum()
     return max(0.0, float(p @ -np.log2(p)))
@@ -146,7 +146,7 @@ def mulaw_levels() -> NDArray[np.uint8]:
     return np.where(byte < 128, byte, 383 - byte).astype(np.uint8)
 
 
-def _checked(ids: Ids, symbols: int) -> Ids:
+def _check_ids(ids: Ids, symbols: int) -> Ids:
     """Return ids (n,), n >= 1, or raise InputError unless they are from 0 to ``symbols`` - 1."""
     ids = check_integers("ids", ids, 1)
     if not len(ids):

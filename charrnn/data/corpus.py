@@ -15,9 +15,9 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, NoTableError
 from bytecodec.files import sync
 from bytecodec.table import lacks_table
-from charrnn.data.inputs import Input, Unreadable, nothing_readable, opened, opened_all
+from charrnn.data.inputs import Input, Unreadable, nothing_readable, prepare_input, prepare_inputs
 from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set
-from charrnn.data.texts import LINE_ENDS, UTF8, Characters, decoded, read_text
+from charrnn.data.texts import LINE_ENDS, UTF8, Characters, decode_text, read_text
 from charrnn.data.vocab import Ids, Vocab, describe
 
 BEGINNING = 4000  # characters by which a text of sound is recognised
@@ -68,7 +68,7 @@ def prepare_corpus(
     none, sorted by path. A file that cannot be read is an error, or is skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
-    with opened_all(inputs, unreadable) as found:
+    with prepare_inputs(inputs, unreadable) as found:
         files, characters = _characters_of(found, unreadable, encoding)
         by_table = _texts_by_table(characters, table, vocab)
         vocab = _vocabulary(files, characters, by_table, vocab, quiet)
@@ -112,7 +112,7 @@ def _characters_of(
     characters, kept = {}, []
     for file in files:
         if not file.is_sound:
-            with unreadable.noting(file.name):
+            with unreadable.handle_errors(file.name):
                 characters[file] = Characters.of(file, encoding)
         kept += [file] if file.is_sound or file in characters else []
     filled = [file for file in kept if file.is_sound or characters[file].code_points.size]
@@ -212,7 +212,7 @@ def last_symbols(
     the opposite.
     """
     kept = np.empty(0, dtype=vocab.dtype)
-    with opened(str(name)) as file:
+    with prepare_input(str(name)) as file:
         _check_kind(file, vocab, encoding, table)
         for block in _blocks(file, vocab, options, encoding, table, quiet, skip_unknown):
             kept = np.concatenate([kept, block.astype(vocab.dtype)])[-count:]
@@ -260,10 +260,10 @@ def _blocks(
         yield from read_sound(file, options, 8, quiet)
     elif vocab.alphabet is None:
         texts = read_text(file, encoding)
-        yield from known_ids(texts, file.name, vocab, quiet) if skip_unknown else _encoded(texts, file.name, vocab)
+        yield from known_ids(texts, file.name, vocab, quiet) if skip_unknown else _encode_texts(texts, file.name, vocab)
     else:
         decoder = bytecodec.Decoder(skip_line_ends=True, table=table)
-        for values in decoded(file, encoding, decoder):
+        for values in decode_text(file, encoding, decoder):
             yield np.frombuffer(values, np.uint8)
         if decoder.line_ends:
             log(
@@ -272,7 +272,7 @@ def _blocks(
             )
 
 
-def _encoded(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
+def _encode_texts(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids]:
     offset = 0
     for text in texts:
         try:

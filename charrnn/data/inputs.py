@@ -60,7 +60,7 @@ class Unreadable:
         log(f"skipped: {error if isinstance(error, InputError) else explain(error)}", self.quiet)
 
     @contextlib.contextmanager
-    def noting(self, name: str) -> Iterator[None]:
+    def handle_errors(self, name: str) -> Iterator[None]:
         """Handle the errors of a block that reads a file."""
         try:
             yield
@@ -76,10 +76,10 @@ class Unreadable:
 
 
 @contextlib.contextmanager
-def opened(name: str) -> Iterator[Input]:
+def prepare_input(name: str) -> Iterator[Input]:
     """Identify one file; ``-`` and named pipes are copied to a temporary file, since inputs are read more than once."""
     if name != "-" and not is_special_file(name):
-        yield _identified(Path(name), name)
+        yield _identify(Path(name), name)
         return
     if name != "-" and not stat.S_ISFIFO(os.stat(name).st_mode):
         raise InputError(f"{name} is a device, and inputs are read more than once: copy a part of it to a file first.")
@@ -87,12 +87,12 @@ def opened(name: str) -> Iterator[Input]:
         path, called = Path(folder) / "input", STANDARD_INPUT if name == "-" else name
         with open_input(name) as source, path.open("wb") as copy:
             copy_input(source, called, copy)
-        yield _identified(path, called)
+        yield _identify(path, called)
 
 
 @contextlib.contextmanager
-def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True) -> Iterator[list[Input]]:
-    """Identify all files, those of folders sorted by path, before any is read.
+def prepare_inputs(names: Sequence[str], unreadable: Unreadable, texts: bool = True) -> Iterator[list[Input]]:
+    """Identify all files before any is read, those of folders sorted by path.
 
     In a folder, the recordings are identified, or with ``texts`` the texts if there are no recordings; see `files_in`.
     """
@@ -100,10 +100,10 @@ def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True)
         found: list[Input] = []
         for name in names:
             if name != "-" and Path(name).is_dir():
-                found += _chosen(Path(name), unreadable, texts)
+                found += _choose_files(Path(name), unreadable, texts)
             else:
-                with unreadable.noting(name):
-                    found.append(stack.enter_context(opened(name)))
+                with unreadable.handle_errors(name):
+                    found.append(stack.enter_context(prepare_input(name)))
         if not found:
             raise nothing_readable(unreadable)
         yield found
@@ -111,7 +111,7 @@ def opened_all(names: Sequence[str], unreadable: Unreadable, texts: bool = True)
 
 def nothing_readable(unreadable: Unreadable) -> InputError:
     """Return the error for inputs of which no file can be read."""
-    return InputError(f"none of the inputs can be read: {abbreviated(unreadable.names)}.")
+    return InputError(f"none of the inputs can be read: {abbreviate(unreadable.names)}.")
 
 
 def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
@@ -136,18 +136,18 @@ def files_in(folder: Path, unreadable: Unreadable) -> list[Path]:
     return sorted(files)
 
 
-def abbreviated(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """Return the first names and the number of the others."""
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _identified(path: Path, name: str) -> Input:
+def _identify(path: Path, name: str) -> Input:
     with path.open("rb") as file:
         return Input(path, name, formats.is_recording(file, name))
 
 
-def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
+def _choose_files(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
     """Return the recordings in a folder, or its texts if there are none, and report what is skipped."""
     sounds, plain, others = _Kinds(), _Kinds(), _Kinds()
     for path in files_in(folder, unreadable):
@@ -168,7 +168,7 @@ def _chosen(folder: Path, unreadable: Unreadable, texts: bool) -> list[Input]:
             unreadable.note(str(path), InputError(f"{path} {kind.problem}"))
     chosen = [(path, kind) for path, kind in chosen if not kind.problem]
     rest = sorted(str(path.relative_to(folder)) for path, _ in plain + others)
-    skipped = f"; skipped: {abbreviated(rest)}" if rest else ""
+    skipped = f"; skipped: {abbreviate(rest)}" if rest else ""
     if not chosen and not unreadable.names:
         requested = "recording and no .txt" if texts else "recording"
         raise InputError(f"there is no {requested} in the folder {folder}{skipped}.")

@@ -84,7 +84,7 @@ def with_gain_of_set(
             kept.append(file)
             continue
         with (
-            unreadable.noting(file.name),
+            unreadable.handle_errors(file.name),
             progress(file.size, "B", unreadable.quiet, unit_scale=True, desc=f"peak of {file.name}") as bar,
             file.open() as source,
         ):

@@ -48,12 +48,12 @@ class Characters:
         pages = {int(page) for page in np.unique(np.flatnonzero(seen) >> 8)}
         names = [name for name, first in bytecodec.ALPHABETS.items() if first >> 8 in pages]
         if len(names) > 1 and len(pages) == len(names):
-            for _ in decoded(text, encoding):  # raises InputError at the first character of the second alphabet
+            for _ in decode_text(text, encoding):  # raises InputError at the first character of the second alphabet
                 pass
         return cls(found, names[0] if len(pages) == len(names) == 1 else None, windows)
 
 
-def decoded(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None) -> Iterator[bytes]:
+def decode_text(text: Input, encoding: str, decoder: bytecodec.Decoder | None = None) -> Iterator[bytes]:
     """Yield the bytes that a text of sound represents, without the line ends in it."""
     decoder = decoder or bytecodec.Decoder(skip_line_ends=True)
     for block in read_text(text, encoding):

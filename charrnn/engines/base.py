@@ -42,7 +42,7 @@ class Engine(ABC):
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         """Feed ids (N, P), which are not output; the next symbol follows them."""
-        symbols = self._checked(ids)
+        symbols = self._check_ids(ids)
         self._check_streams("ids", len(symbols))
         if symbols.shape[1]:
             self._prime(symbols)
@@ -53,14 +53,14 @@ class Engine(ABC):
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
         the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one.
         """
-        return self._run(self._checked_uniforms(u), check_number("temperature", temperature, 0))
+        return self._run(self._check_uniforms(u), check_number("temperature", temperature, 0))
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return log-probabilities (N, T-1) in nats of ids (N, T) from the second on, each given those before it.
 
         They start from the zero state. N is arbitrary, and the streams do not change.
         """
-        symbols = self._checked(ids)
+        symbols = self._check_ids(ids)
         if not len(symbols) or symbols.shape[1] < 2:
             return np.empty((len(symbols), max(0, symbols.shape[1] - 1)))
         return self._score(symbols)
@@ -91,7 +91,7 @@ class Engine(ABC):
         self._check_range(symbols, NO_SYMBOL)
         if len({*(symbols == NO_SYMBOL).tolist()}) > 1:
             raise InputError(f"last has both symbols and {NO_SYMBOL}: all streams must have begun, or none.")
-        self._set_state(self._checked_state(state), symbols.astype(np.int64))
+        self._set_state(self._check_state(state), symbols.astype(np.int64))
 
     def reset(self) -> None:
         """Reset all streams to the zero state without a last symbol."""
@@ -124,13 +124,13 @@ class Engine(ABC):
 
     # -- checks -------------------------------------------------------------
 
-    def _checked(self, ids: Any) -> Ids:
+    def _check_ids(self, ids: Any) -> Ids:
         """Return ids (n, T) of this network as int64."""
         symbols = check_integers("ids", ids, 2)
         self._check_range(symbols, 0)
         return np.ascontiguousarray(symbols, dtype=np.int64)
 
-    def _checked_uniforms(self, u: Any) -> NDArray[np.float32]:
+    def _check_uniforms(self, u: Any) -> NDArray[np.float32]:
         numbers = check_array("u", u, 2)
         self._check_streams("numbers", numbers.shape[1])
         if numbers.dtype.kind != "f" and numbers.size:
@@ -141,7 +141,7 @@ class Engine(ABC):
             numbers = np.minimum(numbers.astype(np.float32), BELOW_1)
         return numbers
 
-    def _checked_state(self, state: Any) -> EngineState:
+    def _check_state(self, state: Any) -> EngineState:
         """Return a copy of a state of this network, as float32."""
         try:
             layers = [[np.asarray(array) for array in layer] for layer in state]
@@ -158,8 +158,8 @@ class Engine(ABC):
         if n != self.streams:
             raise InputError(f"{what} of {n} streams for an engine of {self.streams}.")
 
-    def _check_range(self, ids: NDArray[np.integer[Any]], least: int) -> None:
-        if ids.size and not least <= ids.min() <= ids.max() < self.vocab_size:
+    def _check_range(self, ids: NDArray[np.integer[Any]], minimum: int) -> None:
+        if ids.size and not minimum <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
 
 

@@ -60,10 +60,10 @@ class EagerEngine(Engine):
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         symbols = torch.from_numpy(np.array(ids))
         scores = torch.empty(symbols.shape[0], symbols.shape[1] - 1, dtype=torch.float64)
-        most = self._model.max_symbols()
-        for first in range(0, len(symbols), most):
-            rows, own = symbols[first : first + most], scores[first : first + most]
-            steps = max(1, min(SCORE_STEPS, most // len(rows)))
+        max_symbols = self._model.max_symbols()
+        for first in range(0, len(symbols), max_symbols):
+            rows, own = symbols[first : first + max_symbols], scores[first : first + max_symbols]
+            steps = max(1, min(SCORE_STEPS, max_symbols // len(rows)))
             state = self._model.initial_state(len(rows))
             for start in range(0, own.shape[1], steps):
                 y = rows[:, start + 1 : start + 1 + steps]
@@ -85,7 +85,7 @@ class EagerEngine(Engine):
             block.set_state(map_state(operator.itemgetter(block.own), state), last[block.own])
 
 
-def choose(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
+def choose_symbols(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     """Return symbols (N,) for logits (N, V) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
     u (N,) is float64 in [0, 1). Temperature 0 selects the likeliest symbol.
@@ -122,19 +122,19 @@ class _Block:
         self._linear = linear
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
-        for symbols in self._padded(ids, np.int64).T:
+        for symbols in self._pad(ids, np.int64).T:
             self._read_last()
             self._last = symbols
             self._started = True
 
     def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         ids = torch.empty(self._rows, len(u), dtype=torch.int64)
-        for t, u_t in enumerate(self._padded(u.T, np.float64).T):
+        for t, u_t in enumerate(self._pad(u.T, np.float64).T):
             logits = self._read_last()
             if logits is None:
                 self._last = (u_t * self._model.config.vocab_size).long()
             else:
-                self._last = choose(logits, u_t, temperature)
+                self._last = choose_symbols(logits, u_t, temperature)
             self._started = True
             ids[:, t] = self._last
         return ids[: self._n].numpy()
@@ -148,8 +148,8 @@ class _Block:
         return map_state(lambda tensor: tensor[: self._n].float().numpy(), self._state), self._last[: self._n].numpy()
 
     def set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:
-        self._state = map_state(lambda array: self._padded(array, np.float32), state)
-        self._last = self._padded(last, np.int64)
+        self._state = map_state(lambda array: self._pad(array, np.float32), state)
+        self._last = self._pad(last, np.int64)
         self._started = bool((self._last != NO_SYMBOL).all())
 
     def _read_last(self) -> Tensor | None:
@@ -159,7 +159,7 @@ class _Block:
         logits, self._state = self._model.step(self._last, self._state, self._linear)
         return logits
 
-    def _padded(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
+    def _pad(self, array: NDArray[Any], dtype: type[np.number[Any]]) -> Tensor:
         """Return an array (n, ...) as a tensor (rows, ...) in memory that torch allocates."""
         own = torch.from_numpy(np.array(array, dtype=dtype))
         return torch.cat([own, own[-1:].expand(self._rows - self._n, *own.shape[1:])])

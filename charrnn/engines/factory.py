@@ -63,7 +63,7 @@ def engine(
     check_choice("kind", kind, ENGINES)
     check_whole("streams", streams, 1)
     check_whole("threads", threads, 0, MAX_THREADS)
-    loaded = _loaded(checkpoint)
+    loaded = _load(checkpoint)
     if kind in ("auto", "cpu"):
         from charrnn.engines.cpu.engine import CpuEngine
         from charrnn.engines.cpu.library import UnavailableError
@@ -92,7 +92,7 @@ def engine(
     return EagerEngine(_network(loaded), streams, precision)
 
 
-def _loaded(checkpoint: Any) -> Checkpoint | StoredCheckpoint:
+def _load(checkpoint: Any) -> Checkpoint | StoredCheckpoint:
     from charrnn.storage import checkpoint_format
 
     if isinstance(checkpoint, str | os.PathLike):

@@ -56,7 +56,7 @@ class OnnxEngine(Engine):
             if logits is None:
                 self._last = (u_t * self.vocab_size).astype(np.int64)
             else:
-                self._last = choose(logits, u_t, temperature)
+                self._last = choose_symbols(logits, u_t, temperature)
             ids[:, t] = self._last
         return ids
 
@@ -100,8 +100,8 @@ class OnnxEngine(Engine):
         return np.asarray(logits)
 
 
-def choose(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
-    """Return symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose` does, without torch."""
+def choose_symbols(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
+    """Return symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose_symbols` does, without torch."""
     if temperature == 0:
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
     cumulated = exponentials(logits.astype(np.float64), temperature).cumsum(axis=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bytecodec.errors import InputError
 from bytecodec.files import sync
 from charrnn.data.corpus import part_bounds, write_readable
-from charrnn.data.inputs import Unreadable, nothing_readable, opened, opened_all
+from charrnn.data.inputs import Unreadable, nothing_readable, prepare_input, prepare_inputs
 from charrnn.data.recordings import SoundOptions, read_sound, with_gain_of_set
 
 SAMPLE = np.dtype("<i2")
@@ -49,10 +49,10 @@ def prepare(
     error before any is converted, or are skipped with ``skip_unreadable``.
     """
     unreadable = Unreadable(skip_unreadable, quiet)
-    with opened_all(inputs, unreadable, texts=False) as found:
+    with prepare_inputs(inputs, unreadable, texts=False) as found:
         files = []
         for file in found:
-            with unreadable.noting(file.name):
+            with unreadable.handle_errors(file.name):
                 if not file.is_sound:
                     raise InputError(
                         f"{file.name} is not a recording, and a frame predictor needs sound: name recordings."
@@ -80,7 +80,7 @@ def open_recordings(path: Path, names: tuple[str, ...], skipped: tuple[str, ...]
 def last_samples(name: str | Path, options: SoundOptions, count: int) -> NDArray[np.int16]:
     """Return the last ``count`` samples of a recording, or of standard input, ``-``, in constant memory."""
     kept = np.empty(0, dtype=np.int16)
-    with opened(str(name)) as file:
+    with prepare_input(str(name)) as file:
         if not file.is_sound:
             raise InputError(
                 f"{file.name} is not a recording, and a frame predictor starts from sound: name a recording."

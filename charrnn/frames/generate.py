@@ -33,7 +33,7 @@ class GeneratorState:
 
     state: State  # hidden state of one row
     window: Tensor  # (1, N T) samples that the pass reads
-    driven: NDArray[np.float64]  # (NOISE_TAPS - 1,) last noise drawn, which the noise filter still needs
+    noise_history: NDArray[np.float64]  # (NOISE_TAPS - 1,) last noise drawn, which the noise filter still needs
 
 
 class FrameStream:
@@ -77,7 +77,7 @@ class FrameStream:
     ) -> None:
         if not isinstance(model, FrameRNN):
             raise InputError(f"model is a {type(model).__name__}; it must be the network of a frame predictor.")
-        window = model.window if window is None else _checked_window(window, model.config.context.max_lag)
+        window = model.window if window is None else _check_window(window, model.config.context.max_lag)
         check_whole("seed", seed, 0, MAX_KEY)
         check_whole("number", number, 0, MAX_KEY)
         check_number("temperature", temperature, 0)
@@ -91,13 +91,13 @@ class FrameStream:
         self.state, self.position, self.limited = state, position, 0
         self._pass: tuple[NDArray[np.float32], GeneratorState] | None = None  # its samples, and the state after it
 
-    def read(self, most: int) -> NDArray[np.float32]:
-        """Return the next samples, at most up to the end of a pass, (n,) with 1 <= n <= most."""
-        check_whole("most", most, 1)
+    def read(self, max_samples: int) -> NDArray[np.float32]:
+        """Return the next samples, at most up to the end of a pass, (n,) with 1 <= n <= max_samples."""
+        check_whole("max_samples", max_samples, 1)
         spacing = self.model.config.spacing
         offset = self.position % spacing
         samples, after = self._pass = self._pass or self._run_pass(self.position - offset)
-        piece = samples[offset : offset + most]
+        piece = samples[offset : offset + max_samples]
         self.position += len(piece)
         if self.position % spacing == 0:
             self.state, self._pass = after, None
@@ -110,14 +110,14 @@ class FrameStream:
         model, before = self.model, self.state
         hidden = before.state if self.join == "carry" else model.initial_state(1)
         means, variances, hidden = model(before.window, hidden)
-        samples, driven = means[0].numpy(), before.driven
+        samples, history = means[0].numpy(), before.noise_history
         if variances is not None:
-            driven = np.concatenate([driven, self._draw(variances[0].numpy(), position)])
-            samples = (samples + np.convolve(driven, model.noise.numpy(), "valid")).astype(np.float32)
-            driven = driven[len(samples) :]
+            noise = np.concatenate([history, self._draw(variances[0].numpy(), position)])
+            samples = (samples + np.convolve(noise, model.noise.numpy(), "valid")).astype(np.float32)
+            history = noise[len(samples) :]
         feedback = torch.from_numpy(limit(samples))[None]
         window = torch.cat([before.window[:, len(samples) :], feedback], dim=1)
-        return samples, GeneratorState(hidden, window, driven)
+        return samples, GeneratorState(hidden, window, history)
 
     def _draw(self, variances: NDArray[np.float32], position: int) -> NDArray[np.float64]:
         from scipy.special import ndtri
@@ -126,7 +126,7 @@ class FrameStream:
         return np.asarray(self.temperature * np.sqrt(variances) * ndtri(u.astype(np.float64) + MIDDLE))
 
 
-def _checked_window(window: Any, length: int) -> Tensor:
+def _check_window(window: Any, length: int) -> Tensor:
     samples = check_real("window", window, 1)
     if len(samples) != length:
         raise InputError(f"window has {len(samples):,} samples, and the network needs {length:,}.")
@@ -181,7 +181,7 @@ def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:
     hidden = tuple(tuple(torch.cat(tensors) for tensors in zip(*layer, strict=True)) for layer in layers)
     tensors = files.state_tensors(hidden) | {
         "window": torch.cat([state.window for state in states]),
-        "driven": torch.from_numpy(np.stack([state.driven for state in states])),
+        "driven": torch.from_numpy(np.stack([state.noise_history for state in states])),
     }
     metadata = {"seed": streams[0].seed, "position": streams[0].position}
     files.write_tensors(path, STREAMS_KIND, tensors, metadata)
@@ -191,10 +191,10 @@ def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
     """Return the streams in a file, which resume as if they had not been interrupted."""
     metadata, tensors = files.read_tensors(path, STREAMS_KIND)
     try:
-        window, driven = tensors["window"], tensors["driven"].numpy()
+        window, history = tensors["window"], tensors["driven"].numpy()
         count = len(window)
         shapes = ((count, model.config.context.max_lag), (count, NOISE_TAPS - 1))
-        if not count or (window.shape, driven.shape) != shapes:
+        if not count or (window.shape, history.shape) != shapes:
             raise ValueError("its windows are those of another network")
         hidden = files.state_from_tensors(tensors, model.initial_state(count))
     except (KeyError, TypeError, ValueError) as error:
@@ -202,5 +202,5 @@ def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
     streams = [FrameStream(model, window[k], metadata["seed"], k) for k in range(count)]
     for k, stream in enumerate(streams):
         own = tuple(tuple(tensor[k : k + 1].contiguous() for tensor in layer) for layer in hidden)
-        stream.seek(GeneratorState(own, stream.state.window, driven[k]), metadata["position"])
+        stream.seek(GeneratorState(own, stream.state.window, history[k]), metadata["position"])
     return streams

@@ -89,7 +89,7 @@ class FrameRNN(Layers):
         if config.loss == "gaussian":
             self.register_buffer("noise", torch.eye(1, NOISE_TAPS)[0])
 
-    def table(self, x: Tensor) -> Tensor:
+    def step_inputs(self, x: Tensor) -> Tensor:
         """Return the N samples (B, M, N) in the input of each of M steps, of x (B, (N - 1) T + M) in order of time.
 
         For M = T, this is the window of N T samples as a table of N columns, filled column by column.
@@ -104,10 +104,10 @@ class FrameRNN(Layers):
         -------
         means (B, M) of full scale 1; variances (B, M), or None if the loss is the mean squared error; and the state.
         """
-        return self._predict(self.table(x), state)
+        return self._predict(self.step_inputs(x), state)
 
-    def _predict(self, table: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
-        y, state = self.run(table / self.unit, state)
+    def _predict(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
+        y, state = self.run(inputs / self.unit, state)
         y = y.float()
         means = y[..., 0] * self.unit
         if self.config.loss == "mse":
@@ -118,7 +118,7 @@ class FrameRNN(Layers):
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the mean squared error, or the mean nats of the density, of int16 samples y (B, M), and the state."""
         y = y.float() / FULL_SCALE
-        means, variances, state = self._predict(self.table(x).float() / FULL_SCALE, state)
+        means, variances, state = self._predict(self.step_inputs(x).float() / FULL_SCALE, state)
         if variances is None:
             return functional.mse_loss(means, y), state
         nats = ((y - means) ** 2 / variances + variances.log() + math.log(2 * math.pi)) / 2

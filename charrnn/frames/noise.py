@@ -14,9 +14,10 @@ ROW_SAMPLES = 100_000  # largest total of a pass over all rows
 ROWS = 64
 FLOOR = 1e-8  # relative to the largest power of a spectrum: -80 dB, as lower powers would need a longer filter
 
-FREE_ROWS = 16  # rows that are generated in parallel
-FREE_ROUNDS = 16  # after each of which the filter is corrected
-FREE_STEPS, FREE_PASSES = 80_000, 1_000  # largest numbers per row in all rounds
+GENERATED_ROWS = 16  # rows that are generated in parallel
+MAX_GENERATED_SAMPLES = 80_000  # samples per row in all rounds together
+MAX_GENERATED_PASSES = 1_000  # passes in all rounds together
+MAX_ROUNDS = 16  # rounds of generation, after each of which the filter is corrected
 MIN_ROUNDS = 4  # with fewer, the filter is not corrected
 MIN_ROUND_SAMPLES = 4096  # samples per row
 CORRECTION = 4.0  # largest factor by which a power is changed after a round
@@ -74,13 +75,13 @@ def match_spectrum(model: FrameRNN, samples: NDArray[np.int16], power: Array) ->
 
     spacing, max_lag = model.config.spacing, model.config.context.max_lag
     passes = -(-max(max_lag, MIN_ROUND_SAMPLES) // spacing)
-    rounds = min(FREE_ROUNDS, FREE_STEPS // (passes * spacing), FREE_PASSES // passes)
+    rounds = min(MAX_ROUNDS, MAX_GENERATED_SAMPLES // (passes * spacing), MAX_GENERATED_PASSES // passes)
     if rounds < MIN_ROUNDS:
         return
-    starts = np.linspace(0, len(samples) - max_lag, FREE_ROWS).astype(int)
+    starts = np.linspace(0, len(samples) - max_lag, GENERATED_ROWS).astype(int)
     window = torch.from_numpy(np.stack([samples[at : at + max_lag] for at in starts])).to(model.unit) / FULL_SCALE
     target = spectrum(samples[None].astype(np.float64) / FULL_SCALE)
-    driven, state = np.zeros((FREE_ROWS, NOISE_TAPS - 1)), model.initial_state(FREE_ROWS)
+    history, state = np.zeros((GENERATED_ROWS, NOISE_TAPS - 1)), model.initial_state(GENERATED_ROWS)
     normal = np.random.Generator(np.random.Philox(0)).standard_normal
     log_power = np.zeros_like(power)
     for number in range(rounds):
@@ -88,8 +89,9 @@ def match_spectrum(model: FrameRNN, samples: NDArray[np.int16], power: Array) ->
         for _ in range(passes):
             means, variances, state = model(window, state)
             drawn = variances.sqrt().cpu().double().numpy() * normal(means.shape)
-            driven = np.concatenate([driven[:, 1 - NOISE_TAPS :], drawn], axis=1)
-            generated.append(means.cpu().double().numpy() + oaconvolve(driven, taps, mode="valid", axes=1))
+            noise = np.concatenate([history, drawn], axis=1)
+            history = noise[:, 1 - NOISE_TAPS :]
+            generated.append(means.cpu().double().numpy() + oaconvolve(noise, taps, mode="valid", axes=1))
             feedback = torch.from_numpy(generated[-1].clip(-1, MAX_SAMPLE)).to(model.unit)
             window = torch.cat([window[:, spacing:], feedback], dim=1)
         if number:  # the first round still reads the recording

@@ -83,7 +83,7 @@ class FrameTask(TrainingTask):
         data = frame_data.open_recordings(run.corpus_file, tuple(config["inputs"]))
         return cls(FrameRNN(shape), data, config, config["val_frac"], config["test_frac"])
 
-    def adapted(self, settings: Settings) -> Settings:
+    def adapt(self, settings: Settings) -> Settings:
         return replace(settings, seq_length=self.model.config.spacing)
 
     def bits(self, loss: float) -> float:

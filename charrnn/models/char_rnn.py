@@ -96,9 +96,9 @@ class CharRNN(Layers):
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits (N, T, V) of the symbol after each of ids (N, T), and the state after them."""
-        return self.run(self._embedded(ids), state)
+        return self.run(self._embed(ids), state)
 
-    def _embedded(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (N, T, D) of ids (N, T)."""
         weight = self.embedding.weight
         if self.training and ids.is_cuda and ids.numel() * len(weight) <= MAX_ONE_HOT:

@@ -15,6 +15,7 @@ Array = TypeVar("Array")
 CELLS = {"lstm": 4, "lstmp": 4, "lstmor": 4, "gru": 3, "rnn": 1}  # rows of a matrix per unit
 PROJECTED_CELLS = ("lstmp",)
 RECURRENT_OUTPUT_CELLS = ("lstmor",)
+WITHOUT_FORGET_GATES = ("gru", "rnn")
 FEEDBACK_LIMIT = 0.99  # of the sum of |U| in a row of a recurrent output layer
 STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, position in the layer's tuple
 MAX_LAYERS = 1000

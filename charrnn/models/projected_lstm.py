@@ -26,9 +26,9 @@ def projected_lstm(x: Tensor, state: Tensors, weights: Tensors) -> tuple[Tensor,
     The weights are W (4H, D), U (4H, P), b (4H,) and R (P, H) of `charrnn.models.cells.LSTMP`. Under autocast products
     have its precision; gates and c, which accumulate over the steps, have that of the state.
     """
-    inside = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    compute_dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):
-        y, *state_after = _ProjectedLSTM.apply(x, *state, *weights, inside)  # type: ignore[no-untyped-call]
+        y, *state_after = _ProjectedLSTM.apply(x, *state, *weights, compute_dtype)  # type: ignore[no-untyped-call]
     return y, tuple(state_after)
 
 
@@ -45,18 +45,18 @@ class _ProjectedLSTM(torch.autograd.Function):
         weight_hh: Tensor,
         bias: Tensor,
         weight_hr: Tensor,
-        inside: torch.dtype,
+        compute_dtype: torch.dtype,
     ) -> Tensors:
         (n, steps, _), units = x.shape, c.shape[1]
         x, weight_ih, weight_hh, weight_hr = (
-            tensor.to(inside) for tensor in (x.transpose(0, 1), weight_ih, weight_hh, weight_hr)
+            tensor.to(compute_dtype) for tensor in (x.transpose(0, 1), weight_ih, weight_hh, weight_hr)
         )
         gates = (x.flatten(0, 1) @ weight_ih.t()).to(bias.dtype).add_(bias).view(steps, n, 4 * units)
         cells, outputs = c.new_empty(steps + 1, n, units), x.new_empty(steps + 1, n, len(weight_hr))
-        hidden, squashed = c.new_empty(steps, n, units), c.new_empty(steps, n, units)  # h and tanh(c)
+        hidden, tanh_cells = c.new_empty(steps, n, units), c.new_empty(steps, n, units)  # h and tanh(c)
         cells[0], outputs[0] = c, r
-        _by_rows(functools.partial(_forward, weight_hh, weight_hr), gates, cells, outputs, hidden, squashed)
-        ctx.save_for_backward(x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, squashed)
+        _by_rows(functools.partial(_forward, weight_hh, weight_hr), gates, cells, outputs, hidden, tanh_cells)
+        ctx.save_for_backward(x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, tanh_cells)
         return outputs[1:].transpose(0, 1), outputs[-1].to(r.dtype), cells[-1].clone()
 
     @staticmethod
@@ -66,22 +66,22 @@ class _ProjectedLSTM(torch.autograd.Function):
         h_t' = R^T r_t',  c_t' = c_(t+1)' f_(t+1) + h_t' o (1 - tanh(c_t)^2),  r_(t-1)' = y_(t-1)' + U^T s_t'
         s_t' = (c_t' g i (1 - i),  c_t' c_(t-1) f (1 - f),  c_t' i (1 - g^2),  h_t' tanh(c_t) o (1 - o))
         """
-        x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, squashed = ctx.saved_tensors
+        x, weight_ih, weight_hh, weight_hr, gates, cells, outputs, hidden, tanh_cells = ctx.saved_tensors
         y_grad, r_grad, c_grad = gradients
-        inside, n = weight_ih.dtype, gates.shape[1]
+        compute_dtype, n = weight_ih.dtype, gates.shape[1]
         i, f, g, o = gates.chunk(4, dim=2)
         s_grads = torch.empty_like(gates)  # at first only the factors of c' and h'
         from_i, from_f, from_g, from_o = s_grads.chunk(4, dim=2)
         torch.mul(g, i * (1 - i), out=from_i)
         torch.mul(cells[:-1], f * (1 - f), out=from_f)
         torch.mul(i, 1 - g * g, out=from_g)
-        torch.mul(squashed, o * (1 - o), out=from_o)
-        c_from_h = o * (1 - squashed * squashed)
+        torch.mul(tanh_cells, o * (1 - o), out=from_o)
+        c_from_h = o * (1 - tanh_cells * tanh_cells)
         r_grads = y_grad.transpose(0, 1).to(gates.dtype, copy=True).contiguous()
         r_grads[-1] += r_grad
         c_grad = c_grad.clone()
         _by_rows(functools.partial(_backward, weight_hh, weight_hr), f, c_from_h, s_grads, r_grads, c_grad[None])
-        s_all, r_all = s_grads.flatten(0, 1).to(inside), r_grads.flatten(0, 1).to(inside)
+        s_all, r_all = s_grads.flatten(0, 1).to(compute_dtype), r_grads.flatten(0, 1).to(compute_dtype)
         return (
             (s_all @ weight_ih).view(x.shape).transpose(0, 1) if ctx.needs_input_grad[0] else None,
             (s_all[:n] @ weight_hh).to(gates.dtype),
@@ -89,7 +89,7 @@ class _ProjectedLSTM(torch.autograd.Function):
             (s_all.t() @ x.flatten(0, 1)).to(gates.dtype),
             (s_all.t() @ outputs[:-1].flatten(0, 1)).to(gates.dtype),
             s_grads.sum((0, 1)),
-            (r_all.t() @ hidden.flatten(0, 1).to(inside)).to(gates.dtype),
+            (r_all.t() @ hidden.flatten(0, 1).to(compute_dtype)).to(gates.dtype),
             None,
         )
 
@@ -102,11 +102,11 @@ def _forward(
     cells: Tensor,
     outputs: Tensor,
     hidden: Tensor,
-    squashed: Tensor,
+    tanh_cells: Tensor,
 ) -> None:
     """Compute all steps of some rows; gates (T, N, 4H) hold W x_t + b, the first cells and outputs hold the state."""
     units = hidden.shape[2]
-    by_step = (gates, *gates.chunk(4, dim=2), gates[..., : 2 * units], cells[:-1], cells[1:], squashed, hidden)
+    by_step = (gates, *gates.chunk(4, dim=2), gates[..., : 2 * units], cells[:-1], cells[1:], tanh_cells, hidden)
     for t, (all_four, i, f, g, o, i_and_f, c_before, c, tanh_c, h) in enumerate(zip(*by_step, strict=True)):
         _add_product(all_four, outputs[t], weight_hh.t())
         i_and_f.sigmoid_()

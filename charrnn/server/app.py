@@ -105,7 +105,7 @@ async def _upload(state: AppState, request: Request) -> dict[str, object]:
                 async with asyncio.timeout(UPLOAD_TIMEOUT):
                     await _receive(request, path)
                 async with state.decoding:
-                    return await asyncio.to_thread(state.add_start, query.get("run", ""), path)
+                    return await asyncio.to_thread(state.add_prime, query.get("run", ""), path)
         except TimeoutError:
             raise InputError(f"The upload took more than {UPLOAD_TIMEOUT:.0f} seconds: use a shorter part.") from None
         except OSError as error:

@@ -11,8 +11,8 @@ import numpy as np
 from bytecodec.errors import InputError
 from charrnn.storage.csv_log import parse_columns, read_appended
 from charrnn.storage.run_dir import Run
-from charrnn.viz.curves import Curve, curve, reduced, rounded
-from charrnn.viz.run_kind import MAX_BITS, RunKind
+from charrnn.viz.curves import Curve, curve, reduce_curve, round_to_digits
+from charrnn.viz.units import MAX_BITS, RunKind
 
 POINTS = 400  # per curve, about one per pixel of the page's graph
 DIGITS = 4  # significant digits
@@ -77,11 +77,11 @@ class LiveCurves:
     def read(self) -> dict[str, Any]:
         """Return ``low``, ``high`` and ``mean`` of the training loss at each ``iteration``, and the validations."""
         train, val = self._train.read(), self._val.read()
-        rows, levels = reduced(train, POINTS, max(1, len(train) // 50), DIGITS)
+        rows, levels = reduce_curve(train, POINTS, max(1, len(train) // 50), DIGITS)
         return {
             "flac": self._kind.flac_bits,
             "unit": self._kind.bits_unit,
-            "val": {"iteration": list(map(int, val.x)), "bits": rounded(val.y, DIGITS)},
+            "val": {"iteration": list(map(int, val.x)), "bits": round_to_digits(val.y, DIGITS)},
             "iteration": list(map(int, train.x[rows])),
             **levels,
         }

@@ -63,7 +63,7 @@ class Sampler(threading.Thread):
         """Set the temperature of the following pieces."""
         self._temperature = value
 
-    def receive(self, samples: int) -> None:
+    def record_played(self, samples: int) -> None:
         """Record how many samples of the stream have been played, at most the number that was sent."""
         with self._changed:
             self._played = max(self._played, min(samples, self._sent))

@@ -55,7 +55,7 @@ class Session:
         elif sampler and kind == "temperature":
             sampler.change_temperature(message["value"])
         elif sampler and kind == "played" and message["stream"] == sampler.request.stream:
-            sampler.receive(message["samples"])
+            sampler.record_played(message["samples"])
 
     async def _play(self, message: dict[str, Any]) -> None:
         await self._stop()

@@ -18,7 +18,7 @@ from charrnn.viz.run_summary import describe_inputs, describe_network, distinct_
 
 PRIME_SECONDS = 2  # of an uploaded recording that the network is primed with
 MAX_UPLOADS = 4  # at once; each is a file
-MAX_STARTS = 32  # uploads that are kept; the oldest are dropped
+MAX_PRIMES = 32  # uploads that are kept; the oldest are dropped
 
 
 class AppState:
@@ -35,7 +35,7 @@ class AppState:
         self.uploading, self.decoding = asyncio.Semaphore(MAX_UPLOADS), asyncio.Semaphore(1)
         self._curves = [LiveCurves(run) for run in runs]
         self._curves_lock = threading.Lock()
-        self._starts: dict[str, tuple[bytes, tuple[int, str]]] = {}
+        self._primes: dict[str, tuple[bytes, tuple[int, str]]] = {}
 
     def index(self, number: Any) -> int:
         """Return the number of a run as an index, or raise InputError if there is no such run."""
@@ -52,7 +52,7 @@ class AppState:
         with self._curves_lock:
             return self._curves[self.index(number)].read()
 
-    def add_start(self, number: str, path: Path) -> dict[str, Any]:
+    def add_prime(self, number: str, path: Path) -> dict[str, Any]:
         """Decode an uploaded recording for a run, and return its id and its length in seconds."""
         from charrnn.data.recordings import SoundOptions
 
@@ -70,9 +70,9 @@ class AppState:
         options = SoundOptions.of_network(*sound, config["sound"])
         prime = last_bytes(path, options, PRIME_SECONDS * sound[0])
         key = secrets.token_urlsafe(12)
-        self._starts[key] = (prime, sound)
-        while len(self._starts) > MAX_STARTS:
-            del self._starts[next(iter(self._starts))]
+        self._primes[key] = (prime, sound)
+        while len(self._primes) > MAX_PRIMES:
+            del self._primes[next(iter(self._primes))]
         return {"id": key, "seconds": len(prime) / sound[0]}
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:
@@ -83,10 +83,10 @@ class AppState:
         file = find_checkpoint(run, message["checkpoint"])
         if kind_of(file) == "frames":
             raise InputError(_frames_error(run.path.name))
-        start = self._starts.get(message["start"] or "", (b"", (0, "")))
-        if message["start"] and not start[0]:
+        prime = self._primes.get(message["start"] or "", (b"", (0, "")))
+        if message["start"] and not prime[0]:
             raise InputError("The recording to start from is no longer stored: drop it again.")
-        return PlayRequest(message["stream"], file, float(message["temperature"]), message["seed"], *start)
+        return PlayRequest(message["stream"], file, float(message["temperature"]), message["seed"], *prime)
 
     def start(self, sampler: Sampler) -> None:
         """Start a sampler, or raise InputError if as many as allowed are running."""
@@ -108,7 +108,7 @@ def find_checkpoint(run: Run, which: str | int) -> Path:
     file = files[max(files)] if which == "newest" else files.get(int(which))
     if file is None:
         raise InputError(f"{run.path.name} has no checkpoint {which}.")
-    return run.inside(file.relative_to(run.path))
+    return run.safe_join(file.relative_to(run.path))
 
 
 def _describe(run: Run) -> dict[str, Any]:

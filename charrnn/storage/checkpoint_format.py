@@ -31,7 +31,7 @@ from charrnn.models.config import (
     weight_shapes,
 )
 from charrnn.storage import run_dir, schema
-from charrnn.storage.schema import MAX_SHOWN, shown
+from charrnn.storage.schema import MAX_SHOWN, quote
 
 FORMAT = 1
 KIND = "symbols"
@@ -164,7 +164,7 @@ def read_metadata(path: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"there is no file {path}.")
     with _open(path, kind=kind) as file:
         text = (file.metadata() or {}).get(METADATA_KEY)
-    return schema.validate(_checked_header(text, path, kind), schema.STORED[kind], path)
+    return schema.validate(_parse_header(text, path, kind), schema.STORED[kind], path)
 
 
 def kind_of(path: str | Path) -> str:
@@ -203,7 +203,7 @@ def _open(path: str | Path, framework: str = "np", kind: str = KIND) -> Iterator
             raise InputError(f"{path} is not a {what}, or is incomplete: {REMEDIES[what]}.") from None
 
 
-def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
+def _parse_header(text: str | None, path: str | Path, kind: str) -> dict[str, Any]:
     """Return the metadata of a JSON text if its format and kind are the right ones."""
     if text is None:
         raise InputError(f"{path} is a safetensors file of another program: {REMEDIES[_short_name(kind)]}.")
@@ -217,9 +217,9 @@ def _checked_header(text: str | None, path: str | Path, kind: str) -> dict[str, 
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
         source, remedy = (", written by a newer version of charrnn", ": update it with pip") if newer else ("", "")
-        raise InputError(f"{path} has format {shown(version)}{source}, and this version reads format {FORMAT}{remedy}.")
+        raise InputError(f"{path} has format {quote(version)}{source}, and this version reads format {FORMAT}{remedy}.")
     if found != kind:
-        name = f"a {KIND_NAMES[str(found)]}" if str(found) in KIND_NAMES else f"of the unknown kind {shown(found)}"
+        name = f"a {KIND_NAMES[str(found)]}" if str(found) in KIND_NAMES else f"of the unknown kind {quote(found)}"
         raise InputError(f"{path} is {name}: name a {KIND_NAMES[kind]}.")
     return dict(metadata)
 

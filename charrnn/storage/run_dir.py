@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from bytecodec.arguments import check_path
 from bytecodec.errors import InputError, printable
-from bytecodec.files import is_special_file, open_output, shortened, sync_folder
+from bytecodec.files import is_special_file, open_output, shorten, sync_folder
 from charrnn.storage import schema
 from charrnn.storage.csv_log import read_rows
 
@@ -26,13 +26,13 @@ LEFTOVER = re.compile(  # temporary names of bytecodec.files.open_output for the
 
 
 class _Entry:
-    """The path of a file or folder in a run, as an attribute that `Run.inside` checks whenever it is read."""
+    """The path of a file or folder in a run, as an attribute that `Run.safe_join` checks whenever it is read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, run: Run, owner: type[Run]) -> Path:
-        return run.inside(self.name)
+        return run.safe_join(self.name)
 
 
 class Run:
@@ -52,7 +52,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def inside(self, path: str | Path) -> Path:
+    def safe_join(self, path: str | Path) -> Path:
         """Return the path of a file or folder in the run, which need not exist, or raise InputError if it is outside.
 
         A run may come from another person. A link in it, or a name in one of its files, could otherwise expose or
@@ -75,18 +75,18 @@ class Run:
         """Raise InputError if a file or folder leads out of the run, before any of them is written."""
         for entry in vars(Run).values():
             if isinstance(entry, _Entry):
-                self.inside(entry.name)
+                self.safe_join(entry.name)
 
     def checkpoint_file(self, step: int) -> Path:
         """Return the path of the checkpoint of an iteration."""
-        return self.inside(f"checkpoints/{step:08d}.safetensors")
+        return self.safe_join(f"checkpoints/{step:08d}.safetensors")
 
     def sample_file(self, step: int, temperature: float) -> Path:
         """Return the path of the sample of an iteration's checkpoint at a temperature."""
-        return self.inside(f"samples/{step:08d}_t{temperature:.2f}.wav")
+        return self.safe_join(f"samples/{step:08d}_t{temperature:.2f}.wav")
 
     def checkpoints(self) -> list[Path]:
-        """Return the paths of the checkpoints, oldest first; pass one through `inside` before opening it."""
+        """Return the paths of the checkpoints, oldest first; pass one through `safe_join` before opening it."""
         files = self.checkpoints_folder.glob("[0-9]*.safetensors")
         return sorted((file for file in files if _is_number_of(file)), key=lambda file: int(file.stem))
 
@@ -116,7 +116,7 @@ class Run:
         except (OSError, InputError):
             return None
 
-    def is_half_made(self) -> bool:
+    def is_incomplete(self) -> bool:
         """Return whether the folder holds only files of a trainer that was killed before the run was complete."""
         logs = [file.read_bytes() for file in (self.log_file, self.val_file) if file.is_file()]
         own = {self.lock_file, self.corpus_file, self.log_file, self.val_file, self.resume_file}
@@ -124,12 +124,12 @@ class Run:
         return self.lock_file.is_file() and not others and all(log.count(b"\n") <= 1 for log in logs)
 
     def clear(self) -> None:
-        """Empty a folder that `is_half_made`, except for the lock, which the caller must hold."""
+        """Empty a folder that `is_incomplete`, except for the lock, which the caller must hold."""
         for path in self.path.iterdir():
             if path != self.lock_file:
                 path.unlink()
 
-    def sweep(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Remove the temporary files of a trainer that was killed; the caller must hold the lock."""
         for folder in filter(Path.is_dir, (self.path, self.checkpoints_folder, self.samples_folder)):
             for path in folder.iterdir():
@@ -189,7 +189,7 @@ def new_run(folder: str | None, first_input: str) -> Path:
     """
     if folder is None:
         plain = "".join(c if printable(c) == c else "?" for c in Path(first_input).stem)
-        stem = shortened(plain, MAX_STEM) or "run"
+        stem = shorten(plain, MAX_STEM) or "run"
         if first_input == "-" or is_special_file(first_input):
             stem = "stdin" if first_input == "-" else "pipe"
         number = 1
@@ -201,7 +201,7 @@ def new_run(folder: str | None, first_input: str) -> Path:
         raise InputError(
             f"there is a run in {path} already: resume it with --resume {path}, or name another --run-dir."
         )
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_half_made())):
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_incomplete())):
         raise InputError(f"{path} exists and is not an empty folder: name another --run-dir.")
     return path
 
@@ -261,14 +261,14 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     if not files:
         raise InputError(f"the run {run.path} has no checkpoint yet: let it train until its first one.")
     if which == "newest":
-        return run.inside(files[-1].relative_to(run.path))
+        return run.safe_join(files[-1].relative_to(run.path))
     if which == "best":
         best = run.best()
         if best is None and run.best_file.exists():
             raise InputError(f"{run.best_file} cannot be read: name an iteration instead of best.")
         if best is None:
             raise InputError(f"the run {run.path} has no validation yet, so none of its checkpoints is best.")
-        file = run.inside(str(best["checkpoint"]))
+        file = run.safe_join(str(best["checkpoint"]))
         if not file.is_file():
             raise InputError(f"{run.best_file} names {printable(file, MAX_SHOWN)}, which does not exist.")
         return file
@@ -278,7 +278,7 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     raise InputError(f"the run {run.path} has no checkpoint {printable(which, 40)}. It has newest, best, {steps}.")
 
 
-def mark_best(run: Run) -> None:
+def write_best(run: Run) -> None:
     """Write best.json from val.csv, if there is a validation."""
     losses = _losses(run)
     if losses:
@@ -287,7 +287,7 @@ def mark_best(run: Run) -> None:
         write_json(run.best_file, {"iteration": step, "val_loss": losses[step], "checkpoint": name})
 
 
-def count_stale(run: Run) -> int:
+def validations_since_best(run: Run) -> int:
     """Return the number of validations after the best one."""
     losses = list(_losses(run).values())
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0

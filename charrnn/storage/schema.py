@@ -41,7 +41,7 @@ def validate(document: Any, schema: Schema, source: object, partial: bool = Fals
     begins with the ``source``, usually a path.
     """
     try:
-        return _validated(document, schema, partial)
+        return _validate(document, schema, partial)
     except ValueError as error:
         raise InputError(f"{source}: {error}.") from None
 
@@ -51,8 +51,8 @@ class Field:
     """Type and range of a field. Bounds apply to numbers; a float field accepts an int, and no number field a bool."""
 
     type: type
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     above: float | None = None  # exclusive, as the next one
     below: float | None = None
     choices: tuple[str, ...] = ()  # the texts that are possible; () for any
@@ -66,14 +66,14 @@ class Field:
         if value is None and self.nullable:
             return
         if not self._has_type(value) or not self._in_range(value):
-            raise ValueError(f"{name} is {shown(value)}, and must be {self.describe()}")
+            raise ValueError(f"{name} is {quote(value)}, and must be {self.describe()}")
         if self.items:
             for item in value.values() if isinstance(value, dict) else value:
                 self.items.check(f"an item of {name}", item)
         if self.fields is not None:
             if foreign := [key for key in value if key not in self.fields]:
-                raise ValueError(f"{name} has the unknown field {shown(foreign[0])}")
-            _validated(value, self.fields, where=f" of {name}")
+                raise ValueError(f"{name} has the unknown field {quote(foreign[0])}")
+            _validate(value, self.fields, where=f" of {name}")
 
     def _has_type(self, value: Any) -> bool:
         if isinstance(value, bool) or self.type is not float:
@@ -83,15 +83,15 @@ class Field:
     def _in_range(self, value: Any) -> bool:
         return (
             (not self.choices or value in self.choices)
-            and (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
 
     def describe(self) -> str:
         """Return what the field may hold, such as 'a whole number at least 1'."""
-        bounds = {"at least": self.least, "at most": self.most, "above": self.above, "below": self.below}
+        bounds = {"at least": self.minimum, "at most": self.maximum, "above": self.above, "below": self.below}
         texts = [f"{word} {bound:,g}" for word, bound in bounds.items() if bound is not None and bound not in UNSHOWN]
         kind = f"one of {', '.join(self.choices)}" if self.choices else NAMES[self.type]
         return f"{kind} {' and '.join(texts)}".rstrip() + " or null" * self.nullable
@@ -100,9 +100,9 @@ class Field:
 Schema = dict[str, Field]
 
 
-def _validated(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
+def _validate(document: Any, schema: Schema, partial: bool = False, where: str = "") -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ValueError(f"it must be a JSON object, not {'null' if document is None else shown(document)}")
+        raise ValueError(f"it must be a JSON object, not {'null' if document is None else quote(document)}")
     found = dict(document)
     for name, field in schema.items():
         if name in found:
@@ -114,14 +114,14 @@ def _validated(document: Any, schema: Schema, partial: bool = False, where: str 
     return found
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """Return a value as messages show it, at most `MAX_SHOWN` characters of it."""
     return printable(repr(value), MAX_SHOWN)
 
 
 def _count(**options: Any) -> Field:
     """Return a field for a whole number that fits in 64 bits, 0 or more unless the options set another bound."""
-    return Field(int, **({"least": 0, "most": MAX_INT} | options))
+    return Field(int, **({"minimum": 0, "maximum": MAX_INT} | options))
 
 
 _GAIN = Field(float, -MAX_GAIN, MAX_GAIN, default=OPTIONAL)
@@ -130,7 +130,7 @@ _ENCODING = Field(str, choices=("linear", "mulaw"), nullable=True)
 _SEED = Field(int, 0, MAX_SEED)
 
 SOUND: Schema = {  # `charrnn.data.recordings.SoundOptions.to_json`
-    "channel": _count(least=1, nullable=True, default=OPTIONAL),
+    "channel": _count(minimum=1, nullable=True, default=OPTIONAL),
     "remove_dc": Field(bool, default=OPTIONAL),
     "normalize": Field(bool, default=OPTIONAL),
     "normalize_over": Field(str, choices=NORMALIZE_OVER, default=OPTIONAL),
@@ -171,7 +171,7 @@ FRAMES_CONFIG: Schema = {  # config.json
     "threads": Field(int, 1, MAX_THREADS),
     # Older versions did not write the following ones.
     "sound": _SOUND,
-    "processes": _count(least=1, default=1),
+    "processes": _count(minimum=1, default=1),
     "tensorboard": Field(bool, default=False),
     "yardsticks": Field(dict, items=Field(float), default={}),  # bits per sample of other coders, by their names
     "samples": Field(
@@ -193,11 +193,11 @@ TRAINING: Schema = {  # `charrnn.training.recipe.Settings`
     "precision": Field(str, choices=("fp32", "bf16")),
     "device": Field(str, choices=("cpu", "cuda", "mps")),
     "smooth": Field(bool),
-    **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(least=1)),
+    **dict.fromkeys(("batch_size", "seq_length", "lr_decay_every", "checkpoint_every"), _count(minimum=1)),
     **dict.fromkeys(("keep", "seed", "warmup", "early_stop"), _count()),
     **dict.fromkeys(("learning_rate", "lr_decay_factor", "grad_clip", "weight_decay"), Field(float, 0, MAX_NUMBER)),
     **dict.fromkeys(("average", "beta2"), Field(float, 0, below=1)),
     **dict.fromkeys(
-        ("max_epochs", "max_iterations", "max_minutes"), Field(float, most=LARGEST_FLOAT, above=0, nullable=True)
+        ("max_epochs", "max_iterations", "max_minutes"), Field(float, maximum=LARGEST_FLOAT, above=0, nullable=True)
     ),
 }

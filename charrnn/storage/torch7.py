@@ -241,10 +241,10 @@ class _Reader:
         if self._values > MAX_VALUES:
             raise self._error(f"there are more than {MAX_VALUES:,} values, which is more than any network needs")
 
-    def _size(self, what: str, least: int) -> int:
-        """Read the number of following items, of at least ``least`` bytes each."""
+    def _size(self, what: str, item_bytes: int) -> int:
+        """Read the number of following items, of at least ``item_bytes`` bytes each."""
         size: int = self._unpack(_INT)
-        if not 0 <= size <= self._left() // least:
+        if not 0 <= size <= self._left() // item_bytes:
             raise self._too_large(f"{size:,} {what}")
         return size
 

@@ -46,8 +46,8 @@ class World:
         """Whether this process writes files and messages: the one of rank 0."""
         return self.rank == 0
 
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Replace tensors by their weighted sums over all processes, whose weights add up to 1."""
+    def all_reduce_weighted_mean(self, tensors: Sequence[Tensor], weight: float) -> None:
+        """Replace tensors by their weighted means over all processes, whose weights add up to 1."""
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is true in any process."""
@@ -204,7 +204,7 @@ class _Group(World):
         except RuntimeError:  # the process that keeps the store has ended
             return True
 
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
+    def all_reduce_weighted_mean(self, tensors: Sequence[Tensor], weight: float) -> None:
         bucket: list[Tensor] = []
         for count, tensor in enumerate(tensors, 1):
             bucket.append(tensor)

@@ -79,11 +79,11 @@ def _mean_loss(
     total, count = 0.0, len(ids) - context.max_lag
     rows = min(ROWS, count)
     batches = ContiguousBatches(ids, rows, 1, world.rank, world.size, context)  # the last process has the last row
-    most = model.max_symbols()
+    max_symbols = model.max_symbols()
     # Networks with a long window receive many symbols for each step.
-    steps = max(1, min(max(STEPS, context.min_lag // 32), most // rows))
+    steps = max(1, min(max(STEPS, context.min_lag // 32), max_symbols // rows))
     # There is one group of rows unless the vocabulary is very large.
-    groups = [slice(first, first + most) for first in range(0, batches.rows, most)]
+    groups = [slice(first, first + max_symbols) for first in range(0, batches.rows, max_symbols)]
     states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
 
     def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
@@ -101,8 +101,8 @@ def _mean_loss(
     x, y = map(torch.from_numpy, batches.rest())
     if y.numel() and world.rank == world.size - 1:
         state = map_state(lambda tensor: tensor[-1:].contiguous(), states[-1])
-        for start in range(0, y.shape[1], most):
-            end = min(start + most, y.shape[1])
+        for start in range(0, y.shape[1], max_symbols):
+            end = min(start + max_symbols, y.shape[1])
             nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
             total += nats
     return world.all_reduce_sum(total) / count

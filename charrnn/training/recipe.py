@@ -19,11 +19,12 @@ FORMER_GPU_LAYERS = {  # names of older versions, and their replacements
     **dict.fromkeys(("padded", "overlapped", "padded-overlapped"), "torch"),
     "kernel-overlapped": "kernel",
 }
+JSON_KEYS = {"smooth_init": "smooth", "ema_decay": "average"}  # of the fields with other names in config.json
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Training settings; the names are keys of config.json. The defaults are torch-rnn's."""
+    """Training settings; apart from `JSON_KEYS`, the names are keys of config.json. The defaults are torch-rnn's."""
 
     recipe: str = "torch-rnn"  # the recipe that filled in settings that were not given
     batch_size: int = 50  # N rows
@@ -35,8 +36,8 @@ class Settings:
     beta2: float = 0.999  # decay of Adam's second moment, in [0, 1)
     warmup: int = 0  # iterations in which the rate rises from zero, at most a twentieth of the planned length
     weight_decay: float = 0.0  # decoupled decay of the matrices (Loshchilov and Hutter 2019)
-    smooth: bool = False  # whether networks of linear sound have smooth initial weights (`char_rnn.build`)
-    average: float = 0.0  # decay of the averaged weights that are validated and saved, in [0, 1); 0 for none
+    smooth_init: bool = False  # whether networks of linear sound have smooth initial weights (`char_rnn.build`)
+    ema_decay: float = 0.0  # decay of the averaged weights that are validated and saved, in [0, 1); 0 for none
     grad_clip: float = 5.0  # limit of the gradient, 0 for none
     clip: str = "value"  # what is limited: each element (value) or the Euclidean norm (norm)
     max_epochs: float | None = 50  # training ends at the first limit that is reached
@@ -51,10 +52,10 @@ class Settings:
     gpu_layers: str = "torch"  # backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`)
 
     def __post_init__(self) -> None:
-        validate(asdict(self), TRAINING, "training")
+        validate(self.to_json(), TRAINING, "training")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], source: object = "training") -> Settings:
@@ -67,7 +68,11 @@ class Settings:
         backend = fields.get("gpu_layers")
         if isinstance(backend, str):
             fields["gpu_layers"] = FORMER_GPU_LAYERS.get(backend, backend)
-        return cls(**validate(fields, TRAINING, f"training in {source}", partial=True))
+        fields = validate(fields, TRAINING, f"training in {source}", partial=True)
+        if foreign := JSON_KEYS.keys() & fields:
+            raise TypeError(f"{min(foreign)} is not a setting in config.json")
+        names = {key: name for name, key in JSON_KEYS.items()}
+        return cls(**{names.get(key, key): value for key, value in fields.items()})
 
     def iterations(self, row_length: int) -> int | None:
         """Return the number of iterations of a run, or None if only the time is limited."""
@@ -87,8 +92,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "beta2": 0.95,
         "warmup": 100,
-        "smooth": True,
-        "average": 0.995,
+        "smooth_init": True,
+        "ema_decay": 0.995,
         "grad_clip": 1.0,
         "clip": "norm",
     },

@@ -62,7 +62,7 @@ def load(
             if parameter.requires_grad:
                 optimizer.state[parameter] = _moments(tensors, name, parameter)
                 if ema:
-                    ema.tensors[name].copy_(_checked(tensors, f"average.{name}", parameter))
+                    ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
         hidden = files.state_from_tensors(tensors, model.initial_state(rows))
         device = next(model.parameters()).device
         return TrainState(
@@ -82,11 +82,11 @@ def _moments(tensors: Mapping[str, Tensor], name: str, parameter: Tensor) -> dic
         key = f"adam.{moment}.{name}"
         if key in tensors:
             like = parameter if moment != "step" else torch.zeros(())
-            moments[moment] = _checked(tensors, key, like).to(parameter.device, copy=True)
+            moments[moment] = _check_tensor(tensors, key, like).to(parameter.device, copy=True)
     return moments
 
 
-def _checked(tensors: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
+def _check_tensor(tensors: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
     """Return a tensor of the file; raise ValueError if its shape is not that of another one."""
     if tensors[key].shape != like.shape:
         raise ValueError(f"{key} is {tuple(tensors[key].shape)}, and must be {tuple(like.shape)}")

@@ -60,7 +60,7 @@ class TrainingTask(abc.ABC):
         rate: int | None = self.metadata["rate"]
         return rate
 
-    def adapted(self, settings: Settings) -> Settings:
+    def adapt(self, settings: Settings) -> Settings:
         """Return the settings with the values that the network prescribes."""
         return settings
 
@@ -122,7 +122,7 @@ class SymbolTask(TrainingTask):
             fields = {name: getattr(options, name) for name in cls.OPTIONS}
             config = ModelConfig(len(corpus.vocab), **fields, layer_norm=LAYER_NORM[options.recipe])
             # The ids of mu-law bytes are not in the order of the amplitudes.
-            model = build(config, options.seed, settings.smooth and is_sound and not sound.mulaw)
+            model = build(config, options.seed, settings.smooth_init and is_sound and not sound.mulaw)
         metadata = {
             "rate": sound.rate if is_sound else None,
             "encoding": sound.encoding if is_sound else None,

@@ -40,7 +40,7 @@ class TensorBoard(Listener):
         from torch.utils.tensorboard import SummaryWriter
 
         self._run, iteration = trainer.run, trainer.state.iteration
-        keep_first(self._run.tensorboard_folder)
+        renumber_event_files(self._run.tensorboard_folder)
         make_writer: Any = SummaryWriter
         self._opened = contextlib.ExitStack()
         folder = self._opened.enter_context(utf8_name(self._run.tensorboard_folder))
@@ -68,7 +68,7 @@ class TensorBoard(Listener):
         """Write the sounds of a checkpoint."""
         for path in sorted(self._run.samples_folder.glob(f"{iteration:08d}_t*.wav")):
             try:
-                sound, rate = read_sound(self._run.inside(f"samples/{path.name}"), log)
+                sound, rate = read_sound(self._run.safe_join(f"samples/{path.name}"), log)
             except InputError as error:  # a file that the user put there
                 log(f"{error} It is not written to the event files.")
                 continue
@@ -116,8 +116,8 @@ def stride(iteration: int) -> int:
     return int(10 ** max(0, len(str(iteration)) - 4))
 
 
-def keep_first(folder: Path) -> None:
-    """Rename event files whose names sort after that of a file opened now.
+def renumber_event_files(folder: Path) -> None:
+    """Rename all event files, in their order, if one of them would sort after a file opened now.
 
     TensorBoard reads files in the order of their names, which begin with the time. The clock may have gone back, or may
     still show the second in which the last file was opened.

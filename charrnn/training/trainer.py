@@ -22,7 +22,7 @@ from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
-from charrnn.storage.run_dir import Run, count_stale, delete_old, mark_best
+from charrnn.storage.run_dir import Run, delete_old, validations_since_best, write_best
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
@@ -73,9 +73,9 @@ class Trainer:
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(self.model, settings)
         share = self.batches.rows / rows
-        reduce = None if world.size == 1 else lambda tensors: world.average(tensors, share)
+        reduce = None if world.size == 1 else lambda tensors: world.all_reduce_weighted_mean(tensors, share)
         self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
-        self.ema = EMA(self.parameters, settings.average) if settings.average else None
+        self.ema = EMA(self.parameters, settings.ema_decay) if settings.ema_decay else None
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
         self.pending: list[tuple[dict[str, float], Tensor]] = []
@@ -90,7 +90,7 @@ class Trainer:
             if self.val_log.last:  # the row is written after the resume file
                 self.state.checkpointed = max(self.state.checkpointed, int(self.val_log.last["iteration"]))
         self.iterations = settings.iterations(self.batches.row_length)
-        self.stale = count_stale(run)
+        self.validations_since_best = validations_since_best(run)
 
     @property
     def epoch(self) -> float:
@@ -109,7 +109,7 @@ class Trainer:
     @property
     def stopped_early(self) -> bool:
         """Whether training ended because the validation loss stopped falling."""
-        return 0 < self.settings.early_stop <= self.stale
+        return 0 < self.settings.early_stop <= self.validations_since_best
 
     @property
     def finished(self) -> bool:
@@ -255,7 +255,7 @@ class Trainer:
                 self._complete_checkpoint(row)
             for listener in self.listeners:
                 listener.checkpointed(iteration, row)
-        self.stale = int(self.world.broadcast(count_stale(self.run)))
+        self.validations_since_best = int(self.world.broadcast(validations_since_best(self.run)))
         self._write_samples()
 
     def _validate(self, stopped: Callable[[], bool]) -> dict[str, float]:
@@ -307,7 +307,7 @@ class Trainer:
     def _update_best(self) -> None:
         """Update best.json and the kept checkpoints from val.csv."""
         if self.world.is_main:
-            mark_best(self.run)
+            write_best(self.run)
             delete_old(self.run, self.settings.keep)
 
     def _write_samples(self) -> None:

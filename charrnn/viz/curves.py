@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bytecodec.errors import InputError
 from charrnn.storage.csv_log import column_names, read_columns
 from charrnn.storage.run_dir import Run
-from charrnn.viz.run_kind import RunKind
+from charrnn.viz.units import RunKind
 
 Floats = NDArray[np.float64]
 OnMessage = Callable[[str], object]
@@ -146,7 +146,7 @@ def spread(points: Curve, edges: Floats) -> tuple[Floats, Floats, Floats]:
     return middle, np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)
 
 
-def reduced(
+def reduce_curve(
     points: Curve, columns: int, window: int, digits: int, log_x: bool = False
 ) -> tuple[NDArray[np.int64], dict[str, list[float]]]:
     """Return the rows of a curve to draw, and the low, high and mean of y at them, as rounded numbers for JSON.
@@ -163,10 +163,10 @@ def reduced(
         middle, low, high = spread(points, edges)
         rows = np.searchsorted(points.x, middle).clip(0, len(points) - 1)
     values = {"low": low, "high": high, "mean": rolling(points, rows, window) if len(rows) else low}
-    return rows, {name: rounded(ys, digits) for name, ys in values.items()}
+    return rows, {name: round_to_digits(ys, digits) for name, ys in values.items()}
 
 
-def rounded(values: Floats, digits: int) -> list[float]:
+def round_to_digits(values: Floats, digits: int) -> list[float]:
     """Return numbers with a count of significant digits."""
     return [float(f"{value:.{digits}g}") for value in values]
 
@@ -187,7 +187,7 @@ def rolling(points: Curve, at: NDArray[np.integer[Any]], window: int, kind: str 
     return np.asarray((sums[end] - sums[first]) / (end - first) + level)
 
 
-def thinned(points: Curve, edges: Floats, limit: int | None = None) -> NDArray[np.int64]:
+def thin_curve(points: Curve, edges: Floats, limit: int | None = None) -> NDArray[np.int64]:
     """Return the rows to draw a line through: about one per column between ``edges``, and both ends."""
     rows = np.searchsorted(points.x, (edges[:-1] + edges[1:]) / 2)
     rows = np.unique(np.concatenate(([0], rows.clip(0, len(points) - 1), [len(points) - 1])))

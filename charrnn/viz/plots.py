@@ -131,7 +131,7 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) ->
             _draw_wave(wave, sound, color)
             _draw_spectrogram(spectrum, sound)
             title = style.title if style.title and not number else name
-            wave.set_title(_shortened(title, style.width), loc="left")
+            wave.set_title(_shorten(title, style.width), loc="left")
             for mark in sound.marks[sound.marks[:1] == (0.0,) :]:  # not at the beginning
                 for axes, ink in ((wave, theme.ink), (spectrum, "white")):
                     axes.axvline(mark, color=ink, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
@@ -143,7 +143,7 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) ->
 def save(figure: Figure, file: BinaryIO, kind: str) -> None:
     """Write a figure as png, svg or pdf; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
-        text.set_text(drawable(text.get_text()))
+        text.set_text(escape_missing_glyphs(text.get_text()))
     options: dict[str, dict[str, Any]] = {
         "svg": {"metadata": {"Date": None}},
         "pdf": {"metadata": {"CreationDate": None}},
@@ -153,7 +153,7 @@ def save(figure: Figure, file: BinaryIO, kind: str) -> None:
         figure.savefig(file, format=kind, **options[kind])
 
 
-def drawable(text: str) -> str:
+def escape_missing_glyphs(text: str) -> str:
     r"""Return text with an escape, such as ``\u4f60``, for each character that the font lacks.
 
     With a box for all such characters, different names would look the same.
@@ -163,8 +163,8 @@ def drawable(text: str) -> str:
     return text if text.isascii() else "".join(c if ord(c) in glyphs else ascii(c)[1:-1] for c in text)
 
 
-def _shortened(text: str, pixels: int) -> str:
-    return printable(drawable(text), max(MIN_CHARACTERS, pixels // CHARACTER_WIDTH))
+def _shorten(text: str, pixels: int) -> str:
+    return printable(escape_missing_glyphs(text), max(MIN_CHARACTERS, pixels // CHARACTER_WIDTH))
 
 
 def font_file(name: str) -> str:
@@ -232,7 +232,7 @@ def _draw_series(axes: Axes, one: Series, style: PlotStyle, color: str) -> None:
     else:
         axes.plot(train.x, train.y, color=color, alpha=0.35, linewidth=0.7)
     if style.average != "none":
-        at = curves.thinned(train, edges, curves.MAX_POINTS if style.average == "median" else None)
+        at = curves.thin_curve(train, edges, curves.MAX_POINTS if style.average == "median" else None)
         line = curves.rolling(train, at, style.window or max(1, len(train) // 100), style.average)
         axes.plot(train.x[at], line, color=color, linewidth=1.8, zorder=3)
     if one.val:
@@ -264,12 +264,12 @@ def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
 
 
 def _label_axes(axes: Axes, style: PlotStyle, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(_shortened(x_label, style.width))
-    axes.set_ylabel(_shortened(y_label, style.height))
+    axes.set_xlabel(_shorten(x_label, style.width))
+    axes.set_ylabel(_shorten(y_label, style.height))
     axes.grid(True, linewidth=0.8)
     axes.tick_params(length=3, labelright=style.width > 4 * style.height)
     if style.title:
-        axes.set_title(_shortened(style.title, style.width), loc="left")
+        axes.set_title(_shorten(style.title, style.width), loc="left")
     plain = FuncFormatter(_plain)
     axes.xaxis.set_major_formatter(plain)
     if not style.log_x:
@@ -295,7 +295,7 @@ def _plain(value: float, _position: object = None) -> str:
 def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], style: PlotStyle) -> None:
     """Name the runs by colour, then line and band, in grey if there are several runs."""
     theme = THEMES[style.theme]
-    names = [_shortened(one.name, style.width // 2) for one in series]
+    names = [_shorten(one.name, style.width // 2) for one in series]
     has_val = any(one.val for one in series)
     prefix = "training, " if has_val else ""
     handles: list[tuple[Any, str]] = []

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.viz.curves import OnProgress, ignore, reduced, rounded
+from charrnn.viz.curves import OnProgress, ignore, reduce_curve, round_to_digits
 from charrnn.viz.plots import COLORMAP, THEMES
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
 from charrnn.viz.sound import Floats, SoundPicture, brightness, picture_of_samples, read_sound
@@ -199,19 +199,19 @@ def _data_url(data: bytes, kind: str) -> str:
 def _curves(summary: RunSummary, name: str) -> dict[str, Any]:
     """Return the curves of a run, in bits and as they were trained, with enough points to zoom in."""
     window = max(1, len(summary.train) // 100)
-    rows, bits = reduced(summary.train, POINTS, window, DIGITS, log_x=True)
-    _, loss = reduced(summary.train_loss, POINTS, window, DIGITS, log_x=True)
+    rows, bits = reduce_curve(summary.train, POINTS, window, DIGITS, log_x=True)
+    _, loss = reduce_curve(summary.train_loss, POINTS, window, DIGITS, log_x=True)
     return {
         "name": name,
         "iteration": summary.train.x[rows].astype(int).tolist(),
-        "time": rounded(summary.time[rows], DIGITS),
+        "time": round_to_digits(summary.time[rows], DIGITS),
         **bits,
         "loss": {**loss, "flac": summary.kind.flac("nats")},
         "val": {
             "iteration": summary.val.x.astype(int).tolist(),
-            "time": rounded(np.array([summary.at(int(step)).seconds for step in summary.val.x]), DIGITS),
-            "bits": rounded(summary.val.y, DIGITS),
-            "loss": rounded(summary.val_loss.y, DIGITS),
+            "time": round_to_digits(np.array([summary.at(int(step)).seconds for step in summary.val.x]), DIGITS),
+            "bits": round_to_digits(summary.val.y, DIGITS),
+            "loss": round_to_digits(summary.val_loss.y, DIGITS),
         },
         "flac": summary.flac,
         "bits_unit": summary.kind.bits_unit,

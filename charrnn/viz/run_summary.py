@@ -18,7 +18,7 @@ from bytecodec.errors import InputError, printable
 from charrnn.storage.csv_log import column_names, read_columns, read_rows
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.curves import Curve, OnMessage, OnProgress, curve, ignore, rolling
-from charrnn.viz.run_kind import RunKind
+from charrnn.viz.units import RunKind
 
 SAMPLE_NAME = re.compile(r"(\d+)_t(\d+(?:\.\d+)?)\.wav")
 MAX_NAME = 80  # characters of a run's or a recording's name
@@ -108,7 +108,7 @@ class RunSummary:
         found = []
         for path in self.run.samples_folder.glob("*.wav"):
             if (name := SAMPLE_NAME.fullmatch(path.name)) and path.is_file():
-                found.append(Sample(int(name[1]), float(name[2]), self.run.inside(f"samples/{path.name}")))
+                found.append(Sample(int(name[1]), float(name[2]), self.run.safe_join(f"samples/{path.name}")))
         return sorted(found, key=lambda sample: (sample.step, sample.temperature))
 
     @property
@@ -148,7 +148,7 @@ class RunSummary:
 
         try:
             newest = self.run.checkpoints()[-1]
-            tensors = read_tensor_info(self.run.inside(newest.relative_to(self.run.path)))
+            tensors = read_tensor_info(self.run.safe_join(newest.relative_to(self.run.path)))
         except (IndexError, OSError, InputError):
             return None
         excluded = NOT_PARAMETERS if self.kind.is_frames else ()

@@ -17,7 +17,7 @@ from bytecodec.containers.headers import riff_chunks
 from bytecodec.containers.libsndfile import silent_stderr
 from bytecodec.containers.part import read_at
 from bytecodec.errors import InputError
-from bytecodec.recording import Pass
+from bytecodec.recording import RecordingPass
 from charrnn.viz.curves import OnMessage, OnProgress, ignore
 
 Floats = NDArray[np.float32]
@@ -64,7 +64,7 @@ def read_sound(path: Path, on_message: OnMessage = ignore) -> tuple[Floats, int]
     the file is not a recording, contains no sound, or is damaged in the middle.
     """
     with path.open("rb") as file:
-        reading = Pass(file, str(path))
+        reading = RecordingPass(file, str(path))
         samples = np.concatenate(list(reading.blocks(reading.first.rate)))
     for message in reading.messages:
         on_message(f"{path} {message}")
@@ -83,7 +83,7 @@ def picture_of_file(
     import soundfile
 
     with path.open("rb") as file:
-        if Pass(file, str(path)).is_simple:
+        if RecordingPass(file, str(path)).is_simple:
             with contextlib.suppress(soundfile.LibsndfileError), silent_stderr():
                 return _picture_by_seeking(path, file, columns, on_progress)
     samples, rate = read_sound(path, on_message)

@@ -16,11 +16,11 @@ import numpy as np
 
 from bytecodec.errors import InputError
 from bytecodec.pcm import floats_to_int16
-from charrnn.viz import film
-from charrnn.viz.clips import Part, part_of
+from charrnn.viz import video_frames
 from charrnn.viz.curves import OnProgress, ignore
-from charrnn.viz.film import Frame, Layout
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
+from charrnn.viz.video_clips import Part, part_of
+from charrnn.viz.video_frames import Frame, Layout
 
 TITLE, SETTINGS, END = 3.0, 5.0, 5.0  # seconds of each kind of card
 SOUND_RATE = 44100  # Hz; all players support it
@@ -82,18 +82,18 @@ def _frames(parts: Sequence[Part], layout: Layout, cards: Sequence[int], fps: in
     sounds = sum(len(part.clips) for part in parts)
     lines = [f"{count} network{'s' * (count > 1)}, {sounds} sample{'s' * (sounds > 1)} in the order of training"]
     lines.append("each sampled from a checkpoint of the network")
-    yield from itertools.repeat(film.title_card(layout, title, lines), cards[0])
+    yield from itertools.repeat(video_frames.title_card(layout, title, lines), cards[0])
     for number, part in enumerate(parts, 1):
         heading = f"network {number} of {count}" if count > 1 else "the network"
-        yield from itertools.repeat(film.run_card(layout, part, heading), cards[1])
+        yield from itertools.repeat(video_frames.run_card(layout, part, heading), cards[1])
         yield from _clips(part, layout, fps)
-    yield from itertools.repeat(film.end_card(layout, parts), cards[2])
+    yield from itertools.repeat(video_frames.end_card(layout, parts), cards[2])
 
 
 def _clips(part: Part, layout: Layout, fps: int) -> Iterator[Frame]:
-    graph, panel = film.LossGraph(layout, part), film.SoundPanel(layout, part, fps)
+    graph, panel = video_frames.LossGraph(layout, part), video_frames.SoundPanel(layout, part, fps)
     for clip in part.clips:
-        pen = film.captions(layout, part, clip)
+        pen = video_frames.captions(layout, part, clip)
         graph.labels(pen)
         frame = pen.frame()
         for number in range(clip.frames):
@@ -106,8 +106,8 @@ def _with_progress(frames: Iterator[Frame], layout: Layout, total: int, on_progr
     """Draw a progress bar on each frame."""
     left, top, right, bottom = layout.progress
     for number, frame in enumerate(frames, 1):
-        frame[top:bottom] = film.rgb(film.THEME.grid)
-        frame[top:bottom, left : left + (right - left) * number // total] = film.rgb(film.THEME.faint)
+        frame[top:bottom] = video_frames.rgb(video_frames.THEME.grid)
+        frame[top:bottom, left : left + (right - left) * number // total] = video_frames.rgb(video_frames.THEME.faint)
         yield frame
         on_progress(1)
 

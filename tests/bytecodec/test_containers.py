@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from bytecodec import InputError, read_blocks
-from bytecodec.containers.libsndfile import View, silent_stderr
+from bytecodec.containers.libsndfile import PartFile, silent_stderr
 from bytecodec.containers.repair import find_parts
 
 RATE = 11025
@@ -145,7 +145,7 @@ def test_a_length_that_wrapped_around_at_4_gib_is_corrected(tmp_path):
             (part,) = find_parts(file, file.tell())
             assert (part.begin, part.end) == (44, 2**32 + 1000 + 44)
             assert "4 GiB" in part.messages[0]
-            sound = soundfile.SoundFile(View(file, part))
+            sound = soundfile.SoundFile(PartFile(file, part))
             assert sound.frames == (2**32 + 1000) // 2
 
 
@@ -353,12 +353,12 @@ def test_messages_are_not_lost_while_the_decoder_is_silent(capfd):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals")
 def test_a_signal_within_a_part_is_not_lost(monkeypatch):
-    original = View.readinto
+    original = PartFile.readinto
 
     def interrupted(view, buffer):
         signal.raise_signal(signal.SIGINT)
         return original(view, buffer)
 
-    monkeypatch.setattr(View, "readinto", interrupted)
+    monkeypatch.setattr(PartFile, "readinto", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(recording("WAV", "PCM_16") * 2)

@@ -113,7 +113,7 @@ def test_a_default_run_is_named_after_any_input_in_plain_characters():
 def test_pictures_show_names_as_text(capfdbinary):
     pytest.importorskip("matplotlib")
     from charrnn.commands.plot import charrnn_plot
-    from charrnn.viz.plots import drawable
+    from charrnn.viz.plots import escape_missing_glyphs
 
     formula = NAMES["formula"]
     Path("columns.csv").write_text(f"{formula},_{formula},{NAMES['emoji']}\n1,2,3\n2,3,4\n")
@@ -123,7 +123,7 @@ def test_pictures_show_names_as_text(capfdbinary):
         text = " ".join(ElementTree.parse(output).getroot().itertext())
         assert printable(title) in text
         for name in NAMES.values() if number == 0 else ():
-            assert drawable(printable(name, 80)) in text
+            assert escape_missing_glyphs(printable(name, 80)) in text
     for output in ("c.svg", "c.png"):
         columns = ["--x", formula, "--y", f"_{formula},{NAMES['emoji']}"]
         assert charrnn_plot(["columns.csv", *columns, "-o", output, "--title", NAMES["CJK"]]) == 0

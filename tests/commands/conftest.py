@@ -51,7 +51,7 @@ def frame_recordings(tmp_path_factory):
 
 def set_short_rounds(patch):
     patch.setattr("charrnn.frames.noise.MIN_ROUND_SAMPLES", 200)
-    patch.setattr("charrnn.frames.noise.FREE_PASSES", 60)
+    patch.setattr("charrnn.frames.noise.MAX_GENERATED_PASSES", 60)
 
 
 @pytest.fixture

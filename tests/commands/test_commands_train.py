@@ -14,11 +14,9 @@ from safetensors.numpy import load_file
 from train_command import LEARNING, SMALL, assert_same_run, config, error, newest_weights, rows, train, write_sound
 
 import bytecodec
-from charrnn.commands import train_flags
 from charrnn.commands.train import charrnn_train
 from charrnn.cuda import backends
-from charrnn.models import cells
-from charrnn.training.recipe import RECIPES
+from charrnn.training.recipe import RECIPES, Settings
 
 TEXT = "Žluťoučký kůň úpěl ďábelské ódy. 你好世界。\n"
 
@@ -171,12 +169,6 @@ def test_samples_are_written_at_each_checkpoint_and_do_not_change_the_training()
 # Network and settings
 
 
-def test_the_command_line_has_the_cells_of_the_package():
-    assert list(cells.CELLS) == list(train_flags.CELLS)
-    without = {name for name, cell in cells.CELLS.items() if "forget_bias" not in cell.OPTIONS}
-    assert without == set(train_flags.WITHOUT_FORGET_GATES)
-
-
 def test_forget_biases_are_those_of_the_command_line():
     for bias in ("uniform", "-3"):
         flags = ["--forget-bias", bias, "--max-iterations", "1", "--run-dir", bias.strip("-")]
@@ -193,7 +185,8 @@ def test_a_recipe_provides_the_settings_that_are_not_given(recipe):
         "sound.txt", *SMALL, "--max-iterations", "3", "--recipe", recipe, "--learning-rate", "0.125", "--run-dir", "r"
     )
     expected = {"recipe": recipe, **RECIPES[recipe], "learning_rate": 0.125, "batch_size": 4, "seq_length": 8}
-    assert {name: config("r")["training"][name] for name in expected} == expected
+    settings = Settings.from_json(config("r")["training"])
+    assert {name: getattr(settings, name) for name in expected} == expected
 
 
 def test_init_from_starts_a_new_run_with_old_weights_on_other_data(capsys):
@@ -241,7 +234,7 @@ def test_without_a_gpu_the_backend_is_torch_and_the_kernel_is_rejected(capsys):
 def test_the_backend_is_chosen_once_and_stored_in_the_config(monkeypatch):
     requests = []
     with monkeypatch.context() as patch:
-        patch.setattr(backends, "choose", lambda name, *args, **options: requests.append(name) or "kernel")
+        patch.setattr(backends, "choose_backend", lambda name, *args, **options: requests.append(name) or "kernel")
         train("sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "r")
     assert config("r")["training"]["gpu_layers"] == "kernel"
     train("--resume", "r", "--max-iterations", "4")

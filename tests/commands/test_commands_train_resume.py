@@ -15,9 +15,9 @@ import pytest
 from train_command import FRAMES, SMALL, assert_same_run, config, error, interrupted_at, rows, train, write_sound
 
 from bytecodec.errors import InputError
-from charrnn.commands import train_flags
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
+from charrnn.models.config import CELLS
 from charrnn.storage.run_dir import Run
 from charrnn.training.trainer import Trainer
 
@@ -39,7 +39,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(stop_at):
     assert_same_run("whole", "parts")
 
 
-@pytest.mark.parametrize(("cell", "precision"), [*((cell, "fp32") for cell in train_flags.CELLS), ("lstmp", "bf16")])
+@pytest.mark.parametrize(("cell", "precision"), [*((cell, "fp32") for cell in CELLS), ("lstmp", "bf16")])
 def test_every_cell_learns_resumes_exactly_and_samples_from_a_saved_state(cell, precision):
     flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6"]
     flags += ["--learning-rate", "0.02", "--max-iterations", "12", "-q"]
@@ -125,7 +125,7 @@ def test_a_run_that_moves_to_a_gpu_chooses_its_backend_again(monkeypatch, device
     monkeypatch.setattr("charrnn.runtime.choose_device", lambda name: "cuda")
     monkeypatch.setattr("charrnn.runtime.select_gpu", lambda name: None)
     monkeypatch.setattr("torch.nn.Module.to", lambda model, device: model)
-    monkeypatch.setattr("charrnn.cuda.backends.choose", choose)
+    monkeypatch.setattr("charrnn.cuda.backends.choose_backend", choose)
     assert charrnn_train(["--resume", "r", "--device", "cuda", "--max-iterations", "4", "-q"]) == 1
     assert requests == [requested]
 

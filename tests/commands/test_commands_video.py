@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 from charrnn.commands.video import charrnn_video
 from charrnn.storage.run_dir import Run
-from charrnn.viz import clips, film, run_summary, video
+from charrnn.viz import run_summary, video, video_clips, video_frames
 
 FPS = 30
 needs_ffmpeg = pytest.mark.skipif(
@@ -55,11 +55,11 @@ def test_sound_and_picture_are_in_sync_within_a_frame(mine, write_wav, tone):
     for name in ("mine", "second"):
         for path in sorted(Path(name, "samples").glob("*.wav")):
             write_wav(path, np.concatenate((np.full(next(silences), 128, np.uint8), tone[:4000])))
-    layout = film.Layout(640, 360)
+    layout = video_frames.Layout(640, 360)
     assert charrnn_video(["mine", "second", "-o", "a.mp4", "--size", "640x360", "-q"]) == 0
     frames, sound = read_film("a.mp4", layout)
     left, top, right, bottom = layout.wave
-    now = left + round(film.NOW * (right - left))
+    now = left + round(video_frames.SAMPLE_POSITION * (right - left))
     quarter = (bottom - top) // 4  # above and below the middle, where silence is a line
     lit = frames[:, top + quarter : top + quarter + 14, now + 2 : now + 6].max(axis=(1, 2, 3)) > 128
     lit |= frames[:, bottom - quarter - 14 : bottom - quarter, now + 2 : now + 6].max(axis=(1, 2, 3)) > 128
@@ -87,7 +87,7 @@ def test_the_video_is_1280_by_720_at_30_frames_per_second_with_sound(mine, capfd
     assert (picture["codec_name"], picture["pix_fmt"]) == ("h264", "yuv420p")
     assert (sound["codec_name"], sound["sample_rate"]) == ("aac", "44100")
     cards = 3 * 0.2
-    assert float(picture["duration"]) == pytest.approx(cards + 2 * (1 + clips.GAP), abs=0.1)
+    assert float(picture["duration"]) == pytest.approx(cards + 2 * (1 + video_clips.GAP), abs=0.1)
     assert sorted(os.listdir()) == ["evolution.mp4", "mine"]
 
 
@@ -100,35 +100,37 @@ def test_runs_at_different_rates_become_one_video(mine, write_wav, tone):
         write_wav(path, tone, 22050)
     flags = ["--size", "320x180", "--fps", "10", "--checkpoints", "newest", "-o", "a.mp4"]
     assert charrnn_video(["mine", "high", *flags]) == 0
-    frames, sound = read_film("a.mp4", film.Layout(320, 180))
+    frames, sound = read_film("a.mp4", video_frames.Layout(320, 180))
     assert len(frames) == 4 * 2 + 4 * (10 + 3)
     assert len(sound) / 44100 == pytest.approx(len(frames) / 10, abs=0.1)
 
 
 def frames_of(summary, samples, size=(640, 360)):
     """Return the part of a run and its frames."""
-    part = clips.part_of(summary, "name", samples, FPS, 0)
-    return part, [frame.copy() for frame in video._clips(part, film.Layout(*size), FPS)]
+    part = video_clips.part_of(summary, "name", samples, FPS, 0)
+    return part, [frame.copy() for frame in video._clips(part, video_frames.Layout(*size), FPS)]
 
 
 def test_the_loss_graph_scrolls_to_each_checkpoint_during_its_clip(mine, write_wav, tone):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", tone[:2205])
     summary = run_summary.RunSummary(mine)
-    part = clips.part_of(summary, "name", summary.samples, FPS, 0)
+    part = video_clips.part_of(summary, "name", summary.samples, FPS, 0)
     assert [clip.before for clip in part.clips] == [0, 100, 200, 300]
     assert part.clips[0].frames < part.clips[1].frames  # the same distance, in less time
     seen = []
-    layout = film.Layout(640, 360)
-    graph = film.LossGraph(layout, part)
+    layout = video_frames.Layout(640, 360)
+    graph = video_frames.LossGraph(layout, part)
     frame = np.zeros((360, 640, 3), np.uint8)
     for step in (0, 200, 400):
         graph.show(frame, step)
         left, top, right, bottom = layout.loss
-        line = (frame[top:bottom, left:right] == film.rgb(film.THEME.ink)).all(axis=(0, 2))
+        line = (frame[top:bottom, left:right] == video_frames.rgb(video_frames.THEME.ink)).all(axis=(0, 2))
         seen.append(int(np.flatnonzero(line).mean()))
     assert seen[0] < 3
     assert seen[0] < seen[1] <= seen[2]
-    assert seen[2] >= right - left - 3 or seen[2] == pytest.approx(film.HERE * (right - left), abs=2)
+    assert seen[2] >= right - left - 3 or seen[2] == pytest.approx(
+        video_frames.ITERATION_POSITION * (right - left), abs=2
+    )
 
 
 def test_the_waveform_is_shown_before_it_is_audible(mine, write_wav, tone):
@@ -137,8 +139,8 @@ def test_the_waveform_is_shown_before_it_is_audible(mine, write_wav, tone):
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 128, np.uint8))
     summary = run_summary.RunSummary(mine)
     part, frames = frames_of(summary, summary.samples)
-    left, top, right, bottom = film.Layout(640, 360).wave
-    now = left + round(film.NOW * (right - left))
+    left, top, right, bottom = video_frames.Layout(640, 360).wave
+    now = left + round(video_frames.SAMPLE_POSITION * (right - left))
     before = frames[part.clips[1].first - FPS // 2][top : top + (bottom - top) // 3]
     assert before[:, now + 8 : right].max() > 100  # half a second before the tone it is to the right of the line
     assert before[:, left : now - 8].max() < 100
@@ -150,10 +152,10 @@ def test_the_spectrum_has_its_peak_at_the_tone(mine, write_wav):
         write_wav(path, (128 + 60 * np.sin(2 * np.pi * 1000 * t)).astype(np.uint8))
     summary = run_summary.RunSummary(mine)
     _, frames = frames_of(summary, summary.samples[:1])
-    left, top, right, bottom = film.Layout(640, 360).spectrum
-    lit = (frames[15][top:bottom, left:right] == film.rgb(film.THEME.colors[0])).all(axis=2).sum(axis=0)
+    left, top, right, bottom = video_frames.Layout(640, 360).spectrum
+    lit = (frames[15][top:bottom, left:right] == video_frames.rgb(video_frames.THEME.colors[0])).all(axis=2).sum(axis=0)
     place = lit.argmax() / (right - left)
-    half = film.window_length(11025) // 2
+    half = video_frames.window_length(11025) // 2
     assert place == pytest.approx(np.log(1000 / 5512.5 * half / 2) / np.log(half / 2), abs=0.06)
 
 
@@ -161,9 +163,9 @@ def test_only_loud_noise_is_attenuated(mine, write_wav):
     write_wav(mine.samples_folder / "00000200_t0.80.wav", np.random.default_rng(0).integers(0, 256, 11025, np.uint8))
     write_wav(mine.samples_folder / "00000200_t1.00.wav", np.full(11025, 130, np.uint8))
     summary = run_summary.RunSummary(mine)
-    part = clips.part_of(summary, "name", summary.samples[:2], FPS, 0)
+    part = video_clips.part_of(summary, "name", summary.samples[:2], FPS, 0)
     loud, quiet = part.sound[:11025], part.sound[part.clips[1].first * 11025 // FPS + 1 :]
-    assert np.sqrt(np.mean(loud**2)) == pytest.approx(clips.MAX_LEVEL, rel=0.01)
+    assert np.sqrt(np.mean(loud**2)) == pytest.approx(video_clips.MAX_LEVEL, rel=0.01)
     assert quiet.max() == pytest.approx(2 / 128)
     assert len(part.sound) == pytest.approx(part.frames * 11025 / FPS, abs=1)
 
@@ -171,18 +173,18 @@ def test_only_loud_noise_is_attenuated(mine, write_wav):
 def test_every_card_and_caption_fits_at_any_size(mine):
     mine.write_config({**mine.config(), "inputs": ["a very long name of a recording " * 5 + ".wav"] * 9})
     summary = run_summary.RunSummary(mine)
-    part = clips.part_of(summary, "a name that is long, too " * 4, summary.samples, FPS, 0)
+    part = video_clips.part_of(summary, "a name that is long, too " * 4, summary.samples, FPS, 0)
     for size in ((1280, 720), (320, 180), (720, 1280)):
-        layout = film.Layout(*size)
+        layout = video_frames.Layout(*size)
         pictures = [
-            film.title_card(layout, "A title that is much too long for a card of this size" * 2, ["words"]),
-            film.run_card(layout, part, "network 1 of 1"),
-            film.end_card(layout, [part] * 9),
-            film.captions(layout, part, part.clips[0]).frame(),
+            video_frames.title_card(layout, "A title that is much too long for a card of this size" * 2, ["words"]),
+            video_frames.run_card(layout, part, "network 1 of 1"),
+            video_frames.end_card(layout, [part] * 9),
+            video_frames.captions(layout, part, part.clips[0]).frame(),
         ]
         for picture in pictures:
             assert picture.shape == (size[1], size[0], 3)
-            assert (picture[:, -1] == film.rgb(film.THEME.paper)).all()
+            assert (picture[:, -1] == video_frames.rgb(video_frames.THEME.paper)).all()
 
 
 def test_a_missing_ffmpeg_is_reported(mine, monkeypatch, capsys):
@@ -229,7 +231,7 @@ def test_ctrl_c_ends_ffmpeg_and_leaves_no_file(mine, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    monkeypatch.setattr(film, "run_card", interrupt)
+    monkeypatch.setattr(video_frames, "run_card", interrupt)
     assert charrnn_video(["mine", "-o", "a.mp4"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert os.listdir() == ["mine"]

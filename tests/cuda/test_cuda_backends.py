@@ -9,7 +9,7 @@ import torch
 from kernel_stand_in import exact, put_kernel
 
 from bytecodec.errors import InputError
-from charrnn.cuda.backends import Backend, choose
+from charrnn.cuda.backends import Backend, choose_backend
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
 from charrnn.training.recipe import GPU_LAYERS, Settings
@@ -91,7 +91,7 @@ def chosen(requested, *, device="cuda", cell="lstm", precision="bf16", processes
     before = [p.clone() for p in model.parameters()]
     options = {"device": device, "precision": precision, "processes": processes, "quiet": False}
     try:
-        return choose(requested, previous, model, lambda: BATCH, **options)
+        return choose_backend(requested, previous, model, lambda: BATCH, **options)
     finally:
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         assert all(p.grad is None for p in model.parameters())

@@ -14,7 +14,7 @@ from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
-from charrnn.data.inputs import opened
+from charrnn.data.inputs import prepare_input
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_named_pipe_is_read_like_a_file():
 def test_a_device_is_rejected(capsys):
     if not Path("/dev/zero").exists():
         pytest.skip("no devices here")
-    with pytest.raises(InputError, match="/dev/zero is a device"), opened("/dev/zero"):
+    with pytest.raises(InputError, match="/dev/zero is a device"), prepare_input("/dev/zero"):
         pass
 
 

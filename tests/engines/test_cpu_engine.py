@@ -239,7 +239,7 @@ def test_the_number_of_threads_is_the_one_that_was_faster_recently(monkeypatch):
     autotuner = autotune.ThreadAutotuner(0)
 
     def block(seconds):
-        with autotuner.measured(10) as threads:
+        with autotuner.measure(10) as threads:
             clock[0] += seconds[threads]
         return threads
 

@@ -17,7 +17,7 @@ from charrnn.engines import arrays, eager
 from charrnn.engines.cpu import library as cpu_library
 from charrnn.engines.eager import EagerEngine
 from charrnn.engines.factory import ONNX_STREAMS
-from charrnn.engines.onnx import OnnxEngine, choose
+from charrnn.engines.onnx import OnnxEngine, choose_symbols
 from charrnn.models.char_rnn import ModelConfig
 
 pytest.importorskip("onnx")
@@ -66,8 +66,10 @@ def test_in_int8_a_stream_depends_neither_on_other_streams_nor_on_pieces(model):
 )
 def test_it_chooses_as_the_eager_engine_does(logits, u, temperature):
     u = np.array(u) / 2**24
-    own = choose(logits, u, temperature)
-    there = [eager.choose(torch.from_numpy(logits), torch.from_numpy(u + e), temperature) for e in (-1e-13, 0, 1e-13)]
+    own = choose_symbols(logits, u, temperature)
+    there = [
+        eager.choose_symbols(torch.from_numpy(logits), torch.from_numpy(u + e), temperature) for e in (-1e-13, 0, 1e-13)
+    ]
     assert (own == np.stack(there)).any(axis=0).all()  # rounding may differ exactly at a border
 
 

@@ -31,7 +31,7 @@ class Gain(FrameRNN):
     factor = 1.0
 
     def forward(self, x, state):
-        return self.factor * self.table(x)[..., -1], None, state
+        return self.factor * self.step_inputs(x)[..., -1], None, state
 
 
 def gain(factor, level=1.0):
@@ -41,11 +41,11 @@ def gain(factor, level=1.0):
     return model
 
 
-def read(stream, count, most=2**62):
-    """Return ``count`` samples, which are read in pieces of ``most``."""
+def read(stream, count, max_samples=2**62):
+    """Return ``count`` samples, which are read in pieces of ``max_samples``."""
     pieces = []
     while count:
-        pieces.append(stream.read(min(most, count)))
+        pieces.append(stream.read(min(max_samples, count)))
         count -= len(pieces[-1])
     return np.concatenate(pieces)
 
@@ -84,9 +84,9 @@ def test_samples_beyond_full_scale_are_limited_and_counted_and_do_not_wrap():
 def test_samples_do_not_depend_on_the_pieces_in_which_they_are_read(loss, pieces):
     model = network(loss=loss)
     stream, cut = FrameStream(model, seed=3), []
-    for most in pieces:
-        cut.append(stream.read(most))
-        assert 1 <= len(cut[-1]) <= most
+    for max_samples in pieces:
+        cut.append(stream.read(max_samples))
+        assert 1 <= len(cut[-1]) <= max_samples
     assert np.array_equal(np.concatenate(cut), read(FrameStream(model, seed=3), sum(map(len, cut))))
 
 
@@ -158,7 +158,7 @@ class Inverting(FrameRNN):
     """A network that predicts -0.7 times the sound of T samples ago."""
 
     def forward(self, x, state):
-        newest = self.table(x)[..., -1]
+        newest = self.step_inputs(x)[..., -1]
         return -0.7 * newest, torch.full_like(newest, 0.01), state
 
 
@@ -168,7 +168,7 @@ def test_feedback_that_makes_a_network_too_loud_is_corrected_to_the_recordings_l
     model.window.copy_(torch.from_numpy(recording[: TAPS * 2000] / np.float32(32768)))
     level = np.std(recording) / 32768
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_noise, "FREE_ROUNDS", 0)
+        patch.setattr(frame_noise, "MAX_ROUNDS", 0)
         frame_noise.shape_noise(model, recording)
     uncorrected = np.std(read(FrameStream(model), 60_000)[20_000:]) / level
     frame_noise.shape_noise(model, recording)

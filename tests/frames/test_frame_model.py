@@ -41,12 +41,12 @@ def windows(model, samples, rows=1, steps=None):
 def test_step_1_predicts_sample_4001_from_samples_1_101_to_3901():
     model = FrameRNN(FrameConfig(rnn_size=2, layers=1, taps=40, spacing=100))
     x, y = windows(model, np.arange(1, 4201, dtype=np.int16)).at(0, 100)
-    table = model.table(torch.from_numpy(x))
-    assert table.shape == (1, 100, 40)
-    assert table[0, 0].tolist() == list(range(1, 3902, 100))
+    inputs = model.step_inputs(torch.from_numpy(x))
+    assert inputs.shape == (1, 100, 40)
+    assert inputs[0, 0].tolist() == list(range(1, 3902, 100))
     assert y[0, 0] == 4001
     assert y[0].tolist() == list(range(4001, 4101))
-    assert torch.equal(table[0].T.flatten(), torch.from_numpy(x[0]))  # the window, column by column
+    assert torch.equal(inputs[0].T.flatten(), torch.from_numpy(x[0]))  # the window, column by column
 
 
 @given(taps=st.integers(1, 5), spacing=st.integers(1, 7), rows=st.integers(1, 4), n=st.integers(0, 300))
@@ -57,7 +57,7 @@ def test_every_target_is_predicted_from_the_samples_t_2t_to_nt_before_it(taps, s
     targets = []
     for position in range(0, batches.row_length, spacing):
         x, y = batches.at(position, spacing)
-        seen = model.table(torch.from_numpy(x)).numpy()
+        seen = model.step_inputs(torch.from_numpy(x)).numpy()
         assert np.array_equal(seen, y[..., None] - spacing * np.arange(taps, 0, -1))
         targets.append(y)
     x, y = batches.rest()
@@ -85,7 +85,7 @@ def test_a_forward_pass_equals_its_steps(cell, loss):
     model = network(cell=cell, loss=loss)
     x = torch.from_numpy(SAMPLES[None, :40].astype(np.float32) / frame_model.FULL_SCALE)
     means, variances, state = model(x, model.initial_state(1))
-    y = model.table(x) / model.unit
+    y = model.step_inputs(x) / model.unit
     expected = model.initial_state(1)
     for layer, layer_state in zip(model.layers, expected, strict=False):
         y, _ = unrolled(layer, y, layer_state)

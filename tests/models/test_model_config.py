@@ -20,3 +20,5 @@ def test_the_cells_have_the_same_names():
     assert list(config.CELLS) == list(cells.CELLS)
     assert set(config.PROJECTED_CELLS) == {name for name, cell in cells.CELLS.items() if "proj_size" in cell.OPTIONS}
     assert set(config.RECURRENT_OUTPUT_CELLS) == set(cells.OUTPUTS)
+    without = {name for name, cell in cells.CELLS.items() if "forget_bias" not in cell.OPTIONS}
+    assert set(config.WITHOUT_FORGET_GATES) == without

@@ -58,7 +58,7 @@ def make_runs(patch):
     t = np.arange(RATE) / RATE
     sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
     patch.setattr(frame_noise, "MIN_ROUND_SAMPLES", 20)
-    patch.setattr(frame_noise, "FREE_PASSES", 8)
+    patch.setattr(frame_noise, "MAX_GENERATED_PASSES", 8)
     soundfile.write("sound.wav", sound.astype(np.int16), RATE, subtype="PCM_16")
     Path("poem.txt").write_text("O rose, thou art sick! " * 40)
     for name, kind in KINDS.items():

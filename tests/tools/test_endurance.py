@@ -61,7 +61,7 @@ def test_a_log_with_a_fault_is_detected(endurance, tmp_path, rows):
     lines = (",".join([*row.split(","), *["0.5"] * (len(LOG_COLUMNS) - 1 - row.count(","))]) for row in rows)
     log.write_text("\n".join([",".join(LOG_COLUMNS), *lines]) + "\n", encoding="utf-8")
     with pytest.raises((AssertionError, ValueError)):
-        endurance.checked_log(log)
+        endurance.check_log(log)
 
 
 def test_growing_memory_is_detected(endurance):

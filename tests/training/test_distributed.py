@@ -54,12 +54,12 @@ def operations(world):
     """Return the results of a process of a group in each collective operation."""
     size, rank = world.size, world.rank
     tensors = [torch.full((2, 3), float(rank)), torch.tensor(rank + 0.5), torch.arange(5.0) * 10**rank]
-    world.average(tensors, (rank + 1) / sum(range(1, size + 1)))
+    world.all_reduce_weighted_mean(tensors, (rank + 1) / sum(range(1, size + 1)))
     own = slice(rank * 4 // size, (rank + 1) * 4 // size)
     whole = torch.arange(8.0).reshape(4, 2)
     gathered = world.gather_state(((whole[own], -whole[own]), (whole[own].bfloat16(),)))
     return {
-        "average": [t.tolist() for t in tensors],
+        "weighted_mean": [t.tolist() for t in tensors],
         "gathered": [[t.tolist() for t in layer] for layer in gathered],
         "dtype": str(gathered[1][0].dtype),
         "numbers": [world.all_reduce_max(rank), world.all_reduce_sum(rank + 1), world.broadcast(rank + 7)],
@@ -177,7 +177,7 @@ def test_collective_operations_give_the_same_in_all_processes(group, size):
     ]
     losses = [evaluate(tiny_model(), text(n)) for n in LENGTHS]  # of a single process
     for found in group(size)[1]:
-        assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(found["average"], expected, strict=True))
+        assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(found["weighted_mean"], expected, strict=True))
         assert found["numbers"] == [size - 1, size * (size + 1) / 2, 7]
         assert found["flags"] == [True, False]
         assert found["losses"] == pytest.approx(losses, rel=1e-6)
@@ -229,7 +229,7 @@ def test_more_than_a_bucket_is_averaged_in_several(monkeypatch):
     group._torch = torch
     group._distributed = SimpleNamespace(all_reduce=lambda flat: sizes.append(len(flat)))
     tensors = [torch.full((n,), 2.0) for n in (1, 1, 1, 5, 2, 2, 1)]
-    group.average(tensors, 0.5)
+    group.all_reduce_weighted_mean(tensors, 0.5)
     assert sizes == [3, 5, 4, 1]
     assert all((tensor == 1).all() for tensor in tensors)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.training.recipe import RECIPES, Settings, learning_rate
+from charrnn.training.recipe import JSON_KEYS, RECIPES, Settings, learning_rate
 
 COSINE = Settings(schedule="cosine", learning_rate=0.01)
 
@@ -17,15 +17,23 @@ def test_the_recipe_torch_rnn_has_its_settings():
     assert (settings.learning_rate, settings.schedule) == (2e-3, "steps")
     assert (settings.lr_decay_every, settings.lr_decay_factor) == (5, 0.5)
     assert (settings.grad_clip, settings.clip) == (5, "value")
-    assert settings.warmup == settings.weight_decay == settings.early_stop == settings.average == 0
+    assert settings.warmup == settings.weight_decay == settings.early_stop == settings.ema_decay == 0
     assert settings.beta2 == 0.999
-    assert not settings.smooth
+    assert not settings.smooth_init
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_settings_of_a_recipe_are_the_same_after_config_json(name):
     settings = Settings(recipe=name, **RECIPES[name])
-    assert Settings(**settings.to_json()) == settings
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+def test_config_json_keeps_the_keys_of_renamed_fields_and_has_no_others():
+    stored = Settings(smooth_init=True, ema_decay=0.5).to_json()
+    assert (stored["smooth"], stored["average"]) == (True, 0.5)
+    for name in JSON_KEYS:
+        with pytest.raises(TypeError, match=name):
+            Settings.from_json({name: 0})
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,7 @@ def test_the_warm_up_of_a_short_run_is_at_most_a_twentieth_of_it():
         ({"gpu_layers": "auto"}, "gpu_layers"),
         ({"batch_size": True}, "batch_size"),
         ({"weight_decay": "much"}, "weight_decay"),
-        ({"average": 1}, "average"),
+        ({"ema_decay": 1}, "average"),
         ({"max_minutes": "soon"}, "max_minutes"),
         ({"precision": "int4"}, "int4"),
     ],

@@ -178,7 +178,7 @@ def test_early_stop_ends_after_that_many_validations_without_a_new_best(tmp_path
     assert made.state.iteration < made.iterations
     assert len(found) - 1 - found.index(min(found)) == limit
     again = finish(tmp_path, made.settings)  # resuming does not train further
-    assert (again.listeners[0].rows, again.stale) == ([], limit)
+    assert (again.listeners[0].rows, again.validations_since_best) == ([], limit)
 
 
 # Files
@@ -202,7 +202,7 @@ def test_the_logs_have_a_row_per_iteration_and_a_row_per_validation(tmp_path):
 
 
 def test_checkpoints_have_the_weights_that_were_validated_and_their_loss(tmp_path):
-    finish(tmp_path, changed(average=0.9))
+    finish(tmp_path, changed(ema_decay=0.9))
     for row in read_rows(tmp_path / "val.csv"):
         found = files.load(Run(tmp_path).checkpoint_file(int(row["iteration"])))
         assert evaluation.evaluate(found.model, PARTS["val"]) == pytest.approx(float(row["val_loss"]), rel=1e-6)

@@ -104,9 +104,9 @@ def test_rolling_equals_numpys_average_of_each_window(ys, window, kind):
 
 def test_a_line_has_one_point_per_column_and_both_ends():
     points = Curve(np.arange(1000.0), np.zeros(1000))
-    rows = curves.thinned(points, np.linspace(0, 999, 11))
+    rows = curves.thin_curve(points, np.linspace(0, 999, 11))
     assert (rows[0], rows[-1], len(rows)) == (0, 999, 12)
-    assert len(curves.thinned(points, np.linspace(0, 999, 901), limit=50)) == 50
+    assert len(curves.thin_curve(points, np.linspace(0, 999, 901), limit=50)) == 50
 
 
 def test_a_run_has_its_validations_and_flac(trained_run):

@@ -35,14 +35,14 @@ def training(preset: str, plain: bool) -> float:
     y = x[:, :spacing]
     model = FrameRNN(FrameConfig(units, layers, cell, taps=taps, spacing=spacing))
     lstm = nn.LSTM(taps, units, layers, batch_first=True, proj_size=projection)
-    output, table = nn.Linear(projection or units, 1), model.table(x / 32768)
+    output, inputs = nn.Linear(projection or units, 1), model.step_inputs(x / 32768)
     parameters = [*lstm.parameters(), *output.parameters()] if plain else list(model.parameters())
     optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=2e-3, fused=not plain)
     state = model.initial_state(rows)
 
     def iterate() -> None:
         if plain:
-            loss = nn.functional.mse_loss(output(lstm(table)[0])[..., 0], y / 32768)
+            loss = nn.functional.mse_loss(output(lstm(inputs)[0])[..., 0], y / 32768)
         else:
             loss = model.loss(x, y, state)[0]
         optimizer.zero_grad()

@@ -51,7 +51,7 @@ def train(args: Arguments, folder: Path) -> Result:
             memory.append(resident_bytes(process.pid))
         time.sleep(INTERVAL)
     assert process.returncode == 0, messages.read_text(encoding="utf-8")
-    elapsed = checked_log(made.log_file)
+    elapsed = check_log(made.log_file)
     tenth = len(elapsed) // 10
     first, last = elapsed[tenth] - elapsed[0], elapsed[-1] - elapsed[-1 - tenth]
     assert last <= SLOWDOWN * first, f"the first tenth took {first:.1f} s, the last one {last:.1f} s"
@@ -60,7 +60,7 @@ def train(args: Arguments, folder: Path) -> Result:
     return f"{len(elapsed):,} iterations; {growth(memory)}; {size}; {speed}"
 
 
-def checked_log(path: Path) -> list[float]:
+def check_log(path: Path) -> list[float]:
     """Return the elapsed seconds of a log; fail unless it has each iteration once, in order, with finite numbers."""
     elapsed = []
     with path.open(newline="", encoding="utf-8") as lines:

@@ -103,13 +103,13 @@ def checkpoints(folder: Path) -> Target:
     from charrnn.frames import generate as frame_generate
     from charrnn.frames import model as frame_model
     from charrnn.models.char_rnn import CharRNN
-    from charrnn.models.config import ModelConfig
+    from charrnn.models.config import CELLS, ModelConfig
     from charrnn.sampling import generate
     from charrnn.storage import checkpoint, checkpoint_format
 
     torch.set_num_threads(1)
     path, seeds, fields = folder / "seed", [], {"step": 3, "epoch": 0.5, "train_loss": 1.0, "val_loss": 1.5}
-    for cell in ("lstm", "lstmp", "lstmor", "gru", "rnn"):
+    for cell in CELLS:
         model = CharRNN(ModelConfig(4, 2, 3, 1, cell, layer_norm=cell == "gru"))
         made = checkpoint.Checkpoint(model, Vocab("abcd"), rate=11025, encoding="linear", **fields)  # type: ignore[arg-type]
         checkpoint.save(path, made)

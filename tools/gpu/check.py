@@ -167,9 +167,9 @@ def gradients(backend: str, setup: Setup) -> Figures:
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         reference = found("fp32", "torch")
-    least = 1e-3 * torch.stack([g.norm() for g in reference]).norm()  # below it a gradient is noise
+    minimum = 1e-3 * torch.stack([g.norm() for g in reference]).norm()  # below it a gradient is noise
     pairs = zip(found("bf16", backend), reference, strict=True)
-    worst = max(float((a - b).norm() / b.norm().clamp(min=least)) for a, b in pairs)
+    worst = max(float((a - b).norm() / b.norm().clamp(min=minimum)) for a, b in pairs)
     return {"ok": worst <= 0.025, "largest relative error": worst}
 
 

@@ -26,7 +26,7 @@ class ThreadAutotuner:
         self._seconds = dict.fromkeys(numbers, math.inf)  # per symbol
 
     @contextlib.contextmanager
-    def measured(self, symbols: int) -> Iterator[int]:
+    def measure(self, symbols: int) -> Iterator[int]:
         """Measure the time of a block of symbols; the value is the number of threads to use."""
         began = time.monotonic()
         due = [number for number, at in self._due.items() if at <= began]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, score_every_symbol
 from charrnn.engines.cpu.autotune import ThreadAutotuner
-from charrnn.engines.cpu.library import Work, chosen_variant, run
-from charrnn.engines.cpu.pack import Floats, PackedNetwork, grown
+from charrnn.engines.cpu.library import Work, choose_variant, run
+from charrnn.engines.cpu.pack import Floats, PackedNetwork, pad_with_zeros
 from charrnn.models.config import ModelConfig, map_state
 
 SCORE_ROWS = 64
@@ -35,7 +35,7 @@ class CpuEngine(Engine):
         threads: int = 0,
     ) -> None:
         super().__init__(config, streams)
-        self._variant = chosen_variant()
+        self._variant = choose_variant()
         self._packed = PackedNetwork(tensors, config, precision)
         self._autotuner = ThreadAutotuner(threads)
         self.reset()
@@ -61,7 +61,7 @@ class CpuEngine(Engine):
 
     def _score(self, ids: Ids) -> NDArray[np.float64]:
         pieces = [ids[start : start + SCORE_ROWS] for start in range(0, len(ids), SCORE_ROWS)]
-        states = (self._padded(self._zero_state(len(piece))) for piece in pieces)
+        states = (self._pad(self._zero_state(len(piece))) for piece in pieces)
         return np.concatenate([self._score_after(s, p[:, 0], p[:, 1:]) for s, p in zip(states, pieces, strict=True)])
 
     def _logits(self) -> NDArray[np.float64]:
@@ -78,13 +78,13 @@ class CpuEngine(Engine):
         return state, self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
-        self._streams = self._padded(state)
+        self._streams = self._pad(state)
         self._last = last
 
-    def _padded(self, state: EngineState) -> EngineState:
+    def _pad(self, state: EngineState) -> EngineState:
         """Return a copy of a state with the kernel's sizes."""
         sizes = (self._packed.outputs, self._packed.units)
-        return map_state(lambda array, size: grown(array, (len(array), size)), state, [sizes] * len(state))
+        return map_state(lambda array, size: pad_with_zeros(array, (len(array), size)), state, [sizes] * len(state))
 
     def _started(self) -> bool:
         return bool((self._last != NO_SYMBOL).all())
@@ -114,5 +114,5 @@ class CpuEngine(Engine):
             None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
         )
         work.temperature = temperature
-        with self._autotuner.measured(steps * n) as threads:
+        with self._autotuner.measure(steps * n) as threads:
             run(self._variant, self._packed.network, work, threads)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.engines.cpu.autotune import ThreadAutotuner
-from charrnn.engines.cpu.library import Layer, Matrix, Network, Work, chosen_variant, run
-from charrnn.engines.cpu.pack import KERNEL_CELLS, TILE, Packer, by_units, grown, padded, padded_units
+from charrnn.engines.cpu.library import Layer, Matrix, Network, Work, choose_variant, run
+from charrnn.engines.cpu.pack import KERNEL_CELLS, TILE, Packer, by_units, pad_with_zeros, padded_units, round_up
 from charrnn.models.cells import CELLS, GRU, LSTM, RNN, CellState
 from charrnn.models.char_rnn import Layers
 from charrnn.models.config import PROJECTED_CELLS
@@ -33,13 +33,13 @@ class CompiledLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.output_size = layer.output_size
-        self._variant = chosen_variant()
+        self._variant = choose_variant()
         self._autotuner = ThreadAutotuner(threads)
         self._packer = Packer()  # owner of the arrays at the kernel's addresses
         cell = NAMES[type(layer)]
         tensors = {name: tensor.detach().numpy() for name, tensor in layer.named_parameters()}
         units = padded_units(cell, layer.hidden_size)
-        outputs = padded(layer.output_size, TILE) if cell in PROJECTED_CELLS else units
+        outputs = round_up(layer.output_size, TILE) if cell in PROJECTED_CELLS else units
         self._layer = Layer(KERNEL_CELLS.index(cell), units, outputs)
         self._packer.pack_recurrent(self._layer, tensors, cell, 0)
         self._padded_sizes = (outputs, units)  # of h and c
@@ -57,13 +57,13 @@ class CompiledLayer(nn.Module):
         symbols = np.arange(n * steps).reshape(n, steps)  # rows of the table
         last, forced = symbols[:, 0].copy(), np.zeros_like(symbols)
         forced[:, :-1] = symbols[:, 1:]
-        arrays = [grown(s.numpy(), (n, size)) for s, size in zip(state, self._padded_sizes, strict=False)]
+        arrays = [pad_with_zeros(s.numpy(), (n, size)) for s, size in zip(state, self._padded_sizes, strict=False)]
         y = np.empty((n, steps, self._padded_sizes[0]), dtype=np.float32)
         network = Network(len(table), 1, 0, table.ctypes.data, None, ctypes.pointer(self._layer), Matrix(width=1))
         h, c = c_void_p(arrays[0].ctypes.data), c_void_p(arrays[-1].ctypes.data)
         work = Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
         work.forced, work.y = forced.ctypes.data, y.ctypes.data
-        with self._autotuner.measured(n * steps) as threads:
+        with self._autotuner.measure(n * steps) as threads:
             run(self._variant, network, work, threads)
         after = tuple(torch.from_numpy(a[:, : s.shape[1]].copy()) for a, s in zip(arrays, state, strict=True))
         return torch.from_numpy(y[..., : self.output_size]), after

@@ -93,7 +93,7 @@ def variants() -> dict[str, int]:
     return {name.decode(): i for i, name in enumerate(names) if lib.charrnn_available(i)}
 
 
-def chosen_variant() -> int:
+def choose_variant() -> int:
     """Return the number of the fastest variant, or of the one that the environment selects."""
     available = variants()
     name = os.environ.get(VARIANT_VARIABLE) or next(iter(available))

@@ -61,15 +61,15 @@ class PackedNetwork:
         self._config = config
         self._packer = Packer()
         self.units = padded_units(config.cell, config.rnn_size)
-        self.outputs = padded(config.proj_size, TILE) if config.proj_size else self.units
+        self.outputs = round_up(config.proj_size, TILE) if config.proj_size else self.units
         floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         self.network = self._pack(floats, *FORMATS[precision])
 
     def _pack(self, tensors: Mapping[str, Floats], input_format: int, recurrent_format: int) -> Network:
         config, packer = self._config, self._packer
         layers = (Layer * config.layers)()
-        size = padded(config.wordvec_size, LANES)
-        embedding = grown(tensors["embedding.weight"], (config.vocab_size, size))
+        size = round_up(config.wordvec_size, LANES)
+        embedding = pad_with_zeros(tensors["embedding.weight"], (config.vocab_size, size))
         network = Network(config.vocab_size, config.layers, size)
         for i, layer in enumerate(layers):
             part = f"layers.{i}."
@@ -87,12 +87,12 @@ class PackedNetwork:
             if config.layer_norm:
                 gain, offset = tensors[f"norms.{i}.weight"], tensors[f"norms.{i}.bias"]
                 layer.norm_size, layer.epsilon = len(gain), NORM_EPSILON
-                layer.gain = packer.address(grown(gain, (size,)))
-                layer.offset = packer.address(grown(offset, (size,)))
+                layer.gain = packer.address(pad_with_zeros(gain, (size,)))
+                layer.offset = packer.address(pad_with_zeros(offset, (size,)))
         if not network.table:
             network.embedding = packer.address(embedding)
-        rows = padded(config.vocab_size, TILE)
-        output = grown(tensors["output.weight"], (rows, size))
+        rows = round_up(config.vocab_size, TILE)
+        output = pad_with_zeros(tensors["output.weight"], (rows, size))
         # The output matrix has few weights, and every error in them reaches the logits.
         network.output = packer.matrix(output, 4, min(input_format, FORMATS["bf16"][0]))
         bias = np.full(rows, NO_SYMBOL, dtype=np.float32)
@@ -104,7 +104,7 @@ class PackedNetwork:
 
 def padded_units(cell: str, units: int) -> int:
     """Return the number of a layer's units in the kernel."""
-    return padded(units, LANES * tile_width(cell) // CELLS[cell])
+    return round_up(units, LANES * tile_width(cell) // CELLS[cell])
 
 
 def tile_width(cell: str) -> int:
@@ -116,17 +116,17 @@ def by_units(rows: Floats, cell: str, inputs: int) -> Floats:
     """Return rows (gates * units, inputs or fewer) in the kernel's order: all gates of 16 units, then of the next."""
     gates = CELLS[cell]
     more = padded_units(cell, len(rows) // gates)
-    larger = grown(rows.reshape(gates, len(rows) // gates, -1), (gates, more, inputs))
+    larger = pad_with_zeros(rows.reshape(gates, len(rows) // gates, -1), (gates, more, inputs))
     blocks = larger.reshape(gates, more // LANES, LANES, inputs).swapaxes(0, 1)
     return np.ascontiguousarray(blocks).reshape(-1, inputs)
 
 
-def padded(size: int, multiple: int) -> int:
+def round_up(size: int, multiple: int) -> int:
     """Return a size rounded up to a multiple."""
     return -(-size // multiple) * multiple
 
 
-def grown(array: Floats, shape: tuple[int, ...]) -> Floats:
+def pad_with_zeros(array: Floats, shape: tuple[int, ...]) -> Floats:
     """Return an array padded with zeros at the ends."""
     larger = np.zeros(shape, dtype=np.float32)
     larger[tuple(slice(n) for n in array.shape)] = array
@@ -151,7 +151,7 @@ class Packer:
         if cell == "gru":
             layer.recurrent_bias = self.address(by_units(tensors["bias_hh_l0"][:, None], cell, 1)[:, 0])
         if cell in PROJECTED_CELLS:
-            projection = grown(tensors["weight_hr_l0"], (layer.outputs, layer.units))
+            projection = pad_with_zeros(tensors["weight_hr_l0"], (layer.outputs, layer.units))
             layer.projection = self.matrix(projection, 4, number_format)
 
     def table(self, embedding: Floats, rows: Floats, bias: Floats) -> int:

@@ -72,10 +72,10 @@ def pack(model: CharRNN, dtype: torch.dtype) -> Packed:
     base = model.embedding.weight @ first.weight_ih_l0.T + first.bias_ih_l0
     ws, biases = [torch.zeros_like(first.weight_hh_l0)], [torch.zeros_like(first.bias_ih_l0)]
     for i in range(1, config.layers):
-        w, bias = _folded(model, i, model.layers[i].weight_ih_l0, model.layers[i].bias_ih_l0)
+        w, bias = _fold_norm(model, i, model.layers[i].weight_ih_l0, model.layers[i].bias_ih_l0)
         ws.append(w)
         biases.append(bias)
-    out, out_bias = _folded(model, config.layers, model.output.weight, model.output.bias)
+    out, out_bias = _fold_norm(model, config.layers, model.output.weight, model.output.bias)
     w, out = _wide(torch.stack([_by_unit(w) for w in ws]), dtype), _wide(out, dtype)
     return Packed(
         _by_unit(base.T).T.contiguous(),
@@ -121,7 +121,7 @@ class PersistentSampler:
         self._packed, self._last, self._temperature = pack(model, dtype), last, temperature
         shape = (config.layers, self._n, config.rnn_size)
         self._h, self._c = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-        self._turns = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
+        self._h_buffers = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
         self._logits = torch.empty(self._n, config.vocab_size, device=device)
         self._barriers = torch.zeros(config.layers + 2, persistent_kernel.LINE.value, dtype=torch.int32, device=device)
         self._failed = torch.zeros(1, dtype=torch.int32, device=device)
@@ -144,15 +144,15 @@ class PersistentSampler:
         ids, scores = torch.empty_like(feed, dtype=torch.int64), torch.empty_like(feed, dtype=torch.float64)
         for start in range(0, len(feed), STEPS):
             part = slice(start, start + STEPS)
-            self._turns[0, :, :, : self._h.shape[2]].copy_(self._h)
+            self._h_buffers[0, :, :, : self._h.shape[2]].copy_(self._h)
             self._barriers.zero_()
             self._launch(
-                *(*self._packed, self._turns, self._c, self._logits, self._last, feed[part], self._temperature),
+                *(*self._packed, self._h_buffers, self._c, self._logits, self._last, feed[part], self._temperature),
                 *(ids[part], scores[part], self._barriers, self._failed, len(feed[part]), self._n, SPIN_LIMIT),
                 KIND=persistent_kernel.KINDS[kind],
                 **self._constants,
             )
-            self._h.copy_(self._turns[len(feed[part]) % 2, :, :, : self._h.shape[2]])
+            self._h.copy_(self._h_buffers[len(feed[part]) % 2, :, :, : self._h.shape[2]])
         return scores if kind == "read" else ids
 
     def check(self) -> None:
@@ -199,7 +199,7 @@ def capacity(device: torch.device) -> tuple[int, int]:
     return PER_MULTIPROCESSOR * card.multi_processor_count, getattr(card, "shared_memory_per_multiprocessor", SHARED)
 
 
-def _folded(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _fold_norm(model: CharRNN, above: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the layer number ``above`` with the normalisation of the layer below folded in."""
     if not model.config.layer_norm:
         return weight, bias

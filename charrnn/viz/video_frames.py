@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bytecodec.console import duration
 from bytecodec.errors import printable
-from charrnn.viz.clips import Clip, Part
-from charrnn.viz.curves import rolling, spread, thinned
-from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, drawable, font_file
+from charrnn.viz.curves import rolling, spread, thin_curve
+from charrnn.viz.plots import COLORMAP, LINEAR_RATIO, THEMES, TICK_STEPS, escape_missing_glyphs, font_file
 from charrnn.viz.sound import Floats, brightness, decibels, spectra, window_length
+from charrnn.viz.video_clips import Clip, Part
 
 Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -97,7 +97,7 @@ class Pen:
         room: float = 1280,
     ) -> None:
         """Write text at a position; reduce or shorten it if it does not fit."""
-        text = drawable(printable(text, MAX_TEXT))
+        text = escape_missing_glyphs(printable(text, MAX_TEXT))
         left, top, limit, _ = self.layout.box(x, y, room, 0)
         right = self.layout.width - left
         limit = min(limit, round(0.97 * {"l": right, "r": left, "m": 2 * min(left, right)}[anchor[0]]))
@@ -214,7 +214,7 @@ class LossGraph:
         edges = np.linspace(0, self._last, self._pixels + 1)
         middle, low, high = spread(train, edges)
         axes.fill_between(middle, low, high, color=color, alpha=0.35, linewidth=0.5 * unit, antialiased=False)
-        at = thinned(train, edges)
+        at = thin_curve(train, edges)
         axes.plot(train.x[at], rolling(train, at, max(1, len(train) // 100)), color=color, linewidth=1.8 * unit)
         axes.plot(val.x, val.y, color=THEME.ink, linewidth=1.2 * unit, linestyle=(0, (5, 3)))
         is_played = np.isin(val.x, steps)
