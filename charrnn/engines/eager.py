@@ -94,7 +94,7 @@ def choose_symbols(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
-    """Draw symbols (N,) as `choose` does, at a temperature above 0, which may be a tensor on the device."""
+    """Draw symbols (N,) as `choose_symbols` does, at a temperature above 0, which may be a tensor on the device."""
     logits = logits.double()
     weights = torch.exp((logits - logits.amax(dim=1, keepdim=True)) / temperature)  # the largest is 1: no overflow
     cumulated = weights.cumsum(dim=1)
