@@ -34,7 +34,7 @@ def main() -> None:
     files: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".raw")):
         files[compare(path)].append(path.relative_to(folder).as_posix())
-    count, equal = sum(map(len, files.values())), len(files.pop(("reads it", "equal")))
+    count, equal = sum(map(len, files.values())), len(files.pop(("reads", "equal")))
     print(HEAD.format(count=count, equal=equal))
     for (result, comparison), names in sorted(files.items()):
         print(f"| {result} | {comparison} | {', '.join(names)} |")
@@ -54,14 +54,14 @@ def compare(path: Path) -> tuple[str, str]:
     if done.returncode:
         message = re.sub(rf"wav2utf8: {re.escape(str(path))}:? ", "", done.stderr.decode())
         reason = re.search(r"libsndfile: (.*?)\)", message) or re.match(r"(.*?)[.:] ", message)
-        return f"rejects it: {reason[1] if reason else message}", "reads it" if len(expected) else "rejects it, too"
+        return f"rejects: {reason[1] if reason else message}", "reads" if len(expected) else "rejects"
     samples = np.frombuffer(bytecodec.decode(done.stdout.decode()), np.uint8).astype(int)
     if not len(expected):
-        return "reads it", "rejects it"
+        return "reads", "rejects"
     if len(expected) != len(samples):
         return f"reads {len(samples):,} samples", f"reads {len(expected):,} samples"
     difference = np.abs(samples - expected).max()
-    return "reads it", f"differs by at most {difference}" if difference else "equal"
+    return "reads", f"differs by at most {difference}" if difference else "equal"
 
 
 def sox(path: Path) -> NDArray[np.int64]:
