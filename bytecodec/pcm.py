@@ -21,6 +21,7 @@ _MULAW_BITS = 13  # resolution of mu-law near silence, where its step is 8 steps
 _OFFSET = 1 / 32  # of full scale: the smallest DC offset that is reported
 _OFFSET_SECONDS = 0.1  # a shorter recording may have a mean without a DC offset
 _DITHER_SEED = 0
+_COMMANDS = "of wav2utf8 or charrnn-train"  # which have the options that messages advise
 
 
 def encode_mulaw(samples: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -71,14 +72,14 @@ class Levels:
         deviation = max(self._high - offset, offset - self._low)
         if self._clipped:
             remedy = "a lower --gain" if self._normalized else "--normalize"
-            yield f"is too loud for full scale: samples clipped: {self._clipped:,}; {remedy} prevents that."
+            yield f"is too loud for full scale: samples clipped: {self._clipped:,}; {remedy} {_COMMANDS} prevents that."
         if deviation <= SILENCE:
             yield self._silent(offset)
             return
         if abs(offset) >= _OFFSET and not self._without_dc:
-            yield f"has a DC offset of {100 * offset:+.1f} % of full scale: --remove-dc subtracts it."
+            yield f"has a DC offset of {100 * offset:+.1f} % of full scale: --remove-dc {_COMMANDS} subtracts it."
         if not self._clipped and (quiet := self._quiet(deviation)):
-            yield f"{quiet}." if self._normalized else f"{quiet}; --normalize amplifies it to full scale."
+            yield f"{quiet}." if self._normalized else f"{quiet}; --normalize {_COMMANDS} amplifies it."
 
     def _quiet(self, deviation: float) -> str:
         bits = _MULAW_BITS if self._mulaw else self._bits
@@ -101,7 +102,7 @@ class Levels:
         if abs(offset) >= _OFFSET:
             return (
                 f"is silent: all its samples have the same value, a DC offset of {100 * offset:+.1f} % of full scale, "
-                "which --remove-dc subtracts."
+                f"which --remove-dc {_COMMANDS} subtracts."
             )
         if offset:
             return "is silent: all its samples have the same value."

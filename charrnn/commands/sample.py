@@ -103,6 +103,8 @@ def _sample(
         log("", args.quiet)  # ends the line of the text on the terminal
     if message := task.summary():
         log(message, args.quiet)
+    if total and done * len(paths) < total:
+        log(f"stopped: {done * len(paths):,} of {total:,} {task.unit} were sampled.", args.quiet)
     log(_speed(task, done, time.monotonic() - began, paths), args.quiet)
 
 
@@ -132,10 +134,10 @@ def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:
     """Return the number of segments, and the length of each; None means no end."""
     rate = task.rate
     is_wav = Path(args.output).suffix.lower() == ".wav"
-    if rate is None and (args.seconds is not None or args.segment_seconds or is_wav):
-        raise InputError(
-            f"{task.path} was trained on text, which has no seconds: use --length, and a .txt file for -o."
-        )
+    if rate is None and (args.seconds is not None or args.segment_seconds):
+        raise InputError(f"{task.path} was trained on text, which has no seconds: use --length.")
+    if rate is None and is_wav:
+        raise InputError(f"{task.path} was trained on text: give -o a name that ends in .txt, not {args.output}.")
     if rate is None and args.play:
         raise InputError(f"{task.path} was trained on text, which is not sound: omit --play.")
     total = args.length or task.default_length

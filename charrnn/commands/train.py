@@ -46,9 +46,15 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
             _add_listeners(trainer, args, stack)
         interruption = stack.enter_context(Interruption())
         _add_sampler(trainer, interruption, args.quiet)
+        first = trainer.state.iteration
         trainer.train(stopped=lambda: bool(interruption))
         exit_code = int(world.all_reduce_max(interruption.exit_code))
     log_end(trainer, exit_code != DONE, args.quiet)
+    if args.resume and exit_code == DONE and trainer.state.iteration == first and not trainer.stopped_early:
+        log(
+            "the run had reached its limit before: continue it with a new --max-iterations or --max-minutes.",
+            args.quiet,
+        )
     if world.is_main:
         print_path(trainer.run.path)
     return exit_code

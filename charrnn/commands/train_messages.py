@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ class ProgressDisplay(Listener):
 
 def log_end(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
     """Print why training ended, and what to do next."""
-    path, iteration = trainer.run.path, trainer.state.iteration
+    path, iteration = shlex.quote(str(trainer.run.path)), trainer.state.iteration
     if trainer.stopped_early:
         log(
             f"ended early after iteration {iteration:,}: "
@@ -143,8 +144,8 @@ def _network(trainer: Trainer) -> str:
 def _training(trainer: Trainer, threads: int) -> str:
     settings, size = trainer.settings, trainer.world.size
     per_epoch = trainer.batches.row_length // settings.seq_length
-    limits = [] if trainer.iterations is None else [f"{trainer.iterations:,} iterations"]
-    limits += [f"until {settings.max_minutes:g} minutes have passed"] if settings.max_minutes else []
+    limits = [] if trainer.iterations is None else [_count(trainer.iterations, "iteration")]
+    limits += [f"at most {_count(settings.max_minutes, 'minute')}"] if settings.max_minutes else []
     processes = f" in each of {size} processes" if size > 1 else ""
     return (
         f"{settings.batch_size} rows x {settings.seq_length} steps, {per_epoch:,} iterations per epoch, "
@@ -152,5 +153,6 @@ def _training(trainer: Trainer, threads: int) -> str:
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+def _count(number: float, noun: str) -> str:
+    text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}{'s' * (number != 1)}"

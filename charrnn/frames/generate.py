@@ -195,10 +195,12 @@ def load_streams(path: str | Path, model: FrameRNN) -> list[FrameStream]:
         count = len(window)
         shapes = ((count, model.config.context.max_lag), (count, NOISE_TAPS - 1))
         if not count or (window.shape, history.shape) != shapes:
-            raise ValueError("its windows are those of another network")
+            raise ValueError("its window has another length")
         hidden = files.state_from_tensors(tensors, model.initial_state(count))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not fit this network: {error}.") from None
+        raise InputError(
+            f"{path} is damaged, or a state of another network: {error}. Name the network that wrote it."
+        ) from None
     streams = [FrameStream(model, window[k], metadata["seed"], k) for k in range(count)]
     for k, stream in enumerate(streams):
         own = tuple(tuple(tensor[k : k + 1].contiguous() for tensor in layer) for layer in hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.pcm import bytes_to_int16, floats_to_int16
+from charrnn.data.recordings import SoundOptions
 from charrnn.engines import Engine
 from charrnn.sampling.generate import CHUNK, prime
 from charrnn.sampling.stitch import stitch
@@ -94,6 +96,7 @@ class SymbolSampling(SamplingTask):
         self._start, self._saved, self._join, self._chunk = start, saved, join, chunk
         self._seed = seed if seed is not None else saved.seed if saved else 0
         self._temperature, self._position = 1.0, 0
+        self._writes_text = False
 
     def restart(self, temperature: float) -> None:
         self._temperature = temperature
@@ -118,7 +121,17 @@ class SymbolSampling(SamplingTask):
         return ".wav" if _is_wav(output) or (several and self.rate is not None) else ".txt"
 
     def open_output(self, path: str) -> AbstractContextManager[Output]:
-        return open_sound(path, self.checkpoint) if _is_wav(path) else open_text(path, self.checkpoint.vocab)
+        if _is_wav(path):
+            return open_sound(path, self.checkpoint)
+        self._writes_text |= path != os.devnull
+        return open_text(path, self.checkpoint.vocab)
+
+    def summary(self) -> str:
+        flags = [f"--rate {self.rate}"] if self.rate not in (None, SoundOptions.rate) else []
+        flags += ["--mulaw"] if self.checkpoint.encoding == "mulaw" else []
+        if not (flags and self._writes_text):
+            return ""
+        return f"the text contains neither rate nor encoding: convert it with utf82wav {' '.join(flags)}."
 
     def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
         return bytes_to_int16(piece.astype(np.uint8), self.checkpoint.encoding == "mulaw")

@@ -114,7 +114,7 @@ def read_columns(
             on_progress(len(block))
     if broken:
         many = f"{len(broken):,} rows are" if len(broken) > 1 else "a row is"
-        on_message(f"{path}: {many} skipped, without {len(header)} numbers; see line {broken[0]:,}.")
+        on_message(f"{path}: {many} skipped for lack of {len(header)} numbers; see line {broken[0]:,}.")
     if not sum(map(len, blocks)):
         if broken or len(header) == 1:
             raise InputError(f"{path} is not a CSV file: it has no row of numbers. Name a run, or a table of numbers.")

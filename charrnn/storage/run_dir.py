@@ -211,7 +211,9 @@ def find_run(name: str) -> Run:
     for path in (Path(name), RUNS / name):
         if (path / "config.json").is_file():
             return Run(path)
-    raise InputError(f"there is no run {name}, nor runs/{name}.")
+    raise InputError(
+        f"there is no run {name} or runs/{name}: a run is a folder with a config.json. Name one, or a checkpoint file."
+    )
 
 
 def newest_run() -> Run:

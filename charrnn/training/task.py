@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import bytecodec
-from bytecodec.console import progress
+from bytecodec.console import log, progress
 from bytecodec.errors import InputError
 from charrnn.data import baselines
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
@@ -21,6 +21,8 @@ from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
 from charrnn.storage.run_dir import Run
 from charrnn.training.evaluate import in_bits
 from charrnn.training.recipe import LAYER_NORM, Settings
+
+OF_RECORDINGS = {"channel", "remove_dc", "normalize", "gain"}  # options of inputs that are recordings
 
 
 class TrainingTask(abc.ABC):
@@ -115,6 +117,9 @@ class SymbolTask(TrainingTask):
             options.skip_unreadable,
         )
         is_sound = corpus.vocab.alphabet is not None
+        if not corpus.sound and (unused := sorted(given & OF_RECORDINGS)):
+            flag = "--" + unused[0].replace("_", "-")
+            log(f"{flag} has no effect, because there is no recording among the inputs.", options.quiet)
         if old:
             model = old.model
             check_same_network(options, given, model.config, {name: name for name in cls.OPTIONS})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sample_command import PROGRAM, error, int16, sample_text
 
 import bytecodec
 from charrnn.commands.sample import charrnn_sample
+from charrnn.storage.checkpoint import load, save
 
 pytestmark = pytest.mark.usefixtures("in_networks")
 
@@ -67,6 +69,16 @@ def test_the_speed_is_reported(capsys):
     assert "500 symbols in " in (message := capsys.readouterr().err)
     assert " symbols/s, " in message
     assert " times real time: x.txt" in message
+
+
+def test_the_flags_that_a_text_needs_are_reported(capsys, in_networks):
+    network = replace(load(in_networks / "sound"), rate=16000, encoding="mulaw")
+    save("other.safetensors", network)
+    for output, is_reported in (("x.txt", True), ("-", True), ("x.wav", False)):
+        assert charrnn_sample(["other.safetensors", "--length", "5", "-o", output]) == 0
+        assert ("utf82wav --rate 16000 --mulaw" in capsys.readouterr().err) == is_reported
+    assert charrnn_sample(["sound", "--length", "5", "-o", "x.txt"]) == 0
+    assert "utf82wav" not in capsys.readouterr().err
 
 
 def test_a_stream_does_not_depend_on_the_number_of_streams():

@@ -145,6 +145,20 @@ def test_any_text_can_be_trained_on(text):
     assert config("r")["vocab"]["characters"] == "".join(sorted(set(text)))
 
 
+@pytest.mark.parametrize(
+    ("flag", "file", "is_reported"),
+    [
+        ("--normalize", "poem.txt", True),
+        ("--gain=-6", "sound.wav", False),
+        ("--rate=16000", "sound.txt", False),
+    ],
+)
+def test_flags_of_recordings_that_have_no_effect_are_reported(flag, file, is_reported, capsys):
+    Path("poem.txt").write_text(TEXT * 40, encoding="utf-8")
+    assert charrnn_train([file, *SMALL, "--max-iterations", "1", "--run-dir", "r", flag]) == 0
+    assert ("no effect" in capsys.readouterr().err) == is_reported
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow arbitrary bytes in names")
 def test_the_name_of_an_input_may_be_any_bytes(capsys):
     name = os.fsdecode(b"a\xff.txt")

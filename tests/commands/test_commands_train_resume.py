@@ -29,6 +29,13 @@ def here(tmp_path, monkeypatch):
     write_sound()
 
 
+def test_a_finished_run_is_resumed_with_the_advice_to_raise_its_limit(capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "10", "--run-dir", "r"]) == 0
+    assert "--max-iterations" not in capsys.readouterr().err
+    assert charrnn_train(["--resume", "r"]) == 0
+    assert "--max-iterations" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stop_at", [49, 60])
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(stop_at):
     flags = [*SMALL, "--max-iterations", "70", "--checkpoint-every", "20", "--dropout", "0.2", "-q"]

@@ -89,9 +89,10 @@ def test_ctrl_c_ends_an_endless_sample_with_success():
     assert len(int16("x.wav")) == 3 * 256
 
 
-def test_ctrl_c_keeps_the_sound_and_the_state_of_a_finite_sample():
+def test_ctrl_c_keeps_the_sound_and_the_state_of_a_finite_sample(capsys):
     with interrupted_after(3):
-        assert charrnn_sample(["sound", "--length", "100000", "-o", "a.wav", "-q", "--state-out", "s"]) == 130
+        assert charrnn_sample(["sound", "--length", "100000", "-o", "a.wav", "--state-out", "s"]) == 130
+    assert "768 of 100,000 symbols" in capsys.readouterr().err
     charrnn_sample(["sound", "--length", "232", "-o", "b.wav", "--state-in", "s", "-q"])
     charrnn_sample(["sound", "--length", "1000", "-o", "whole.wav", "-q"])
     assert len(int16("a.wav")) == 3 * 256

@@ -209,7 +209,7 @@ def test_streams_resume_from_a_file_as_if_they_had_not_been_interrupted(tmp_path
 def test_streams_of_another_network_are_rejected(tmp_path):
     save_streams(tmp_path / "s", [FrameStream(network())])
     for other in (network(rnn_size=7), network(taps=4), network(cell="gru")):
-        with pytest.raises(InputError, match="does not fit this network"):
+        with pytest.raises(InputError, match="state of another network"):
             load_streams(tmp_path / "s", other)
 
 

@@ -184,9 +184,10 @@ async function receiveMessage(message) {
   if (message.type === "refused" || message.type === "ended") end(message.why, true);
   if (message.type === "status") {
     $("speed").textContent = message.speed.toFixed(message.speed < 10 ? 2 : 0);
+    const wasSlow = playing.slow > 2;
     playing.slow = message.speed < 1 ? playing.slow + 1 : 0;
     if (playing.slow > 2) showMessage("This machine samples the network slower than real time, so the sound has gaps.");
-    else if (!playing.slow) showPlaying();
+    else if (wasSlow) showPlaying();
   }
   if (message.type === "playing") {
     Object.assign(playing, { rate: message.rate, step: message.step });
@@ -252,6 +253,7 @@ function draw(now) {
 async function upload(file) {
   const run = $("run").value;
   if (file.size > MAX_UPLOAD) throw new Error(`${file.name} has more than ${MAX_UPLOAD / 1e6} MB: use its last minute.`);
+  const before = $("drop-text").textContent;
   $("drop-text").textContent = `Reading ${file.name} …`;
   try {
     const { id, seconds } = await request(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
@@ -259,7 +261,8 @@ async function upload(file) {
     $("drop-text").textContent = `The network continues the last ${seconds.toFixed(1)} seconds of ${file.name}.`;
     $("forget").hidden = false;
   } catch (error) {
-    forget();
+    $("drop-text").textContent = before; // an earlier recording is kept
+    $("file").value = "";
     throw error instanceof TypeError ? new Error(`${file.name} could not be uploaded: it is too large, or the server has stopped.`) : error;
   }
 }
