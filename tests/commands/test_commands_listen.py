@@ -182,21 +182,42 @@ def test_the_page_resamples_if_the_browser_does_not_support_the_rate(open_page):
     assert 0.5 < (played(page) - first) / (time.monotonic() - began) < 1.5
 
 
-@pytest.mark.integration
-def test_the_network_continues_a_dropped_recording(open_page, tone_file, tmp_path):
-    page = open_page()
-    drop = """([base, name]) => {
+def drop(page, name, content):
+    """Drop a file on the page."""
+    script = """([base, name]) => {
         const data = new DataTransfer();
         data.items.add(new File([Uint8Array.from(atob(base), (c) => c.charCodeAt(0))], name));
         document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
     }"""
-    page.evaluate(drop, [base64.b64encode(tone_file.read_bytes()).decode(), "my tone.wav"])
+    page.evaluate(script, [base64.b64encode(content).decode(), name])
+
+
+@pytest.mark.integration
+def test_the_network_continues_a_dropped_recording(open_page, tone_file, tmp_path):
+    page = open_page()
+    drop(page, "my tone.wav", tone_file.read_bytes())
     text = page.locator("#drop-text")
     wait_for(lambda: "2.0 seconds of my tone.wav" in text.inner_text())
     play_for(page, 0.3)
     page.locator("#play").click()
     page.get_by_role("button", name="Remove the recording").click()
     assert text.inner_text().startswith("Drop a recording here")
+
+
+@pytest.mark.integration
+def test_a_dropped_file_that_cannot_be_read_is_reported_while_the_network_plays(chromium, served, tone_file):
+    page = chromium.new_page()  # which logs the rejected request as an error, unlike the pages of open_page
+    page.goto(f"http://{served.host}/")
+    page.wait_for_selector("#play:not([disabled])")
+    drop(page, "my tone.wav", tone_file.read_bytes())
+    play_for(page, 0.3)
+    drop(page, "junk.wav", b"junk")
+    wait_for(lambda: "junk.wav" in page.locator("#message").inner_text())
+    time.sleep(1)  # the status of a playing network arrives several times per second
+    assert "junk.wav" in page.locator("#message").inner_text()
+    assert "2.0 seconds of my tone.wav" in page.locator("#drop-text").inner_text()
+    page.close()
+    wait_for(lambda: not samplers())
 
 
 @pytest.mark.integration
