@@ -97,7 +97,7 @@ def _add_segments(g: _ArgumentGroup) -> None:
 
 
 def _add_computation(g: _ArgumentGroup) -> None:
-    engine = "engine that runs the network; auto is the fastest on a CPU that is installed"
+    engine = "engine that runs the network; auto is the fastest CPU engine that is installed"
     g.add_argument("--engine", choices=ENGINES, default="auto", help=engine)
     as_float = "write 32-bit floating-point samples of a frame predictor"
     g.add_argument("--float", action="store_true", help=as_float)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import shutil
 import sys
 from argparse import Namespace
@@ -46,15 +47,10 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
             _add_listeners(trainer, args, stack)
         interruption = stack.enter_context(Interruption())
         _add_sampler(trainer, interruption, args.quiet)
-        first = trainer.state.iteration
+        resumed_at = trainer.state.iteration if args.resume else None
         trainer.train(stopped=lambda: bool(interruption))
         exit_code = int(world.all_reduce_max(interruption.exit_code))
-    log_end(trainer, exit_code != DONE, args.quiet)
-    if args.resume and exit_code == DONE and trainer.state.iteration == first and not trainer.stopped_early:
-        log(
-            "the run had reached its limit before: continue it with a new --max-iterations or --max-minutes.",
-            args.quiet,
-        )
+    log_end(trainer, exit_code != DONE, resumed_at, args.quiet)
     if world.is_main:
         print_path(trainer.run.path)
     return exit_code
@@ -203,7 +199,8 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         run.remove_temporary_files()
     config = run.config(complete=True)
     if not run.resume_file.exists():  # a start at iteration 0 would truncate the logs
-        raise InputError(f"there is no {run.resume_file} to resume from: start a new run with --init-from {run.path}.")
+        name = shlex.quote(str(run.path))
+        raise InputError(f"there is no {run.resume_file} to resume from: start a new run with --init-from {name}.")
     if world.is_main and config["tensorboard"]:
         _require_tensorboard()
     try:

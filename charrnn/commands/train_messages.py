@@ -112,7 +112,7 @@ class ProgressDisplay(Listener):
             self._bar.write(text, file=self._bar.fp)
 
 
-def log_end(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
+def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: bool) -> None:
     """Print why training ended, and what to do next."""
     path, iteration = shlex.quote(str(trainer.run.path)), trainer.state.iteration
     if trainer.stopped_early:
@@ -129,6 +129,8 @@ def log_end(trainer: Trainer, interrupted: bool, quiet: bool) -> None:
         )
     else:
         log(f"done after iteration {iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
+        if iteration == resumed_at:
+            log("the limit was reached before. To continue, add a new --max-iterations or --max-minutes.", quiet)
 
 
 def _network(trainer: Trainer) -> str:

@@ -168,9 +168,9 @@ class _Block:
 class _Linear:
     """Matrix products in a precision, with copies of the weights.
 
-    Large matrices are packed for oneDNN once, which makes products with one row faster than torch's. Small
-    ones, and all on processors without oneDNN, use torch's product. Those are copied,
-    because tensors from a file may not be aligned.
+    Large matrices are packed for oneDNN once, which makes products with one row faster than torch's. Small ones,
+    and all on processors without oneDNN, use torch's product. Those are copied, because tensors from a file may not be
+    aligned.
     """
 
     def __init__(self, model: CharRNN, dtype: torch.dtype) -> None:

@@ -128,8 +128,7 @@ class CharRNN(Layers):
 def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Return the embeddings (N, T, D) of ids (N, T) as a product of one-hot rows and a weight (V, D).
 
-    Its gradient is also a product, which is faster on a GPU than torch's kernel for the gradient of an
-    embedding.
+    Its gradient is also a product, which is faster on a GPU than torch's kernel for the gradient of an embedding.
     """
     symbols = torch.arange(len(weight), device=ids.device)
     with torch.autocast(ids.device.type, enabled=False):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -198,8 +199,9 @@ def new_run(folder: str | None, first_input: str) -> Path:
         return RUNS / f"{stem}-{number:03d}"
     path = Path(folder)
     if (path / "config.json").exists():
+        name = shlex.quote(str(path))
         raise InputError(
-            f"there is a run in {path} already: resume it with --resume {path}, or name another --run-dir."
+            f"there is a run in {path} already: resume it with --resume {name}, or name another --run-dir."
         )
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not Run(path).is_incomplete())):
         raise InputError(f"{path} exists and is not an empty folder: name another --run-dir.")

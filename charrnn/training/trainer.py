@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -224,7 +225,8 @@ class Trainer:
         if self.backend.failed():
             return (
                 f"a barrier of the GPU's kernel timed out at iteration {iteration}. "
-                f"Run nothing else on it, and resume from the last save: charrnn-train --resume {self.run.path}"
+                "Run nothing else on it, and resume from the last save: "
+                f"charrnn-train --resume {shlex.quote(str(self.run.path))}"
             )
         checkpoints = self.run.checkpoints()
         problem = f"the loss or its gradient is not finite ({loss}) at iteration {iteration}."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,12 @@ def here(tmp_path, monkeypatch):
     """An empty folder to work in, with sound.txt and sound.wav."""
     monkeypatch.chdir(tmp_path)
     write_sound()
+
+
+def test_the_command_that_samples_a_finished_run_can_be_pasted_into_a_shell(capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--run-dir", "a b"]) == 0
+    line = re.search(r"Sample from it with: (.*)", capsys.readouterr().err)[1]
+    assert shlex.split(line) == ["charrnn-sample", "a b"]
 
 
 def test_a_finished_run_is_resumed_with_the_advice_to_raise_its_limit(capsys):
