@@ -30,7 +30,7 @@ LIGHT = """
     charrnn charrnn.runtime charrnn.data.vocab charrnn.data.corpus charrnn.data.baselines charrnn.models.config
     charrnn.storage.run_dir charrnn.storage.csv_log charrnn.storage.torch7
     charrnn.storage.onnx_export charrnn.engines.onnx charrnn.sampling.playback charrnn.training.recipe
-    charrnn.frames.data charrnn.frames.audio_metrics charrnn.commands.train charrnn.commands.sample
+    charrnn.frames.data charrnn.sampling.audio_metrics charrnn.commands.train charrnn.commands.sample
     charrnn.commands.eval charrnn.commands.convert charrnn.commands.plot charrnn.commands.report
     charrnn.commands.video charrnn.commands.listen
 """.split()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from charrnn.frames.audio_metrics import level, level_drift, spectrum_distance
+from charrnn.sampling.audio_metrics import level, level_drift, spectrum_distance
 
 RATE = 8000
 NOISE = np.random.default_rng(0).normal(0, 0.1, 30 * RATE)
