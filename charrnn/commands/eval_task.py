@@ -18,6 +18,7 @@ from charrnn.commands.flags import flag_of, options_of
 from charrnn.data import baselines
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
 from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
+from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.frames import data as frame_data
 from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
@@ -59,6 +60,7 @@ def evaluation_task(args: Namespace, file: Path, folder: Path) -> EvaluationTask
 
 def _symbol_task(args: Namespace, file: Path, run: Run | None, target: Path) -> EvaluationTask:
     checkpoint = load(file)
+    use_compiled(checkpoint.model)
     vocab = checkpoint.vocab
 
     def read_file() -> Corpus:

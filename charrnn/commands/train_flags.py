@@ -11,15 +11,15 @@ from charrnn import runtime
 from charrnn.commands import flags
 from charrnn.commands.flags import flag_of, numbers, path
 from charrnn.data.recordings import NORMALIZE_OVER
-from charrnn.models.config import CELLS, WITHOUT_FORGET_GATES
-from charrnn.training.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, Settings
+from charrnn.models.config import CELLS, MAX_CONTEXT, MAX_NOISE, PREDICTIONS, WITHOUT_FORGET_GATES
+from charrnn.training.recipe import DEFAULT_RECIPE, GPU_LAYERS, RECIPES, SAMPLES, Settings
 
 FRAME_LOSSES = ("mse", "gaussian")  # those of charrnn.frames.model, which imports torch
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
 FLAGS_WITH_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
 WITH_RESUME = "only --max-epochs, --max-iterations, --max-minutes, --device, --print-every and -q can be changed"
 FRAME_FLAGS = ("preset", "frame_taps", "loss")
-SYMBOL_FLAGS = ("mulaw", "wordvec_size", "encoding", "table")
+SYMBOL_FLAGS = ("mulaw", "wordvec_size", "encoding", "table", *SAMPLES[DEFAULT_RECIPE])
 DEFAULT_EPOCHS = 50
 FRAME_DEFAULTS: dict[str, Any] = {  # defaults that differ from those of a character network
     "rate": 16000,
@@ -101,6 +101,12 @@ def _add_network(g: _ArgumentGroup) -> None:
     bias = "initial bias of the forget gates, or uniform for U(0, 1)"
     option(g, "--forget-bias B", _forget_bias, bias, 1.0)
     option(g, "--dropout P", number(0, 0.999), "fraction of the outputs of each layer to drop", 0.0)
+    context = "number of samples before the last one that are also read as numbers; linear sound only"
+    option(g, "--context N", whole(0, MAX_CONTEXT), context + _sample_defaults("context"))
+    prediction = "linear predictions that are read and corrected; linear sound only" + _sample_defaults("prediction")
+    g.add_argument("--prediction", choices=PREDICTIONS, help=prediction)
+    noise = "noise of context and prediction in training, relative to the error of the prediction"
+    option(g, "--noise R", number(0, MAX_NOISE), noise + _sample_defaults("noise"))
 
 
 def _add_frames(g: _ArgumentGroup) -> None:
@@ -172,6 +178,11 @@ def _defaults(name: str) -> str:
     if len(set(values.values())) == 1:
         return f" (default: {values[DEFAULT_RECIPE]:g})"
     return f" (default: {', '.join(f'{recipe} {value:g}' for recipe, value in values.items())})"
+
+
+def _sample_defaults(name: str) -> str:
+    """Return the default of a setting of linear sound for --help."""
+    return f" (default: {', '.join(f'{recipe} {fields[name]}' for recipe, fields in SAMPLES.items())})"
 
 
 def _forget_bias(text: str) -> float | str:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from bytecodec.errors import InputError
 from charrnn.engines.base import NO_SYMBOL, Engine, EngineState
+from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.models.char_rnn import CharRNN
 from charrnn.models.config import map_state
 
@@ -41,6 +42,7 @@ class EagerEngine(Engine):
     def __init__(self, model: CharRNN, streams: int = 1, precision: str = "fp32") -> None:
         super().__init__(model.config, streams)
         self._model = model.eval()
+        use_compiled(model)
         if precision not in PRECISIONS:
             raise InputError(f"the eager engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         linear = _Linear(model, torch.bfloat16 if precision == "bf16" else torch.float32)

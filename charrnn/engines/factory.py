@@ -19,6 +19,7 @@ from charrnn.runtime import MAX_THREADS
 
 if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
+    from charrnn.models.config import ModelConfig
     from charrnn.storage.checkpoint import Checkpoint
     from charrnn.storage.checkpoint_format import StoredCheckpoint
 
@@ -74,7 +75,7 @@ def engine(
         except UnavailableError as error:
             if kind == "cpu" or precision in INTEGERS:
                 raise
-            kind = _substitute(streams, precision)
+            kind = _substitute(loaded.config, streams, precision)
             log(f"{error} Sampling with {SUBSTITUTES[kind]}.")
     if kind == "onnx":
         from charrnn.engines.onnx import OnnxEngine
@@ -117,9 +118,10 @@ def _network(loaded: Checkpoint | StoredCheckpoint) -> CharRNN:
     return to_torch(loaded).model if isinstance(loaded, StoredCheckpoint) else loaded.model
 
 
-def _substitute(streams: int, precision: str) -> str:
+def _substitute(config: ModelConfig, streams: int, precision: str) -> str:
     """Return the kind of engine to use if the compiled one is not available."""
-    can_use_onnx = precision == "auto" and streams <= ONNX_STREAMS and all(map(find_spec, ("onnx", "onnxruntime")))
+    fits = precision == "auto" and streams <= ONNX_STREAMS and not config.reads_samples
+    can_use_onnx = fits and all(map(find_spec, ("onnx", "onnxruntime")))
     return "onnx" if can_use_onnx else "eager"
 
 

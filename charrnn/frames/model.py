@@ -107,7 +107,7 @@ class FrameRNN(Layers):
         return self._predict(self.step_inputs(x), state)
 
     def _predict(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
-        y, state = self.run(inputs / self.unit, state)
+        y, _, state = self.run(inputs / self.unit, state)
         y = y.float()
         means = y[..., 0] * self.unit
         if self.config.loss == "mse":

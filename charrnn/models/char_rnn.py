@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
-from charrnn.models.config import ModelConfig
+from charrnn.models.config import ModelConfig, sample_inputs, sample_state_sizes
+from charrnn.models.samples import MIDDLE, LogisticOutput, SampleReader
 
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids
@@ -53,8 +54,12 @@ class Layers(nn.Module):
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
-    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the outputs (N, T, V) for inputs (N, T, D), and the state after them."""
+    def state_after(self, ids: Tensor) -> State:
+        """Return the state of N streams that begin after ids (N, `history`): the zero state, and those as samples."""
+        return self.initial_state(len(ids))
+
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Return outputs (N, T, V) and those of the last layer (N, T, H) for inputs (N, T, D), and the state."""
         depth = len(self.layers)
         new_state = []
         for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
@@ -63,12 +68,33 @@ class Layers(nn.Module):
             new_state.append(layer_state)
         if self.config.cell in OUTPUTS:
             y, output_state = self.output(x, *state[depth:])
-            return y, (*new_state, output_state)
-        return self.output(x), tuple(new_state)
+            return y, x, (*new_state, output_state)
+        return self.output(x), x, tuple(new_state)
+
+    def run_step(self, x: Tensor, state: State, linear: Linear) -> tuple[Tensor, Tensor, State]:
+        """Return what `run` returns for one step, x (N, D), without the dimension of time and without dropout."""
+        depth = len(self.layers)
+        new_state = []
+        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
+            x, layer_state = layer.step(x, layer_state, linear)
+            x = norm(x)
+            new_state.append(layer_state)
+        if self.config.cell in OUTPUTS:
+            y, output_state = self.output.step(x, *state[depth:], linear)
+            return y, x, (*new_state, output_state)
+        return linear(x, self.output.weight, self.output.bias), x, tuple(new_state)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the mean loss of targets y (N, T) for inputs x, and the state after them."""
         raise NotImplementedError
+
+    restarts = False  # whether training resets one row's state in each iteration
+    history = 0  # samples that are part of the state
+
+    @property
+    def draws_numbers(self) -> bool:
+        """Whether training draws random numbers."""
+        return bool(self.config.dropout)
 
     def max_symbols(self) -> int:
         """Return the number of symbols (rows times steps, at least 1) to score at once, which limits memory."""
@@ -92,11 +118,40 @@ class CharRNN(Layers):
         super().__init__()
         self.vocab: Vocab | None = None  # set by a checkpoint
         self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
-        self.stack(config, config.wordvec_size, config.vocab_size)
+        self.samples = SampleReader(config) if config.reads_samples else None
+        self.stack(config, config.wordvec_size + sample_inputs(config), config.vocab_size)
+        # Sampling begins from silence. A network that reads samples has to learn what follows it.
+        self.restarts = config.reads_samples
+        self.history = sample_state_sizes(config)[0] if config.reads_samples else 0
+        predicts = config.prediction != "none"
+        self.logistic = LogisticOutput(self.output.in_features) if predicts else None
+
+    @property
+    def draws_numbers(self) -> bool:
+        return super().draws_numbers or self.config.noise > 0
+
+    def initial_state(self, n: int) -> State:
+        """Return the zero state of n streams, which have read silence."""
+        state = super().initial_state(n)
+        return (*state, self.samples.initial_state(self.output.weight, n)) if self.samples else state
+
+    def state_after(self, ids: Tensor) -> State:
+        state = self.initial_state(len(ids))
+        if self.samples:
+            state[-1][0].copy_(ids - MIDDLE)
+        return state
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits (N, T, V) of the symbol after each of ids (N, T), and the state after them."""
-        return self.run(self._embed(ids), state)
+        x = self._embed(ids)
+        if not self.samples:
+            logits, _, state = self.run(x, state)
+            return logits, state
+        numbers, prediction, samples = self.samples.read(ids, state[-1], self.training and self.config.noise > 0)
+        logits, h, state = self.run(torch.cat([x, numbers], dim=2), state[:-1])
+        if self.logistic and prediction:
+            logits = self.logistic(logits, self.logistic.correction(h), prediction)
+        return logits, (*state, samples)
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (N, T, D) of ids (N, T)."""
@@ -113,16 +168,15 @@ class CharRNN(Layers):
     def step(self, ids: Tensor, state: State, linear: Linear = functional.linear) -> tuple[Tensor, State]:
         """Return the logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""
         x = self.embedding(ids)  # (N, D)
-        new_state = []
-        depth = len(self.layers)
-        for layer, norm, layer_state in zip(self.layers, self.norms, state[:depth], strict=True):
-            x, layer_state = layer.step(x, layer_state, linear)
-            x = norm(x)
-            new_state.append(layer_state)
-        if self.config.cell in OUTPUTS:
-            logits, output_state = self.output.step(x, *state[depth:], linear)
-            return logits, (*new_state, output_state)
-        return linear(x, self.output.weight, self.output.bias), tuple(new_state)
+        if not self.samples:
+            logits, _, state = self.run_step(x, state, linear)
+            return logits, state
+        numbers, prediction, samples = self.samples.read(ids[:, None], state[-1], noisy=False)
+        logits, h, state = self.run_step(torch.cat([x, numbers[:, 0]], dim=1), state[:-1], linear)
+        if self.logistic and prediction:
+            correction = linear(h, self.logistic.correction.weight, self.logistic.correction.bias)
+            logits = self.logistic(logits[:, None], correction[:, None], prediction)[:, 0]
+        return logits, (*state, samples)
 
 
 def one_hot_embedding(ids: Tensor, weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bytecodec.errors import InputError
+from charrnn.data.predictor import HISTORY, PREDICTORS
 
 Array = TypeVar("Array")
 
@@ -21,6 +22,10 @@ STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, pos
 MAX_LAYERS = 1000
 MAX_BIAS = 1e30  # fits in a float32
 UNIFORM = "uniform"  # a forget bias drawn for each unit
+BYTES = 256  # symbols of a vocabulary of sound
+PREDICTIONS = ("none", "lpc")
+MAX_CONTEXT = 1024
+MAX_NOISE = 100.0
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,36 @@ class ModelConfig:
     forget_bias: float | str = 1.0  # initial bias of forget gates; "uniform" draws it from U(0, 1) for each unit
     proj_size: int | None = None  # P, the output size of an lstmp layer, less than H (None: half of H)
     layer_norm: bool = False  # whether each layer's output, but not its state, is normalised (Ba et al. 2016)
+    context: int = 0  # K, the samples before the last symbol that are also read as numbers; linear sound only
+    prediction: str = "none"  # lpc: read linear predictions and output a distribution around them; linear sound only
+    noise: float = 0.0  # of context and predictions in training, relative to the predictions' errors
 
     def __post_init__(self) -> None:
         check_whole(self, "vocab_size", "wordvec_size")
         check_layers(self)
+        _check_samples(self)
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether the network reads samples as numbers, which it has to keep in its state."""
+        return self.context > 0 or self.prediction != "none"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields to store in config.json and checkpoints."""
         return asdict(self)
+
+
+def _check_samples(config: ModelConfig) -> None:
+    """Raise a ValueError if the settings of a network that reads samples as numbers are impossible."""
+    if type(config.context) is not int or not 0 <= config.context <= MAX_CONTEXT:
+        raise ValueError(f"context is {config.context!r}, and must be a whole number from 0 to {MAX_CONTEXT}")
+    if config.prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is {config.prediction!r}, and must be one of {', '.join(PREDICTIONS)}")
+    noise = config.noise
+    if not isinstance(noise, int | float) or isinstance(noise, bool) or not 0 <= noise <= MAX_NOISE:
+        raise ValueError(f"noise is {noise!r}, and must be a number from 0 to {MAX_NOISE:g}")
+    if config.reads_samples and config.vocab_size != BYTES:
+        raise ValueError(f"context and prediction are for sound of {BYTES} symbols, not {config.vocab_size}")
 
 
 def check_whole(config: object, *names: str) -> None:
@@ -86,8 +113,8 @@ def check_layers(config: Any) -> None:
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights that a checkpoint stores, by name, without those that are always zero."""
     v, h, gates = config.vocab_size, config.rnn_size, CELLS[config.cell]
-    size, out = config.wordvec_size, config.proj_size or h
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, size)}
+    size, out = config.wordvec_size + sample_inputs(config), config.proj_size or h
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, config.wordvec_size)}
     for i in range(config.layers):
         layer = f"layers.{i}."
         shapes |= {
@@ -105,7 +132,20 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes |= {"output.weight": (v, out), "output.bias": (v,)}
     if config.cell in RECURRENT_OUTPUT_CELLS:
         shapes["output.recurrent_weight"] = (v, v)
+    if config.prediction != "none":
+        corrections = 1 + len(PREDICTORS)
+        shapes |= {"logistic.correction.weight": (corrections, out), "logistic.correction.bias": (corrections,)}
     return shapes
+
+
+def sample_inputs(config: ModelConfig) -> int:
+    """Return how many numbers the first layer reads besides the embedding; `charrnn.models.samples` has the list."""
+    return config.context + (4 * len(PREDICTORS) if config.prediction != "none" else 0)
+
+
+def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
+    """Return the row lengths of the state of a network that reads samples as numbers: the samples, and their phase."""
+    return (max(config.context, HISTORY), 1) if config.prediction != "none" else (config.context,)
 
 
 def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
@@ -119,10 +159,15 @@ def check_finite(weights: Mapping[str, Any], source: object = "the network") -> 
 
 
 def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
-    """Return the row lengths of the state's arrays: per layer, and of a recurrent output layer."""
+    """Return the row lengths of the state's arrays: per layer, of a recurrent output layer, and of the samples."""
     out = config.proj_size or config.rnn_size
     layer = (out, config.rnn_size) if CELLS[config.cell] == 4 else (out,)
-    return (layer,) * config.layers + (((config.vocab_size,),) if config.cell in RECURRENT_OUTPUT_CELLS else ())
+    sizes: tuple[tuple[int, ...], ...] = (layer,) * config.layers
+    if config.cell in RECURRENT_OUTPUT_CELLS:
+        sizes += ((config.vocab_size,),)
+    if config.reads_samples:
+        sizes += (sample_state_sizes(config),)
+    return sizes
 
 
 def state_shapes(config: ModelConfig, streams: int) -> dict[str, tuple[int, int]]:

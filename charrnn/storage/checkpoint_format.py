@@ -33,7 +33,7 @@ from charrnn.models.config import (
 from charrnn.storage import run_dir, schema
 from charrnn.storage.schema import MAX_SHOWN, quote
 
-FORMAT = 1
+FORMAT = 2  # 2 added networks that read samples; files of version 1 are read as well
 KIND = "symbols"
 STREAMS_KIND = "streams"
 #: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.
@@ -215,10 +215,12 @@ def _parse_header(text: str | None, path: str | Path, kind: str) -> dict[str, An
         version, found = metadata["format"], metadata["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"the metadata of {path} cannot be read: {REMEDIES[_short_name(kind)]}.") from None
-    if type(version) is not int or version != FORMAT:
+    if type(version) is not int or not 1 <= version <= FORMAT:
         newer = type(version) is int and version > FORMAT
         source, remedy = (", written by a newer version of charrnn", ": update it with pip") if newer else ("", "")
-        raise InputError(f"{path} has format {quote(version)}{source}, and this version reads format {FORMAT}{remedy}.")
+        raise InputError(
+            f"{path} has format {quote(version)}{source}, and this version reads formats 1 to {FORMAT}{remedy}."
+        )
     if found != kind:
         name = f"a {KIND_NAMES[str(found)]}" if str(found) in KIND_NAMES else f"of the unknown kind {quote(found)}"
         raise InputError(f"{path} is {name}: name a {KIND_NAMES[kind]}.")

@@ -66,6 +66,11 @@ def step_model(
     """Return the step as a model; see `save`, and `charrnn.models.char_rnn.CharRNN.step` for what it computes."""
     from onnx import TensorProto, checker, helper
 
+    if config.reads_samples:
+        raise InputError(
+            "this network reads and predicts samples as numbers, which an ONNX step cannot do: "
+            "use --engine auto, or train with --context 0 --prediction none."
+        )
     graph = _Graph(tensors)
     x = graph.add("Gather", graph.constant("embedding.weight"), "ids")
     for layer in range(config.layers):

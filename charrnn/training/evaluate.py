@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_integers
@@ -14,6 +16,7 @@ from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers, State
 from charrnn.models.config import map_state
+from charrnn.models.samples import MIDDLE
 from charrnn.runtime import PRECISIONS, autocast
 from charrnn.training.distributed import SINGLE_PROCESS, World
 
@@ -39,9 +42,9 @@ def evaluate(
     """Return the mean loss in nats of all symbols of ids (n,), n >= 2, except the first ``context.max_lag``.
 
     The part is read as 50 rows (fewer if it has fewer symbols) from the zero state, so that losses of different runs
-    can be compared. The symbols after the last row continue from the state of that row. Each process of a ``world``
-    scores some of the rows. All processes call ``on_progress(done, total)`` at the same positions and return the same
-    mean.
+    can be compared. A network that reads samples as numbers also reads those before a row. The symbols after the last
+    row continue from the state of that row. Each process of a ``world`` scores some of the rows. All processes call
+    ``on_progress(done, total)`` at the same positions and return the same mean.
 
     Rows and steps are scored in pieces whose size depends on the network only (`Layers.max_symbols`), so that the
     result is reproducible. Pieces of another size would change it by rounding only.
@@ -84,7 +87,8 @@ def _mean_loss(
     steps = max(1, min(max(STEPS, context.min_lag // 32), max_symbols // rows))
     # There is one group of rows unless the vocabulary is very large.
     groups = [slice(first, first + max_symbols) for first in range(0, batches.rows, max_symbols)]
-    states = [model.initial_state(len(range(batches.rows)[group])) for group in groups]
+    before = torch.from_numpy(_symbols_before(ids, batches, model.history)).to(device)
+    states = [model.state_after(before[group]) for group in groups]
 
     def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
         with autocast(precision, device):
@@ -106,3 +110,13 @@ def _mean_loss(
             nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
             total += nats
     return world.all_reduce_sum(total) / count
+
+
+def _symbols_before(ids: Ids, batches: ContiguousBatches, count: int) -> NDArray[np.int64]:
+    """Return the symbols (rows, count) before each row; those before the first one are silence."""
+    before = np.full((batches.rows, count), MIDDLE, dtype=np.int64)
+    for row, symbols in enumerate(before, batches.own.start):
+        start = row * batches.row_length
+        known = min(start, count)
+        symbols[count - known :] = ids[start - known : start]
+    return before

@@ -100,8 +100,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Settings of each recipe that differ from the defaults of `Settings`."""
 
-LAYER_NORM = {"torch-rnn": False, "modern": True}
-"""Whether the networks of each recipe have layer normalisation (`charrnn.models.config.ModelConfig`)."""
+NETWORKS: dict[str, dict[str, Any]] = {"torch-rnn": {"layer_norm": False}, "modern": {"layer_norm": True}}
+"""Fields of a `charrnn.models.config.ModelConfig` that each recipe sets."""
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "torch-rnn": {"context": 0, "prediction": "none", "noise": 0.0},
+    "modern": {"context": 31, "prediction": "lpc", "noise": 0.5},
+}
+"""The same for networks of linear sound only, unless they are given."""
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:

@@ -15,12 +15,13 @@ from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
 from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
 from charrnn.data.recordings import SoundOptions
 from charrnn.data.vocab import Ids, Vocab
+from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.models.char_rnn import CharRNN, Layers, build
 from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
 from charrnn.storage.run_dir import Run
 from charrnn.training.evaluate import in_bits
-from charrnn.training.recipe import LAYER_NORM, Settings
+from charrnn.training.recipe import NETWORKS, SAMPLES, Settings
 
 OF_RECORDINGS = {"channel", "remove_dc", "normalize", "gain"}  # options of inputs that are recordings
 
@@ -101,6 +102,7 @@ class SymbolTask(TrainingTask):
 
     def __init__(self, model: CharRNN, data: Corpus, metadata: Mapping[str, Any], val_frac: float, test_frac: float):
         super().__init__(model, data, data.split(val_frac, test_frac), NEXT_SYMBOL, metadata)
+        use_compiled(model)
 
     @classmethod
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
@@ -122,12 +124,15 @@ class SymbolTask(TrainingTask):
             log(f"{flag} has no effect, because there is no recording among the inputs.", options.quiet)
         if old:
             model = old.model
-            check_same_network(options, given, model.config, {name: name for name in cls.OPTIONS})
+            check_same_network(
+                options, given, model.config, {name: name for name in (*cls.OPTIONS, *SAMPLES["modern"])}
+            )
         else:
-            fields = {name: getattr(options, name) for name in cls.OPTIONS}
-            config = ModelConfig(len(corpus.vocab), **fields, layer_norm=LAYER_NORM[options.recipe])
             # The ids of mu-law bytes are not in the order of the amplitudes.
-            model = build(config, options.seed, settings.smooth_init and is_sound and not sound.mulaw)
+            is_linear = is_sound and not sound.mulaw
+            fields = {name: getattr(options, name) for name in cls.OPTIONS} | NETWORKS[options.recipe]
+            fields |= sample_fields(options, given) if is_linear else none_of_samples(given)
+            model = build(ModelConfig(len(corpus.vocab), **fields), options.seed, settings.smooth_init and is_linear)
         metadata = {
             "rate": sound.rate if is_sound else None,
             "encoding": sound.encoding if is_sound else None,
@@ -148,7 +153,9 @@ class SymbolTask(TrainingTask):
 
     def description(self) -> str:
         config = self.model.config
-        return f"embedding size {config.wordvec_size}, vocabulary {config.vocab_size}"
+        samples = f", context of {config.context} samples" if config.context else ""
+        samples += ", linear prediction" if config.prediction != "none" else ""
+        return f"embedding size {config.wordvec_size}, vocabulary {config.vocab_size}{samples}"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
         made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)
@@ -167,6 +174,18 @@ class SymbolTask(TrainingTask):
         from charrnn.training.samples import SymbolSampler  # imports engines, which the trainer does not need
 
         return SymbolSampler(run, **options)
+
+
+def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:
+    """Return the fields of a ModelConfig on samples as numbers: as given, and otherwise as the recipe sets them."""
+    return {name: getattr(options, name) if name in given else value for name, value in SAMPLES[options.recipe].items()}
+
+
+def none_of_samples(given: set[str]) -> dict[str, Any]:
+    """Return no fields, or raise InputError if a flag is given that needs linear sound."""
+    if foreign := sorted(given & SAMPLES["modern"].keys()):
+        raise InputError(f"--{foreign[0]} is for linear sound, and the data are text or mu-law: leave it out.")
+    return {}
 
 
 def sound_options(options: Namespace, given: set[str], old_rate: int | None, old_mulaw: bool = False) -> SoundOptions:

@@ -11,6 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,13 +175,21 @@ class Trainer:
                 self._write_samples()
 
     def _prepare_iteration(self) -> None:
-        """Reset the hidden state at the start of an epoch, and seed the dropout."""
+        """Reset the state of all rows at the start of an epoch, and of one row if it has to; seed dropout and noise."""
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
             self.state.hidden = self.model.initial_state(self.batches.rows)
-        if self.model.config.dropout:
+        elif self.model.restarts:
+            self._restart_row(self.state.iteration % self.settings.batch_size - self.batches.own.start)
+        if self.model.draws_numbers:
             torch.manual_seed(_iteration_seed(self.settings.seed, self.state.iteration, self.world.rank))
+
+    def _restart_row(self, row: int) -> None:
+        """Reset the state of one of the rows of this process; a row of another process has no effect here."""
+        if 0 <= row < self.batches.rows:
+            for tensor in chain.from_iterable(self.state.hidden):
+                tensor[row] = 0
 
     def _log_is_due(self) -> bool:
         """Return whether to wait for the device and write the log.

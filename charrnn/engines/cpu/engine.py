@@ -9,6 +9,7 @@ from ctypes import c_void_p
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.predictor import HOP
 from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, score_every_symbol
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, choose_variant, run
@@ -38,6 +39,7 @@ class CpuEngine(Engine):
         self._variant = choose_variant()
         self._packed = PackedNetwork(tensors, config, precision)
         self._autotuner = ThreadAutotuner(threads)
+        self._depth = config.layers  # of the state's tuples; one more, of samples, may follow
         self.reset()
 
     def _prime(self, ids: Ids) -> None:
@@ -74,17 +76,19 @@ class CpuEngine(Engine):
         return scores
 
     def get_state(self) -> tuple[EngineState, Ids]:
-        state = map_state(lambda array, size: array[:, :size].copy(), self._streams, self._state_sizes)
-        return state, self._last.copy()
+        layers = self._state_sizes[: self._depth]
+        state = map_state(lambda array, size: array[:, :size].copy(), self._streams[: self._depth], layers)
+        return (*state, *map_state(np.copy, self._streams[self._depth :])), self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
         self._streams = self._pad(state)
         self._last = last
 
     def _pad(self, state: EngineState) -> EngineState:
-        """Return a copy of a state with the kernel's sizes."""
-        sizes = (self._packed.outputs, self._packed.units)
-        return map_state(lambda array, size: pad_with_zeros(array, (len(array), size)), state, [sizes] * len(state))
+        """Return a copy of a state with the kernel's sizes; samples stay as they are."""
+        sizes, layers = (self._packed.outputs, self._packed.units), state[: self._depth]
+        padded = map_state(lambda array, size: pad_with_zeros(array, (len(array), size)), layers, [sizes] * len(layers))
+        return (*padded, *map_state(np.copy, state[self._depth :]))
 
     def _started(self) -> bool:
         return bool((self._last != NO_SYMBOL).all())
@@ -107,12 +111,34 @@ class CpuEngine(Engine):
         n = len(last)
         u = None if u is None else np.ascontiguousarray(u, dtype=np.float32)
         forced = None if forced is None else np.ascontiguousarray(forced)
-        h = (c_void_p * len(state))(*(layer[0].ctypes.data for layer in state))
-        c = (c_void_p * len(state))(*(layer[-1].ctypes.data for layer in state))
+        layers, kept = state[: self._depth], state[self._depth :]
+        h = (c_void_p * len(layers))(*(layer[0].ctypes.data for layer in layers))
+        c = (c_void_p * len(layers))(*(layer[-1].ctypes.data for layer in layers))
         work = Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
         work.u, work.forced, work.ids, work.scores = (
             None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
         )
         work.temperature = temperature
+        if kept:
+            samples, phase = _sample_buffer(kept[0], steps)
+            work.samples, work.phase = samples.ctypes.data, phase.ctypes.data
         with self._autotuner.measure(steps * n) as threads:
             run(self._variant, self._packed.network, work, threads)
+        if kept:
+            _keep_samples(kept[0], samples, steps)
+
+
+def _sample_buffer(state: tuple[Floats, ...], steps: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Return the last samples of a state with space for those that the kernel reads, and the phase (n,)."""
+    last, *phase = state  # (n, history); with prediction (n, 1)
+    samples = np.empty((len(last), last.shape[1] + steps), dtype=np.int8)
+    samples[:, : last.shape[1]] = last
+    return samples, (phase[0][:, 0] if phase else np.zeros(len(last))).astype(np.int64)
+
+
+def _keep_samples(state: tuple[Floats, ...], samples: NDArray[np.int8], steps: int) -> None:
+    """Change a state to the one after the steps whose samples the kernel has appended."""
+    last, *phase = state
+    last[:] = samples[:, steps:]
+    if phase:
+        phase[0][:] = (phase[0] + steps) % HOP

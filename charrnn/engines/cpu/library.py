@@ -44,6 +44,22 @@ class Layer(ctypes.Structure):
     ]
 
 
+class LinearPredictor(ctypes.Structure):
+    """Structure `LinearPredictor` of kernel/layout.h."""
+
+    _fields_ = [
+        *_fields(c_int32, "order length"),
+        *_fields(c_void_p, "window bandwidths"),
+        *_fields(c_double, "white_noise noise_floor power"),
+    ]
+
+
+class Predictors(ctypes.Structure):
+    """Structure `Predictors` of kernel/layout.h."""
+
+    _fields_ = [*_fields(c_int32, "count history"), ("predictor", POINTER(LinearPredictor))]
+
+
 class Network(ctypes.Structure):
     """Structure `Network` of kernel/layout.h."""
 
@@ -53,6 +69,11 @@ class Network(ctypes.Structure):
         ("layer", POINTER(Layer)),
         ("output", Matrix),
         ("output_bias", c_void_p),
+        *_fields(c_int32, "context history"),
+        ("numbers", Matrix),
+        ("predictors", POINTER(Predictors)),
+        ("correction", Matrix),
+        ("correction_bias", c_void_p),
     ]
 
 
@@ -63,6 +84,7 @@ class Work(ctypes.Structure):
         *_fields(c_int64, "streams steps"),
         *_fields(c_void_p, "h c last u forced ids scores y"),
         ("temperature", c_double),
+        *_fields(c_void_p, "samples phase"),
     ]
 
 
@@ -82,6 +104,7 @@ def library() -> ctypes.CDLL:
     lib.charrnn_size.argtypes = [POINTER(Matrix)]
     lib.charrnn_pack.argtypes = [POINTER(Matrix), c_void_p, c_void_p, c_void_p]
     lib.charrnn_table.argtypes = [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p]
+    lib.charrnn_predict.argtypes = [c_int, POINTER(Predictors), c_int64, c_int64, *[c_void_p] * 4]
     lib.charrnn_run.argtypes = [c_int, POINTER(Network), POINTER(Work), c_int]
     return lib
 

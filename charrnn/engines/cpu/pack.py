@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ctypes import byref
+from ctypes import byref, pointer
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
-from charrnn.models.config import CELLS, PROJECTED_CELLS, ModelConfig, check_finite
+from charrnn.engines.cpu.predictor import predictors
+from charrnn.models.config import (
+    CELLS,
+    PROJECTED_CELLS,
+    ModelConfig,
+    check_finite,
+    sample_inputs,
+    sample_state_sizes,
+)
 
 Floats = NDArray[np.float32]
 
@@ -69,12 +77,16 @@ class PackedNetwork:
         config, packer = self._config, self._packer
         layers = (Layer * config.layers)()
         size = round_up(config.wordvec_size, LANES)
+        numbers = sample_inputs(config)
         embedding = pad_with_zeros(tensors["embedding.weight"], (config.vocab_size, size))
         network = Network(config.vocab_size, config.layers, size)
         for i, layer in enumerate(layers):
             part = f"layers.{i}."
             own = {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-            weights = by_units(own["weight_ih_l0"], config.cell, size)
+            columns = own["weight_ih_l0"]
+            if i == 0:
+                columns, of_numbers = np.split(columns, [config.wordvec_size], axis=1)
+            weights = by_units(columns, config.cell, size)
             bias = by_units(own["bias_ih_l0"][:, None], config.cell, 1)[:, 0]
             layer.cell, layer.units, layer.outputs = KERNEL_CELLS.index(config.cell), self.units, self.outputs
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
@@ -82,6 +94,8 @@ class PackedNetwork:
             else:
                 layer.input = packer.matrix(weights, tile_width(config.cell), input_format)
                 layer.bias = packer.address(bias)
+            if i == 0 and numbers:
+                self._pack_numbers(network, by_units(of_numbers, config.cell, round_up(numbers, LANES)), input_format)
             size = self.outputs
             packer.pack_recurrent(layer, own, config.cell, recurrent_format)
             if config.layer_norm:
@@ -99,7 +113,22 @@ class PackedNetwork:
         bias[: config.vocab_size] = tensors["output.bias"]
         network.output_bias = packer.address(bias)
         network.layer = layers
+        if config.prediction != "none":
+            network.predictors = pointer(predictors())
+            correction = pad_with_zeros(tensors["logistic.correction.weight"], (LANES, size))
+            network.correction = packer.matrix(correction, 1, FORMATS["fp32"][0])
+            bias = pad_with_zeros(tensors["logistic.correction.bias"], (LANES,))
+            network.correction_bias = packer.address(bias)
         return network
+
+    def _pack_numbers(self, network: Network, weights: Floats, input_format: int) -> None:
+        """Pack the weights (rows, inputs) of samples as numbers, whose errors would reach every step."""
+        if not network.table:
+            raise UnavailableError("the compiled engine does not support a network of samples of this size.")
+        config = self._config
+        network.context, network.history = config.context, sample_state_sizes(config)[0]
+        number_format = min(input_format, FORMATS["bf16"][0])
+        network.numbers = self._packer.matrix(weights, tile_width(config.cell), number_format)
 
 
 def padded_units(cell: str, units: int) -> int:

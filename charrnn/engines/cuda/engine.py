@@ -58,6 +58,10 @@ class CudaEngine(Engine):
         check_choice("backend", backend, BACKENDS)
         if precision not in PRECISIONS:
             raise InputError(f"the cuda engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
+        if model.config.reads_samples:
+            raise InputError(
+                "the cuda engine does not support a network that reads samples as numbers: use --engine auto."
+            )
         super().__init__(model.config, streams)
         self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
         self._precision = "bf16" if precision == "auto" else precision

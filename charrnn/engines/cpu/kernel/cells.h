@@ -52,11 +52,13 @@ static void V(layer_step)(Thread *t, int l, int64_t step)
     const Layer *layer = shared->network->layer + l;
     const Matrix *m = &layer->recurrent;
     const float *table = l ? NULL : shared->network->table;
+    int adds = !table || shared->network->history; /* the product is the input, or is added to it */
     int cell = layer->cell, gates = cell == GRU ? 3 : cell == RNN ? 1 : 4;
     int64_t rows = rows_of(m), tiles = m->vectors / m->width;
     int64_t from = V(share)(t, tiles, 0) * m->width / gates, to = V(share)(t, tiles, 1) * m->width / gates;
     for (int64_t s = 0; s < work->streams; s++) {
-        const float *inputs = table ? table + V(symbol)(work, s, step) * rows : shared->input + s * rows;
+        const float *inputs = table ? table + V(symbol)(work, s, step) * rows : layer->bias;
+        const float *products = shared->input + s * rows;
         const float *recurrents = shared->recurrent[l] + s * rows;
         float *hs = (cell == LSTMP ? shared->hidden : work->h[l]) + s * layer->units;
         for (int64_t block = from; block < to; block++) {
@@ -65,8 +67,8 @@ static void V(layer_step)(Thread *t, int l, int64_t step)
             for (int g = 0; g < gates; g++) {
                 int64_t row = (block * gates + g) * LANES;
                 input[g] = *(const floats *)(inputs + row);
-                if (!table)
-                    input[g] += *(const floats *)(layer->bias + row);
+                if (adds)
+                    input[g] += *(const floats *)(products + row);
                 recurrent[g] = *(const floats *)(recurrents + row);
                 if (cell == GRU)
                     recurrent[g] += *(const floats *)(layer->recurrent_bias + row);

@@ -18,6 +18,8 @@
  *       dot_products.h   unpacking and dot products of one tile
  *       matrices.h       products with a whole matrix
  *       cells.h          one step of each cell
+ *       predictor.h      prediction of samples
+ *       samples.h        samples as inputs, and the distribution around their predictions
  *       symbols.h        sampling or scoring of the next symbol
  *       steps.h          the loop over steps and layers
  */
@@ -59,6 +61,17 @@
 EXPORT void charrnn_math(int variant, int which, int64_t n, const float *x, float *y)
 {
     variants[variant].math(which, n, x, y);
+}
+
+/* Predict samples as charrnn.data.predictor.predict does.
+ *
+ *     samples                (rows, history + steps)
+ *     phase                  (rows,) samples for which a row's coefficients have been used, less than HOP
+ *     predictions, scales    (rows, steps + 1, predictors), which are written */
+EXPORT void charrnn_predict(int variant, const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples,
+                            const int64_t *phase, float *predictions, float *scales)
+{
+    variants[variant].predict(all, rows, steps, samples, phase, predictions, scales);
 }
 
 typedef struct {

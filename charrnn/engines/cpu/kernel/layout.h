@@ -13,12 +13,17 @@
 enum { LANES = 16, GROUP = 4, MAX_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };  /* cells */
 enum { FP32 = 0, BF16 = 1 };     /* formats of weights; 4 to 7 are integers of 4 to 7 bits */
+enum { HOP = 16, MAX_ORDER = 128, MAX_WINDOW = 4096 }; /* of predictors */
+enum { EIGHT = 8, LAGS = 8 }; /* samples in a vector, and lags that are computed together */
+#define RESOLUTION 1048576.0 /* coefficients of predictors are multiples of its inverse */
+#define LARGEST 262144.0     /* limit of a coefficient */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef double eight __attribute__((vector_size(8 * EIGHT), aligned(8)));
 typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
 
 /* -- the caller's structures: nothing is kept between calls ------------------------------------------------------------ */
@@ -54,6 +59,21 @@ typedef struct {
     const float *gain, *offset;    /* (outputs,) of the normalisation */
 } Layer;
 
+/* Parameters of one predictor of samples; charrnn/data/predictor.py explains them. */
+typedef struct {
+    int32_t order;                 /* at most MAX_ORDER */
+    int32_t length;                /* a multiple of 8, at most MAX_WINDOW */
+    const double *window;          /* (length,) whole numbers */
+    const double *bandwidths;      /* (order,) */
+    double white_noise, noise_floor, power;
+} LinearPredictor;
+
+typedef struct {
+    int32_t count;
+    int32_t history;               /* samples that predictions depend on */
+    const LinearPredictor *predictor;
+} Predictors;
+
 typedef struct {
     int32_t vocab;
     int32_t layers;
@@ -63,6 +83,13 @@ typedef struct {
     const Layer *layer;
     Matrix output;
     const float *output_bias;
+    /* Only of networks that read samples as numbers; the first layer then has a table. */
+    int32_t context;               /* samples before the last one that are read */
+    int32_t history;               /* samples that the inputs of a step depend on; 0 for other networks */
+    Matrix numbers;                /* (rows of the first layer, inputs of samples), added to the table */
+    const Predictors *predictors;  /* NULL without prediction */
+    Matrix correction;             /* (16, inputs) of the predictions, by the last layer */
+    const float *correction_bias;  /* (16,) */
 } Network;
 
 /* The work of one call. Arrays of streams have the shape (streams, ...). */
@@ -77,7 +104,22 @@ typedef struct {
     double *scores;                /* (streams, steps) log-probabilities of `forced`, or NULL */
     float *y;                      /* (streams, steps, outputs) h of the last layer after each step, or NULL */
     double temperature;
+    int8_t *samples;               /* (streams, history + steps): those before; the kernel appends what it reads */
+    const int64_t *phase;          /* (streams,) samples for which the coefficients of predictors have been used */
 } Work;
+
+/* Memory of a predictor while it solves for coefficients. */
+typedef struct {
+    double windowed[MAX_WINDOW + 2 * MAX_ORDER]; /* begins with zeros */
+    double r[MAX_ORDER + 8], u[MAX_ORDER], a[MAX_ORDER], reversed[MAX_ORDER];
+} PredictorMemory;
+
+/* What one predictor of a stream knows at a step. */
+typedef struct {
+    double coefficients[MAX_ORDER]; /* the newest sample's last */
+    float value;                    /* prediction of the next sample */
+    float scale;                    /* standard deviation of the errors in the window */
+} Forecast;
 
 /* -- structures that the threads of a call share or own ----------------------------------------------------------------- */
 
@@ -96,6 +138,9 @@ typedef struct {
     float *input;          /* (streams, largest rows): W x of the current layer */
     float *hidden;         /* (streams, largest units): h of an LSTMP before the projection */
     float *logits;         /* (streams, padded vocab) */
+    float *numbers;        /* (streams, inputs of `numbers`) */
+    float *correction;     /* (streams, 16) */
+    Forecast *forecast;    /* (streams, predictors) */
 } Shared;
 
 /* Input vectors (streams, size) of matrices. Float matrices read `values`; integer matrices read the rest. */
@@ -132,4 +177,5 @@ typedef struct {
     Vectors x;             /* input of the current matrix */
     float *normed;         /* (streams, largest outputs) */
     uint8_t *unpacked;     /* one tile, a byte per weight */
+    PredictorMemory *memory;
 } Thread;

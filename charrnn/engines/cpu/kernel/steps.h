@@ -53,11 +53,17 @@ static void V(run)(Thread *t)
     int depth = network->layers, early = 0; /* early: this step computes the next one's recurrent products */
     for (int l = 0; l < depth; l++)
         V(convert)(&t->h[l], work->h[l], work->streams, network->layer[l].outputs, network->layer[l].recurrent.format);
+    if (network->history)
+        V(start_samples)(t);
     barrier(t);
     for (int64_t step = 0; step < work->steps; step++) {
         int needed = !early;
         early = needed && step + 1 < work->steps;
         const Vectors *x = network->table ? NULL : V(embed)(t, step);
+        if (network->history) {
+            V(convert)(&t->x, t->shared->numbers, work->streams, network->numbers.inputs, network->numbers.format);
+            V(product)(t, &network->numbers, &t->x, t->shared->input);
+        }
         for (int l = 0; l < depth; l++) {
             const Layer *layer = network->layer + l;
             if (x)
@@ -85,10 +91,15 @@ static void V(run)(Thread *t)
             V(store_output)(t->shared, step);
         if (!work->forced || work->scores) {
             V(product)(t, &network->output, x, t->shared->logits);
+            if (network->predictors)
+                V(product)(t, &network->correction, x, t->shared->correction);
             barrier(t);
             for (int64_t s = t->index; s < work->streams; s += t->shared->threads)
                 V(next_symbol)(t->shared, s, step);
         }
+        if (network->history && step + 1 < work->steps)
+            for (int64_t s = t->index; s < work->streams; s += t->shared->threads)
+                V(read_sample)(t, s, step + 1);
         barrier(t);
     }
 }

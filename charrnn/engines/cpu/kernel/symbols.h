@@ -34,6 +34,8 @@ static void V(next_symbol)(const Shared *shared, int64_t s, int64_t step)
     int64_t padded = rows_of(&shared->network->output), vocab = shared->network->vocab, id = 0;
     int64_t at = s * work->steps + step;
     float *logits = shared->logits + s * padded, largest = V(add_output_bias)(shared, logits);
+    if (shared->network->predictors)
+        largest = V(add_logistic)(shared, s, logits);
     if (work->forced) {
         double logit = (double)logits[work->forced[at]] - largest;
         work->scores[at] = logit - log(V(exponentials)(logits, padded, largest, 1));

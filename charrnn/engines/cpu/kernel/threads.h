@@ -103,13 +103,22 @@ static Thread *allocate_threads(Pool *pool, const Network *network, const Work *
     shared->input = allocate(pool, n * rows, sizeof(float));
     shared->hidden = allocate(pool, n * units, sizeof(float));
     shared->logits = allocate(pool, n * rows_of(&network->output), sizeof(float));
+    int32_t numbers = network->numbers.inputs;
+    shared->numbers = allocate(pool, n * numbers, sizeof(float));
+    if (network->predictors) {
+        shared->correction = allocate(pool, n * LANES, sizeof(float));
+        shared->forecast = allocate(pool, n * network->predictors->count, sizeof(Forecast));
+    }
     int64_t inputs = outputs > units ? outputs : units;
+    inputs = numbers > inputs ? numbers : inputs;
     for (int i = 0; i < threads && !pool->failed; i++) {
         thread[i] = (Thread){.shared = shared, .index = i};
         thread[i].h = allocate(pool, network->layers, sizeof(Vectors));
         thread[i].normed = allocate(pool, n * outputs, sizeof(float));
         thread[i].unpacked = allocate(pool, inputs * LANES * MAX_WIDTH, 1);
         allocate_vectors(pool, &thread[i].x, n, inputs);
+        if (network->predictors)
+            thread[i].memory = allocate(pool, 1, sizeof(PredictorMemory));
         for (int l = 0; l < network->layers && !pool->failed; l++)
             allocate_vectors(pool, &thread[i].h[l], n, network->layer[l].outputs);
     }

@@ -4,5 +4,7 @@
 #include "dot_products.h"
 #include "matrices.h"
 #include "cells.h"
+#include "predictor.h"
+#include "samples.h"
 #include "symbols.h"
 #include "steps.h"

@@ -82,22 +82,26 @@ typedef struct {
     const char *name;
     void (*run)(Thread *);
     void (*math)(int which, int64_t n, const float *x, float *y);
+    void (*predict)(const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples, const int64_t *phase,
+                    float *predictions, float *scales);
 } Variant;
+
+#define VARIANT_ENTRY(name) {#name, run_##name, math_##name, predict_##name}
 
 /* The fastest first. */
 static const Variant variants[] = {
 #if ON_X86_WITH_TILES
-    {"avx512amx", run_avx512amx, math_avx512amx},
+    VARIANT_ENTRY(avx512amx),
 #endif
 #if ON_X86
-    {"avx512gfni", run_avx512gfni, math_avx512gfni},
-    {"avx512vnni", run_avx512vnni, math_avx512vnni},
-    {"avxvnni", run_avxvnni, math_avxvnni},
-    {"avx2", run_avx2, math_avx2},
+    VARIANT_ENTRY(avx512gfni),
+    VARIANT_ENTRY(avx512vnni),
+    VARIANT_ENTRY(avxvnni),
+    VARIANT_ENTRY(avx2),
 #elif ON_ARM
-    {"neondot", run_neondot, math_neondot},
+    VARIANT_ENTRY(neondot),
 #endif
-    {"portable", run_portable, math_portable},
+    VARIANT_ENTRY(portable),
 };
 
 enum { VARIANTS = sizeof variants / sizeof variants[0] };

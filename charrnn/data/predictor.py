@@ -1,0 +1,129 @@
+"""Backward-adaptive linear prediction of samples, the reference in numpy.
+
+A predictor computes its coefficients from the samples already known, as the coder of ITU-T G.728 does, so sampling
+computes the same predictions from what it has drawn. Every `HOP` samples it takes the autocorrelation of the last
+samples under a window and solves the normal equations by the recursion of Schur (Le Roux and Gueguen 1977).
+
+The result does not depend on the processor, the number of rows or the library: samples and windows are whole numbers,
+whose sums of products are exact in double precision in any order; the recursion works element by element; and the
+coefficients are rounded to multiples of 2^-20, so that predictions are exact sums, too.
+`charrnn.engines.cpu.predictor` is the compiled form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Samples = NDArray[np.int8]
+
+HOP = 16  # samples for which coefficients are used
+RISE = 40  # samples of the window's rise at its new end
+WINDOW_PEAK = 255  # of the window's whole numbers
+RESOLUTION = 2.0**20  # coefficients are multiples of its inverse
+LARGEST = 2.0**18  # limit of a coefficient, with which sums stay exact
+NOISE_FLOOR = 0.006  # variance, in steps squared, of the white noise added to every signal
+
+
+@dataclass(frozen=True)
+class LinearPredictor:
+    """The parameters of a predictor."""
+
+    order: int  # coefficients
+    length: int  # samples in the window
+    decay: float  # of the window per sample of age
+    white_noise: float = 1e-5  # relative to the signal's power; makes the prediction less sharp
+    bandwidth: float = 1.0  # coefficient j is multiplied by its j-th power, which widens resonances
+
+    @cached_property
+    def window(self) -> Doubles:
+        """The window (length,) in whole numbers, the newest sample last: a sine's rise, then exponential decay."""
+        age = np.arange(self.length)[::-1]
+        rise = np.sin(np.pi / 2 * np.minimum(1, (age + 1) / RISE))
+        return np.asarray(np.rint(WINDOW_PEAK * rise * self.decay**age))
+
+    @cached_property
+    def power(self) -> float:
+        """The sum of the squares of the window."""
+        return float(np.sum(self.window**2))
+
+    @cached_property
+    def bandwidths(self) -> Doubles:
+        """The factors (order,) of the coefficients."""
+        return np.asarray(self.bandwidth ** np.arange(1, self.order + 1))
+
+
+PREDICTORS = (LinearPredictor(32, 512, 0.995), LinearPredictor(100, 2048, 0.9985))
+HISTORY = max(predictor.length for predictor in PREDICTORS) + HOP  # samples that predictions depend on
+
+
+def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the predictions of samples, and the scales of their errors.
+
+    Parameters
+    ----------
+    samples
+        (N, HISTORY + T) in -128 to 127: those before the first one to predict, and T more.
+    phase
+        (N,) in 0 to HOP - 1: the number of samples for which each row's coefficients have been used.
+
+    Returns
+    -------
+    predictions, scales
+        (N, T + 1, P), for each of the `PREDICTORS`: the predictions in -128 to 127 of the last T samples and of the
+        next one, each from the samples before it, and the standard deviations of the errors in their windows.
+    """
+    results = [_predict(predictor, samples, phase) for predictor in PREDICTORS]
+    predictions, scales = (np.stack(arrays, axis=2) for arrays in zip(*results, strict=True))
+    return predictions, scales
+
+
+def _predict(predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the predictions (N, T + 1) and scales (N, T + 1) of one predictor."""
+    rows, steps = len(samples), samples.shape[1] - HISTORY + 1
+    block = (phase[:, None] + np.arange(steps)) // HOP  # (N, T + 1) index of each position's coefficients
+    starts = HISTORY - phase[:, None] + HOP * np.arange(block.max() + 1)  # (N, blocks), where they are computed
+    starts = np.minimum(starts, samples.shape[1])  # those after the last position are not used
+    windows = sliding_window_view(samples, predictor.length, axis=1)  # (N, ., length)
+    row = np.arange(rows)[:, None]
+    coefficients, scales = solve(predictor, windows[row, starts - predictor.length])
+    histories = sliding_window_view(samples, predictor.order, axis=1)[:, -steps:].astype(np.float64)
+    predictions = np.einsum("nto,nto->nt", histories[:, :, ::-1], coefficients[row, block])
+    return np.clip(predictions, -128, 127).astype(np.float32), scales[row, block].astype(np.float32)
+
+
+def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> tuple[Doubles, Doubles]:
+    """Return coefficients (..., order), the newest sample's first, and error scales (...) for (..., length) samples."""
+    size = 1 << (predictor.length + predictor.order).bit_length()
+    spectrum = np.fft.rfft(windows * predictor.window, size)
+    squares = spectrum.real**2 + spectrum.imag**2
+    # The true sums are whole numbers below 2^40, so rounding removes the errors of the transforms.
+    r = np.rint(np.fft.irfft(squares, size)[..., : predictor.order + 1])
+    r[..., 0] = r[..., 0] * (1 + predictor.white_noise) + NOISE_FLOOR * predictor.power
+    a, error = schur(r)
+    a = np.rint(a * predictor.bandwidths * RESOLUTION).clip(-LARGEST * RESOLUTION, LARGEST * RESOLUTION) / RESOLUTION
+    return a, np.sqrt(error / predictor.power)
+
+
+def schur(r: Doubles) -> tuple[Doubles, Doubles]:
+    """Return predictor coefficients a (..., p) and error energies (...) for autocorrelations r (..., p + 1).
+
+    With x_t predicted as the sum of a_j x_(t-j), j from 1 to p. u and v are the forward and backward sequences, whose
+    first elements give a reflection coefficient; all operations are element by element, in an order that
+    `V(schur)` of the compiled predictor repeats.
+    """
+    u, v = r[..., 1:], r[..., :-1]
+    a = np.empty((*r.shape[:-1], 0))
+    error = v[..., 0]
+    while u.shape[-1]:
+        k = u[..., :1] / v[..., :1]
+        a = np.concatenate([a - k * a[..., ::-1], k], axis=-1)
+        error = v[..., 0] - k[..., 0] * u[..., 0]
+        u, v = u[..., 1:] - k * v[..., 1:], (v - k * u)[..., :-1]
+    return a, error

@@ -1,0 +1,51 @@
+"""The compiled form of `charrnn.data.predictor`, which predicts about a million samples per second."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bytecodec.console import log
+from charrnn.data.predictor import HISTORY, NOISE_FLOOR, PREDICTORS, Floats, Samples
+from charrnn.engines.cpu.library import LinearPredictor, Predictors, UnavailableError, choose_variant, library
+
+if TYPE_CHECKING:
+    from charrnn.models.char_rnn import CharRNN
+
+
+def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return what `charrnn.data.predictor.predict` returns, to the last bit.
+
+    Raise UnavailableError if the kernel was not built.
+    """
+    rows, steps = len(samples), samples.shape[1] - HISTORY
+    samples, phase = np.ascontiguousarray(samples, np.int8), np.ascontiguousarray(phase, np.int64)
+    predictions, scales = (np.empty((rows, steps + 1, len(PREDICTORS)), np.float32) for _ in range(2))
+    arrays = (samples, phase, predictions, scales)
+    library().charrnn_predict(choose_variant(), predictors(), rows, steps, *(a.ctypes.data for a in arrays))
+    return predictions, scales
+
+
+def use_compiled(model: CharRNN) -> None:
+    """Let a network that predicts samples use the compiled predictor; report on stderr if it was not built."""
+    if model.config.prediction == "none" or not model.samples:
+        return
+    try:
+        library()
+        model.samples.predict = predict
+    except UnavailableError as error:
+        log(f"{error} Samples are predicted by numpy, which is slower.")
+
+
+@cache
+def predictors() -> Predictors:
+    """Return the predictors' parameters for the kernel."""
+    each = (LinearPredictor * len(PREDICTORS))()
+    for target, one in zip(each, PREDICTORS, strict=True):
+        target.order, target.length = one.order, one.length
+        target.window, target.bandwidths = one.window.ctypes.data, one.bandwidths.ctypes.data  # arrays that one keeps
+        target.white_noise, target.noise_floor, target.power = one.white_noise, NOISE_FLOOR * one.power, one.power
+    return Predictors(len(PREDICTORS), HISTORY, each)

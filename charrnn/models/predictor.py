@@ -1,0 +1,65 @@
+"""Linear prediction of samples in torch's operations, for NVIDIA GPUs; `charrnn.data.predictor` is the reference.
+
+Shapes depend on the number of rows and steps only, and nothing waits for the device, so it can be part of a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from charrnn.data.predictor import HISTORY, HOP, LARGEST, NOISE_FLOOR, PREDICTORS, RESOLUTION, LinearPredictor
+
+
+def predict(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+    """Return predictions and scales (N, T + 1, P) for samples (N, HISTORY + T) and a phase (N,).
+
+    See `charrnn.data.predictor.predict`.
+    """
+    samples, phase = samples.double(), phase.long()
+    results = [_predict(predictor, samples, phase) for predictor in PREDICTORS]
+    predictions, scales = (torch.stack(tensors, dim=2).float() for tensors in zip(*results, strict=True))
+    return predictions, scales
+
+
+def _predict(predictor: LinearPredictor, samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+    steps = samples.shape[1] - HISTORY + 1
+    device = samples.device
+    block = (phase[:, None] + torch.arange(steps, device=device)) // HOP  # (N, T + 1)
+    blocks = torch.arange((HOP + steps - 2) // HOP + 1, device=device)
+    starts = (HISTORY - phase[:, None] + HOP * blocks).clamp(max=samples.shape[1])  # (N, blocks)
+    window = torch.arange(-predictor.length, 0, device=device)
+    row = torch.arange(len(samples), device=device)[:, None]
+    coefficients, scales = _solve(predictor, samples[row[..., None], starts[..., None] + window])
+    histories = samples.unfold(1, predictor.order, 1)[:, -steps:]  # (N, T + 1, order), the newest sample last
+    predictions = (histories.flip(2) * coefficients[row, block]).sum(dim=2)
+    return predictions.clamp(-128, 127), scales[row, block]
+
+
+def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coefficients (..., order) and error scales (...) for windows (..., length)."""
+    window, bandwidths = _constants(predictor, windows.device)
+    size = 1 << (predictor.length + predictor.order).bit_length()
+    spectrum = torch.fft.rfft(windows * window, size)
+    squares = spectrum.real.square() + spectrum.imag.square()
+    r = torch.fft.irfft(squares, size)[..., : predictor.order + 1].round()
+    u, v = r[..., 1:], r[..., :-1].clone()
+    v[..., 0] = v[..., 0] * (1 + predictor.white_noise) + NOISE_FLOOR * predictor.power
+    a, error = r[..., :0], v[..., :1]
+    while u.shape[-1]:
+        k = u[..., :1] / v[..., :1]
+        a = torch.cat([a - k * a.flip(-1), k], dim=-1)
+        error = v[..., :1] - k * u[..., :1]
+        u, v = u[..., 1:] - k * v[..., 1:], (v - k * u)[..., :-1]
+    limit = LARGEST * RESOLUTION
+    a = (a * bandwidths * RESOLUTION).round().clamp(-limit, limit) / RESOLUTION
+    return a, (error[..., 0] / predictor.power).sqrt()
+
+
+@cache
+def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the window and the factors of the coefficients on a device, to which a CUDA graph cannot copy them."""
+    window, bandwidths = (torch.from_numpy(array).to(device) for array in (predictor.window, predictor.bandwidths))
+    return window, bandwidths
