@@ -131,6 +131,18 @@ def trained(trained_run):
     return load(trained_run)
 
 
+@pytest.fixture(scope="session")
+def trained_on_symbols(tmp_path_factory, tone_file):
+    """Return the checkpoint of a network that has learnt the tone from symbols alone, without predictions."""
+    from charrnn.commands.train import charrnn_train
+    from charrnn.storage.checkpoint import load
+
+    folder = tmp_path_factory.mktemp("runs") / "symbols"
+    flags = [*TRAINED.split(), "--context", "0", "--prediction", "none"]
+    assert charrnn_train([str(tone_file), "--run-dir", str(folder), *flags]) == 0
+    return load(folder)
+
+
 @pytest.fixture
 def tiny_config():
     """Return the configuration of a network with 7 symbols, embeddings of 5 and 2 layers of 6 units."""

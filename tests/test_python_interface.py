@@ -12,9 +12,9 @@ from bytecodec.errors import InputError
 from charrnn.data import baselines
 from charrnn.data.vocab import Vocab
 from charrnn.engines.eager import EagerEngine
-from charrnn.sampling import audio_metrics
 from charrnn.frames import model as frame_model
 from charrnn.frames.generate import FrameStream
+from charrnn.sampling import audio_metrics
 from charrnn.sampling.generate import generate, prime
 from charrnn.sampling.stitch import stitch
 from charrnn.storage import checkpoint

@@ -143,12 +143,13 @@ class CharRNN(Layers):
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits (N, T, V) of the symbol after each of ids (N, T), and the state after them."""
-        x = self._embed(ids)
         if not self.samples:
-            logits, _, state = self.run(x, state)
+            logits, _, state = self.run(self._embed(ids), state)
             return logits, state
-        numbers, prediction, samples = self.samples.read(ids, state[-1], self.training and self.config.noise > 0)
-        logits, h, state = self.run(torch.cat([x, numbers], dim=2), state[:-1])
+        if self.training and self.config.noise:
+            ids = self.samples.add_noise(ids, state[-1])
+        numbers, prediction, samples = self.samples.read(ids, state[-1])
+        logits, h, state = self.run(torch.cat([self._embed(ids), numbers], dim=2), state[:-1])
         if self.logistic and prediction:
             logits = self.logistic(logits, self.logistic.correction(h), prediction)
         return logits, (*state, samples)
@@ -171,7 +172,7 @@ class CharRNN(Layers):
         if not self.samples:
             logits, _, state = self.run_step(x, state, linear)
             return logits, state
-        numbers, prediction, samples = self.samples.read(ids[:, None], state[-1], noisy=False)
+        numbers, prediction, samples = self.samples.read(ids[:, None], state[-1])
         logits, h, state = self.run_step(torch.cat([x, numbers[:, 0]], dim=1), state[:-1], linear)
         if self.logistic and prediction:
             correction = linear(h, self.logistic.correction.weight, self.logistic.correction.bias)

@@ -43,7 +43,7 @@ class ModelConfig:
     layer_norm: bool = False  # whether each layer's output, but not its state, is normalised (Ba et al. 2016)
     context: int = 0  # K, the samples before the last symbol that are also read as numbers; linear sound only
     prediction: str = "none"  # lpc: read linear predictions and output a distribution around them; linear sound only
-    noise: float = 0.0  # of context and predictions in training, relative to the predictions' errors
+    noise: float = 0.0  # of the samples that are read in training, relative to the level of those before
 
     def __post_init__(self) -> None:
         check_whole(self, "vocab_size", "wordvec_size")

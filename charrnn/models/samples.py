@@ -22,6 +22,7 @@ from charrnn.models.config import BYTES, ModelConfig, sample_inputs, sample_stat
 MIDDLE = 128  # the byte of silence
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
+LEVEL_SAMPLES = 512  # of which the level is measured
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
 SampleState = tuple[Tensor, ...]  # (N, samples) the last samples, and with prediction (N, 1) their phase
@@ -50,11 +51,21 @@ class SampleReader:
         """Return the state of n streams before the first sample, on the device of a tensor."""
         return tuple(like.new_zeros(n, size) for size in sample_state_sizes(self.config))
 
-    def read(self, ids: Tensor, state: SampleState, noisy: bool) -> tuple[Tensor, Prediction | None, SampleState]:
-        """Return inputs (N, T, `size`) after each of ids (N, T), predictions of the symbols after them, and the state.
+    def add_noise(self, ids: Tensor, state: SampleState) -> Tensor:
+        """Return ids (N, T) with Gaussian noise, whose deviation is ``noise`` times the level of the samples before.
 
-        With ``noisy``, context and predictions have Gaussian noise of ``noise`` times the scale of the error.
+        A network that learns to predict the next sample from a noisy past removes noise, and with it the energy of the
+        errors that would accumulate when it reads what it has generated. In silence the noise is rounded to zero.
         """
+        samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
+        energy = functional.pad(samples.double().square().cumsum(dim=1), (1, 0))
+        steps, length = ids.shape[1], min(LEVEL_SAMPLES, samples.shape[1] - ids.shape[1])
+        level = ((energy[:, -steps:] - energy[:, -steps - length : -length]) / length).sqrt()
+        noise = self.config.noise * level * torch.randn_like(level)
+        return (ids + noise.round().long()).clamp(0, BYTES - 1)
+
+    def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Prediction | None, SampleState]:
+        """Return inputs (N, T, `size`) after each of ids (N, T), predictions of the next symbols, and the state."""
         context, steps = self.config.context, ids.shape[1]
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
         recent = samples[:, samples.shape[1] - steps - context :]
@@ -66,10 +77,6 @@ class SampleReader:
         values, scales = self._predictions(samples, phase)
         scale = (scales[:, 1:, :1].square() + STEP_VARIANCE).sqrt()
         last, values = values[:, :-1], values[:, 1:]
-        if noisy:
-            deviation = self.config.noise * scale
-            numbers = numbers + deviation * torch.randn_like(numbers)
-            values = values + deviation * torch.randn_like(values)
         current = recent[:, context:, None]
         parts = (
             numbers * SCALE,

@@ -178,7 +178,14 @@ class SymbolTask(TrainingTask):
 
 def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:
     """Return the fields of a ModelConfig on samples as numbers: as given, and otherwise as the recipe sets them."""
-    return {name: getattr(options, name) if name in given else value for name, value in SAMPLES[options.recipe].items()}
+    fields = {
+        name: getattr(options, name) if name in given else value for name, value in SAMPLES[options.recipe].items()
+    }
+    if fields["context"] == 0 and fields["prediction"] == "none":
+        if "noise" in given and fields["noise"]:
+            raise InputError("--noise is for networks with --context or --prediction: leave it out.")
+        fields["noise"] = 0.0
+    return fields
 
 
 def none_of_samples(given: set[str]) -> dict[str, Any]:

@@ -123,12 +123,18 @@ def test_in_bf16_the_error_of_scores_is_at_most_twice_that_of_autocast(backend, 
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("persistent", marks=[pytest.mark.slow])])
-def test_in_bf16_a_trained_network_loses_less_than_five_thousandths_of_a_nat(backend, trained):
-    ids = EagerEngine(trained.model, 16).run(uniform_numbers(24, 16), 1.0)
-    reference = EagerEngine(trained.model, 1).score(ids)
-    difference = engine(trained.model, precision="bf16", backend=backend).score(ids) - reference
+def test_in_bf16_a_trained_network_loses_less_than_five_thousandths_of_a_nat(backend, trained_on_symbols):
+    model = trained_on_symbols.model
+    ids = EagerEngine(model, 16).run(uniform_numbers(24, 16), 1.0)
+    reference = EagerEngine(model, 1).score(ids)
+    difference = engine(model, precision="bf16", backend=backend).score(ids) - reference
     assert 0 < abs(difference.mean()) < 0.005
     assert np.abs(difference).max() < 0.2
+
+
+def test_a_network_that_reads_samples_is_rejected_with_the_remedy(trained):
+    with pytest.raises(InputError, match="--engine auto"):
+        engine(trained.model)
 
 
 @pytest.mark.parametrize("backend", ["torch", KERNEL])

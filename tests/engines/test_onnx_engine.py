@@ -73,10 +73,17 @@ def test_it_chooses_as_the_eager_engine_does(logits, u, temperature):
     assert (own == np.stack(there)).any(axis=0).all()  # rounding may differ exactly at a border
 
 
-def test_in_int8_a_trained_network_loses_less_than_five_thousandths_of_a_nat(trained, tone):
+def test_in_int8_a_trained_network_loses_less_than_five_thousandths_of_a_nat(trained_on_symbols, tone):
     ids = tone[:4000].astype(np.int64).reshape(2, 2000)
-    reference = EagerEngine(trained.model).score(ids).mean()
-    assert engine_of(trained.model, precision="int8").score(ids).mean() == pytest.approx(reference, abs=0.005)
+    reference = EagerEngine(trained_on_symbols.model).score(ids).mean()
+    assert engine_of(trained_on_symbols.model, precision="int8").score(ids).mean() == pytest.approx(
+        reference, abs=0.005
+    )
+
+
+def test_a_network_that_reads_samples_is_rejected_with_the_remedy(trained):
+    with pytest.raises(InputError, match="--context 0 --prediction none"):
+        charrnn.engine(trained, "onnx")
 
 
 def test_a_precision_that_it_does_not_have_is_rejected(tiny_checkpoint):

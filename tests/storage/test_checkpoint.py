@@ -91,8 +91,9 @@ def test_weights_that_a_user_froze_are_saved(tmp_path, tiny_checkpoint):
 
 def test_fields_that_older_versions_did_not_write_have_defaults(saved, tiny_checkpoint):
     def older(metadata):
-        model = without(without(metadata["model"], "proj_size"), "layer_norm")
-        return {name: metadata[name] for name in ("format", "kind", "vocab")} | {"model": model}
+        newer = ("proj_size", "layer_norm", "context", "prediction", "noise")
+        model = {name: value for name, value in metadata["model"].items() if name not in newer}
+        return {"format": 1, "kind": metadata["kind"], "vocab": metadata["vocab"], "model": model}
 
     found = load(rewrite(saved, older))
     assert found.config == tiny_checkpoint.config
@@ -106,7 +107,7 @@ def test_the_metadata_are_json_and_parameters_that_always_are_zero_are_not_store
     with safe_open(str(tmp_path / "a"), framework="np") as file:
         assert list(file.metadata()) == ["charrnn"]
         assert json.loads(file.metadata()["charrnn"]) == {
-            "format": 1,
+            "format": 2,
             "kind": "symbols",
             "model": {
                 "vocab_size": 256,
@@ -118,6 +119,9 @@ def test_the_metadata_are_json_and_parameters_that_always_are_zero_are_not_store
                 "forget_bias": 1.0,
                 "proj_size": None,
                 "layer_norm": False,
+                "context": 0,
+                "prediction": "none",
+                "noise": 0.0,
             },
             "vocab": {"alphabet": "latin"},
             "step": 12,
@@ -188,7 +192,7 @@ def test_metadata_that_cannot_be_read_are_rejected(saved):
 
 
 def test_another_format_or_kind_is_named(saved):
-    assert "newer version" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 2}))
+    assert "newer version" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 3}))
     assert "format 0" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 0}))
     assert "format True" in refusal(rewrite(saved, lambda metadata: metadata | {"format": True}))
     rewrite(saved, lambda metadata: metadata | {"format": 1, "kind": "frames"})

@@ -1,0 +1,58 @@
+"""The compiled predictor, and the one in torch's operations, are the reference in numpy to the last bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.data import predictor as reference
+from charrnn.data.predictor import HISTORY, HOP
+from charrnn.engines.cpu import library as cpu_library
+from charrnn.engines.cpu import predictor as compiled
+from charrnn.models import predictor as in_torch
+from charrnn.models.char_rnn import build
+from charrnn.models.config import ModelConfig
+
+STEPS = 37
+
+
+def sounds():
+    """Return rows of samples: silence, full scale, noises, tones, an onset, and one sample that is not zero."""
+    random, t = np.random.default_rng(0), np.arange(HISTORY + STEPS)
+    rows = [0 * t, 0 * t + 127, 0 * t - 128, np.where(t % 2, 127, -128), np.where(t > HISTORY + 9, 90, 0)]
+    rows += [random.normal(0, deviation, len(t)) for deviation in (0.5, 3, 300)]
+    rows += [amplitude * np.sin(frequency * t) for amplitude in (1, 127) for frequency in (0.01, 0.9, 3.1)]
+    rows += [np.where(t == HISTORY + 3, 127, 0), np.cumsum(random.normal(0, 1, len(t)))]
+    return np.clip(np.rint(rows), -128, 127).astype(np.int8)
+
+
+ROWS = sounds()
+PHASES = np.arange(len(ROWS)) * 5 % HOP
+EXPECTED = reference.predict(ROWS, PHASES)
+
+
+@pytest.mark.parametrize("variant", list(cpu_library.variants()))
+def test_the_compiled_predictor_is_the_reference_in_every_variant(monkeypatch, variant):
+    monkeypatch.setenv(cpu_library.VARIANT_VARIABLE, variant)
+    for found, expected in zip(compiled.predict(ROWS, PHASES), EXPECTED, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_predictor_in_torch_is_the_reference():
+    rows, phases = torch.from_numpy(ROWS.astype(np.float32)), torch.from_numpy(PHASES.astype(np.float32))
+    for found, expected in zip(in_torch.predict(rows, phases), EXPECTED, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_without_the_compiled_predictor_a_network_uses_the_reference_and_reports_it(monkeypatch, tmp_path, capfd):
+    model = build(ModelConfig(256, 4, 5, 1, prediction="lpc"), 0)
+    compiled.use_compiled(model)
+    assert model.samples.predict is compiled.predict
+    other = build(model.config, 0)
+    monkeypatch.setenv(cpu_library.LIBRARY_VARIABLE, str(tmp_path / "missing"))
+    cpu_library.library.cache_clear()
+    try:
+        compiled.use_compiled(other)
+    finally:
+        cpu_library.library.cache_clear()
+    assert other.samples.predict is reference.predict
+    assert "numpy" in capfd.readouterr().err
