@@ -10,9 +10,9 @@ from bytecodec.errors import InputError
 from bytecodec.pcm import floats_to_int16
 from charrnn.frames import generate as frame_generate
 from charrnn.frames import noise as frame_noise
-from charrnn.sampling.audio_metrics import spectrum_distance
 from charrnn.frames.generate import FrameStream, load_streams, save_streams
 from charrnn.frames.model import NOISE_TAPS, FrameConfig, FrameRNN, build
+from charrnn.sampling.audio_metrics import spectrum_distance
 
 TAPS, SPACING = 3, 7
 SAMPLES = (np.random.default_rng(0).normal(0, 3000, 6000)).astype(np.int16)
