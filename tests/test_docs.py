@@ -184,7 +184,8 @@ def test_formats_md_has_the_columns_of_the_logs_and_the_files_of_a_run():
     assert ",".join(LOG_COLUMNS) in text
     assert ",".join(VAL_COLUMNS) in text
     run = run_dir.Run(Path("r"))
-    for path in (run.config_file, run.log_file, run.val_file, run.best_file, run.resume_file, run.corpus_file):
+    files = (run.config_file, run.log_file, run.val_file, run.best_file, run.resume_file, run.corpus_file)
+    for path in (*files, run.free_running_file):
         assert f"`{path.name}`" in text
 
 

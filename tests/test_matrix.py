@@ -153,6 +153,26 @@ def test_charrnn_eval_gives_the_loss_that_training_logged(name, capsys):
     assert found.items() >= baselines.items()
 
 
+@every_kind
+def test_the_free_running_of_sound_is_measured_and_reported_and_text_is_rejected(name, capsys):
+    kind = KINDS[name]
+    shutil.copytree(Path(name).resolve(), "mine")
+    command = ["mine", "--part", "train", "--free-running", "2", "--threads", "1", "--json"]
+    if kind.is_text:
+        assert "text" in rejection(capsys, charrnn_eval, *command)
+        return
+    capsys.readouterr()
+    assert charrnn_eval(command) == 0
+    found = json.loads(capsys.readouterr().out)["free_running"]
+    assert found == Run(Path("mine")).free_running()
+    assert len(found["seeds"]) == (1 if name == "mse" else 3)
+    assert charrnn_report(["mine", "-o", "x.html", "-q"]) == 0
+    page = Path("x.html").read_text(encoding="utf-8")
+    assert "<caption>mine: iteration 6" in page
+    mean = np.mean([one["peakiness"] for one in found["seeds"]])
+    assert re.search(rf"peakiness, dB</th><td>{mean:.1f}</td>", page)
+
+
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_frame_predictor_scores_a_part_of_its_data_and_of_a_file_equally(part, capsys):
     found = []

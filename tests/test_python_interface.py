@@ -15,6 +15,7 @@ from charrnn.engines.eager import EagerEngine
 from charrnn.frames import model as frame_model
 from charrnn.frames.generate import FrameStream
 from charrnn.sampling import audio_metrics
+from charrnn.sampling.free_running import Reference
 from charrnn.sampling.generate import generate, prime
 from charrnn.sampling.stitch import stitch
 from charrnn.storage import checkpoint
@@ -193,4 +194,29 @@ def test_audio_metrics_reject_wrong_arguments():
     not_rates = (0, -1, 1.5, "1", None)
     wrong = {"x": not_sounds, "y": not_sounds, "rate": not_rates}
     assert_each_rejected(audio_metrics.spectrum_distance, {"x": sound, "y": sound, "rate": 1000}, wrong)
-    assert_each_rejected(audio_metrics.level_drift, {"x": sound, "rate": 1000}, {"x": not_sounds, "rate": not_rates})
+    del wrong["y"]
+    for measure in (audio_metrics.long_term_spectrum, audio_metrics.level_drift):
+        assert_each_rejected(measure, {"x": sound, "rate": 1000}, wrong)
+    spectrum = audio_metrics.long_term_spectrum(sound, 1000)
+    not_spectra = (None, 5, [], sound, -spectrum, spectrum[1:])
+    wrong = {"a": not_spectra, "b": not_spectra, "rate": not_rates}
+    assert_each_rejected(audio_metrics.distance_of_spectra, {"a": spectrum, "b": spectrum, "rate": 1000}, wrong)
+    wrong = {"spectrum": not_spectra, "rate": not_rates}
+    assert_each_rejected(audio_metrics.peakiness, {"spectrum": spectrum, "rate": 1000}, wrong)
+    not_numbers = (None, "1", np.nan, np.inf, -np.inf)
+    wrong = {"x": (*not_sounds[:-1], sound[:99]), "rate": not_rates, "reference": not_numbers}
+    assert_each_rejected(audio_metrics.silent_share, {"x": sound, "rate": 1000, "reference": -20}, wrong)
+    wrong = {"x": not_sounds[:-1], "lowest": (*not_numbers, 1), "highest": (*not_numbers, -1)}
+    assert_each_rejected(audio_metrics.clipped_share, {"x": sound, "lowest": -1, "highest": 1}, wrong)
+
+
+def test_a_reference_of_free_running_rejects_wrong_arguments():
+    recording = NOISE.astype(np.uint8)
+    wrong = {
+        "recording": (None, 5, [], NOISE, recording[:1023], recording[None]),
+        "rate": (0, 999, 1000.0, "1000", None),
+        "length": (1999, 2000.0, None),
+    }
+    assert_each_rejected(Reference, {"recording": recording, "rate": 1000, "length": 2000}, wrong)
+    for sound in (None, 5, [], np.zeros(3000), NOISE[:1999]):
+        assert_rejected(Reference(recording, 1000, 2000).measure, sound)

@@ -1,4 +1,4 @@
-"""charrnn-eval: the loss of a trained network on any part or file, compared with baselines for the same data."""
+"""charrnn-eval: the loss of a trained network on any part or file, baselines, and measures of what it generates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import Parser, command, option, print_path, progress
+from bytecodec.console import Parser, command, explain, log, number, option, print_path, progress, whole
 from bytecodec.errors import InputError, printable
 from charrnn import runtime
 from charrnn.commands import flags
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from charrnn.commands.eval_task import EvaluationTask
 
 PARTS = ("test", "val", "train", "all")
-NAME_WIDTH = 19  # characters in the first column of the table
+NAME_WIDTH = 19  # characters in the first column of the table, or more
+SECONDS, MAX_SECONDS = 60.0, 3600.0  # of free running
+SEEDS, MAX_SEEDS = 3, 1000
 EXAMPLES = """
 charrnn-eval runs/voice-001
 charrnn-eval runs/voice-001 --checkpoint best --part val
 charrnn-eval runs/voice-001 another-speaker.wav
+charrnn-eval runs/voice-001 --free-running --seeds 5
 charrnn-eval 00074000.safetensors poems.txt --json
 """
 
@@ -34,17 +37,25 @@ charrnn-eval 00074000.safetensors poems.txt --json
 def charrnn_eval(argv: Sequence[str] | None = None) -> int:
     """Evaluate a network as the command line says, and return the exit code."""
     p = parser()
-    args = p.parse_args(argv)
-    unused = sorted(flags.explicit_flags(p, argv) & {"channel", "table", "encoding", "skip_unreadable"})
+    args, named = p.parse_args(argv), flags.explicit_flags(p, argv)
+    unused = sorted(named & {"channel", "table", "encoding", "skip_unreadable"})
     if unused and not args.file:
         p.error(f"{flags.flag_of(unused[0])} has no effect without a FILE: name one.")
+    if "seeds" in named and args.free_running is None:
+        p.error("--seeds has no effect without --free-running: give both.")
     runtime.before_torch()
-    from charrnn.commands.eval_task import evaluation_task
+    from charrnn.commands.eval_task import FreeRunning, evaluation_task
 
     file = run_dir.checkpoint_path(args.network, args.checkpoint)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         task = evaluation_task(args, file, Path(folder))
-        results = _evaluate(args, task, args.part or ("all" if args.file else "test"))
+        device = runtime.choose_device(args.device)
+        free_running = FreeRunning(args, task) if args.free_running else None
+        results = _evaluate(args, task, args.part or ("all" if args.file else "test"), device)
+        if free_running:
+            results["free_running"] = free_running.measure(device)
+    if free_running and task.run and not args.file:
+        _write_free_running(task.run, results["free_running"])
     print_path(json.dumps(results) if args.json else _table(results, task))
     return 0
 
@@ -67,6 +78,17 @@ def parser() -> Parser:
     flags.add_checkpoint(p)
     flags.add_channel(p, "FILE")
     option(p, "--table TABLE", path, "table of a FILE that BinToUTF8 wrote")
+    p.add_argument(
+        "--free-running",
+        nargs="?",
+        type=number(2, MAX_SECONDS),
+        const=SECONDS,
+        metavar="S",
+        help="also measure S seconds of generated sound per seed, beside the training part or FILE (S is "
+        f"{SECONDS:g} by default)",
+    )
+    seeds = "number of seeds of --free-running, which count from 0"
+    option(p, "--seeds N", whole(1, MAX_SEEDS), seeds, SEEDS)
     p.add_argument("--json", action="store_true", help="print one JSON object with all digits")
     p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="device to compute on")
     precision = "precision of matrix products; auto is the fastest on this machine"
@@ -75,11 +97,10 @@ def parser() -> Parser:
     return p
 
 
-def _evaluate(args: Namespace, task: EvaluationTask, part: str) -> dict[str, Any]:
+def _evaluate(args: Namespace, task: EvaluationTask, part: str, device: str) -> dict[str, Any]:
     """Return all results by name."""
     from charrnn.training.evaluate import evaluate
 
-    device = runtime.choose_device(args.device)
     precision = runtime.choose_precision(args.precision, device)
     runtime.set_threads(threads_of(args))
     ids, max_lag = task.parts[part], task.context.max_lag
@@ -111,6 +132,14 @@ def _evaluate(args: Namespace, task: EvaluationTask, part: str) -> dict[str, Any
     }
 
 
+def _write_free_running(run: run_dir.Run, measures: dict[str, Any]) -> None:
+    """Write free_running.json, or report that it cannot be written."""
+    try:
+        run.write_free_running(measures)
+    except (InputError, OSError) as error:
+        log(f"the run's free_running.json is not written: {explain(error) if isinstance(error, OSError) else error}")
+
+
 def _table(results: dict[str, Any], task: EvaluationTask) -> str:
     """Return the results as a table whose bits are aligned."""
     from charrnn.data import baselines
@@ -126,8 +155,22 @@ def _table(results: dict[str, Any], task: EvaluationTask) -> str:
     for key, name in baselines.NAMES.items():
         if key in results:
             lines.append((f"  {name}", f"{results[key]:.4f}{_comparison(bits, results[key])}"))
-    width = max(NAME_WIDTH, len(task.bits_unit) + 2)
+    if "free_running" in results:
+        lines += _free_running_lines(results["free_running"])
+    width = max(NAME_WIDTH, 2 + max(len(name) for name, _ in lines))
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _free_running_lines(measures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values of the lines of the table on free running."""
+    from charrnn.viz import free_running
+
+    rows = [free_running.HEADER, *free_running.rows(measures)]
+    widths = [2 + max(len(row[column]) for row in rows) for column in (1, 2)]
+    return [
+        ("free running", free_running.description(measures)),
+        *((f"  {name}", f"{mean:<{widths[0]}}{seeds:<{widths[1]}}{last}") for name, mean, seeds, last in rows),
+    ]
 
 
 def _comparison(bits: float, baseline: float) -> str:

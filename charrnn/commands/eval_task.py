@@ -1,19 +1,21 @@
-"""Evaluation tasks of charrnn-eval: a network, the parts of its data, and the unit of its loss."""
+"""Evaluation tasks of charrnn-eval: a network, the parts of its data, the unit of its loss, and its free running."""
 
 from __future__ import annotations
 
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 import bytecodec
+from bytecodec.console import log, progress
 from bytecodec.errors import InputError
 from bytecodec.formats import STANDARD_INPUT
+from charrnn.commands import sample_flags, sample_task
 from charrnn.commands.flags import flag_of, options_of
 from charrnn.data import baselines
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
@@ -22,6 +24,8 @@ from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.frames import data as frame_data
 from charrnn.frames import model as frame_model
 from charrnn.frames.data import Recordings
+from charrnn.sampling import free_running
+from charrnn.sampling.task import SamplingTask
 from charrnn.storage.checkpoint import Checkpoint, load
 from charrnn.storage.checkpoint_format import kind_of
 from charrnn.storage.run_dir import Run, is_frames
@@ -41,6 +45,7 @@ class EvaluationTask:
     """
 
     checkpoint: Checkpoint | frame_model.FrameCheckpoint
+    run: Run | None  # that contains the checkpoint
     data: str  # name of the data in the output
     parts: Mapping[str, NDArray[Any]]  # symbols or samples (n,) by the name of the part, including "all"
     context: ContextWindow  # inputs from which a target is predicted
@@ -83,7 +88,7 @@ def _symbol_task(args: Namespace, file: Path, run: Run | None, target: Path) -> 
         return baselines.measure_baselines(ids, train, vocab, checkpoint.rate, is_mulaw, bar.update)
 
     units = ("nats per symbol", "bits per symbol")
-    return EvaluationTask(checkpoint, name, parts, NEXT_SYMBOL, "symbols", 0, *units, in_bits, measure)
+    return EvaluationTask(checkpoint, run, name, parts, NEXT_SYMBOL, "symbols", 0, *units, in_bits, measure)
 
 
 def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> EvaluationTask:
@@ -111,7 +116,58 @@ def _frame_task(args: Namespace, file: Path, run: Run | None, target: Path) -> E
         return baselines.measure_frame_baselines(samples, checkpoint.rate, bar.update)
 
     units = (FRAME_LOSSES[model.config.loss], FRAME_BITS)
-    return EvaluationTask(checkpoint, name, parts, context, "samples", context.max_lag, *units, model.bits, measure)
+    uncounted = context.max_lag
+    return EvaluationTask(checkpoint, run, name, parts, context, "samples", uncounted, *units, model.bits, measure)
+
+
+class FreeRunning:
+    """Free running of a network of sound, compared with the training part of its run's data, or with all of FILE."""
+
+    def __init__(self, args: Namespace, task: EvaluationTask) -> None:
+        checkpoint = task.checkpoint
+        if checkpoint.rate is None:
+            raise InputError(f"{checkpoint.path} was trained on text, and --free-running measures sound: omit it.")
+        self._args, self._task = args, task
+        self._part = "all" if args.file else "train"
+        self._length = round(args.free_running * checkpoint.rate)
+        is_mulaw = isinstance(checkpoint, Checkpoint) and checkpoint.encoding == "mulaw"
+        try:
+            self._reference = free_running.Reference(task.parts[self._part], checkpoint.rate, self._length, is_mulaw)
+        except InputError as error:
+            raise InputError(f"{task.data}, {self._part}: {str(error).rstrip('.')}: name a longer FILE.") from None
+
+    def measure(self, device: str) -> dict[str, Any]:
+        """Sample a sound per seed as charrnn-sample does, and return the contents of free_running.json."""
+        args, checkpoint = self._args, self._task.checkpoint
+        sampling, seeds = self._open(device), args.seeds
+        if isinstance(checkpoint, frame_model.FrameCheckpoint) and checkpoint.model.config.loss == "mse":
+            seeds, reason = 1, "was trained with --loss mse and uses no random numbers"
+            log(f"{checkpoint.path} {reason}, so all seeds give one sound: it is sampled once.", args.quiet)
+        found = []
+        with progress(seeds * self._length, f" {sampling.unit}", args.quiet, unit_scale=True, desc="sampling") as bar:
+            for seed in range(seeds):
+                sound = free_running.sample(sampling, seed, self._length, bar.update)
+                found.append({"seed": seed, **asdict(self._reference.measure(sound))})
+        ranges = (self._reference.ranges or {}).items()
+        return {
+            "iteration": checkpoint.step,
+            "data": self._task.data,
+            "part": self._part,
+            "seconds": args.free_running,
+            "seeds": found,
+            "stretches": self._reference.stretches,
+            "recording": {name: {"least": a, "greatest": b} for name, (a, b) in ranges} or None,
+        }
+
+    def _open(self, device: str) -> SamplingTask:
+        """Open the checkpoint as charrnn-sample does, on a GPU with --engine cuda."""
+        args, file = self._args, Path(self._task.checkpoint.path)
+        threads = [] if args.threads is None else ["--threads", str(args.threads)]
+        options = sample_flags.parser().parse_args([*threads, *["--quiet"] * args.quiet])
+        if isinstance(self._task.checkpoint, frame_model.FrameCheckpoint):
+            return sample_task.open_frames(options, file, set())
+        options.engine = "cuda" if device == "cuda" else options.engine
+        return sample_task.open_symbols(options, file)
 
 
 def _run_of(checkpoint: Path) -> Run | None:

@@ -54,7 +54,9 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
             why = "train with --sample-seconds to write them" if summary.is_sound else "it was trained on text"
             log(f"the run {summary.run.path} has no sound samples: {why}.", args.quiet)
     with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
-        page = report.make(summaries, samples, bar.update).encode("utf-8", "replace")
+        page = report.make(summaries, samples, bar.update, lambda message: log(message, args.quiet)).encode(
+            "utf-8", "replace"
+        )
     with open_output(args.output, binary=False) as file:
         file.write(page)
     if len(page) > LARGE:

@@ -148,10 +148,11 @@ class FrameSampling(SamplingTask):
         self._streams, self._as_float = streams, as_float
         self._starts = [(stream.state, stream.position) for stream in streams]
 
-    def restart(self, temperature: float) -> None:
+    def restart(self, temperature: float, seed: int | None = None) -> None:
         for stream, start in zip(self._streams, self._starts, strict=True):
             stream.seek(*start)
             stream.temperature = temperature
+            stream.seed = stream.seed if seed is None else seed
 
     def pieces(self, segments: int, length: int | None) -> Pieces:
         done = 0

@@ -40,8 +40,8 @@ class SamplingTask(ABC):
         return DEFAULT_SYMBOLS if self.rate is None else DEFAULT_SECONDS * self.rate
 
     @abstractmethod
-    def restart(self, temperature: float) -> None:
-        """Reset all streams to their start, and set the temperature."""
+    def restart(self, temperature: float, seed: int | None = None) -> None:
+        """Reset all streams to their start, and set the temperature and, unless it is None, the seed."""
 
     @abstractmethod
     def pieces(self, segments: int, length: int | None) -> Pieces:
@@ -98,8 +98,9 @@ class SymbolSampling(SamplingTask):
         self._temperature, self._position = 1.0, 0
         self._writes_text = False
 
-    def restart(self, temperature: float) -> None:
+    def restart(self, temperature: float, seed: int | None = None) -> None:
         self._temperature = temperature
+        self._seed = self._seed if seed is None else seed
         self._position = self._saved.position if self._saved else 0
         self.engine.reset()
         if self._saved:

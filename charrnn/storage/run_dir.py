@@ -43,6 +43,7 @@ class Run:
     log_file = _Entry("log.csv")
     val_file = _Entry("val.csv")  # losses in nats per symbol
     best_file = _Entry("best.json")  # the name of the best checkpoint
+    free_running_file = _Entry("free_running.json")  # measures of generated sound, which charrnn-eval writes
     resume_file = _Entry("resume.safetensors")  # the state from which training resumes, of the newest checkpoint only
     corpus_file = _Entry("corpus.bin")  # the ids of all parts of the data
     lock_file = _Entry("lock")  # held by the process that trains
@@ -116,6 +117,20 @@ class Run:
             return schema.validate(read_json(self.best_file), schema.BEST, self.best_file)
         except (OSError, InputError):
             return None
+
+    def free_running(self) -> dict[str, Any] | None:
+        """Return free_running.json, validated, or None if there is none; raise InputError if it is damaged."""
+        try:
+            found = schema.validate(read_json(self.free_running_file), schema.FREE_RUNNING, self.free_running_file)
+        except FileNotFoundError:
+            return None
+        if not found["seeds"]:
+            raise InputError(f"{self.free_running_file}: seeds is empty.")
+        return found
+
+    def write_free_running(self, measures: Mapping[str, Any]) -> None:
+        """Write free_running.json."""
+        write_json(self.free_running_file, measures)
 
     def is_incomplete(self) -> bool:
         """Return whether the folder holds only files of a trainer that was killed before the run was complete."""

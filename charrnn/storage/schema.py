@@ -159,6 +159,25 @@ STORED: dict[str, Schema] = {  # metadata of safetensors files, by kind
 
 BEST: Schema = {"iteration": Field(int), "val_loss": Field(float), "checkpoint": Field(str)}  # best.json
 
+_MEASURES: Schema = {  # `charrnn.sampling.free_running.Measures`
+    **dict.fromkeys(("level", "drift"), Field(float, -MAX_NUMBER, MAX_NUMBER)),
+    **dict.fromkeys(("spectrum_distance", "peakiness"), Field(float, 0, MAX_NUMBER)),
+    **dict.fromkeys(("silent", "clipped"), Field(float, 0, 1)),
+}
+FREE_RUNNING: Schema = {  # free_running.json
+    "iteration": _count(),
+    "data": Field(str),  # of which the recording is a part
+    "part": Field(str, choices=("train", "all")),
+    "seconds": Field(float, 0, MAX_NUMBER),
+    "seeds": Field(list, items=Field(dict, fields={"seed": _SEED} | _MEASURES)),  # one item per generated sound
+    "stretches": _count(),
+    "recording": Field(  # the range of the stretches; null without one
+        dict,
+        fields={name: Field(dict, fields={"least": one, "greatest": one}) for name, one in _MEASURES.items()},
+        nullable=True,
+    ),
+}
+
 FRAMES_CONFIG: Schema = {  # config.json
     "inputs": Field(list, items=Field(str)),
     "symbols": _count(),

@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 
 from bytecodec import __version__
 from bytecodec.console import duration
-from charrnn.viz.curves import OnProgress, ignore, reduce_curve, round_to_digits
+from charrnn.viz import free_running
+from charrnn.viz.curves import OnMessage, OnProgress, ignore, reduce_curve, round_to_digits
 from charrnn.viz.plots import COLORMAP, THEMES
 from charrnn.viz.run_summary import RunSummary, Sample, names_of
 from charrnn.viz.sound import Floats, SoundPicture, brightness, picture_of_samples, read_sound
@@ -34,10 +35,15 @@ DIGITS = 7  # significant digits of the curves' numbers
 Player = dict[str, Any]  # variables of the template's macro "player", see `_sound`
 
 
-def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], on_progress: OnProgress = ignore) -> str:
+def make(
+    summaries: Sequence[RunSummary],
+    samples: Sequence[Sequence[Sample]],
+    on_progress: OnProgress = ignore,
+    on_message: OnMessage = ignore,
+) -> str:
     """Return the page for runs, with the given samples of each, or raise InputError if one is not a recording.
 
-    ``on_progress`` is called with 1 for each sample.
+    ``on_progress`` is called with 1 for each sample, ``on_message`` with a message about each file that is left out.
     """
     names = names_of(summaries)
     coder = _Coder([sample for some in samples for sample in some])
@@ -55,6 +61,7 @@ def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], o
                 "players": players,
                 "result": _result(summary),
                 "validations": _validations(summary),
+                "free_running": _free_running(summary, on_message),
             }
         )
     loader = PackageLoader("charrnn.viz")
@@ -75,6 +82,7 @@ def make(summaries: Sequence[RunSummary], samples: Sequence[Sequence[Sample]], o
         width=WIDTH,
         bins=BINS,
         version=__version__,
+        free_running_header=free_running.HEADER,
         row_names=list(dict.fromkeys(name for run in runs for name in run["settings"])),
         count=sum(map(len, samples)),
     )
@@ -102,6 +110,20 @@ def _validations(summary: RunSummary) -> list[tuple[str, ...]]:
         (f"{m.step:,}", f"{m.epoch:.2f}", duration(m.seconds), f"{m.train_bits:.3f}", f"{m.val_bits:.3f}")
         for m in (summary.at(int(step)) for step in summary.val.x)
     ]
+
+
+def _free_running(summary: RunSummary, on_message: OnMessage) -> dict[str, Any]:
+    """Return the table of what the network generates by itself; {} if it was not measured."""
+    found = summary.free_running(on_message)
+    if found is None:
+        return {}
+    bits = summary.at(found["iteration"]).val_bits
+    validation = "" if bits is None else f", validation {bits:.2f} {summary.unit}"
+    return {
+        "caption": f"iteration {found['iteration']:,}{validation}",
+        "description": free_running.description(found),
+        "rows": free_running.rows(found),
+    }
 
 
 def _player(summary: RunSummary, name: str, sample: Sample, coder: _Coder) -> Player:

@@ -175,6 +175,17 @@ class RunSummary:
         """Return the state at the lowest validation loss; None before the first validation."""
         return self.at(int(self.val.x[self.val_loss.y.argmin()])) if len(self.val) else None
 
+    def free_running(self, on_message: OnMessage = ignore) -> dict[str, Any] | None:
+        """Return the measures of generated sound; None if charrnn-eval wrote none, or if they cannot be read.
+
+        In the latter case ``on_message`` receives the reason.
+        """
+        try:
+            return self.run.free_running()
+        except (InputError, OSError) as error:
+            on_message(f"{str(error).rstrip('.')}: the measures of free running are not shown.")
+            return None
+
     def original(self, seconds: float) -> tuple[NDArray[np.float32], float] | None:
         """Return the data from the validation part on, and where it begins in the data in seconds.
 

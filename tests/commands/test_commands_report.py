@@ -21,6 +21,17 @@ from PIL import Image
 from charrnn.commands.report import charrnn_report
 from charrnn.viz import report
 
+MEASURES = dict.fromkeys(("level", "drift", "spectrum_distance", "peakiness", "silent", "clipped"), 0.25)
+FREE_RUNNING = {
+    "iteration": 400,
+    "data": "/home/me/<b>.wav",
+    "part": "train",
+    "seconds": 60,
+    "seeds": [{"seed": 0, **MEASURES, "level": -1.5}, {"seed": 1, **MEASURES, "level": -0.5}],
+    "stretches": 9,
+    "recording": {name: {"least": 0.125, "greatest": 0.5} for name in MEASURES},
+}
+
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
@@ -33,6 +44,7 @@ def pages(tmp_path_factory, sounding_run):
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(sounding_run, folder / "other <b>")
     (folder / "other <b>" / "samples" / "00000200_t0.80.wav").unlink()
+    (folder / "other <b>" / "free_running.json").write_text(json.dumps(FREE_RUNNING))
     assert charrnn_report([str(sounding_run), "-o", str(folder / "one.html")]) == 0
     two = [str(sounding_run), str(folder / "other <b>"), "-o", str(folder / "two.html")]
     assert charrnn_report(two) == 0
@@ -127,6 +139,26 @@ def test_a_run_without_samples_has_curves_and_a_hint(trained_run, capfdbinary):
     page = body(Path("report.html"))
     assert page.count("<audio") == 1  # the original
     assert "charrnn-train --sample-seconds 5" in page
+
+
+def test_measures_of_free_running_are_shown_and_damaged_ones_are_reported(sounding_run, capsys):
+    shutil.copytree(sounding_run, "mine")
+    Path("mine/free_running.json").write_text(json.dumps(FREE_RUNNING))
+    assert charrnn_report(["mine", "-q"]) == 0
+    page = body(Path("report.html"))
+    for words in (
+        "2 seeds of 60 s; recording: 9 stretches of &lt;b&gt;.wav (train)",
+        "level, dB</th><td>-1.0</td><td>-1.5 to -0.5</td><td>0.1 to 0.5</td>",
+        "silent, %</th><td>25.0</td><td>25.0</td><td>12.5 to 50.0</td>",
+    ):
+        assert words in page
+    assert re.search(r"mine: iteration 400, validation \d\.\d\d bits per sample<", page)
+    for damaged in ("{", '{"seeds": []}', json.dumps(FREE_RUNNING | {"seeds": []})):
+        Path("mine/free_running.json").write_text(damaged)
+        capsys.readouterr()
+        assert charrnn_report(["mine"]) == 0
+        assert "mine/free_running.json" in capsys.readouterr().err
+        assert "Free running" not in body(Path("report.html"))
 
 
 def test_the_same_page_is_written_to_a_file_and_to_a_pipe(sounding_run, capfdbinary):

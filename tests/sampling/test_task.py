@@ -50,9 +50,9 @@ def task(request, tiny_model):
     return task
 
 
-def sampled(task, segments, length, temperature=1.0):
+def sampled(task, segments, length, temperature=1.0, seed=None):
     """Return the pieces of all segments, joined, (N, n)."""
-    task.restart(temperature)
+    task.restart(temperature, seed)
     return np.concatenate([np.stack(pieces) for _, pieces in task.pieces(segments, length)], axis=1)
 
 
@@ -62,6 +62,13 @@ def test_a_restart_at_the_same_temperature_repeats_the_streams(task):
     assert (first[0] != first[1]).any()
     assert (sampled(task, 1, 23, temperature=0.2) != first).any()
     np.testing.assert_array_equal(sampled(task, 1, 23), first)
+
+
+def test_a_restart_with_another_seed_gives_other_streams_until_the_next_seed(task):
+    first, other = sampled(task, 1, 23), sampled(task, 1, 23, seed=4)
+    assert (first != other).any()
+    np.testing.assert_array_equal(sampled(task, 1, 23), other)
+    np.testing.assert_array_equal(sampled(task, 1, 23, seed=3), first)
 
 
 def test_segments_are_cut_from_one_long_sample(task):

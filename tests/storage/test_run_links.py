@@ -19,7 +19,7 @@ if sys.platform == "win32":
 
 FILES = (
     *("best.json", "checkpoints", "samples", "config.json", "log.csv", "val.csv"),
-    *("corpus.bin", "resume.safetensors", "lock"),
+    *("corpus.bin", "resume.safetensors", "lock", "free_running.json"),
 )
 
 
@@ -28,8 +28,10 @@ def run(tmp_path, monkeypatch, sounding_run):
     """A run under ./runs, and a copy outside it that links can lead to."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sounding_run, "outside")
-    Path("outside", "lock").touch()
     shutil.copytree(sounding_run, "runs/mine")
+    for folder in ("outside", "runs/mine"):
+        Path(folder, "lock").touch()
+        Path(folder, "free_running.json").touch()
     return Run(Path("runs/mine"))
 
 
