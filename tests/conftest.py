@@ -132,15 +132,22 @@ def trained(trained_run):
 
 
 @pytest.fixture(scope="session")
-def trained_on_symbols(tmp_path_factory, tone_file):
-    """Return the checkpoint of a network that has learnt the tone from symbols alone, without predictions."""
+def symbols_run(tmp_path_factory, tone_file):
+    """Return a run of a network that has learnt the tone from symbols alone. Tests must not change it."""
     from charrnn.commands.train import charrnn_train
-    from charrnn.storage.checkpoint import load
 
     folder = tmp_path_factory.mktemp("runs") / "symbols"
     flags = [*TRAINED.split(), "--context", "0", "--prediction", "none"]
     assert charrnn_train([str(tone_file), "--run-dir", str(folder), *flags]) == 0
-    return load(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_on_symbols(symbols_run):
+    """Return the checkpoint of `symbols_run`."""
+    from charrnn.storage.checkpoint import load
+
+    return load(symbols_run)
 
 
 @pytest.fixture

@@ -211,14 +211,14 @@ def test_the_example_of_the_python_interface_runs_as_it_stands(tmp_path, monkeyp
     assert "audible: " in out
 
 
-def test_the_example_of_onnx_runs_as_it_stands(tmp_path, monkeypatch, trained_run):
+def test_the_example_of_onnx_runs_as_it_stands(tmp_path, monkeypatch, symbols_run):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from charrnn.commands.convert import charrnn_convert
 
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/guide/import-and-export.md"], re.S)
     monkeypatch.chdir(tmp_path)
-    assert charrnn_convert([str(trained_run), "voice.onnx"]) == 0
+    assert charrnn_convert([str(symbols_run), "voice.onnx"]) == 0
     names = {}
     exec(compile(example, "docs/guide/import-and-export.md", "exec"), names)
     assert names["logits"].shape == (1, 256)

@@ -132,35 +132,35 @@ def test_flags_of_the_other_kind_of_file_are_rejected(trained_run, capsys):
     assert "--checkpoint" in error(capsys, "sound.t7", "x.safetensors", "--checkpoint", "best", code=2)
 
 
-def test_a_checkpoint_is_converted_to_onnx(trained_run, trained, capsys):
+def test_a_checkpoint_is_converted_to_onnx(symbols_run, trained_on_symbols, capsys):
     onnx = pytest.importorskip("onnx")
-    assert charrnn_convert([str(trained_run), "x.onnx"]) == 0
+    assert charrnn_convert([str(symbols_run), "x.onnx"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "x.onnx\n"
     assert "2 layers of 48" in captured.err
     newest = Path("x.onnx").read_bytes()
     model = onnx.load_from_string(newest)
     facts = json.loads({prop.key: prop.value for prop in model.metadata_props}["charrnn"])
-    assert facts == trained.metadata()
+    assert facts == trained_on_symbols.metadata()
     assert (facts["vocab"], facts["rate"], facts["encoding"]) == ({"alphabet": "braille"}, 11025, "linear")
-    assert charrnn_convert([str(trained_run), "x.onnx", "--checkpoint", "200", "-q"]) == 0
+    assert charrnn_convert([str(symbols_run), "x.onnx", "--checkpoint", "200", "-q"]) == 0
     assert Path("x.onnx").read_bytes() != newest
-    newest_file = trained_run / "checkpoints" / "00000400.safetensors"
+    newest_file = symbols_run / "checkpoints" / "00000400.safetensors"
     assert charrnn_convert([str(newest_file), "x.onnx", "-q"]) == 0
     assert Path("x.onnx").read_bytes() == newest
 
 
-def test_an_existing_file_stays_when_a_conversion_to_onnx_fails(trained_run, capsys, monkeypatch):
+def test_an_existing_file_stays_when_a_conversion_to_onnx_fails(symbols_run, capsys, monkeypatch):
     pytest.importorskip("onnx")
     Path("x.onnx").write_text("old")
     assert "no run none" in error(capsys, "none", "x.onnx")
-    Path("cut.safetensors").write_bytes((trained_run / "checkpoints" / "00000400.safetensors").read_bytes()[:5000])
+    Path("cut.safetensors").write_bytes((symbols_run / "checkpoints" / "00000400.safetensors").read_bytes()[:5000])
     assert "cut.safetensors" in error(capsys, "cut.safetensors", "x.onnx")
-    assert "nowhere/x.onnx" in error(capsys, str(trained_run), "nowhere/x.onnx")
+    assert "nowhere/x.onnx" in error(capsys, str(symbols_run), "nowhere/x.onnx")
     monkeypatch.setattr("charrnn.storage.onnx_export.MAX_BYTES", 1000)
-    assert "2 GB" in error(capsys, str(trained_run), "x.onnx")
+    assert "2 GB" in error(capsys, str(symbols_run), "x.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert "charrnn-sound[onnx]" in error(capsys, str(trained_run), "x.onnx")
+    assert "charrnn-sound[onnx]" in error(capsys, str(symbols_run), "x.onnx")
     assert Path("x.onnx").read_text() == "old"
 
 

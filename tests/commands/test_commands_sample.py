@@ -45,9 +45,9 @@ def test_a_seed_determines_the_symbols():
 def test_onnxruntime_and_the_eager_engine_write_the_same():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    flags = ["sound", "--length", "300", "--precision", "fp32", "--threads", "1"]
+    flags = ["poem", "--length", "300", "--precision", "fp32", "--threads", "1"]
     assert sample_text(*flags, "--engine", "onnx") == sample_text(*flags, "--engine", "eager")
-    flags = ["sound", "--length", "300", "--threads", "1", "--engine", "onnx"]
+    flags = ["poem", "--length", "300", "--threads", "1", "--engine", "onnx"]
     assert sample_text(*flags) == sample_text(*flags, "--precision", "int8")
 
 
