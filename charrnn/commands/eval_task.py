@@ -160,13 +160,15 @@ class FreeRunning:
         }
 
     def _open(self, device: str) -> SamplingTask:
-        """Open the checkpoint as charrnn-sample does, on a GPU with --engine cuda."""
-        args, file = self._args, Path(self._task.checkpoint.path)
+        """Open the checkpoint as charrnn-sample does, on a GPU with --engine cuda if that supports the network."""
+        args, checkpoint = self._args, self._task.checkpoint
+        file = Path(checkpoint.path)
         threads = [] if args.threads is None else ["--threads", str(args.threads)]
         options = sample_flags.parser().parse_args([*threads, *["--quiet"] * args.quiet])
-        if isinstance(self._task.checkpoint, frame_model.FrameCheckpoint):
+        if isinstance(checkpoint, frame_model.FrameCheckpoint):
             return sample_task.open_frames(options, file, set())
-        options.engine = "cuda" if device == "cuda" else options.engine
+        if device == "cuda" and not checkpoint.config.reads_samples:
+            options.engine = "cuda"
         return sample_task.open_symbols(options, file)
 
 

@@ -19,7 +19,7 @@ from charrnn.training.listener import Listener
 from charrnn.training.recipe import RECIPES, Settings
 from charrnn.training.trainer import Trainer
 
-VOCAB = Vocab("abcde")
+VOCAB, BYTES = Vocab("abcde"), Vocab.of_alphabet("braille")
 PER_EPOCH = 19  # (300 - 1) // (3 * 5): iterations of 3 rows x 5 steps
 SETTINGS = Settings(batch_size=3, seq_length=5, learning_rate=0.01, max_epochs=2.2, checkpoint_every=7)
 ITERATIONS = 42  # of 2.2 epochs, rounded up: 41.8
@@ -30,12 +30,17 @@ def changed(**changes):
     return replace(SETTINGS, **changes)
 
 
-VARIANTS = {  # settings and dropout
-    "fp32": (SETTINGS, 0.0),
-    "dropout": (SETTINGS, 0.3),
-    "bf16": (changed(precision="bf16"), 0.0),
-    "modern": (changed(**RECIPES["modern"] | {"batch_size": 3, "weight_decay": 0.1, "ema_decay": 0.9}), 0.1),
-    "keep": (changed(keep=1, lr_decay_every=1), 0.0),
+PLAIN: dict[str, object] = {}  # no further fields of a ModelConfig
+VARIANTS = {  # settings, and fields of the ModelConfig
+    "fp32": (SETTINGS, PLAIN),
+    "dropout": (SETTINGS, {"dropout": 0.3}),
+    "bf16": (changed(precision="bf16"), PLAIN),
+    "modern": (
+        changed(**RECIPES["modern"] | {"batch_size": 3, "weight_decay": 0.1, "ema_decay": 0.9}),
+        {"dropout": 0.1},
+    ),
+    "keep": (changed(keep=1, lr_decay_every=1), PLAIN),
+    "prediction": (SETTINGS, {"vocab_size": 256, "context": 3, "prediction": "lpc", "noise": 0.1}),
 }
 
 
@@ -66,23 +71,25 @@ class Recorder(Listener):
         self.at("checkpointed", iteration)
 
 
-def tiny_model(dropout=0.0):
-    return build(ModelConfig(len(VOCAB), wordvec_size=4, rnn_size=6, layers=2, dropout=dropout), seed=1)
+def tiny_model(network=PLAIN):
+    fields = {"vocab_size": len(VOCAB), "wordvec_size": 4, "rnn_size": 6, "layers": 2}
+    return build(ModelConfig(**fields | network), seed=1)
 
 
 def tiny_task(model, parts=PARTS):
     """Return a task with what the trainer uses of one."""
 
     def checkpoint(step, epoch, train_loss):
-        return Checkpoint(model, VOCAB, step=step, epoch=epoch, train_loss=train_loss)
+        vocab = VOCAB if model.config.vocab_size == len(VOCAB) else BYTES
+        return Checkpoint(model, vocab, step=step, epoch=epoch, train_loss=train_loss)
 
     return SimpleNamespace(model=model, parts=parts, context=NEXT_SYMBOL, bits=in_bits, checkpoint=checkpoint)
 
 
-def trainer(folder, settings=SETTINGS, listener=None, dropout=0.0, parts=PARTS, **options):
+def trainer(folder, settings=SETTINGS, listener=None, network=PLAIN, parts=PARTS, **options):
     """Return a trainer of a tiny network: of a new run, or of the one in the folder."""
     folder.mkdir(exist_ok=True, parents=True)
-    task = tiny_task(tiny_model(dropout), parts)
+    task = tiny_task(tiny_model(network), parts)
     return Trainer(task, settings, Run(folder), [listener or Recorder()], **options)
 
 

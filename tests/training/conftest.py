@@ -19,11 +19,11 @@ def uninterrupted(tmp_path_factory):
 
     def get(variant):
         if variant not in results:
-            settings, dropout = VARIANTS[variant]
+            settings, network = VARIANTS[variant]
             folder = tmp_path_factory.mktemp(variant)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(evaluate, "STEPS", 1)
-                finish(folder, settings, dropout=dropout)
+                finish(folder, settings, network=network)
             results[variant] = result(folder)
         return results[variant]
 

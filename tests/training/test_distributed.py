@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from tiny_runs import text, tiny_model
+from tiny_runs import PLAIN, text, tiny_model
 
 from bytecodec.console import FAILED
 from bytecodec.errors import InputError
@@ -33,9 +33,9 @@ PARTS = {"train": text(300), "val": text(123, 1)}  # 123: 50 rows of 2, and 22 s
 LENGTHS = (2, 40, 51, 123, 5000)
 
 
-def trainer(folder, world=SINGLE_PROCESS, rows=4, dropout=0.0):
+def trainer(folder, world=SINGLE_PROCESS, rows=4, network=PLAIN):
     settings = Settings(batch_size=rows, seq_length=5, learning_rate=0.01, max_iterations=16, checkpoint_every=7)
-    return tiny_runs.trainer(folder, settings, dropout=dropout, parts=PARTS, world=world)
+    return tiny_runs.trainer(folder, settings, network=network, parts=PARTS, world=world)
 
 
 def finish(folder, world=SINGLE_PROCESS, **kwargs):
@@ -75,12 +75,12 @@ def runs(world, folder):
     finish(folder / "odd", world, rows=5)
     if world.size > 2:
         return {}
-    finish(folder / "dropout", world, dropout=0.3)
+    finish(folder / "dropout", world, network={"dropout": 0.3})
     for name in ("stopped", "to one"):
         stop(folder / name, world, rank=1)
     finish(folder / "stopped", world)
-    stop(folder / "stopped dropout", world, dropout=0.3)
-    finish(folder / "stopped dropout", world, dropout=0.3)
+    stop(folder / "stopped dropout", world, network={"dropout": 0.3})
+    finish(folder / "stopped dropout", world, network={"dropout": 0.3})
     finish(folder / "from one", world)
     late = trainer(folder / "late", world)
     late.train(lambda: rank == 1 and late.state.iteration == 7)  # asked for in a validation

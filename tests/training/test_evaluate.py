@@ -19,6 +19,12 @@ def symbols(n, seed=0):
     return np.random.default_rng(seed).integers(0, 7, n, dtype=np.uint8)
 
 
+def before(ids, start, count):
+    """Return the symbols (1, count) before a position; those before the first one are silence."""
+    known = ids[max(0, start - count) : start]
+    return torch.from_numpy(np.concatenate([np.full(count - len(known), 128), known]))[None]
+
+
 def plain(model, ids):
     """Compute the loss of one row after another, symbol by symbol."""
     model.eval()
@@ -29,7 +35,7 @@ def plain(model, ids):
     with torch.no_grad():
         for row in range(rows):
             end = count if row == rows - 1 else (row + 1) * length  # the last row goes on to the end
-            state = model.initial_state(1)
+            state = model.state_after(before(ids, row * length, model.history))
             for t in range(row * length, end):
                 logits, state = model.step(torch.tensor([int(ids[t])]), state)
                 nats.append(-torch.log_softmax(logits.double(), dim=1)[0, int(ids[t + 1])].item())
@@ -40,6 +46,12 @@ def plain(model, ids):
 @pytest.mark.parametrize("n", [2, 51, 777])
 def test_the_loss_is_the_mean_over_all_symbols_except_the_first(tiny_model, n):
     assert evaluate(tiny_model, symbols(n)) == pytest.approx(plain(tiny_model, symbols(n)), rel=1e-5)
+
+
+def test_a_row_of_a_network_that_reads_samples_begins_after_those_before_it():
+    model = build(ModelConfig(256, 5, 6, 1, context=3, prediction="lpc"), 0)
+    ids = np.random.default_rng(0).integers(100, 156, 777, dtype=np.uint8)
+    assert evaluate(model, ids) == pytest.approx(plain(model, ids), rel=1e-5)
 
 
 @settings(max_examples=25)

@@ -45,12 +45,12 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, un
     assert result(tmp_path) == uninterrupted("fp32")
 
 
-@pytest.mark.parametrize("variant", ["bf16", "modern", "keep"])
+@pytest.mark.parametrize("variant", ["bf16", "modern", "keep", "prediction"])
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, uninterrupted, variant):
-    settings, dropout = VARIANTS[variant]
+    settings, network = VARIANTS[variant]
     for starts in itertools.count(1):
         torch.manual_seed(starts)  # torch's generator has no influence
-        made = trainer(tmp_path, settings, dropout=dropout)
+        made = trainer(tmp_path, settings, network=network)
         made.train(StopAt(3))
         if made.finished and made.state.checkpointed == ITERATIONS:
             break
@@ -115,11 +115,11 @@ def fail(folder, iteration, settings=SETTINGS, **options):
 
 @pytest.mark.parametrize(("variant", "iteration"), [("modern", 7), ("keep", 42)])
 def test_a_validation_that_fails_loses_nothing_and_is_repeated(tmp_path, uninterrupted, variant, iteration):
-    settings, dropout = VARIANTS[variant]
-    fail(tmp_path, iteration, settings, dropout=dropout)
+    settings, network = VARIANTS[variant]
+    fail(tmp_path, iteration, settings, network=network)
     assert files.load(Run(tmp_path).checkpoint_file(iteration)).val_loss is None
     assert files.read_tensors(Run(tmp_path).resume_file, "resume")[0]["iteration"] == iteration
-    again = finish(tmp_path, settings, dropout=dropout)
+    again = finish(tmp_path, settings, network=network)
     assert [row["iteration"] for row in again.listeners[0].rows] == list(range(iteration + 1, ITERATIONS + 1))
     assert again.listeners[0].checkpoints[0][0] == iteration
     assert result(tmp_path) == uninterrupted(variant)
@@ -206,7 +206,7 @@ def test_the_checkpoint_of_a_stop_is_not_sampled(tmp_path):
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, uninterrupted, variant, monkeypatch):
     """The folder is copied at each event, with an incomplete row at the end of each log."""
     monkeypatch.setattr(training, "FLUSH_SECONDS", -1)  # rows are written at once, long before a resume file
-    settings, dropout = VARIANTS[variant]
+    settings, network = VARIANTS[variant]
     copies = []
 
     def copy(event, number):
@@ -218,10 +218,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, uninterrupted,
                     file.write("9")
             copies.append(folder)
 
-    finish(tmp_path / "run", settings, dropout=dropout, listener=Recorder(copy))
+    finish(tmp_path / "run", settings, network=network, listener=Recorder(copy))
     assert len(copies) == 6 + 3 * 6
     for folder in copies[:: 1 if variant == "fp32" else 5]:
-        finish(folder, settings, dropout=dropout)
+        finish(folder, settings, network=network)
         assert result(folder) == uninterrupted(variant), folder.name
 
 

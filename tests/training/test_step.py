@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_runs import PARTS, SETTINGS, VARIANTS, changed, finish, result, tiny_model, trainer
+from tiny_runs import PARTS, PLAIN, SETTINGS, VARIANTS, changed, finish, result, tiny_model, trainer
 
 from charrnn.cuda.backends import loss_scale
 from charrnn.cuda.device_batches import DeviceBatches
@@ -30,8 +30,8 @@ def replay(work):
     return work
 
 
-def make(settings=SETTINGS, kind=Step, dropout=0.0, **options):
-    model = tiny_model(dropout)
+def make(settings=SETTINGS, kind=Step, network=PLAIN, **options):
+    model = tiny_model(network)
     model.train()
     return kind(model, make_optimizer(model, settings), settings, **options)
 
@@ -67,7 +67,8 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(("kind", "dropout"), [("value", 0.4), ("norm", 0.0), ("modern", 0.4), ("bf16", 0.0)])
 def test_captured_steps_give_exactly_the_numbers_of_plain_ones(kind, dropout):
-    assert_same(train(make_graphed(KINDS[kind], dropout=dropout)), train(make(KINDS[kind], dropout=dropout)))
+    network = {"dropout": dropout}
+    assert_same(train(make_graphed(KINDS[kind], network=network)), train(make(KINDS[kind], network=network)))
 
 
 def test_some_steps_warm_up_and_then_one_graph_is_replayed():
@@ -162,9 +163,9 @@ def test_batches_on_a_device_are_those_of_the_host(monkeypatch, dtype, context, 
 # In the training loop
 
 
-def as_on_a_gpu(folder, settings=SETTINGS, dropout=0.0):
+def as_on_a_gpu(folder, settings=SETTINGS, network=PLAIN):
     """Return a trainer that does all that one on a GPU does, except that work is done at once."""
-    made = trainer(folder, settings, dropout=dropout)
+    made = trainer(folder, settings, network=network)
     made.runs_ahead = True
     made.source = DeviceBatches(PARTS["train"], made.batches, settings.batch_size, "cpu")
     made.step = GraphedStep(made.model, made.optimizer, settings, lambda work: work(), replay)
@@ -173,19 +174,19 @@ def as_on_a_gpu(folder, settings=SETTINGS, dropout=0.0):
 
 @pytest.mark.parametrize("variant", ["fp32", "modern"])
 def test_a_run_that_is_ahead_of_its_log_ends_as_any_other(tmp_path, variant):
-    settings, dropout = VARIANTS[variant]
-    finish(tmp_path / "plain", settings, dropout=dropout)
-    as_on_a_gpu(tmp_path / "ahead", settings, dropout).train()
+    settings, network = VARIANTS[variant]
+    finish(tmp_path / "plain", settings, network=network)
+    as_on_a_gpu(tmp_path / "ahead", settings, network).train()
     assert result(tmp_path / "ahead") == result(tmp_path / "plain")
 
 
 @pytest.mark.parametrize("stop", [9, 14])
 def test_a_run_that_is_stopped_ahead_of_its_log_ends_as_one_that_was_not(tmp_path, stop):
-    settings, dropout = VARIANTS["modern"]
-    finish(tmp_path / "plain", settings, dropout=dropout)
-    made = as_on_a_gpu(tmp_path / "ahead", settings, dropout)
+    settings, network = VARIANTS["modern"]
+    finish(tmp_path / "plain", settings, network=network)
+    made = as_on_a_gpu(tmp_path / "ahead", settings, network)
     made.train(stopped=lambda: made.state.iteration >= stop)
-    as_on_a_gpu(tmp_path / "ahead", settings, dropout).train()
+    as_on_a_gpu(tmp_path / "ahead", settings, network).train()
     assert result(tmp_path / "ahead") == result(tmp_path / "plain")
 
 

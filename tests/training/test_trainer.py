@@ -120,7 +120,7 @@ def test_the_state_is_zero_at_the_start_of_each_epoch_and_carried_otherwise(tmp_
 def test_validation_does_not_change_the_training(tmp_path):
     results = []
     for name, every in (("often", 1), ("once", 1000)):
-        finish(tmp_path / name, changed(checkpoint_every=every), dropout=0.3)
+        finish(tmp_path / name, changed(checkpoint_every=every), network={"dropout": 0.3})
         results.append(result(tmp_path / name))
         del results[-1]["metadata"]["checkpointed"]  # the iteration of the validation before the file was written
     for kind in ("log", "tensors", "weights", "metadata"):
@@ -133,8 +133,29 @@ def test_dropout_depends_on_the_seed_and_the_iteration_only(tmp_path):
     found = []
     for name, seed in (("a", 0), ("b", 0), ("c", 5)):
         torch.manual_seed(len(found))
-        found.append(losses(finish(tmp_path / name, changed(seed=seed), dropout=0.5)))
+        found.append(losses(finish(tmp_path / name, changed(seed=seed), network={"dropout": 0.5})))
     assert found[0] == found[1] != found[2]
+
+
+def test_a_network_that_reads_samples_begins_one_row_anew_in_each_iteration(tmp_path):
+    settings = changed(max_iterations=4, max_epochs=None)
+    made = finish(tmp_path, settings, network={"vocab_size": 256, "context": 2, "prediction": "lpc"})
+    samples, phase = made.state.hidden[-1]
+    # Of 4 iterations of 5 symbols, rows 1 and 2 were reset before the second and third, and row 0 before the fourth.
+    assert phase[:, 0].tolist() == [5, 15, 10]
+    assert [int(torch.count_nonzero(row)) for row in samples] == [5, 15, 10]
+
+
+def test_rows_of_other_processes_are_not_reset(tmp_path):
+    made = finish(tmp_path, changed(max_iterations=2))
+    before = [tensor.clone() for layer in made.state.hidden for tensor in layer]
+    for row in (-1, 3):
+        made._restart_row(row)
+    after = [tensor for layer in made.state.hidden for tensor in layer]
+    assert all(map(torch.equal, before, after))
+    made._restart_row(1)
+    assert not any(tensor[1].any() for tensor in after)
+    assert all(tensor[2].any() for tensor in after)
 
 
 # Schedule and length

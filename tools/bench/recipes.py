@@ -1,9 +1,10 @@
-"""Compare recipes: bits per symbol of the validation part after equal time.
+"""Compare recipes: bits per symbol of the validation part after equal time, and what the networks generate.
 
     python tools/bench/recipes.py voice.wav piano.wav --minutes 10 --sizes 2x256,3x680
 
-The recipes train at the same time, each on its share of the cores, so that a drift of the machine's speed affects
-all. The baselines are the first recipe and FLAC. The runs stay in --runs and are not repeated; charrnn-plot draws them.
+The networks train at the same time, each on its share of the cores, so that a drift of the machine's speed affects
+all. Free running is that of charrnn-eval: three sounds of a minute each. The runs stay in --runs and are not repeated;
+charrnn-plot draws them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from table import Figure, machine, print_table
+from table import machine
 
 from charrnn.storage.csv_log import read_rows
-from charrnn.training.recipe import RECIPES
+from charrnn.storage.run_dir import Run
+
+KINDS = {  # flags of charrnn-train by the name of a kind
+    "torch-rnn": "--recipe torch-rnn",
+    "symbols": "--recipe modern --context 0 --prediction none",  # modern as it is for text
+    "modern": "--recipe modern",
+}
+MEASURES = ("level", "spectrum_distance", "peakiness", "clipped")
 
 
 def main() -> None:
@@ -28,50 +39,66 @@ def main() -> None:
     parser.add_argument("recordings", nargs="+", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes of each training (default: 10)")
     parser.add_argument("--sizes", default="2x256,3x680", help="LAYERSxUNITS, separated by commas")
-    parser.add_argument("--recipes", default="torch-rnn,modern", help="recipes, the baseline first, with commas")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of networks, with commas (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each row (default: 1)")
     parser.add_argument("--threads", type=int, help="threads of each training (default: a share of the cores)")
+    parser.add_argument("--alone", action="store_true", help="train the kinds one after the other")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="folder of the runs")
     args = parser.parse_args()
-    recipes = args.recipes.split(",")
-    if unknown := set(recipes) - set(RECIPES):
-        parser.error(f"unknown recipe {', '.join(unknown)}: choose from {', '.join(RECIPES)}.")
-    threads = args.threads or max(1, (os.cpu_count() or 1) // len(recipes))
-    figures = []
+    kinds = args.kinds.split(",")
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"unknown kind {', '.join(unknown)}: choose from {', '.join(KINDS)}.")
+    threads = args.threads or max(1, (os.cpu_count() or 1) // (1 if args.alone else len(kinds)))
+    print(f"{machine()}; {args.minutes:g} minutes, {threads} threads each\n")
+    print(f"| recording, network | kind | bits | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}")
     for recording, size in itertools.product(args.recordings, args.sizes.split(",")):
         stem = f"{recording.stem}-{size}-{args.minutes:g}min"
-        runs = {name: [args.runs / f"{stem}-{name}-{seed}" for seed in range(args.seeds)] for name in recipes}
+        runs = {kind: [args.runs / f"{stem}-{kind}-{seed}" for seed in range(args.seeds)] for kind in kinds}
         for seed in range(args.seeds):
-            train(recording, size, args.minutes, threads, {name: runs[name][seed] for name in recipes}, seed)
-        figures += compared(f"{recording.stem}, {size}", runs)
-    print(f"{machine()}; {args.minutes:g} minutes, {threads} threads each\n")
-    print_table("recipes: bits per symbol", figures)
+            each = {kind: runs[kind][seed] for kind in kinds}
+            for together in [{kind: run} for kind, run in each.items()] if args.alone else [each]:
+                train(recording, size, args.minutes, threads, together, seed)
+        for kind in kinds:
+            print(f"| {recording.stem}, {size} | {kind} | {figures(runs[kind])} |", flush=True)
 
 
-def train(recording: Path, size: str, minutes: float, threads: int, runs: dict[str, Path], seed: int) -> None:
-    """Train with all recipes at the same time; a run that exists is kept."""
+def train(recording: Path, size: str, minutes: float, threads: int, runs: Mapping[str, Path], seed: int) -> None:
+    """Train networks of some kinds at the same time; a run that exists is kept."""
     layers, units = size.split("x")
     processes = []
-    for recipe, run in runs.items():
+    for kind, run in runs.items():
         if (run / "val.csv").exists():
             continue
-        flags = f"--layers {layers} --rnn-size {units} --recipe {recipe} --seed {seed} --threads {threads}"
+        flags = f"--layers {layers} --rnn-size {units} {KINDS[kind]} --seed {seed} --threads {threads}"
         flags += f" --max-minutes {minutes} --checkpoint-every 500 --keep 1 -q"
         command = [sys.executable, "-m", "charrnn.commands.train", str(recording), "--run-dir", str(run)]
-        print(f"{recording.stem}, {size}, {recipe}, seed {seed}", file=sys.stderr)
+        print(f"{recording.stem}, {size}, {kind}, seed {seed}", file=sys.stderr)
         processes.append(subprocess.Popen([*command, *flags.split()], stdout=subprocess.DEVNULL))
     codes = [process.wait() for process in processes]
     if any(codes):
         raise SystemExit("a training failed: see above.")
 
 
-def compared(label: str, runs: dict[str, list[Path]]) -> list[Figure]:
-    """Return the last validation of each recipe, compared with the first recipe and with FLAC."""
-    bits = {name: [float(read_rows(run / "val.csv")[-1]["val_bits"]) for run in runs[name]] for name in runs}
-    first = next(iter(runs))
-    baselines = json.loads((runs[first][0] / "config.json").read_text())["yardsticks"]
-    found = [Figure(f"{label}, {first}", bits.pop(first), "FLAC", [baselines[k] for k in ("flac",) if k in baselines])]
-    return found + [Figure(f"{label}, {name}", bits[name], first, found[0].values) for name in bits]
+def figures(runs: list[Path]) -> str:
+    """Return the last validation, and the measures of free running with their range over the recording."""
+    bits = [float(read_rows(run / "val.csv")[-1]["val_bits"]) for run in runs]
+    found = [free_running(run) for run in runs]
+    cells = [f"{statistics.median(bits):.3f}"]
+    for name in MEASURES:
+        digits = 5 if name == "clipped" else 1
+        values = [seed[name] for one in found for seed in one["seeds"]]
+        low, high = (found[0]["recording"][name][end] for end in ("least", "greatest"))
+        cells.append(f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+    return " | ".join(cells)
+
+
+def free_running(run: Path) -> dict[str, Any]:
+    """Return the measures of a run, which are computed if it has none."""
+    if not Run(run).free_running_file.exists():
+        command = [sys.executable, "-m", "charrnn.commands.eval", str(run), "--part", "val", "--free-running", "-q"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    measures: dict[str, Any] = json.loads(Run(run).free_running_file.read_text())
+    return measures
 
 
 if __name__ == "__main__":
