@@ -33,8 +33,11 @@ from torch import nn
 from torch.nn import functional
 
 from charrnn.cuda.backends import Backend
+from charrnn.data import predictor
+from charrnn.data.predictor import HISTORY
 from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
+from charrnn.models import predictor as device_predictor
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
 from charrnn.sampling.generate import uniforms
@@ -78,9 +81,19 @@ class Setup:
             torch.cuda.synchronize()
 
 
-GPU = Setup("cuda", {"3x680": ModelConfig(256), "2x256": ModelConfig(256, 64, 256, 2)})
+PREDICTION = {"context": 31, "prediction": "lpc", "noise": 0.035}
+NETWORKS = {
+    "3x680": ModelConfig(256),
+    "2x256": ModelConfig(256, 64, 256, 2),
+    "2x256 with prediction": ModelConfig(256, 64, 256, 2, **PREDICTION),
+}
+GPU = Setup("cuda", NETWORKS)
 Check = Callable[[Setup], Figures]  # the optional figure ``ok`` is whether the check passed
-TINY = {"3x680": ModelConfig(9, 5, 6, 3), "2x256": ModelConfig(9, 5, 6, 2)}
+TINY = {
+    "3x680": ModelConfig(9, 5, 6, 3),
+    "2x256": ModelConfig(9, 5, 6, 2),
+    "2x256 with prediction": ModelConfig(256, 5, 6, 2, **PREDICTION),
+}
 NO_GRAPHS = {"warm_up": lambda work: work(), "capture": lambda work: work}
 REHEARSAL = Setup("cpu", TINY, 4, seconds=0.01, largest=3, block=2, iterations=4, compared=8, graphs=NO_GRAPHS)
 
@@ -93,10 +106,11 @@ def checks() -> dict[str, Check]:
     for recipe in RECIPES:
         found[f"CUDA graph as plain steps: {recipe}"] = partial(graph_as_steps, recipe)
     found["training in fp32 as on the CPU"] = as_on_the_cpu
+    found["predictions as on the CPU"] = predictions
     kinds = (("fp32", 1, True), ("fp32", 3, False), ("bf16", 1, True), ("bf16", 64, True))
     for sampler, kind in itertools.product(SAMPLERS, kinds):
         found[f"symbols: {sampler}, {kind[0]}, {kind[1]}"] = partial(symbols, sampler, *kind)
-    for network, rows in (("3x680", 50), ("3x680", 100), ("2x256", 50), ("2x256", 100)):
+    for network, rows in itertools.product(NETWORKS, (50, 100)):
         found[f"train: plain nn.LSTM loop, {network}, {rows} x 50"] = partial(plain_loop, network, rows)
         for backend in GPU_LAYERS:
             found[f"train: {backend}, {network}, {rows} x 50"] = partial(training, backend, network, rows)
@@ -185,6 +199,16 @@ def as_on_the_cpu(setup: Setup) -> Figures:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         losses = [train(s, stepper(s, "3x680", 50, "fp32", "torch", graphed=False)) for s in setups]
     return compare(losses, 0.01)
+
+
+def predictions(setup: Setup) -> Figures:
+    """Compare linear predictions on the device with those of the reference in numpy, which must be equal."""
+    samples = np.random.default_rng(0).normal(0, 20, (7, HISTORY + setup.steps)).round().clip(-128, 127)
+    phase = np.arange(7)
+    expected, _ = predictor.predict(samples.astype(np.int8), phase)
+    found, _ = device_predictor.predict(*(torch.from_numpy(array).to(setup.device) for array in (samples, phase)))
+    difference = float(np.abs(found.cpu().numpy() - expected).max())
+    return {"ok": difference == 0, "largest difference": difference}
 
 
 def compare(losses: list[Any], tolerance: float) -> Figures:
