@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_array, check_integers, check_number, check_whole
 from bytecodec.errors import InputError
-from charrnn.models.config import ModelConfig, state_sizes
+from charrnn.models.config import ModelConfig, check_samples, state_sizes
 
 NO_SYMBOL = -1  # last symbol of a stream that has none yet; its first symbol is drawn uniformly
 ROWS = 256  # symbols that are scored together in kernels that only score given symbols
@@ -38,7 +38,7 @@ class Engine(ABC):
     def __init__(self, config: ModelConfig, streams: int) -> None:
         self.streams = check_whole("streams", streams, 1)
         self.vocab_size = config.vocab_size
-        self._state_sizes = state_sizes(config)
+        self._config, self._state_sizes = config, state_sizes(config)
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         """Feed ids (N, P), which are not output; the next symbol follows them."""
@@ -152,6 +152,10 @@ class Engine(ABC):
             raise InputError("the state is of another network: its arrays have other shapes.")
         if any(array.dtype.kind != "f" or not np.isfinite(array).all() for layer in layers for array in layer):
             raise InputError("the state contains values that are not finite floating-point numbers.")
+        try:
+            check_samples(self._config, layers)
+        except ValueError as error:
+            raise InputError(f"{error}.") from None
         return tuple(tuple(np.array(array, dtype=np.float32, order="C") for array in layer) for layer in layers)
 
     def _check_streams(self, what: str, n: int) -> None:

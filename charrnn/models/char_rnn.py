@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
-from charrnn.models.config import ModelConfig, sample_inputs, sample_state_sizes
+from charrnn.models.config import ModelConfig, check_samples, sample_inputs, sample_state_sizes
 from charrnn.models.samples import MIDDLE, LogisticOutput, SampleReader
 
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
@@ -57,6 +57,9 @@ class Layers(nn.Module):
     def state_after(self, ids: Tensor) -> State:
         """Return the state of N streams that begin after ids (N, `history`): the zero state, and those as samples."""
         return self.initial_state(len(ids))
+
+    def check_state(self, state: State) -> None:
+        """Raise a ValueError if a state from a file, of the right shapes, has impossible values."""
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Return outputs (N, T, V) and those of the last layer (N, T, H) for inputs (N, T, D), and the state."""
@@ -140,6 +143,9 @@ class CharRNN(Layers):
         if self.samples:
             state[-1][0].copy_(ids - MIDDLE)
         return state
+
+    def check_state(self, state: State) -> None:
+        check_samples(self.config, state)
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits (N, T, V) of the symbol after each of ids (N, T), and the state after them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bytecodec.errors import InputError
-from charrnn.data.predictor import HISTORY, PREDICTORS
+from charrnn.data.predictor import HISTORY, HOP, PREDICTORS
 
 Array = TypeVar("Array")
 
@@ -146,6 +146,15 @@ def sample_inputs(config: ModelConfig) -> int:
 def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
     """Return the row lengths of the state of a network that reads samples as numbers: the samples, and their phase."""
     return (max(config.context, HISTORY), 1) if config.prediction != "none" else (config.context,)
+
+
+def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
+    """Raise a ValueError if the samples of a state, or their phase, are not whole numbers in their ranges."""
+    if config.reads_samples:
+        for values, (least, greatest) in zip(state[-1], ((-128, 127), (0, HOP - 1)), strict=False):
+            array = np.asarray(values)
+            if not ((array == np.rint(array)) & (array >= least) & (array <= greatest)).all():
+                raise ValueError("the samples of the state are not whole numbers in their range")
 
 
 def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:

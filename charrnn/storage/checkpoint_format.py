@@ -24,6 +24,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.models.config import (
     ModelConfig,
     check_finite,
+    check_samples,
     named_state,
     state_of,
     state_shapes,
@@ -264,4 +265,9 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         array.dtype != np.float32 for array in state.values()
     ):
         raise InputError(OTHER_NETWORK.format(path, "arrays of the hidden state"))
-    return Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])
+    streams = Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])
+    try:
+        check_samples(config, streams.state)
+    except ValueError:
+        raise InputError(OTHER_NETWORK.format(path, "samples")) from None
+    return streams

@@ -64,6 +64,7 @@ def load(
                 if ema:
                     ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
         hidden = files.state_from_tensors(tensors, model.initial_state(rows))
+        model.check_state(hidden)
         device = next(model.parameters()).device
         return TrainState(
             map_state(lambda tensor: tensor[own].to(device), hidden),

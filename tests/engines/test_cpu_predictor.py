@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from bytecodec.errors import InputError
 from charrnn.data import predictor as reference
 from charrnn.data.predictor import HISTORY, HOP
 from charrnn.engines.cpu import library as cpu_library
 from charrnn.engines.cpu import predictor as compiled
+from charrnn.engines.eager import EagerEngine
 from charrnn.models import predictor as in_torch
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
+from charrnn.storage.checkpoint_format import Streams, load_streams, save_streams
 
 STEPS = 37
 
@@ -41,6 +44,22 @@ def test_the_predictor_in_torch_is_the_reference():
     rows, phases = torch.from_numpy(ROWS.astype(np.float32)), torch.from_numpy(PHASES.astype(np.float32))
     for found, expected in zip(in_torch.predict(rows, phases), EXPECTED, strict=True):
         np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize(("part", "value"), [(0, 128), (0, 0.5), (0, np.nan), (1, HOP), (1, -1), (1, 1e30)])
+def test_a_state_with_impossible_samples_is_rejected(tmp_path, part, value):
+    """A phase out of range would let the kernel read memory that is not its own."""
+    model = build(ModelConfig(256, 4, 5, 1, prediction="lpc"), 0)
+    engine = EagerEngine(model, 2)
+    state, last = engine.get_state()
+    state[-1][part][1, 0] = value
+    with pytest.raises(InputError, match=r"samples|finite"):
+        engine.set_state(state, last)
+    save_streams(tmp_path / "state", Streams(state, last, 0, 0))
+    with pytest.raises(InputError, match="samples"):
+        load_streams(tmp_path / "state", model.config)
+    with pytest.raises(ValueError, match="samples"):
+        model.check_state(tuple(tuple(map(torch.from_numpy, layer)) for layer in state))
 
 
 def test_without_the_compiled_predictor_a_network_uses_the_reference_and_reports_it(monkeypatch, tmp_path, capfd):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.console import log
-from charrnn.data.predictor import HISTORY, NOISE_FLOOR, PREDICTORS, Floats, Samples
+from charrnn.data.predictor import HISTORY, HOP, NOISE_FLOOR, PREDICTORS, Floats, Samples
 from charrnn.engines.cpu.library import LinearPredictor, Predictors, UnavailableError, choose_variant, library
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]
     """
     rows, steps = len(samples), samples.shape[1] - HISTORY
     samples, phase = np.ascontiguousarray(samples, np.int8), np.ascontiguousarray(phase, np.int64)
+    if (
+        len(phase) != rows or steps < 0 or not ((phase >= 0) & (phase < HOP)).all()
+    ):  # the kernel would read other memory
+        raise ValueError(f"{rows} rows of {samples.shape[1]} samples with the phases {phase}")
     predictions, scales = (np.empty((rows, steps + 1, len(PREDICTORS)), np.float32) for _ in range(2))
     arrays = (samples, phase, predictions, scales)
     library().charrnn_predict(choose_variant(), predictors(), rows, steps, *(a.ctypes.data for a in arrays))
