@@ -9,7 +9,8 @@
 
 #include <stdio.h>
 
-enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21 };
+enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21, CONTEXT = 3, ORDER = 9, WINDOW = 40, HISTORY = WINDOW + HOP };
+enum { EMBEDDING, TABLE, SAMPLES }; /* what the first layer reads */
 
 static uint32_t seed;
 
@@ -54,8 +55,14 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
     float *h[DEPTH], *c[DEPTH], u[STEPS * STREAMS];
     int64_t last[STREAMS], ids[STREAMS * STEPS] = {0};
     double scores[STREAMS * STEPS];
+    static int8_t samples[STREAMS * (HISTORY + STEPS)];
+    int64_t phase[STREAMS];
     uint64_t sum = 0;
     seed = 7;
+    for (int i = 0; i < STREAMS * (HISTORY + STEPS); i++)
+        samples[i] = (int8_t)(100 * number());
+    for (int i = 0; i < STREAMS; i++)
+        phase[i] = i % HOP;
     for (int i = 0; i < STEPS * STREAMS; i++) {
         u[i] = number() / 2 + 0.5f;
         ids[i] = i * 13 % VOCAB;
@@ -67,6 +74,7 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
         c[l] = calloc(STREAMS * (size_t)network->layer[l].units, sizeof(float));
     }
     Work work = {.streams = STREAMS, .steps = STEPS, .h = h, .c = c, .last = last, .temperature = 0.9};
+    work.samples = samples, work.phase = phase;
     if (forced)
         work.forced = ids, work.scores = scores;
     else
@@ -96,7 +104,7 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
     return sum;
 }
 
-static int check(int cell, int format, int table)
+static int check(int cell, int format, int reads)
 {
     int gates = cell == GRU ? 3 : cell == RNN ? 1 : 4, width = cell == RNN ? 4 : gates, failed = 0;
     int units = cell == RNN ? 64 : 48, outputs = cell == LSTMP ? 64 : units, size = 16, rows = units * gates;
@@ -105,10 +113,24 @@ static int check(int cell, int format, int table)
     float *embedding = numbers(VOCAB * size, 1), *products = numbers((int64_t)VOCAB * rows, 1);
     float *bias = numbers(rows, 1), *gain = numbers(outputs, 1), *offset = numbers(outputs, 1);
     Network network = {.vocab = VOCAB, .layers = DEPTH, .embedding_size = size, .embedding = embedding, .layer = layer};
-    if (table)
+    double window[WINDOW], bandwidths[ORDER];
+    for (int i = 0; i < WINDOW; i++)
+        window[i] = i < WINDOW - 4 ? 100 : 20;
+    for (int i = 0; i < ORDER; i++)
+        bandwidths[i] = 1;
+    LinearPredictor predictor[2] = {{ORDER, WINDOW, window, bandwidths, 1e-5, 2000, 370000},
+                                    {ORDER - 5, WINDOW - 8, window + 8, bandwidths, 1e-3, 2000, 290000}};
+    Predictors predictors = {2, HISTORY, predictor};
+    if (reads != EMBEDDING)
         network.table = products;
+    if (reads == SAMPLES) {
+        network.context = CONTEXT, network.history = HISTORY, network.predictors = &predictors;
+        network.numbers = matrix(rows / LANES, width, 16, format <= BF16 ? format : BF16);
+        network.correction = matrix(1, 1, outputs, format);
+        network.correction_bias = numbers(LANES, 1);
+    }
     for (int l = 0; l < DEPTH; l++) {
-        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .norm_size = table ? outputs - 3 : 0,
+        layer[l] = (Layer){.cell = cell, .units = units, .outputs = outputs, .norm_size = reads != EMBEDDING ? outputs - 3 : 0,
                            .epsilon = 1e-5f, .bias = bias, .recurrent_bias = bias, .gain = gain, .offset = offset};
         layer[l].input = matrix(rows / LANES, width, l ? outputs : size, format);
         layer[l].recurrent = matrix(rows / LANES, width, outputs, format);
@@ -120,7 +142,7 @@ static int check(int cell, int format, int table)
     for (int i = VOCAB; i < 4 * LANES; i++)
         ((float *)network.output_bias)[i] = -1e30f;
     uint64_t drawn = outcome(VARIANTS - 1, &network, 1, 0), scored = outcome(VARIANTS - 1, &network, 1, 1);
-    printf("cell %d, format %d, table %d: %016llx %016llx\n", cell, format, table, (unsigned long long)drawn,
+    printf("cell %d, format %d, reads %d: %016llx %016llx\n", cell, format, reads, (unsigned long long)drawn,
            (unsigned long long)scored);
     for (int variant = 0; variant < VARIANTS; variant++)
         for (int threads = 1; threads <= 3 && charrnn_available(variant); threads++)
@@ -130,8 +152,9 @@ static int check(int cell, int format, int table)
             }
     for (int l = 0; l < DEPTH; l++)
         drop(&layer[l].input), drop(&layer[l].recurrent), drop(&layer[l].projection);
-    drop(&network.output);
-    float *all[] = {embedding, products, bias, gain, offset, (float *)network.output_bias};
+    drop(&network.output), drop(&network.numbers), drop(&network.correction);
+    float *all[] = {embedding, products, bias, gain, offset, (float *)network.output_bias,
+                    (float *)network.correction_bias};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     return failed;
@@ -146,7 +169,7 @@ int main(void)
             fprintf(stderr, "%s\n", charrnn_variant(variant));
     for (int cell = LSTM; cell <= RNN; cell++)
         for (size_t format = 0; format < sizeof formats / sizeof formats[0]; format++)
-            for (int table = 0; table < 2; table++)
-                failed |= check(cell, formats[format], table);
+            for (int reads = EMBEDDING; reads <= SAMPLES; reads++)
+                failed |= check(cell, formats[format], reads);
     return failed;
 }

@@ -22,7 +22,7 @@ def output_of(*command):
     """Return the output of the program, which fails if a variant differs from the portable one."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.stdout.count("cell ") == 48
+    assert done.stdout.count("cell ") == 72
     return done.stdout
 
 

@@ -88,7 +88,7 @@ typedef struct {
     int32_t history;               /* samples that the inputs of a step depend on; 0 for other networks */
     Matrix numbers;                /* (rows of the first layer, inputs of samples), added to the table */
     const Predictors *predictors;  /* NULL without prediction */
-    Matrix correction;             /* (16, inputs) of the predictions, by the last layer */
+    Matrix correction;             /* (16, inputs) of the predictions, by the last layer; float if `output` is */
     const float *correction_bias;  /* (16,) */
 } Network;
 

@@ -92,7 +92,7 @@ INLINE void V(adapt)(Forecast *forecast, const LinearPredictor *p, const int8_t 
 static void V(predict)(const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples, const int64_t *phase,
                        float *predictions, float *scales)
 {
-    PredictorMemory memory = {{0}};
+    PredictorMemory memory = {.windowed = {0}};
     Forecast forecast;
     for (int64_t row = 0; row < rows; row++, samples += all->history + steps)
         for (int32_t k = 0; k < all->count; k++) {
