@@ -116,7 +116,7 @@ def schur(r: Doubles) -> tuple[Doubles, Doubles]:
 
     With x_t predicted as the sum of a_j x_(t-j), j from 1 to p. u and v are the forward and backward sequences, whose
     first elements give a reflection coefficient; all operations are element by element, in an order that
-    `V(schur)` of the compiled predictor repeats.
+    the compiled predictor repeats.
     """
     u, v = r[..., 1:], r[..., :-1]
     a = np.empty((*r.shape[:-1], 0))

@@ -47,7 +47,7 @@ def require(*packages: str) -> None:
 
 
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
-    """Write the step of a network of any cell, with its float32 weights by their names in a checkpoint, to a file.
+    """Write the step of a network of symbols alone, of any cell, with its float32 weights by their names in a checkpoint, to a file.
 
     The file appears whole or not at all. Its metadata hold the network's metadata as JSON. Raise InputError if the
     network is larger than an ONNX file can be.
@@ -68,7 +68,7 @@ def step_model(
 
     if config.reads_samples:
         raise InputError(
-            "this network reads and predicts samples as numbers, which an ONNX step cannot do: "
+            "this network reads samples as numbers, which an ONNX step cannot do: "
             "use --engine auto, or train with --context 0 --prediction none."
         )
     graph = _Graph(tensors)
