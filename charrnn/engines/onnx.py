@@ -21,7 +21,9 @@ PRECISIONS = ("auto", "int8", "fp32")
 
 
 class OnnxEngine(Engine):
-    """Engine that runs the step of a network of symbols alone, of any cell, in onnxruntime; see `charrnn.engines.base.Engine`.
+    """Engine that runs the step of a network in onnxruntime; see `charrnn.engines.base.Engine`.
+
+    The network has any cell, and reads symbols alone.
 
     With int8, the default, inputs of products are rounded to 8 bits between the smallest and the largest number of an
     array. So that streams do not depend on each other, each is computed alone: N streams need N times as long as one.
