@@ -49,8 +49,8 @@ def require(*packages: str) -> None:
 def save(path: str, tensors: Mapping[str, Floats], config: ModelConfig, metadata: Mapping[str, Any]) -> None:
     """Write the step of a network, with its float32 weights by their names in a checkpoint, to a file.
 
-    The network has any cell, and reads symbols alone. The file appears whole or not at all. Its metadata hold the network's metadata as JSON. Raise InputError if the
-    network is larger than an ONNX file can be.
+    The network has any cell, and reads symbols alone. The file appears whole or not at all. Its metadata hold the
+    network's metadata as JSON. Raise InputError if the network is larger than an ONNX file can be.
     """
     require("onnx")
     if sum(array.nbytes for array in tensors.values()) > MAX_BYTES:
