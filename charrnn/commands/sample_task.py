@@ -149,7 +149,7 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
 def print_choices(task: SymbolSampling, args: Namespace) -> None:
     """Print the likeliest next symbols, one per line: probability, symbol and meaning."""
     task.restart(args.temperature[0])
-    if (task.engine.get_state()[1] == NO_SYMBOL).any():
+    if (task.engine.get_state()[1] == NO_SYMBOL).any() and not task.checkpoint.config.reads_samples:
         log(
             "no symbols were fed to the network, so all symbols have the same probability: give a --start-text or "
             "--start-file.",

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
-from charrnn.models.config import ModelConfig, check_samples, sample_inputs, sample_state_sizes
-from charrnn.models.samples import MIDDLE, LogisticOutput, SampleReader
+from charrnn.models.config import MIDDLE, ModelConfig, check_samples, sample_inputs, sample_state_sizes
+from charrnn.models.samples import LogisticOutput, SampleReader
 
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids

@@ -17,9 +17,8 @@ from torch.nn import functional
 from charrnn.data import predictor
 from charrnn.data.predictor import HOP, PREDICTORS
 from charrnn.models import predictor as device_predictor
-from charrnn.models.config import BYTES, ModelConfig, sample_inputs, sample_state_sizes
+from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_inputs, sample_state_sizes
 
-MIDDLE = 128  # the byte of silence
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
 LEVEL_SAMPLES = 512  # of which the level is measured

@@ -15,8 +15,7 @@ from bytecodec.errors import InputError
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers, State
-from charrnn.models.config import map_state
-from charrnn.models.samples import MIDDLE
+from charrnn.models.config import MIDDLE, map_state
 from charrnn.runtime import PRECISIONS, autocast
 from charrnn.training.distributed import SINGLE_PROCESS, World
 

@@ -20,6 +20,7 @@ from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
 from charrnn.engines.onnx import OnnxEngine
 from charrnn.models.cells import CELLS
+from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import save
 
 V = 7
@@ -134,6 +135,19 @@ def test_a_reset_engine_samples_what_a_new_one_does(kind, tiny_model):
     engine.reset()
     assert engine.get_state()[1].tolist() == [NO_SYMBOL] * 2
     assert not any(array.any() for layer in engine.get_state()[0] for array in layer)
+    np.testing.assert_array_equal(engine.run(u, 1.0), first)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "eager"])
+def test_a_network_that_reads_samples_begins_after_silence(kind):
+    model = perturbed(ModelConfig(256, 5, 6, 2, context=3, prediction="lpc"))
+    engine, u = make(kind, model, 2), uniform_numbers(20, 2)
+    expected = engine.probabilities()
+    assert engine.get_state()[1].tolist() == [NO_SYMBOL] * 2
+    first = engine.run(u, 1.0)
+    engine.reset()
+    engine.prime(np.full((2, 1), 128))
+    np.testing.assert_array_equal(engine.probabilities(), expected)
     np.testing.assert_array_equal(engine.run(u, 1.0), first)
 
 

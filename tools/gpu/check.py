@@ -81,7 +81,7 @@ class Setup:
             torch.cuda.synchronize()
 
 
-PREDICTION = {"context": 31, "prediction": "lpc", "noise": 0.035}
+PREDICTION: dict[str, Any] = {"context": 31, "prediction": "lpc", "noise": 0.035}
 NETWORKS = {
     "3x680": ModelConfig(256),
     "2x256": ModelConfig(256, 64, 256, 2),
