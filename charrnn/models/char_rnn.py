@@ -152,9 +152,10 @@ class CharRNN(Layers):
         if not self.samples:
             logits, _, state = self.run(self._embed(ids), state)
             return logits, state
+        samples = state[-1]
         if self.training and self.config.noise:
-            ids = self.samples.add_noise(ids, state[-1])
-        numbers, prediction, samples = self.samples.read(ids, state[-1])
+            ids, samples = self.samples.disturb(ids, samples)
+        numbers, prediction, samples = self.samples.read(ids, samples)
         logits, h, state = self.run(torch.cat([self._embed(ids), numbers], dim=2), state[:-1])
         if self.logistic and prediction:
             logits = self.logistic(logits, self.logistic.correction(h), prediction)

@@ -144,8 +144,9 @@ def sample_inputs(config: ModelConfig) -> int:
 
 
 def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
-    """Return the row lengths of the state of a network that reads samples as numbers: the samples, and their phase."""
-    return (max(config.context, HISTORY), 1) if config.prediction != "none" else (config.context,)
+    """Return the row lengths of the state of a network that reads samples: samples, phase and tone."""
+    samples = config.context if config.prediction == "none" else max(config.context, HISTORY)
+    return (samples, 1, 3) if config.noise else (samples, 1)
 
 
 def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:

@@ -5,6 +5,7 @@ N streams, T steps, K samples of context, P predictors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,9 +23,13 @@ from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_inputs, sam
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
 LEVEL_SAMPLES = 512  # of which the level is measured
+TONE_SAMPLES = 1000  # mean length of a tone, and of a stretch without one
+TONE_SHARE = 0.15  # of the stretches that have a tone
+TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
+TONE_AMPLITUDES = (0.005, 0.5)  # relative to the level
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
-SampleState = tuple[Tensor, ...]  # (N, samples) the last samples, and with prediction (N, 1) their phase
+SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 3) a tone
 Predict = Callable[[NDArray[np.int8], NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -38,8 +43,9 @@ class Prediction(NamedTuple):
 class SampleReader:
     """Reader of samples as numbers, for networks of a configuration.
 
-    Its state is the last samples, from -128 to 127, where silence is 0, and for how many of them the predictor's
-    coefficients have been used. ``predict`` is `charrnn.data.predictor.predict` or a faster form of it.
+    Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
+    predictors have been used; and with noise, a tone that disturbs training. ``predict`` is
+    `charrnn.data.predictor.predict` or a faster form of it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,18 +56,32 @@ class SampleReader:
         """Return the state of n streams before the first sample, on the device of a tensor."""
         return tuple(like.new_zeros(n, size) for size in sample_state_sizes(self.config))
 
-    def add_noise(self, ids: Tensor, state: SampleState) -> Tensor:
-        """Return ids (N, T) with Gaussian noise, whose deviation is ``noise`` times the level of the samples before.
+    def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, SampleState]:
+        """Return ids (N, T) with noise and tones for training, and the state with each row's tone after them.
 
-        A network that learns to predict the next sample from a noisy past removes noise, and with it the energy of the
-        errors that would accumulate when it reads what it has generated. In silence the noise is rounded to zero.
+        A network that reads what it has generated amplifies its own errors. One that learns to predict the next sample
+        from a disturbed past removes what does not belong there: noise, and with it energy, and tones, which otherwise
+        become whistles. Both are relative to the level of the samples before. In silence they are rounded to zero.
         """
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
         energy = functional.pad(samples.double().square().cumsum(dim=1), (1, 0))
         steps, length = ids.shape[1], min(LEVEL_SAMPLES, samples.shape[1] - ids.shape[1])
         level = ((energy[:, -steps:] - energy[:, -steps - length : -length]) / length).sqrt()
-        noise = self.config.noise * level * torch.randn_like(level)
-        return (ids + noise.round().long()).clamp(0, BYTES - 1)
+        frequency, amplitude, angle = self._tones(state[-1], steps).T[..., None]
+        angles = angle + frequency * torch.arange(1, steps + 1, device=ids.device)
+        noise = self.config.noise * torch.randn_like(level) + amplitude * torch.sin(angles)
+        disturbed = (ids + (level * noise).round().long()).clamp(0, BYTES - 1)
+        tones = torch.cat([frequency, amplitude, angles[:, -1:] % math.tau], dim=1)
+        return disturbed, (*state[:-1], tones)
+
+    def _tones(self, tones: Tensor, steps: int) -> Tensor:
+        """Return tones (N, 3), of which some begin anew: radians per sample, amplitude in levels, and angle."""
+        begins, sounds, height, size, angle = torch.rand(5, len(tones), 1, device=tones.device)
+        lowest, highest = TONE_FREQUENCIES
+        quietest, loudest = TONE_AMPLITUDES
+        amplitude = quietest * (loudest / quietest) ** size * (sounds < TONE_SHARE)
+        fresh = torch.cat([lowest + (highest - lowest) * height, amplitude, math.tau * angle], dim=1)
+        return torch.where(begins < steps / TONE_SAMPLES, fresh, tones)
 
     def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Prediction | None, SampleState]:
         """Return inputs (N, T, `size`) after each of ids (N, T), predictions of the next symbols, and the state."""
@@ -69,10 +89,10 @@ class SampleReader:
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
         recent = samples[:, samples.shape[1] - steps - context :]
         numbers = recent.unfold(1, context + 1, 1)[:, :, :context]  # (N, T, K) the samples before each of the ids
-        after: SampleState = (samples[:, steps:],)
+        _, phase, *tone = state
+        after: SampleState = (samples[:, steps:], (phase + steps) % HOP, *tone)
         if self.config.prediction == "none":
             return numbers * SCALE, None, after
-        phase = state[1]
         values, scales = self._predictions(samples, phase)
         scale = (scales[:, 1:, :1].square() + STEP_VARIANCE).sqrt()
         last, values = values[:, :-1], values[:, 1:]
@@ -84,7 +104,7 @@ class SampleReader:
             ((current - last) / scale).clamp(-LIMIT, LIMIT),
             (scales[:, 1:] + 0.1).log(),
         )
-        return torch.cat(parts, dim=2), Prediction(values, scale), (*after, (phase + steps) % HOP)
+        return torch.cat(parts, dim=2), Prediction(values, scale), after
 
     def _predictions(self, samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predictions and scales (N, T + 1, P) of the predictor for samples (N, HISTORY + T)."""

@@ -1,5 +1,6 @@
 """Samples as numbers: what a network reads, the noise in training, and the distribution around predictions."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import logistic
 
 from charrnn.data import predictor
 from charrnn.data.predictor import HISTORY
+from charrnn.models import samples
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig, sample_inputs, state_shapes
 from charrnn.models.samples import LogisticOutput, Prediction, SampleReader
@@ -56,14 +58,41 @@ def test_single_steps_and_pieces_equal_a_sequence(changes):
         torch.testing.assert_close(sum(found, ()), sum(end, ()), atol=1e-5, rtol=1e-5)
 
 
-def test_noise_is_relative_to_the_level_and_leaves_silence_and_targets_alone():
+def test_noise_is_relative_to_the_level_and_leaves_silence_alone(monkeypatch):
     reader = SampleReader(replace(CONFIG, noise=0.1))
     loud, quiet = voice(1, HISTORY + 4000), torch.full((1, 4000), 128)
-    state = ((loud[:, :HISTORY] - 128).float(), torch.zeros(1, 1))
-    noise = (reader.add_noise(loud[:, HISTORY:], state) - loud[:, HISTORY:]).float()
+    state = ((loud[:, :HISTORY] - 128).float(), torch.zeros(1, 1), torch.zeros(1, 3))
+    monkeypatch.setattr(samples, "TONE_SHARE", 0)
+    noise = (reader.disturb(loud[:, HISTORY:], state)[0] - loud[:, HISTORY:]).float()
     assert noise.std() == pytest.approx(2, abs=0.15)
     assert abs(noise.mean()) < 0.15
-    assert torch.equal(reader.add_noise(quiet, reader.initial_state(torch.zeros(1), 1)), quiet)
+    assert torch.equal(reader.disturb(quiet, reader.initial_state(torch.zeros(1), 1))[0], quiet)
+
+
+def test_a_tone_goes_on_in_the_next_batch(monkeypatch):
+    reader = SampleReader(replace(CONFIG, noise=1e-9))
+    loud = voice(1, HISTORY + 4000)
+    tone = torch.tensor([[0.3, 0.5, 1.0]])
+    before = ((loud[:, :HISTORY] - 128).float(), torch.zeros(1, 1), tone)
+    monkeypatch.setattr(samples, "TONE_SAMPLES", math.inf)  # none begins
+    added = []
+    for start in range(HISTORY, HISTORY + 4000, 50):
+        ids = loud[:, start : start + 50]
+        disturbed, after = reader.disturb(ids, before)
+        added.append((disturbed - ids)[0])
+        before = (torch.cat([before[0], (ids - 128).float()], dim=1)[:, 50:], *after[1:])
+    expected = 10 * np.sin(1 + 0.3 * np.arange(1, 4001))  # half the level of 20
+    np.testing.assert_allclose(torch.cat(added), expected, atol=2.5)
+
+
+def test_tones_begin_in_some_rows():
+    reader = SampleReader(replace(CONFIG, noise=0.1))
+    torch.manual_seed(0)
+    _, (*_, tones) = reader.disturb(voice(2000, 50), reader.initial_state(torch.zeros(1), 2000))
+    began = float((tones[:, 0] > 0).double().mean())
+    assert began == pytest.approx(50 / samples.TONE_SAMPLES, abs=0.02)
+    assert float((tones[:, 1] > 0).double().mean()) == pytest.approx(began * samples.TONE_SHARE, abs=0.01)
+    assert tones[:, 1].max() <= 0.5
 
 
 def test_a_network_has_noise_in_training_only():

@@ -130,15 +130,14 @@ class CpuEngine(Engine):
 
 def _sample_buffer(state: tuple[Floats, ...], steps: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
     """Return the last samples of a state with space for those that the kernel reads, and the phase (n,)."""
-    last, *phase = state  # (n, history); with prediction (n, 1)
+    last, phase = state[:2]  # (n, history), (n, 1)
     samples = np.empty((len(last), last.shape[1] + steps), dtype=np.int8)
     samples[:, : last.shape[1]] = last
-    return samples, (phase[0][:, 0] if phase else np.zeros(len(last))).astype(np.int64)
+    return samples, phase[:, 0].astype(np.int64)
 
 
 def _keep_samples(state: tuple[Floats, ...], samples: NDArray[np.int8], steps: int) -> None:
     """Change a state to the one after the steps whose samples the kernel has appended."""
-    last, *phase = state
+    last, phase = state[:2]
     last[:] = samples[:, steps:]
-    if phase:
-        phase[0][:] = (phase[0] + steps) % HOP
+    phase[:] = (phase + steps) % HOP
