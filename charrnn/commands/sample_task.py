@@ -149,10 +149,10 @@ def _streams(args: Namespace, checkpoint: FrameCheckpoint) -> list[FrameStream]:
 def print_choices(task: SymbolSampling, args: Namespace) -> None:
     """Print the likeliest next symbols, one per line: probability, symbol and meaning."""
     task.restart(args.temperature[0])
-    if (task.engine.get_state()[1] == NO_SYMBOL).any() and not task.checkpoint.config.reads_samples:
+    if (task.engine.get_state()[1] == NO_SYMBOL).any():
         log(
-            "no symbols were fed to the network, so all symbols have the same probability: give a --start-text or "
-            "--start-file.",
+            "no symbols were fed to the network, so these are the probabilities of a first symbol: give a --start-text "
+            "or --start-file.",
             args.quiet,
         )
     probabilities = task.engine.probabilities(args.temperature[0])[0]

@@ -14,6 +14,7 @@ from bytecodec.errors import InputError
 from charrnn.models.config import MIDDLE, ModelConfig, check_samples, state_sizes
 
 NO_SYMBOL = -1  # last symbol of a stream that has none yet
+FIRST_SCALE = 12.0  # of the distribution of first samples
 ROWS = 256  # symbols that are scored together in kernels that only score given symbols
 BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 less than 1
 
@@ -25,8 +26,8 @@ class Engine(ABC):
     """Engine of N streams of a network, each with its own state. Arguments and results are numpy arrays.
 
     A stream consists of its hidden state and its last symbol, which the network has not read yet; before the first
-    symbol it is `NO_SYMBOL`. An engine copies the arrays that it receives and returns. A network that reads samples as
-    numbers begins after silence, others begin with a symbol that is drawn uniformly.
+    symbol it is `NO_SYMBOL`. An engine copies the arrays that it receives and returns. The first symbol is drawn from
+    `first_weights`.
 
     The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
     begin with an underscore, which receive arrays of the right shape, type and range. An argument of the wrong shape,
@@ -47,7 +48,6 @@ class Engine(ABC):
         self._check_streams("ids", len(symbols))
         if symbols.shape[1]:
             self._prime(symbols)
-            self._has_begun = True
 
     def run(self, u: NDArray[np.float32], temperature: float) -> Ids:
         """Return the next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
@@ -55,16 +55,7 @@ class Engine(ABC):
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
         the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one.
         """
-        numbers, temperature = self._check_uniforms(u), check_number("temperature", temperature, 0)
-        if len(numbers) and not self._has_begun:
-            self._read_silence()
-        return self._run(numbers, temperature)
-
-    def _read_silence(self) -> None:
-        """Read silence before the first symbol if the network reads samples."""
-        if self._config.reads_samples:
-            self._prime(np.full((self.streams, 1), MIDDLE, dtype=np.int64))
-        self._has_begun = True
+        return self._run(self._check_uniforms(u), check_number("temperature", temperature, 0))
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return log-probabilities (N, T-1) in nats of ids (N, T) from the second on, each given those before it.
@@ -80,16 +71,12 @@ class Engine(ABC):
         """Return the probabilities (N, V) of the next symbol of each stream given what it has read.
 
         They are those that `run` draws from at this temperature: at 0 the likeliest symbol has 1, and before the
-        first symbol all have the same. The streams do not change.
+        first symbol the temperature has no effect. The streams do not change.
         """
         temperature = check_number("temperature", temperature, 0)
-        if not self._has_begun and not self._config.reads_samples:
-            return np.full((self.streams, self.vocab_size), 1 / self.vocab_size, dtype=np.float32)
-        if not self._has_begun:
-            self._read_silence()
-            found = self.probabilities(temperature)
-            self.reset()
-            return found
+        if (self.get_state()[1] == NO_SYMBOL).any():
+            first = first_weights(self._config)
+            return np.tile(first / first.sum(), (self.streams, 1)).astype(np.float32)
         logits = self._logits()
         if temperature == 0:
             return np.asarray(np.arange(self.vocab_size) == logits.argmax(axis=1)[:, None], dtype=np.float32)
@@ -108,12 +95,10 @@ class Engine(ABC):
         if len({*(symbols == NO_SYMBOL).tolist()}) > 1:
             raise InputError(f"last has both symbols and {NO_SYMBOL}: all streams must have begun, or none.")
         self._set_state(self._check_state(state), symbols.astype(np.int64))
-        self._has_begun = not (symbols == NO_SYMBOL).any()
 
     def reset(self) -> None:
         """Reset all streams to the zero state without a last symbol."""
         self._set_state(self._zero_state(self.streams), np.full(self.streams, NO_SYMBOL, dtype=np.int64))
-        self._has_begun = False
 
     # -- computation --------------------------------------------
 
@@ -183,6 +168,24 @@ class Engine(ABC):
     def _check_range(self, ids: NDArray[np.integer[Any]], minimum: int) -> None:
         if ids.size and not minimum <= ids.min() <= ids.max() < self.vocab_size:
             raise InputError(f"ids from {ids.min()} to {ids.max()} for a network of {self.vocab_size} symbols.")
+
+
+def first_weights(config: ModelConfig) -> NDArray[np.float64]:
+    """Return numbers (V,) proportional to the probabilities of a stream's first symbol.
+
+    They are equal. For a network that reads samples they are those of Student's distribution with three degrees of
+    freedom around silence, as a loud first sample would be a click in the history of its predictions.
+    """
+    if not config.reads_samples:
+        return np.ones(config.vocab_size)
+    return np.asarray((1 + ((np.arange(config.vocab_size) - MIDDLE) / FIRST_SCALE) ** 2) ** -2.0)
+
+
+def first_symbols(config: ModelConfig, u: NDArray[np.floating[Any]]) -> Ids:
+    """Return the first symbols (N,) for uniform numbers (N,) in [0, 1), by inverse CDF."""
+    cumulated = first_weights(config).cumsum()
+    border = u.astype(np.float64) * cumulated[-1]
+    return np.asarray(np.searchsorted(cumulated, border, side="right"), dtype=np.int64)
 
 
 def exponentials(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bytecodec.errors import InputError
-from charrnn.engines.base import NO_SYMBOL, Engine, EngineState
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, first_symbols
 from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.models.char_rnn import CharRNN
 from charrnn.models.config import map_state
@@ -134,7 +134,7 @@ class _Block:
         for t, u_t in enumerate(self._pad(u.T, np.float64).T):
             logits = self._read_last()
             if logits is None:
-                self._last = (u_t * self._model.config.vocab_size).long()
+                self._last = torch.from_numpy(first_symbols(self._model.config, u_t.numpy()))
             else:
                 self._last = choose_symbols(logits, u_t, temperature)
             self._started = True

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.data.predictor import HOP
-from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, score_every_symbol
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, first_symbols, score_every_symbol
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, choose_variant, run
 from charrnn.engines.cpu.pack import Floats, PackedNetwork, pad_with_zeros
@@ -54,7 +54,7 @@ class CpuEngine(Engine):
         ids = np.empty((self.streams, len(u)), dtype=np.int64)
         first = 0
         if len(u) and not self._started():
-            self._last = (u[0].astype(np.float64) * self.vocab_size).astype(np.int64)
+            self._last = first_symbols(self._config, u[0])
             ids[:, 0], first = self._last, 1
         rest = np.empty((self.streams, len(u) - first), dtype=np.int64)
         self._compute(self._streams, self._last, len(u) - first, u=u[first:], ids=rest, temperature=temperature)
