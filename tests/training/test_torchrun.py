@@ -98,7 +98,7 @@ def weights(folder):
 
 
 def test_torchrun_trains_what_one_process_trains(here):
-    flags = ["sound.txt", *SMALL, "--max-iterations", "25"]
+    flags = ["sound.txt", *SMALL, "--noise", "0", "--max-iterations", "25"]  # noise depends on the process
     board = ["--tensorboard"] if importlib.util.find_spec("tensorboard") else []
     with Job(*flags, "--run-dir", "two", *board) as job:
         ended, text = job.wait(), job.output()
@@ -108,9 +108,9 @@ def test_torchrun_trains_what_one_process_trains(here):
     assert [line for line in text.splitlines() if line == "two"] == ["two"]  # the path that is printed
     assert len(list(Path("two").glob("tensorboard/*"))) == len(board)  # one process writes
     assert charrnn_train([*flags, "--run-dir", "one", "-q"]) == 0
-    assert np.abs(np.subtract(losses("one"), losses("two"))).max() < 1e-5
+    np.testing.assert_allclose(losses("two"), losses("one"), rtol=1e-5)
     a, b = weights("one"), weights("two")
-    assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-5) for name in a)
+    assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-4) for name in a)
     # and one process can resume the run
     assert charrnn_train(["--resume", "two", "--max-iterations", "30", "-q"]) == 0
     assert len(losses("two")) == 30
