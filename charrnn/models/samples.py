@@ -61,12 +61,11 @@ class SampleReader:
 
         A network that reads what it has generated amplifies its own errors. One that learns to predict the next sample
         from a disturbed past removes what does not belong there: noise, and with it energy, and tones, which otherwise
-        become whistles. Both are relative to the level of the samples before. In silence they are rounded to zero.
+        become whistles. Both are relative to the level of the last samples. In silence they are rounded to zero.
         """
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
-        energy = functional.pad(samples.double().square().cumsum(dim=1), (1, 0))
         steps, length = ids.shape[1], min(LEVEL_SAMPLES, samples.shape[1] - ids.shape[1])
-        level = ((energy[:, -steps:] - energy[:, -steps - length : -length]) / length).sqrt()
+        level = samples[:, 1 - steps - length :].square().unfold(1, length, 1).mean(dim=2).sqrt()  # (N, T)
         frequency, amplitude, angle = self._tones(state[-1], steps).T[..., None]
         angles = angle + frequency * torch.arange(1, steps + 1, device=ids.device)
         noise = self.config.noise * torch.randn_like(level) + amplitude * torch.sin(angles)

@@ -23,6 +23,7 @@ def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]
     """
     rows, steps = len(samples), samples.shape[1] - HISTORY
     samples, phase = np.ascontiguousarray(samples, np.int8), np.ascontiguousarray(phase, np.int64)
+    # Otherwise the kernel would read memory beyond the arrays.
     if len(phase) != rows or steps < 0 or not ((phase >= 0) & (phase < HOP)).all():
         raise ValueError(f"{rows} rows of {samples.shape[1]} samples with the phases {phase}")
     predictions, scales = (np.empty((rows, steps + 1, len(PREDICTORS)), np.float32) for _ in range(2))
