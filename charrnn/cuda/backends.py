@@ -20,6 +20,8 @@ from torch import Tensor
 
 from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
+from charrnn.data.predictor import HISTORY, HOP
+from charrnn.models import predictor
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
 from charrnn.models.config import map_state
@@ -44,6 +46,8 @@ class Backend:
         for layer in model.layers:
             if isinstance(layer, LSTM):
                 layer.training_function = self._kernel.kernel_lstm if self._kernel else None
+        if self._device.type == "cuda" and getattr(model, "samples", None):
+            use_prediction_kernel(model, self._device)
 
     def mask(self, loss: Tensor) -> Tensor:
         """Return a loss, or NaN if the kernel has failed. Does not wait for the device."""
@@ -58,6 +62,26 @@ class Backend:
     def clear_failures(self) -> None:
         if self._kernel:
             self._kernel.failures(self._device).zero_()
+
+
+def use_prediction_kernel(model: Any, device: torch.device) -> None:
+    """Let a network predict samples on a GPU by the kernel, which is compared with torch's operations first."""
+    if model.config.prediction == "none":
+        return
+    random = torch.Generator().manual_seed(0)
+    samples = torch.randint(-128, 128, (2, HISTORY + HOP), generator=random).float().to(device)
+    phase = torch.tensor([0.0, 5.0], device=device)
+    try:
+        predict = importlib.import_module("charrnn.cuda.predictor").predict
+        equal = all(map(torch.equal, predict(samples, phase), predictor.predict(samples, phase)))
+        reason = "" if equal else "its results differ from those of torch's operations"
+    except Exception as error:  # no Triton, or any error of a compiler or a driver
+        _check_gpu(error)
+        reason = first_line(error)
+    if reason:
+        log(f"the kernel for linear prediction cannot be used here ({reason}): torch's operations are several times slower.")
+    else:
+        model.samples.predict = predict
 
 
 def choose_backend(

@@ -30,7 +30,8 @@ TONE_AMPLITUDES = (0.005, 0.5)  # relative to the level
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
 SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 3) a tone
-Predict = Callable[[NDArray[np.int8], NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+PredictArrays = Callable[[NDArray[np.int8], NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 class Prediction(NamedTuple):
@@ -45,11 +46,11 @@ class SampleReader:
 
     Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
     predictors have been used; and with noise, a tone that disturbs training. ``predict`` is
-    `charrnn.data.predictor.predict` or a faster form of it.
+    `charrnn.data.predictor.predict` for tensors, or a faster form of it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        self.config, self.predict = config, predictor.predict
+        self.config, self.predict = config, for_tensors(predictor.predict)
         self.size = sample_inputs(config)
 
     def initial_state(self, like: Tensor, n: int) -> SampleState:
@@ -92,7 +93,7 @@ class SampleReader:
         after: SampleState = (samples[:, steps:], (phase + steps) % HOP, *tone)
         if self.config.prediction == "none":
             return numbers * SCALE, None, after
-        values, scales = self._predictions(samples, phase)
+        values, scales = self.predict(samples, phase[:, 0])
         scale = (scales[:, 1:, :1].square() + STEP_VARIANCE).sqrt()
         last, values = values[:, :-1], values[:, 1:]
         current = recent[:, context:, None]
@@ -105,13 +106,18 @@ class SampleReader:
         )
         return torch.cat(parts, dim=2), Prediction(values, scale), after
 
-    def _predictions(self, samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predictions and scales (N, T + 1, P) of the predictor for samples (N, HISTORY + T)."""
+
+def for_tensors(predict: PredictArrays) -> Predict:
+    """Return a form of `charrnn.data.predictor.predict` for tensors, which on a GPU uses torch's operations."""
+
+    def predict_tensors(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
         if samples.is_cuda:
-            return device_predictor.predict(samples, phase[:, 0])
-        arrays = self.predict(samples.to("cpu", torch.int8).numpy(), phase[:, 0].to("cpu", torch.int64).numpy())
+            return device_predictor.predict(samples, phase)
+        arrays = predict(samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
         values, scales = (torch.from_numpy(array).to(samples.device) for array in arrays)
         return values, scales
+
+    return predict_tensors
 
 
 class LogisticOutput(nn.Module):

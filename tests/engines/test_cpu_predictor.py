@@ -63,15 +63,39 @@ def test_a_state_with_impossible_samples_is_rejected(tmp_path, part, value):
 
 
 def test_without_the_compiled_predictor_a_network_uses_the_reference_and_reports_it(monkeypatch, tmp_path, capfd):
-    model = build(ModelConfig(256, 4, 5, 1, prediction="lpc"), 0)
+    calls = []
+    for name, module in (("compiled", compiled), ("numpy", reference)):
+        monkeypatch.setattr(module, "predict", lambda *arrays, name=name: calls.append(name) or EXPECTED)
+    config = ModelConfig(256, 4, 5, 1, prediction="lpc")
+    rows, phases = (torch.from_numpy(array.astype(np.float32)) for array in (ROWS, PHASES))
+    model = build(config, 0)
     compiled.use_compiled(model)
-    assert model.samples.predict is compiled.predict
-    other = build(model.config, 0)
+    model.samples.predict(rows, phases)
+    other = build(config, 0)
     monkeypatch.setenv(cpu_library.LIBRARY_VARIABLE, str(tmp_path / "missing"))
     cpu_library.library.cache_clear()
     try:
         compiled.use_compiled(other)
     finally:
         cpu_library.library.cache_clear()
-    assert other.samples.predict is reference.predict
+    other.samples.predict(rows, phases)
+    assert calls == ["compiled", "numpy"]
     assert "numpy" in capfd.readouterr().err
+
+
+@pytest.mark.integration
+def test_the_kernel_for_gpus_is_the_reference_for_sequences_and_single_steps():
+    pytest.importorskip("triton", reason="the kernel is tested where Triton is installed")
+    from charrnn.cuda.predictor import StepPredictor, predict
+
+    some = [1, 3, 4, 7, 12]
+    rows, phases = torch.from_numpy(ROWS[some].astype(np.float32)), torch.from_numpy(PHASES[some].astype(np.float32))
+    expected = [array[some] for array in EXPECTED]
+    for found, wanted in zip(predict(rows, phases), expected, strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted)
+    single = StepPredictor(len(some), rows.device)
+    single.begin(rows[:, :HISTORY], phases)
+    for t in range(STEPS):
+        pair = single(rows[:, t : t + HISTORY + 1], (phases + t) % HOP)
+        for found, wanted in zip(pair, expected, strict=True):
+            np.testing.assert_array_equal(found.numpy(), wanted[:, t : t + 2])

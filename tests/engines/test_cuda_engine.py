@@ -132,9 +132,23 @@ def test_in_bf16_a_trained_network_loses_less_than_five_thousandths_of_a_nat(bac
     assert np.abs(difference).max() < 0.2
 
 
-def test_a_network_that_reads_samples_is_rejected_with_the_remedy(trained):
-    with pytest.raises(InputError, match="--engine auto"):
-        engine(trained.model)
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=pytest.mark.integration)])
+def test_a_network_that_predicts_samples_continues_after_pieces_and_from_a_state(kernel, monkeypatch, capfd):
+    if kernel:
+        pytest.importorskip("triton", reason="the kernel is tested where Triton is installed")
+    else:
+        monkeypatch.setitem(sys.modules, "charrnn.cuda.predictor", None)
+    model = perturbed(ModelConfig(256, 5, 6, 2, context=3, prediction="lpc"))
+    u = uniform_numbers(24, 2)
+    whole = EagerEngine(model, 2).run(u, 1.0)
+    first, second = engine(model, 2), engine(model, 2)
+    np.testing.assert_array_equal(first.run(u[:7], 1.0), whole[:, :7])
+    second.run(u[::-1], 1.0)  # its predictions belong to another sound from here on
+    second.set_state(*first.get_state())
+    np.testing.assert_array_equal(second.run(u[7:], 1.0), whole[:, 7:])
+    ids = random_symbols(2, 12, 256)
+    np.testing.assert_allclose(first.score(ids), EagerEngine(model, 2).score(ids), atol=1e-5)
+    assert ("sampling is slower" in capfd.readouterr().err) == (not kernel)
 
 
 @pytest.mark.parametrize("backend", ["torch", KERNEL])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import json
 import statistics
@@ -37,7 +38,6 @@ from charrnn.data import predictor
 from charrnn.data.predictor import HISTORY
 from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
-from charrnn.models import predictor as device_predictor
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
 from charrnn.sampling.generate import uniforms
@@ -51,6 +51,7 @@ VOICE = ROOT / "data" / "voice.wav"
 RATE = 11025  # Hz, of the sound whose samples are the symbols
 REPEATS = 5
 SAMPLERS = ("persistent", "torch")
+PREDICTORS = {"torch": "charrnn.models.predictor", "kernel": "charrnn.cuda.predictor"}
 NO_GPU = "torch finds no NVIDIA GPU: run this on a machine with one, with a torch that is built for CUDA."
 
 Figures = dict[str, Any]
@@ -106,16 +107,23 @@ def checks() -> dict[str, Check]:
     for recipe in RECIPES:
         found[f"CUDA graph as plain steps: {recipe}"] = partial(graph_as_steps, recipe)
     found["training in fp32 as on the CPU"] = as_on_the_cpu
-    found["predictions as on the CPU"] = predictions
+    for name in PREDICTORS:
+        found[f"predictions as on the CPU: {name}"] = partial(predictions, name)
     kinds = (("fp32", 1, True), ("fp32", 3, False), ("bf16", 1, True), ("bf16", 64, True))
     for sampler, kind in itertools.product(SAMPLERS, kinds):
-        found[f"symbols: {sampler}, {kind[0]}, {kind[1]}"] = partial(symbols, sampler, *kind)
+        found[f"symbols: {sampler}, {kind[0]}, {kind[1]}"] = partial(symbols, sampler, "3x680", *kind)
+    for precision, streams in (("fp32", 3), ("bf16", 64)):
+        name = f"symbols: torch, 2x256 with prediction, {precision}, {streams}"
+        found[name] = partial(symbols, "torch", "2x256 with prediction", precision, streams, True)
     for network, rows in itertools.product(NETWORKS, (50, 100)):
         found[f"train: plain nn.LSTM loop, {network}, {rows} x 50"] = partial(plain_loop, network, rows)
         for backend in GPU_LAYERS:
             found[f"train: {backend}, {network}, {rows} x 50"] = partial(training, backend, network, rows)
     for streams, sampler in itertools.product((1, 8, 64, 512), ("eager", *SAMPLERS)):
-        found[f"sample: {sampler}, 3x680, {streams}"] = partial(sampling, sampler, streams)
+        found[f"sample: {sampler}, 3x680, {streams}"] = partial(sampling, sampler, "3x680", streams)
+    for streams in (1, 64, 512):
+        name = f"sample: torch, 2x256 with prediction, {streams}"
+        found[name] = partial(sampling, "torch", "2x256 with prediction", streams)
     found["commands"] = commands
     for rows in (512, 2048, 8192):
         found[f"train: plain nn.LSTM loop, 3x680, {rows} x 50"] = partial(plain_loop, "3x680", rows)
@@ -201,13 +209,14 @@ def as_on_the_cpu(setup: Setup) -> Figures:
     return compare(losses, 0.01)
 
 
-def predictions(setup: Setup) -> Figures:
+def predictions(name: str, setup: Setup) -> Figures:
     """Compare linear predictions on the device with those of the reference in numpy, which must be equal."""
     samples = np.random.default_rng(0).normal(0, 20, (7, HISTORY + setup.steps)).round().clip(-128, 127)
     phase = np.arange(7)
-    expected, _ = predictor.predict(samples.astype(np.int8), phase)
-    found, _ = device_predictor.predict(*(torch.from_numpy(array).to(setup.device) for array in (samples, phase)))
-    difference = float(np.abs(found.cpu().numpy() - expected).max())
+    expected = predictor.predict(samples.astype(np.int8), phase)
+    predict = importlib.import_module(PREDICTORS[name]).predict
+    found = predict(*(torch.from_numpy(array).to(setup.device) for array in (samples, phase)))
+    difference = max(float(np.abs(a.cpu().numpy() - b).max()) for a, b in zip(found, expected, strict=True))
     return {"ok": difference == 0, "largest difference": difference}
 
 
@@ -265,16 +274,15 @@ def speed(setup: Setup, iterate: Callable[[], None], rows: int) -> Figures:
     return {"ms": 1e3 * seconds, "symbols/s": rows * setup.steps / seconds, **memory}
 
 
-def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any = None) -> CudaEngine:
-    """Return an engine of 3x680; ``eager`` is plain torch without a graph."""
+def engine(setup: Setup, sampler: str, precision: str, streams: int, model: Any) -> CudaEngine:
+    """Return an engine of a network; ``eager`` is plain torch without a graph."""
     graphs, backend = (NO_GRAPHS, "torch") if sampler == "eager" else (setup.graphs, sampler)
-    model = model or build(setup.networks["3x680"], seed=0).eval()
     return CudaEngine(model, streams, precision, backend, device=setup.device, **graphs)
 
 
-def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup: Setup) -> Figures:
+def symbols(sampler: str, network: str, precision: str, streams: int, normalised: bool, setup: Setup) -> Figures:
     """Compare symbols, sampled in two calls, and scores with those of the eager engine in fp32 on the CPU."""
-    model = build(dataclasses.replace(setup.networks["3x680"], layer_norm=normalised), seed=0).eval()
+    model = build(dataclasses.replace(setup.networks[network], layer_norm=normalised), seed=0).eval()
     with torch.no_grad():
         model.output.weight.mul_(8)  # so that probabilities differ as much as a trained network's
     tested, reference = engine(setup, sampler, precision, streams, model), EagerEngine(model, streams)
@@ -289,10 +297,10 @@ def symbols(sampler: str, precision: str, streams: int, normalised: bool, setup:
     return {"ok": near and exact, "mean difference of scores in nats": mean, "largest": largest, "equal symbols": same}
 
 
-def sampling(sampler: str, streams: int, setup: Setup) -> Figures:
+def sampling(sampler: str, network: str, streams: int, setup: Setup) -> Figures:
     """Measure symbols of all streams per second, in bf16."""
     streams = min(streams, setup.largest)
-    measured = engine(setup, sampler, "bf16", streams)
+    measured = engine(setup, sampler, "bf16", streams, build(setup.networks[network], seed=0).eval())
     block = min(64, setup.block) if sampler == "eager" else setup.block
     u = np.random.default_rng(0).random((block, streams)).astype(np.float32)
     seconds = median(setup, lambda: measured.run(u, 1.0)) / block  # a step

@@ -36,9 +36,11 @@ def use_compiled(model: CharRNN) -> None:
     """Let a network that predicts samples use the compiled predictor; report on stderr if it was not built."""
     if model.config.prediction == "none" or not model.samples:
         return
+    from charrnn.models.samples import for_tensors
+
     try:
         library()
-        model.samples.predict = predict
+        model.samples.predict = for_tensors(predict)
     except UnavailableError as error:
         log(f"{error} Samples are predicted by numpy, which is slower.")
 

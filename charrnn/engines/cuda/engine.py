@@ -16,7 +16,7 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
-from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, score_every_symbol
+from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, first_symbols, score_every_symbol
 from charrnn.engines.cuda.graph_sampler import GraphSampler
 from charrnn.models.char_rnn import CharRNN, copy_state
 from charrnn.models.config import map_state
@@ -58,10 +58,6 @@ class CudaEngine(Engine):
         check_choice("backend", backend, BACKENDS)
         if precision not in PRECISIONS:
             raise InputError(f"the cuda engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
-        if model.config.reads_samples:
-            raise InputError(
-                "the cuda engine does not support a network that reads samples as numbers: use --engine auto."
-            )
         super().__init__(model.config, streams)
         self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
         self._precision = "bf16" if precision == "auto" else precision
@@ -96,6 +92,8 @@ class CudaEngine(Engine):
         config = self._model.config
         if not persistent.supports(self._model):
             size = f"{config.layers} {config.cell} layers of {config.rnn_size} and {config.vocab_size} symbols"
+            if config.reads_samples:
+                size += " that reads samples as numbers"
             raise InputError(f"the persistent kernel does not support a network of {size}.")
         if not smoke_test:
             return persistent.PersistentSampler(*self._arguments)
@@ -130,7 +128,7 @@ class CudaEngine(Engine):
         self._temperature.fill_(temperature or 1.0)
         first = []
         if not self._started:
-            self._begin((numbers[0] * self.vocab_size).long())
+            self._begin(self._to_device(first_symbols(self._config, u[0]), np.int64))
             first.append(self._last[None].clone())
         ids = self._sampler.run("draw" if temperature else "likeliest", numbers[len(first) :])
         symbols = np.ascontiguousarray(torch.cat([*first, ids]).T.cpu().numpy())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bytecodec.console import log
+from bytecodec.errors import first_line
 from charrnn.cuda import graphs
 from charrnn.cuda.graphs import Work
 from charrnn.engines.eager import draw
 from charrnn.models.char_rnn import CharRNN, copy_state
+from charrnn.models.samples import SampleReader
 
 STEPS = 64  # per graph
 
@@ -40,6 +44,7 @@ class GraphSampler:
         self._numbers = torch.zeros(STEPS, len(last), dtype=torch.float64, device=last.device)
         self._symbols, self._ids = (torch.zeros_like(self._numbers, dtype=torch.int64) for _ in range(2))
         self._scores = torch.zeros_like(self._numbers)
+        self._predictor = self._step_predictor()
 
     @torch.no_grad()
     def run(self, kind: str, feed: Tensor) -> Tensor:
@@ -49,6 +54,7 @@ class GraphSampler:
         """
         inputs, outputs = (self._symbols, self._scores) if kind == "read" else (self._numbers, self._ids)
         results = torch.empty(feed.shape, dtype=outputs.dtype, device=feed.device)
+        self._begin_predictions()
         done = 0
         while done < len(feed):
             count = STEPS if len(feed) - done >= STEPS else 1
@@ -74,8 +80,31 @@ class GraphSampler:
             self._warm_up(work)  # this changes the streams
             for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
+            self._begin_predictions()
             self._replays[kind, count] = self._capture(work)
         return self._replays[kind, count]
+
+    def _step_predictor(self) -> Any:
+        """Return the kernel that predicts one sample at a time, or None if there is nothing to predict or no kernel."""
+        if self._model.config.prediction == "none":
+            return None
+        reader = self._model.samples = SampleReader(self._model.config)  # not another sampler's predictor
+        samples, phase = self.state[-1][:2]
+        try:
+            from charrnn.cuda.predictor import StepPredictor
+
+            predictor = StepPredictor(len(samples), samples.device)
+            predictor.begin(samples, phase[:, 0])
+        except Exception as error:  # no Triton, or any error of a compiler or a driver
+            log(f"the kernel for linear prediction cannot be used here ({first_line(error)}): sampling is slower.")
+            return None
+        reader.predict = predictor
+        return predictor
+
+    def _begin_predictions(self) -> None:
+        if self._predictor:
+            samples, phase = self.state[-1][:2]
+            self._predictor.begin(samples, phase[:, 0])
 
     def _step(self, kind: str, t: int) -> None:
         logits, state = self._model.step(self._last, self.state, self._linear)

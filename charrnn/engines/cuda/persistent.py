@@ -62,7 +62,7 @@ def supports(model: CharRNN) -> bool:
     config = model.config
     weights = 4 * config.layers * config.rnn_size * round_up(config.rnn_size, PITCH)
     small = config.vocab_size <= MAX_SYMBOLS and config.rnn_size <= MAX_UNITS and weights < MAX_WEIGHTS
-    return config.cell == "lstm" and small
+    return config.cell == "lstm" and small and not config.reads_samples
 
 
 @torch.no_grad()
