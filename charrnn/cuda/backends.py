@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
-from charrnn.data.predictor import HISTORY, HOP
+from charrnn.data.predictor import PERIOD, history
 from charrnn.models import predictor
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
@@ -66,14 +66,15 @@ class Backend:
 
 def use_prediction_kernel(model: Any, device: torch.device) -> None:
     """Let a network predict samples on a GPU by the kernel, which is compared with torch's operations first."""
-    if model.config.prediction == "none":
+    predictors = model.config.predictors
+    if not predictors:
         return
     random = torch.Generator().manual_seed(0)
-    samples = torch.randint(-128, 128, (2, HISTORY + HOP), generator=random).float().to(device)
+    samples = torch.randint(-128, 128, (2, history(predictors) + PERIOD), generator=random).float().to(device)
     phase = torch.tensor([0.0, 5.0], device=device)
     try:
         predict = importlib.import_module("charrnn.cuda.predictor").predict
-        equal = all(map(torch.equal, predict(samples, phase), predictor.predict(samples, phase)))
+        equal = all(map(torch.equal, predict(samples, phase, predictors), predictor.predict(samples, phase, predictors)))
         reason = "" if equal else "its results differ from those of torch's operations"
     except Exception as error:  # no Triton, or any error of a compiler or a driver
         _check_gpu(error)

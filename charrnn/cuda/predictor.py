@@ -15,28 +15,28 @@ import triton.language as tl
 from torch import Tensor
 
 from charrnn.cuda.lstm_layout import power_of_two
-from charrnn.data.predictor import HISTORY, HOP, LARGEST, NOISE_FLOOR, PREDICTORS, RESOLUTION, LinearPredictor
+from charrnn.data.predictor import LARGEST, NOISE_FLOOR, RESOLUTION, LinearPredictor, Predictors, history
 
 CHUNK = 16  # samples whose products are added up at a time
 WHOLE = 1.5 * 2.0**52  # adding and subtracting it rounds a double to a whole number
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # a fused product would be rounded only once
 
 
-def predict(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Return predictions and scales (N, T + 1, P) for samples (N, HISTORY + T) and a phase (N,).
+def predict(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
+    """Return predictions and scales (N, T + 1, P) for samples (N, `history` + T) and a phase (N,).
 
     See `charrnn.data.predictor.predict`. The tensors are on the GPU, and nothing waits for it.
     """
     samples, phase = samples.float().contiguous(), phase.int()
-    rows, steps = len(samples), samples.shape[1] - HISTORY
-    blocks = (HOP + steps - 1) // HOP + 1
-    values, scales = (samples.new_empty(rows, steps + 1, len(PREDICTORS)) for _ in range(2))
-    for i, predictor in enumerate(PREDICTORS):
+    rows, steps = len(samples), samples.shape[1] - history(predictors)
+    values, scales = (samples.new_empty(rows, steps + 1, len(predictors)) for _ in range(2))
+    for i, predictor in enumerate(predictors):
+        blocks = (predictor.hop + steps - 1) // predictor.hop + 1
         scratch = samples.new_empty(rows * blocks, 6, _width(predictor), dtype=torch.float64)
         outputs = (values[..., i:], scales[..., i:], scratch)
         predict_blocks[(rows * blocks,)](
             *(samples, phase, *_constants(predictor, samples.device), *outputs, steps, blocks),
-            **_sizes(predictor),
+            **_sizes(predictor, predictors),
             **OPTIONS,
         )
     return values, scales
@@ -45,29 +45,29 @@ def predict(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
 class StepPredictor:
     """The same for one sample at a time: coefficients are kept, and computed only when a stream needs new ones."""
 
-    def __init__(self, streams: int, device: torch.device) -> None:
-        self._kept = [
-            torch.zeros(streams, _width(predictor) + 1, dtype=torch.float64, device=device) for predictor in PREDICTORS
-        ]
-        self._scratch = torch.zeros(streams, 6, max(map(_width, PREDICTORS)), dtype=torch.float64, device=device)
-        self._values, self._scales = (torch.zeros(streams, 2, len(PREDICTORS), device=device) for _ in range(2))
+    def __init__(self, predictors: Predictors, streams: int, device: torch.device) -> None:
+        self._predictors = predictors
+        widths = [_width(predictor) for predictor in predictors]
+        self._kept = [torch.zeros(streams, width + 1, dtype=torch.float64, device=device) for width in widths]
+        self._scratch = torch.zeros(streams, 6, max(widths), dtype=torch.float64, device=device)
+        self._values, self._scales = (torch.zeros(streams, 2, len(predictors), device=device) for _ in range(2))
 
     def begin(self, samples: Tensor, phase: Tensor) -> None:
-        """Compute the coefficients of streams that have read samples (N, HISTORY) and have a phase (N,)."""
+        """Compute the coefficients of streams that have read samples (N, `history`) and have a phase (N,)."""
         self._launch(samples, phase, begin=True)
 
-    def __call__(self, samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `predict` returns for samples (N, HISTORY + 1); the next call overwrites it."""
+    def __call__(self, samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
+        """Return what `predict` returns for samples (N, `history` + 1); the next call overwrites it."""
         self._launch(samples, phase, begin=False)
         return self._values, self._scales
 
     def _launch(self, samples: Tensor, phase: Tensor, begin: bool) -> None:
-        for i, (predictor, kept) in enumerate(zip(PREDICTORS, self._kept, strict=True)):
+        for i, (predictor, kept) in enumerate(zip(self._predictors, self._kept, strict=True)):
             outputs = (self._values[..., i:], self._scales[..., i:], self._scratch, kept)
             predict_step[(len(samples),)](
                 *(samples.float().contiguous(), phase.int(), *_constants(predictor, samples.device), *outputs),
                 BEGIN=begin,
-                **_sizes(predictor),
+                **_sizes(predictor, self._predictors),
                 **OPTIONS,
             )
 
@@ -77,14 +77,14 @@ def _width(predictor: LinearPredictor) -> int:
     return power_of_two(predictor.order + 1)
 
 
-def _sizes(predictor: LinearPredictor) -> dict[str, int]:
+def _sizes(predictor: LinearPredictor, predictors: Predictors) -> dict[str, int]:
     return {
         "ORDER": predictor.order,
         "LENGTH": predictor.length,
         "WIDTH": _width(predictor),
-        "HISTORY": HISTORY,
-        "HOP": HOP,
-        "PREDICTORS": len(PREDICTORS),
+        "HISTORY": history(predictors),
+        "HOP": predictor.hop,
+        "PREDICTORS": len(predictors),
         "CHUNK": CHUNK,
     }
 
@@ -124,7 +124,7 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     program = tl.program_id(0)
     row, block = program // blocks, program % blocks
     own = samples + row * (HISTORY + steps)
-    first = block * HOP - tl.load(phase + row)  # of the block's positions
+    first = block * HOP - tl.load(phase + row) % HOP  # of the block's positions
     if first <= steps:
         mine = scratch + program * 6 * WIDTH
         a, scale = _solve(own + HISTORY + first, window, bandwidths, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
@@ -157,7 +157,7 @@ def predict_step(  # type: ignore[no-untyped-def]
 ):
     """Predict the last sample and the next one with the coefficients that are kept, or keep the first ones."""
     row, i = tl.program_id(0), tl.arange(0, WIDTH)
-    used = tl.load(phase + row)
+    used = tl.load(phase + row) % HOP
     own, mine, stored = samples + row * (HISTORY + 1 - BEGIN), scratch + row * 6 * WIDTH, kept + row * (WIDTH + 1)
     if BEGIN:
         a, scale = _solve(own + HISTORY - used, window, bandwidths, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)

@@ -1,7 +1,7 @@
 """Backward-adaptive linear prediction of samples, the reference in numpy.
 
 A predictor computes its coefficients from the samples already known, as the coder of ITU-T G.728 does, so sampling
-computes the same predictions from what it has drawn. Every `HOP` samples it takes the autocorrelation of the last
+computes the same predictions from what it has drawn. Every few samples it takes the autocorrelation of the last
 samples under a window and solves the normal equations by the recursion of Schur (Le Roux and Gueguen 1977).
 
 The result does not depend on the processor, the number of rows or the library: samples and windows are whole numbers,
@@ -23,9 +23,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Samples = NDArray[np.int8]
 
-HOP = 16  # samples for which coefficients are used
+PERIOD = 32  # samples after which all coefficients are computed together, a multiple of every hop
 RISE = 40  # samples of the window's rise at its new end
-WINDOW_PEAK = 255  # of the window's whole numbers
 RESOLUTION = 2.0**20  # coefficients are multiples of its inverse
 LARGEST = 2.0**18  # limit of a coefficient, with which sums stay exact
 NOISE_FLOOR = 0.006  # variance, in steps squared, of the white noise added to every signal
@@ -38,20 +37,22 @@ class LinearPredictor:
     order: int  # coefficients
     length: int  # samples in the window
     decay: float  # of the window per sample of age
+    hop: int  # samples for which coefficients are used; a divisor of `PERIOD`
     white_noise: float = 1e-5  # relative to the signal's power; makes the prediction less sharp
+    peak: int = 255  # of the window's whole numbers, at most 255; a small one is faster
     bandwidth: float = 1.0  # coefficient j is multiplied by its j-th power, which widens resonances
 
     @cached_property
-    def window(self) -> Doubles:
+    def window(self) -> NDArray[np.int16]:
         """The window (length,) in whole numbers, the newest sample last: a sine's rise, then exponential decay."""
         age = np.arange(self.length)[::-1]
         rise = np.sin(np.pi / 2 * np.minimum(1, (age + 1) / RISE))
-        return np.asarray(np.rint(WINDOW_PEAK * rise * self.decay**age))
+        return np.rint(self.peak * rise * self.decay**age).astype(np.int16)
 
     @cached_property
     def power(self) -> float:
         """The sum of the squares of the window."""
-        return float(np.sum(self.window**2))
+        return float(np.sum(self.window.astype(np.float64) ** 2))
 
     @cached_property
     def bandwidths(self) -> Doubles:
@@ -59,36 +60,50 @@ class LinearPredictor:
         return np.asarray(self.bandwidth ** np.arange(1, self.order + 1))
 
 
-PREDICTORS = (LinearPredictor(32, 512, 0.995), LinearPredictor(100, 2048, 0.9985))
-HISTORY = max(predictor.length for predictor in PREDICTORS) + HOP  # samples that predictions depend on
+Predictors = tuple[LinearPredictor, ...]
+
+PREDICTORS: dict[str, Predictors] = {
+    "none": (),
+    "lpc": (LinearPredictor(32, 512, 0.995, 16), LinearPredictor(100, 2048, 0.9985, 16)),
+    "lpc-long": (LinearPredictor(32, 512, 0.995, 16, peak=63), LinearPredictor(200, 4096, 0.9993, 32, peak=63)),
+}
+"""The predictors of each kind of prediction."""
 
 
-def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def history(predictors: Predictors) -> int:
+    """Return the number of samples that predictions depend on."""
+    return max((predictor.length + predictor.hop for predictor in predictors), default=0)
+
+
+def predict(samples: Samples, phase: NDArray[np.int64], predictors: Predictors) -> tuple[Floats, Floats]:
     """Return the predictions of samples, and the scales of their errors.
 
     Parameters
     ----------
     samples
-        (N, HISTORY + T) in -128 to 127: those before the first one to predict, and T more.
+        (N, `history` + T) in -128 to 127: those before the first one to predict, and T more.
     phase
-        (N,) in 0 to HOP - 1: the number of samples for which each row's coefficients have been used.
+        (N,) in 0 to PERIOD - 1: each row's number of samples since all coefficients were computed.
 
     Returns
     -------
     predictions, scales
-        (N, T + 1, P), for each of the `PREDICTORS`: the predictions in -128 to 127 of the last T samples and of the
+        (N, T + 1, P), for each of the predictors: the predictions in -128 to 127 of the last T samples and of the
         next one, each from the samples before it, and the standard deviations of the errors in their windows.
     """
-    results = [_predict(predictor, samples, phase) for predictor in PREDICTORS]
+    results = [_predict(one, samples, phase, history(predictors)) for one in predictors]
     predictions, scales = (np.stack(arrays, axis=2) for arrays in zip(*results, strict=True))
     return predictions, scales
 
 
-def _predict(predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _predict(
+    predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int64], before: int
+) -> tuple[Floats, Floats]:
     """Return the predictions (N, T + 1) and scales (N, T + 1) of one predictor."""
-    rows, steps = len(samples), samples.shape[1] - HISTORY + 1
-    block = (phase[:, None] + np.arange(steps)) // HOP  # (N, T + 1) index of each position's coefficients
-    starts = HISTORY - phase[:, None] + HOP * np.arange(block.max() + 1)  # (N, blocks), where they are computed
+    rows, steps = len(samples), samples.shape[1] - before + 1
+    used = phase[:, None] % predictor.hop
+    block = (used + np.arange(steps)) // predictor.hop  # (N, T + 1) index of each position's coefficients
+    starts = before - used + predictor.hop * np.arange(block.max() + 1)  # (N, blocks), where they are computed
     starts = np.minimum(starts, samples.shape[1])  # those after the last position are not used
     windows = sliding_window_view(samples, predictor.length, axis=1)  # (N, ., length)
     row = np.arange(rows)[:, None]
@@ -101,7 +116,7 @@ def _predict(predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int
 def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> tuple[Doubles, Doubles]:
     """Return coefficients (..., order), the newest sample's first, and error scales (...) for (..., length) samples."""
     size = 1 << (predictor.length + predictor.order).bit_length()
-    spectrum = np.fft.rfft(windows * predictor.window, size)
+    spectrum = np.fft.rfft(windows * predictor.window.astype(np.float64), size)
     squares = spectrum.real**2 + spectrum.imag**2
     # The true sums are whole numbers below 2^40, so rounding removes the errors of the transforms.
     r = np.rint(np.fft.irfft(squares, size)[..., : predictor.order + 1])

@@ -126,8 +126,8 @@ class CharRNN(Layers):
         # Sampling begins from silence. A network that reads samples has to learn what follows it.
         self.restarts = config.reads_samples
         self.history = sample_state_sizes(config)[0] if config.reads_samples else 0
-        predicts = config.prediction != "none"
-        self.logistic = LogisticOutput(self.output.in_features) if predicts else None
+        predictors = len(config.predictors)
+        self.logistic = LogisticOutput(self.output.in_features, predictors) if predictors else None
 
     @property
     def draws_numbers(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bytecodec.errors import InputError
-from charrnn.data.predictor import HISTORY, HOP, PREDICTORS
+from charrnn.data.predictor import PERIOD, PREDICTORS, Predictors, history
 
 Array = TypeVar("Array")
 
@@ -23,7 +23,7 @@ MAX_LAYERS = 1000
 MAX_BIAS = 1e30  # fits in a float32
 UNIFORM = "uniform"  # a forget bias drawn for each unit
 BYTES, MIDDLE = 256, 128  # symbols of a vocabulary of sound, and the one of silence if it is linear
-PREDICTIONS = ("none", "lpc")
+PREDICTIONS = tuple(PREDICTORS)
 MAX_CONTEXT = 1024
 MAX_NOISE = 100.0
 
@@ -42,7 +42,7 @@ class ModelConfig:
     proj_size: int | None = None  # P, the output size of an lstmp layer, less than H (None: half of H)
     layer_norm: bool = False  # whether each layer's output, but not its state, is normalised (Ba et al. 2016)
     context: int = 0  # K, the samples before the last symbol that are also read as numbers; linear sound only
-    prediction: str = "none"  # lpc: read linear predictions and output a distribution around them; linear sound only
+    prediction: str = "none"  # predictors whose predictions are read, and the mean of the output; linear sound only
     noise: float = 0.0  # of the samples that are read in training, relative to the level of those before
 
     def __post_init__(self) -> None:
@@ -54,6 +54,11 @@ class ModelConfig:
     def reads_samples(self) -> bool:
         """Whether the network reads samples as numbers, which it has to keep in its state."""
         return self.context > 0 or self.prediction != "none"
+
+    @property
+    def predictors(self) -> Predictors:
+        """The predictors of the samples."""
+        return PREDICTORS[self.prediction]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields to store in config.json and checkpoints."""
@@ -132,27 +137,27 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes |= {"output.weight": (v, out), "output.bias": (v,)}
     if config.cell in RECURRENT_OUTPUT_CELLS:
         shapes["output.recurrent_weight"] = (v, v)
-    if config.prediction != "none":
-        corrections = 1 + len(PREDICTORS)
+    if config.predictors:
+        corrections = 1 + len(config.predictors)
         shapes |= {"logistic.correction.weight": (corrections, out), "logistic.correction.bias": (corrections,)}
     return shapes
 
 
 def sample_inputs(config: ModelConfig) -> int:
     """Return how many numbers the first layer reads besides the embedding; `charrnn.models.samples` has the list."""
-    return config.context + (4 * len(PREDICTORS) if config.prediction != "none" else 0)
+    return config.context + 4 * len(config.predictors)
 
 
 def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
     """Return the row lengths of the state of a network that reads samples: samples, phase and tone."""
-    samples = config.context if config.prediction == "none" else max(config.context, HISTORY)
+    samples = max(config.context, history(config.predictors))
     return (samples, 1, 3) if config.noise else (samples, 1)
 
 
 def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
     """Raise a ValueError if the samples of a state, or their phase, are not whole numbers in their ranges."""
     if config.reads_samples:
-        for values, (least, greatest) in zip(state[-1], ((-128, 127), (0, HOP - 1)), strict=False):
+        for values, (least, greatest) in zip(state[-1], ((-128, 127), (0, PERIOD - 1)), strict=False):
             array = np.asarray(values)
             if not ((array == np.rint(array)) & (array >= least) & (array <= greatest)).all():
                 raise ValueError("the samples of the state are not whole numbers in their range")

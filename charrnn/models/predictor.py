@@ -7,29 +7,31 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.data.predictor import HISTORY, HOP, LARGEST, NOISE_FLOOR, PREDICTORS, RESOLUTION, LinearPredictor
+from charrnn.data.predictor import LARGEST, NOISE_FLOOR, RESOLUTION, LinearPredictor, Predictors, history
 
 
-def predict(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Return predictions and scales (N, T + 1, P) for samples (N, HISTORY + T) and a phase (N,).
+def predict(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
+    """Return predictions and scales (N, T + 1, P) for samples (N, `history` + T) and a phase (N,).
 
     See `charrnn.data.predictor.predict`.
     """
     samples, phase = samples.double(), phase.long()
-    results = [_predict(predictor, samples, phase) for predictor in PREDICTORS]
+    results = [_predict(one, samples, phase, history(predictors)) for one in predictors]
     predictions, scales = (torch.stack(tensors, dim=2).float() for tensors in zip(*results, strict=True))
     return predictions, scales
 
 
-def _predict(predictor: LinearPredictor, samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    steps = samples.shape[1] - HISTORY + 1
+def _predict(predictor: LinearPredictor, samples: Tensor, phase: Tensor, before: int) -> tuple[Tensor, Tensor]:
+    steps = samples.shape[1] - before + 1
     device = samples.device
-    block = (phase[:, None] + torch.arange(steps, device=device)) // HOP  # (N, T + 1)
-    blocks = torch.arange((HOP + steps - 2) // HOP + 1, device=device)
-    starts = (HISTORY - phase[:, None] + HOP * blocks).clamp(max=samples.shape[1])  # (N, blocks)
+    hop, used = predictor.hop, phase[:, None] % predictor.hop
+    block = (used + torch.arange(steps, device=device)) // hop  # (N, T + 1)
+    blocks = torch.arange((hop + steps - 2) // hop + 1, device=device)
+    starts = (before - used + hop * blocks).clamp(max=samples.shape[1])  # (N, blocks)
     window = torch.arange(-predictor.length, 0, device=device)
     row = torch.arange(len(samples), device=device)[:, None]
     coefficients, scales = _solve(predictor, samples[row[..., None], starts[..., None] + window])
@@ -61,5 +63,5 @@ def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]
 @cache
 def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the window and the factors of the coefficients on a device, to which a CUDA graph cannot copy them."""
-    window, bandwidths = (torch.from_numpy(array).to(device) for array in (predictor.window, predictor.bandwidths))
+    window, bandwidths = (torch.from_numpy(array).to(device) for array in (predictor.window.astype(np.float64), predictor.bandwidths))
     return window, bandwidths

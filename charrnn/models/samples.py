@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.data import predictor
-from charrnn.data.predictor import HOP, PREDICTORS
+from charrnn.data.predictor import PERIOD, Predictors
 from charrnn.models import predictor as device_predictor
 from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_inputs, sample_state_sizes
 
@@ -30,8 +30,10 @@ TONE_AMPLITUDES = (0.005, 0.5)  # relative to the level
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
 SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 3) a tone
-Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-PredictArrays = Callable[[NDArray[np.int8], NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Predict = Callable[[Tensor, Tensor, Predictors], tuple[Tensor, Tensor]]
+PredictArrays = Callable[
+    [NDArray[np.int8], NDArray[np.int64], Predictors], tuple[NDArray[np.float32], NDArray[np.float32]]
+]
 
 
 class Prediction(NamedTuple):
@@ -90,10 +92,10 @@ class SampleReader:
         recent = samples[:, samples.shape[1] - steps - context :]
         numbers = recent.unfold(1, context + 1, 1)[:, :, :context]  # (N, T, K) the samples before each of the ids
         _, phase, *tone = state
-        after: SampleState = (samples[:, steps:], (phase + steps) % HOP, *tone)
-        if self.config.prediction == "none":
+        after: SampleState = (samples[:, steps:], (phase + steps) % PERIOD, *tone)
+        if not self.config.predictors:
             return numbers * SCALE, None, after
-        values, scales = self.predict(samples, phase[:, 0])
+        values, scales = self.predict(samples, phase[:, 0], self.config.predictors)
         scale = (scales[:, 1:, :1].square() + STEP_VARIANCE).sqrt()
         last, values = values[:, :-1], values[:, 1:]
         current = recent[:, context:, None]
@@ -110,10 +112,11 @@ class SampleReader:
 def for_tensors(predict: PredictArrays) -> Predict:
     """Return a form of `charrnn.data.predictor.predict` for tensors, which on a GPU uses torch's operations."""
 
-    def predict_tensors(samples: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_tensors(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
         if samples.is_cuda:
-            return device_predictor.predict(samples, phase)
-        arrays = predict(samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
+            return device_predictor.predict(samples, phase, predictors)
+        integers = (samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
+        arrays = predict(*integers, predictors)
         values, scales = (torch.from_numpy(array).to(samples.device) for array in arrays)
         return values, scales
 
@@ -128,9 +131,9 @@ class LogisticOutput(nn.Module):
     It begins near zero.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, predictors: int) -> None:
         super().__init__()
-        self.correction = nn.Linear(size, 1 + len(PREDICTORS))
+        self.correction = nn.Linear(size, 1 + predictors)
         with torch.no_grad():
             self.correction.weight.mul_(0.1)
             self.correction.bias.zero_()

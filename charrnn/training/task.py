@@ -154,7 +154,7 @@ class SymbolTask(TrainingTask):
     def description(self) -> str:
         config = self.model.config
         samples = f", context of {config.context} samples" if config.context else ""
-        samples += ", linear prediction" if config.prediction != "none" else ""
+        samples += ", linear prediction" if config.predictors else ""
         return f"embedding size {config.wordvec_size}, vocabulary {config.vocab_size}{samples}"
 
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:

@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21, CONTEXT = 3, ORDER = 9, WINDOW = 40, HISTORY = WINDOW + HOP };
+enum { STREAMS = 21, STEPS = 9, DEPTH = 2, VOCAB = 21, CONTEXT = 3, ORDER = 9, WINDOW = 40, HOP = 8, HISTORY = WINDOW + HOP };
 enum { EMBEDDING, TABLE, SAMPLES }; /* what the first layer reads */
 
 static uint32_t seed;
@@ -113,13 +113,14 @@ static int check(int cell, int format, int reads)
     float *embedding = numbers(VOCAB * size, 1), *products = numbers((int64_t)VOCAB * rows, 1);
     float *bias = numbers(rows, 1), *gain = numbers(outputs, 1), *offset = numbers(outputs, 1);
     Network network = {.vocab = VOCAB, .layers = DEPTH, .embedding_size = size, .embedding = embedding, .layer = layer};
-    double window[WINDOW], bandwidths[ORDER];
+    int16_t window[WINDOW];
+    double bandwidths[ORDER];
     for (int i = 0; i < WINDOW; i++)
         window[i] = i < WINDOW - 4 ? 100 : 20;
     for (int i = 0; i < ORDER; i++)
         bandwidths[i] = 1;
-    LinearPredictor predictor[2] = {{ORDER, WINDOW, window, bandwidths, 1e-5, 2000, 370000},
-                                    {ORDER - 5, WINDOW - 8, window + 8, bandwidths, 1e-3, 2000, 290000}};
+    LinearPredictor predictor[2] = {{ORDER, WINDOW, HOP / 2, 100, window, bandwidths, 1e-5, 2000, 370000},
+                                    {ORDER - 5, WINDOW - 8, HOP, 255, window + 8, bandwidths, 1e-3, 2000, 290000}};
     Predictors predictors = {2, HISTORY, predictor};
     if (reads != EMBEDDING)
         network.table = products;

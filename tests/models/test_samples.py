@@ -9,13 +9,14 @@ import torch
 from scipy.stats import logistic
 
 from charrnn.data import predictor
-from charrnn.data.predictor import HISTORY
+from charrnn.data.predictor import PREDICTORS, history
 from charrnn.models import samples
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig, sample_inputs, state_shapes
 from charrnn.models.samples import LogisticOutput, Prediction, SampleReader
 
 CONFIG = ModelConfig(256, 5, 6, 2, context=3, prediction="lpc")
+HISTORY = history(PREDICTORS["lpc"])
 
 
 def voice(n, t, seed=0, level=20):
@@ -29,7 +30,7 @@ def test_a_step_reads_the_samples_before_and_the_predictions_of_the_next_one():
     numbers, prediction, _ = reader.read(ids, reader.initial_state(torch.zeros(1), 2))
     assert numbers.shape == (2, 30, sample_inputs(CONFIG)) == (2, 30, 11)
     x = (ids - 128).numpy().astype(np.int8)
-    values, scales = predictor.predict(np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64))
+    values, scales = predictor.predict(np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64), PREDICTORS["lpc"])
     found = numbers[:, 20].numpy()
     deviation = np.sqrt(scales[:, 21, :1] ** 2 + 0.25)
     np.testing.assert_allclose(found[:, :3] * 16, x[:, 17:20])
@@ -106,7 +107,7 @@ def test_a_network_has_noise_in_training_only():
 
 
 def test_the_output_is_a_logistic_distribution_around_the_prediction():
-    output, logits = LogisticOutput(6), torch.zeros(1, 1, 256)
+    output, logits = LogisticOutput(6, 2), torch.zeros(1, 1, 256)
     prediction = Prediction(torch.tensor([[[3.0, 7.0]]]), torch.tensor([[[4.0]]]))
     for correction, mean, scale in (
         ([0, 0, 0], 3, 2),

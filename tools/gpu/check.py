@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from charrnn.cuda.backends import Backend
 from charrnn.data import predictor
-from charrnn.data.predictor import HISTORY
+from charrnn.data.predictor import PREDICTORS, history
 from charrnn.engines.cuda.engine import CudaEngine
 from charrnn.engines.eager import EagerEngine
 from charrnn.models.char_rnn import build
@@ -51,7 +51,7 @@ VOICE = ROOT / "data" / "voice.wav"
 RATE = 11025  # Hz, of the sound whose samples are the symbols
 REPEATS = 5
 SAMPLERS = ("persistent", "torch")
-PREDICTORS = {"torch": "charrnn.models.predictor", "kernel": "charrnn.cuda.predictor"}
+PREDICTIONS = {"torch": "charrnn.models.predictor", "kernel": "charrnn.cuda.predictor"}
 NO_GPU = "torch finds no NVIDIA GPU: run this on a machine with one, with a torch that is built for CUDA."
 
 Figures = dict[str, Any]
@@ -82,7 +82,7 @@ class Setup:
             torch.cuda.synchronize()
 
 
-PREDICTION: dict[str, Any] = {"context": 31, "prediction": "lpc", "noise": 0.035}
+PREDICTION: dict[str, Any] = {"context": 31, "prediction": "lpc-long", "noise": 0.035}
 NETWORKS = {
     "3x680": ModelConfig(256),
     "2x256": ModelConfig(256, 64, 256, 2),
@@ -107,13 +107,13 @@ def checks() -> dict[str, Check]:
     for recipe in RECIPES:
         found[f"CUDA graph as plain steps: {recipe}"] = partial(graph_as_steps, recipe)
     found["training in fp32 as on the CPU"] = as_on_the_cpu
-    for name in PREDICTORS:
+    for name in PREDICTIONS:
         found[f"predictions as on the CPU: {name}"] = partial(predictions, name)
     kinds = (("fp32", 1, True), ("fp32", 3, False), ("bf16", 1, True), ("bf16", 64, True))
     for sampler, kind in itertools.product(SAMPLERS, kinds):
         found[f"symbols: {sampler}, {kind[0]}, {kind[1]}"] = partial(symbols, sampler, "3x680", *kind)
     for precision, streams in (("fp32", 3), ("bf16", 64)):
-        name = f"symbols: torch, 2x256 with prediction, {precision}, {streams}"
+        name = f"symbols with prediction: 2x256, {precision}, {streams}"
         found[name] = partial(symbols, "torch", "2x256 with prediction", precision, streams, True)
     for network, rows in itertools.product(NETWORKS, (50, 100)):
         found[f"train: plain nn.LSTM loop, {network}, {rows} x 50"] = partial(plain_loop, network, rows)
@@ -122,7 +122,7 @@ def checks() -> dict[str, Check]:
     for streams, sampler in itertools.product((1, 8, 64, 512), ("eager", *SAMPLERS)):
         found[f"sample: {sampler}, 3x680, {streams}"] = partial(sampling, sampler, "3x680", streams)
     for streams in (1, 64, 512):
-        name = f"sample: torch, 2x256 with prediction, {streams}"
+        name = f"sample: torch, with prediction, 2x256, {streams}"
         found[name] = partial(sampling, "torch", "2x256 with prediction", streams)
     found["commands"] = commands
     for rows in (512, 2048, 8192):
@@ -211,11 +211,12 @@ def as_on_the_cpu(setup: Setup) -> Figures:
 
 def predictions(name: str, setup: Setup) -> Figures:
     """Compare linear predictions on the device with those of the reference in numpy, which must be equal."""
-    samples = np.random.default_rng(0).normal(0, 20, (7, HISTORY + setup.steps)).round().clip(-128, 127)
+    predictors = PREDICTORS["lpc-long"]
+    samples = np.random.default_rng(0).normal(0, 20, (7, history(predictors) + setup.steps)).round().clip(-128, 127)
     phase = np.arange(7)
-    expected = predictor.predict(samples.astype(np.int8), phase)
-    predict = importlib.import_module(PREDICTORS[name]).predict
-    found = predict(*(torch.from_numpy(array).to(setup.device) for array in (samples, phase)))
+    expected = predictor.predict(samples.astype(np.int8), phase, predictors)
+    predict = importlib.import_module(PREDICTIONS[name]).predict
+    found = predict(*(torch.from_numpy(array).to(setup.device) for array in (samples, phase)), predictors)
     difference = max(float(np.abs(a.cpu().numpy() - b).max()) for a, b in zip(found, expected, strict=True))
     return {"ok": difference == 0, "largest difference": difference}
 

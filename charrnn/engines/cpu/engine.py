@@ -9,7 +9,7 @@ from ctypes import c_void_p
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.predictor import HOP
+from charrnn.data.predictor import PERIOD
 from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, Ids, first_symbols, score_every_symbol
 from charrnn.engines.cpu.autotune import ThreadAutotuner
 from charrnn.engines.cpu.library import Work, choose_variant, run
@@ -140,4 +140,4 @@ def _keep_samples(state: tuple[Floats, ...], samples: NDArray[np.int8], steps: i
     """Change a state to the one after the steps whose samples the kernel has appended."""
     last, phase = state[:2]
     last[:] = samples[:, steps:]
-    phase[:] = (phase + steps) % HOP
+    phase[:] = (phase + steps) % PERIOD

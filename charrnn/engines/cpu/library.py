@@ -48,7 +48,7 @@ class LinearPredictor(ctypes.Structure):
     """Structure `LinearPredictor` of kernel/layout.h."""
 
     _fields_ = [
-        *_fields(c_int32, "order length"),
+        *_fields(c_int32, "order length hop peak"),
         *_fields(c_void_p, "window bandwidths"),
         *_fields(c_double, "white_noise noise_floor power"),
     ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bytecodec.errors import InputError
 from charrnn.engines.cpu.library import Layer, Matrix, Network, UnavailableError, library
-from charrnn.engines.cpu.predictor import predictors
+from charrnn.engines.cpu.predictor import for_kernel
 from charrnn.models.config import (
     CELLS,
     PROJECTED_CELLS,
@@ -113,8 +113,8 @@ class PackedNetwork:
         bias[: config.vocab_size] = tensors["output.bias"]
         network.output_bias = packer.address(bias)
         network.layer = layers
-        if config.prediction != "none":
-            network.predictors = pointer(predictors())
+        if config.predictors:
+            network.predictors = pointer(for_kernel(config.predictors))
             correction = pad_with_zeros(tensors["logistic.correction.weight"], (LANES, size))
             network.correction = packer.matrix(correction, 1, FORMATS["fp32"][0])
             bias = pad_with_zeros(tensors["logistic.correction.bias"], (LANES,))

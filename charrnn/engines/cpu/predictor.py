@@ -9,32 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.console import log
-from charrnn.data.predictor import HISTORY, HOP, NOISE_FLOOR, PREDICTORS, Floats, Samples
+from charrnn.data import predictor
+from charrnn.data.predictor import NOISE_FLOOR, PERIOD, Floats, Samples
 from charrnn.engines.cpu.library import LinearPredictor, Predictors, UnavailableError, choose_variant, library
 
 if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
 
 
-def predict(samples: Samples, phase: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def predict(
+    samples: Samples, phase: NDArray[np.int64], predictors: predictor.Predictors
+) -> tuple[Floats, Floats]:
     """Return what `charrnn.data.predictor.predict` returns, to the last bit.
 
     Raise UnavailableError if the kernel was not built.
     """
-    rows, steps = len(samples), samples.shape[1] - HISTORY
+    rows, steps = len(samples), samples.shape[1] - predictor.history(predictors)
     samples, phase = np.ascontiguousarray(samples, np.int8), np.ascontiguousarray(phase, np.int64)
     # Otherwise the kernel would read memory beyond the arrays.
-    if len(phase) != rows or steps < 0 or not ((phase >= 0) & (phase < HOP)).all():
+    if len(phase) != rows or steps < 0 or not ((phase >= 0) & (phase < PERIOD)).all():
         raise ValueError(f"{rows} rows of {samples.shape[1]} samples with the phases {phase}")
-    predictions, scales = (np.empty((rows, steps + 1, len(PREDICTORS)), np.float32) for _ in range(2))
+    predictions, scales = (np.empty((rows, steps + 1, len(predictors)), np.float32) for _ in range(2))
     arrays = (samples, phase, predictions, scales)
-    library().charrnn_predict(choose_variant(), predictors(), rows, steps, *(a.ctypes.data for a in arrays))
+    library().charrnn_predict(choose_variant(), for_kernel(predictors), rows, steps, *(a.ctypes.data for a in arrays))
     return predictions, scales
 
 
 def use_compiled(model: CharRNN) -> None:
     """Let a network that predicts samples use the compiled predictor; report on stderr if it was not built."""
-    if model.config.prediction == "none" or not model.samples:
+    if not model.config.predictors or not model.samples:
         return
     from charrnn.models.samples import for_tensors
 
@@ -46,11 +49,11 @@ def use_compiled(model: CharRNN) -> None:
 
 
 @cache
-def predictors() -> Predictors:
+def for_kernel(predictors: predictor.Predictors) -> Predictors:
     """Return the predictors' parameters for the kernel."""
-    each = (LinearPredictor * len(PREDICTORS))()
-    for target, one in zip(each, PREDICTORS, strict=True):
-        target.order, target.length = one.order, one.length
+    each = (LinearPredictor * len(predictors))()
+    for target, one in zip(each, predictors, strict=True):
+        target.order, target.length, target.hop, target.peak = one.order, one.length, one.hop, one.peak
         target.window, target.bandwidths = one.window.ctypes.data, one.bandwidths.ctypes.data  # arrays that one keeps
         target.white_noise, target.noise_floor, target.power = one.white_noise, NOISE_FLOOR * one.power, one.power
-    return Predictors(len(PREDICTORS), HISTORY, each)
+    return Predictors(len(predictors), predictor.history(predictors), each)

@@ -86,14 +86,15 @@ class GraphSampler:
 
     def _step_predictor(self) -> Any:
         """Return the kernel that predicts one sample at a time, or None if there is nothing to predict or no kernel."""
-        if self._model.config.prediction == "none":
+        predictors = self._model.config.predictors
+        if not predictors:
             return None
         reader = self._model.samples = SampleReader(self._model.config)  # not another sampler's predictor
         samples, phase = self.state[-1][:2]
         try:
             from charrnn.cuda.predictor import StepPredictor
 
-            predictor = StepPredictor(len(samples), samples.device)
+            predictor = StepPredictor(predictors, len(samples), samples.device)
             predictor.begin(samples, phase[:, 0])
         except Exception as error:  # no Triton, or any error of a compiler or a driver
             log(f"the kernel for linear prediction cannot be used here ({first_line(error)}): sampling is slower.")

@@ -66,7 +66,7 @@ EXPORT void charrnn_math(int variant, int which, int64_t n, const float *x, floa
 /* Predict samples as charrnn.data.predictor.predict does.
  *
  *     samples                (rows, history + steps)
- *     phase                  (rows,) samples for which a row's coefficients have been used, less than HOP
+ *     phase                  (rows,) samples since all of a row's coefficients were computed
  *     predictions, scales    (rows, steps + 1, predictors), which are written */
 EXPORT void charrnn_predict(int variant, const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples,
                             const int64_t *phase, float *predictions, float *scales)

@@ -13,7 +13,7 @@
 enum { LANES = 16, GROUP = 4, MAX_WIDTH = 4, CACHE_LINE = 64 };
 enum { LSTM, LSTMP, GRU, RNN };  /* cells */
 enum { FP32 = 0, BF16 = 1 };     /* formats of weights; 4 to 7 are integers of 4 to 7 bits */
-enum { HOP = 16, MAX_ORDER = 128, MAX_WINDOW = 4096 }; /* of predictors */
+enum { MAX_ORDER = 256, MAX_WINDOW = 8192 }; /* of predictors */
 enum { EIGHT = 8, LAGS = 8 }; /* samples in a vector, and lags that are computed together */
 #define RESOLUTION 1048576.0 /* coefficients of predictors are multiples of its inverse */
 #define LARGEST 262144.0     /* limit of a coefficient */
@@ -62,8 +62,10 @@ typedef struct {
 /* Parameters of one predictor of samples; charrnn/data/predictor.py explains them. */
 typedef struct {
     int32_t order;                 /* at most MAX_ORDER */
-    int32_t length;                /* a multiple of 8, at most MAX_WINDOW */
-    const double *window;          /* (length,) whole numbers */
+    int32_t length;                /* at most MAX_WINDOW */
+    int32_t hop;                   /* samples for which coefficients are used */
+    int32_t peak;                  /* of the window, at most 255 */
+    const int16_t *window;         /* (length,) whole numbers */
     const double *bandwidths;      /* (order,) */
     double white_noise, noise_floor, power;
 } LinearPredictor;
@@ -105,12 +107,12 @@ typedef struct {
     float *y;                      /* (streams, steps, outputs) h of the last layer after each step, or NULL */
     double temperature;
     int8_t *samples;               /* (streams, history + steps): those before; the kernel appends what it reads */
-    const int64_t *phase;          /* (streams,) samples for which the coefficients of predictors have been used */
+    const int64_t *phase;          /* (streams,) samples since all coefficients were computed */
 } Work;
 
 /* Memory of a predictor while it solves for coefficients. */
 typedef struct {
-    double windowed[MAX_WINDOW + 2 * MAX_ORDER]; /* begins with zeros */
+    int16_t windowed[MAX_WINDOW + 2 * MAX_ORDER]; /* begins with zeros */
     double r[MAX_ORDER + 8], u[MAX_ORDER], a[MAX_ORDER], reversed[MAX_ORDER];
 } PredictorMemory;
 

@@ -1,26 +1,51 @@
 /* Backward-adaptive linear prediction of samples. charrnn/data/predictor.py is the reference, to the last bit.
  *
- * Sums of products of whole numbers below 2^53 are exact in double precision, in any order and with or without fused
- * operations, so they may be reordered here. The recursion is not exact: it repeats the reference's operations. */
+ * Sums of products of whole numbers are exact in any order, so they may be reordered here. The recursion is not exact: it repeats the reference's operations. */
 
-typedef double V(register) __attribute__((vector_size(V(REGISTER)), aligned(8)));
+typedef int16_t V(shorts) __attribute__((vector_size(V(REGISTER)), aligned(2)));
+typedef int64_t V(totals) __attribute__((vector_size(2 * V(REGISTER))));
 
-/* Compute r[k] = sum over m of y[m] * y[m - k] for k up to `order`. y is preceded by zeros, as many as the lags need. */
-static void V(autocorrelate)(const double *y, int32_t length, int32_t order, double *r)
+/* Add to each 32-bit sum the products of two pairs of numbers. */
+INLINE V(sums) V(add_pairs)(V(sums) sum, V(shorts) x, V(shorts) y)
 {
-    enum { WIDTH = sizeof(V(register)) / sizeof(double) };
+#if defined(WITH_AVX512)
+    return (V(sums))_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
+#elif defined(WITH_AVXVNNI)
+    return (V(sums))_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+#elif defined(WITH_AVX2)
+    return sum + (V(sums))_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#else
+    for (int i = 0; i < V(REGISTER) / 4; i++)
+        sum[i] += x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
+    return sum;
+#endif
+}
+
+/* Compute r[k] = sum over m of y[m] * y[m - k] for k up to `order`, for numbers of up to 128 `peak`. Before y are as many
+ * zeros as the lags need, and after its length up to a multiple of 32. */
+static void V(autocorrelate)(const int16_t *y, int32_t length, int32_t order, int32_t peak, double *r)
+{
+    enum { WIDTH = sizeof(V(shorts)) / sizeof(int16_t) };
+    const int64_t pair = 2 * (int64_t)(128 * peak) * (128 * peak);
+    const int32_t block = (int32_t)(INT32_MAX / pair) * WIDTH; /* samples whose products fit in 32 bits */
     for (int32_t lag = 0; lag <= order; lag += LAGS) {
-        V(register) sums[LAGS] = {{0}};
-        for (int32_t m = 0; m < length; m += WIDTH) {
-            V(register) x = *(const V(register) *)(y + m);
+        V(totals) totals[LAGS] = {{0}};
+        for (int32_t start = 0; start < length; start += block) {
+            V(sums) sums[LAGS] = {{0}};
+            for (int32_t m = start; m < length && m < start + block; m += WIDTH) {
+                V(shorts) x = *(const V(shorts) *)(y + m);
 #pragma GCC unroll 8
+                for (int k = 0; k < LAGS; k++)
+                    sums[k] = V(add_pairs)(sums[k], x, *(const V(shorts) *)(y + m - lag - k));
+            }
             for (int k = 0; k < LAGS; k++)
-                sums[k] += x * *(const V(register) *)(y + m - lag - k);
+                totals[k] += __builtin_convertvector(sums[k], V(totals));
         }
         for (int k = 0; k < LAGS && lag + k <= order; k++) {
-            r[lag + k] = 0;
-            for (int i = 0; i < WIDTH; i++)
-                r[lag + k] += sums[k][i];
+            int64_t total = 0;
+            for (int i = 0; i < V(REGISTER) / 4; i++)
+                total += totals[k][i];
+            r[lag + k] = (double)total;
         }
     }
 }
@@ -54,10 +79,13 @@ static double V(schur)(double *restrict r, double *restrict u, double *restrict 
 static float V(solve)(const LinearPredictor *p, const int8_t *end, PredictorMemory *memory, double *coefficients)
 {
     const int8_t *x = end - p->length;
-    double *y = memory->windowed + MAX_ORDER + LAGS, *a = memory->a;
+    int16_t *y = memory->windowed + MAX_ORDER + LAGS;
+    double *a = memory->a;
     for (int32_t m = 0; m < p->length; m++)
-        y[m] = p->window[m] * x[m];
-    V(autocorrelate)(y, p->length, p->order, memory->r);
+        y[m] = (int16_t)(p->window[m] * x[m]);
+    for (int32_t m = p->length; m % 32; m++)
+        y[m] = 0;
+    V(autocorrelate)(y, p->length, p->order, p->peak, memory->r);
     memory->r[0] = memory->r[0] * (1 + p->white_noise) + p->noise_floor;
     double error = V(schur)(memory->r, memory->u, a, memory->reversed, p->order);
     const double limit = LARGEST * RESOLUTION;
@@ -98,9 +126,9 @@ static void V(predict)(const Predictors *all, int64_t rows, int64_t steps, const
         for (int32_t k = 0; k < all->count; k++) {
             const LinearPredictor *p = all->predictor + k;
             const int8_t *first = samples + all->history;
-            V(adapt)(&forecast, p, first - phase[row], &memory);
+            V(adapt)(&forecast, p, first - phase[row] % p->hop, &memory);
             for (int64_t t = 0; t <= steps; t++) {
-                if (t && (phase[row] + t) % HOP == 0)
+                if (t && (phase[row] + t) % p->hop == 0)
                     V(adapt)(&forecast, p, first + t, &memory);
                 int64_t at = (row * (steps + 1) + t) * all->count + k;
                 predictions[at] = V(predict_sample)(forecast.coefficients, p->order, first + t);

@@ -45,7 +45,7 @@ static void V(read_sample)(Thread *t, int64_t s, int64_t step)
     int32_t count = all->count;
     for (int32_t k = 0; k < count; k++) {
         float error = *at - forecast[k].value;
-        if ((work->phase[s] + step + 1) % HOP == 0)
+        if ((work->phase[s] + step + 1) % all->predictor[k].hop == 0)
             V(adapt)(forecast + k, all->predictor + k, at + 1, t->memory);
         forecast[k].value = V(predict_sample)(forecast[k].coefficients, all->predictor[k].order, at + 1);
         float deviation = V(deviation)(forecast);
@@ -66,7 +66,7 @@ static void V(start_samples)(Thread *t)
         const int8_t *first = work->samples + s * (network->history + work->steps) + network->history;
         for (int32_t k = 0; all && k < all->count; k++) {
             Forecast *forecast = t->shared->forecast + s * all->count + k;
-            V(adapt)(forecast, all->predictor + k, first - work->phase[s], t->memory);
+            V(adapt)(forecast, all->predictor + k, first - work->phase[s] % all->predictor[k].hop, t->memory);
             forecast->value = V(predict_sample)(forecast->coefficients, all->predictor[k].order, first);
         }
         V(read_sample)(t, s, 0);
