@@ -89,5 +89,5 @@ def test_windows_are_whole_numbers_that_end_with_a_rise():
         window = predictor.window
         assert (window == np.rint(window)).all()
         assert window[-1] < 20
-        assert 0.9 * predictor.peak < window.max() <= predictor.peak
+        assert 0.8 * predictor.peak < window.max() <= predictor.peak
         assert len(window) - 60 < window.argmax() < len(window) - 20
