@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from charrnn.cuda.lstm_layout import power_of_two
-from charrnn.data.predictor import LARGEST, NOISE_FLOOR, RESOLUTION, LinearPredictor, Predictors, history
+from charrnn.data.predictor import LARGEST, RESOLUTION, LinearPredictor, Predictors, history
 
 CHUNK = 16  # samples whose products are added up at a time
 WHOLE = 1.5 * 2.0**52  # adding and subtracting it rounds a double to a whole number
@@ -92,7 +92,7 @@ def _sizes(predictor: LinearPredictor, predictors: Predictors) -> dict[str, int]
 @cache
 def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return the window, the factors of the coefficients, and the numbers that a kernel's arguments would round."""
-    numbers = (1 + predictor.white_noise, NOISE_FLOOR * predictor.power, predictor.power, RESOLUTION, LARGEST, WHOLE)
+    numbers = (1 + predictor.white_noise, predictor.noise_floor * predictor.power, predictor.power, RESOLUTION, LARGEST, WHOLE)
     return (
         torch.tensor(predictor.window, dtype=torch.float32, device=device),
         torch.tensor(predictor.bandwidths, dtype=torch.float64, device=device),

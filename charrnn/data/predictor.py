@@ -27,7 +27,6 @@ PERIOD = 32  # samples after which all coefficients are computed together, a mul
 RISE = 40  # samples of the window's rise at its new end
 RESOLUTION = 2.0**20  # coefficients are multiples of its inverse
 LARGEST = 2.0**18  # limit of a coefficient, with which sums stay exact
-NOISE_FLOOR = 0.006  # variance, in steps squared, of the white noise added to every signal
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class LinearPredictor:
     length: int  # samples in the window
     decay: float  # of the window per sample of age
     hop: int  # samples for which coefficients are used; a divisor of `PERIOD`
-    white_noise: float = 1e-5  # relative to the signal's power; makes the prediction less sharp
+    white_noise: float = 1e-5  # that is added, relative to the signal's power; makes the prediction less sharp
+    noise_floor: float = 0.006  # variance, in steps squared, of white noise that is also added
     peak: int = 255  # of the window's whole numbers, at most 255; a small one is faster
     bandwidth: float = 1.0  # coefficient j is multiplied by its j-th power, which widens resonances
 
@@ -65,7 +65,10 @@ Predictors = tuple[LinearPredictor, ...]
 PREDICTORS: dict[str, Predictors] = {
     "none": (),
     "lpc": (LinearPredictor(32, 512, 0.995, 16), LinearPredictor(100, 2048, 0.9985, 16)),
-    "lpc-long": (LinearPredictor(32, 512, 0.995, 16, peak=63), LinearPredictor(200, 4096, 0.9993, 32, peak=63)),
+    "lpc-long": (
+        LinearPredictor(80, 512, 0.995, 16, white_noise=1e-4, noise_floor=0.12, peak=63),
+        LinearPredictor(240, 4096, 0.9993, 32, white_noise=1e-4, noise_floor=0.12, peak=63),
+    ),
 }
 """The predictors of each kind of prediction."""
 
@@ -120,7 +123,7 @@ def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> tuple[Double
     squares = spectrum.real**2 + spectrum.imag**2
     # The true sums are whole numbers below 2^40, so rounding removes the errors of the transforms.
     r = np.rint(np.fft.irfft(squares, size)[..., : predictor.order + 1])
-    r[..., 0] = r[..., 0] * (1 + predictor.white_noise) + NOISE_FLOOR * predictor.power
+    r[..., 0] = r[..., 0] * (1 + predictor.white_noise) + predictor.noise_floor * predictor.power
     a, error = schur(r)
     a = np.rint(a * predictor.bandwidths * RESOLUTION).clip(-LARGEST * RESOLUTION, LARGEST * RESOLUTION) / RESOLUTION
     return a, np.sqrt(error / predictor.power)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.data.predictor import LARGEST, NOISE_FLOOR, RESOLUTION, LinearPredictor, Predictors, history
+from charrnn.data.predictor import LARGEST, RESOLUTION, LinearPredictor, Predictors, history
 
 
 def predict(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]
     squares = spectrum.real.square() + spectrum.imag.square()
     r = torch.fft.irfft(squares, size)[..., : predictor.order + 1].round()
     u, v = r[..., 1:], r[..., :-1].clone()
-    v[..., 0] = v[..., 0] * (1 + predictor.white_noise) + NOISE_FLOOR * predictor.power
+    v[..., 0] = v[..., 0] * (1 + predictor.white_noise) + predictor.noise_floor * predictor.power
     a, error = r[..., :0], v[..., :1]
     while u.shape[-1]:
         k = u[..., :1] / v[..., :1]

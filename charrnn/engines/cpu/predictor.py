@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bytecodec.console import log
 from charrnn.data import predictor
-from charrnn.data.predictor import NOISE_FLOOR, PERIOD, Floats, Samples
+from charrnn.data.predictor import PERIOD, Floats, Samples
 from charrnn.engines.cpu.library import LinearPredictor, Predictors, UnavailableError, choose_variant, library
 
 if TYPE_CHECKING:
@@ -55,5 +55,5 @@ def for_kernel(predictors: predictor.Predictors) -> Predictors:
     for target, one in zip(each, predictors, strict=True):
         target.order, target.length, target.hop, target.peak = one.order, one.length, one.hop, one.peak
         target.window, target.bandwidths = one.window.ctypes.data, one.bandwidths.ctypes.data  # arrays that one keeps
-        target.white_noise, target.noise_floor, target.power = one.white_noise, NOISE_FLOOR * one.power, one.power
+        target.white_noise, target.noise_floor, target.power = one.white_noise, one.noise_floor * one.power, one.power
     return Predictors(len(predictors), predictor.history(predictors), each)
