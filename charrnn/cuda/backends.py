@@ -74,13 +74,15 @@ def use_prediction_kernel(model: Any, device: torch.device) -> None:
     phase = torch.tensor([0.0, 5.0], device=device)
     try:
         predict = importlib.import_module("charrnn.cuda.predictor").predict
-        equal = all(map(torch.equal, predict(samples, phase, predictors), predictor.predict(samples, phase, predictors)))
+        equal = all(
+            map(torch.equal, predict(samples, phase, predictors), predictor.predict(samples, phase, predictors))
+        )
         reason = "" if equal else "its results differ from those of torch's operations"
     except Exception as error:  # no Triton, or any error of a compiler or a driver
         _check_gpu(error)
         reason = first_line(error)
     if reason:
-        log(f"the kernel for linear prediction cannot be used here ({reason}): torch's operations are several times slower.")
+        log(f"the kernel for linear prediction cannot be used here ({reason}): training is slower.")
     else:
         model.samples.predict = predict
 

@@ -47,7 +47,7 @@ class LinearPredictor:
         """The window (length,) in whole numbers, the newest sample last: a sine's rise, then exponential decay."""
         age = np.arange(self.length)[::-1]
         rise = np.sin(np.pi / 2 * np.minimum(1, (age + 1) / RISE))
-        return np.rint(self.peak * rise * self.decay**age).astype(np.int16)
+        return np.asarray(np.rint(self.peak * rise * self.decay**age), dtype=np.int16)
 
     @cached_property
     def power(self) -> float:

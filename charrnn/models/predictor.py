@@ -63,5 +63,7 @@ def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]
 @cache
 def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the window and the factors of the coefficients on a device, to which a CUDA graph cannot copy them."""
-    window, bandwidths = (torch.from_numpy(array).to(device) for array in (predictor.window.astype(np.float64), predictor.bandwidths))
+    window, bandwidths = (
+        torch.from_numpy(array).to(device) for array in (predictor.window.astype(np.float64), predictor.bandwidths)
+    )
     return window, bandwidths

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ TONE_SAMPLES = 1000  # mean length of a tone, and of a stretch without one
 TONE_SHARE = 0.4  # of the stretches that have a tone
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
 TONE_AMPLITUDES = (0.005, 0.5)  # relative to the level
+LARGE = 1 << 17  # samples, with those before, that are shared among threads
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
 SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 3) a tone
@@ -115,12 +117,25 @@ def for_tensors(predict: PredictArrays) -> Predict:
     def predict_tensors(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
         if samples.is_cuda:
             return device_predictor.predict(samples, phase, predictors)
-        integers = (samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
-        arrays = predict(*integers, predictors)
-        values, scales = (torch.from_numpy(array).to(samples.device) for array in arrays)
+        arrays = (samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
+        many = samples.numel() >= LARGE
+        found = _on_threads(predict, *arrays, predictors) if many else predict(*arrays, predictors)
+        values, scales = (torch.from_numpy(array).to(samples.device) for array in found)
         return values, scales
 
     return predict_tensors
+
+
+def _on_threads(
+    predict: PredictArrays, samples: NDArray[np.int8], phase: NDArray[np.int64], predictors: Predictors
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Share the rows among as many threads as torch has."""
+    rows, count = len(samples), torch.get_num_threads()
+    shares = [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        parts = pool.map(lambda share: predict(samples[share], phase[share], predictors), shares)
+        values, scales = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return values, scales
 
 
 class LogisticOutput(nn.Module):

@@ -30,7 +30,9 @@ def test_a_step_reads_the_samples_before_and_the_predictions_of_the_next_one():
     numbers, prediction, _ = reader.read(ids, reader.initial_state(torch.zeros(1), 2))
     assert numbers.shape == (2, 30, sample_inputs(CONFIG)) == (2, 30, 11)
     x = (ids - 128).numpy().astype(np.int8)
-    values, scales = predictor.predict(np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64), PREDICTORS["lpc"])
+    values, scales = predictor.predict(
+        np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64), PREDICTORS["lpc"]
+    )
     found = numbers[:, 20].numpy()
     deviation = np.sqrt(scales[:, 21, :1] ** 2 + 0.25)
     np.testing.assert_allclose(found[:, :3] * 16, x[:, 17:20])

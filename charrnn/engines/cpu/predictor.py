@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
 
 
-def predict(
-    samples: Samples, phase: NDArray[np.int64], predictors: predictor.Predictors
-) -> tuple[Floats, Floats]:
+def predict(samples: Samples, phase: NDArray[np.int64], predictors: predictor.Predictors) -> tuple[Floats, Floats]:
     """Return what `charrnn.data.predictor.predict` returns, to the last bit.
 
     Raise UnavailableError if the kernel was not built.
