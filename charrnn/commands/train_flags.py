@@ -105,7 +105,7 @@ def _add_network(g: _ArgumentGroup) -> None:
     option(g, "--context N", whole(0, MAX_CONTEXT), context + _sample_defaults("context"))
     prediction = "linear predictions that are read and corrected; linear sound only" + _sample_defaults("prediction")
     g.add_argument("--prediction", choices=PREDICTIONS, help=prediction)
-    noise = "noise of the samples that are read in training, relative to their level, with tones; linear sound only"
+    noise = "largest amplitude of the noise and tones that disturb training, relative to the level; linear sound only"
     option(g, "--noise R", number(0, MAX_NOISE), noise + _sample_defaults("noise"))
 
 

@@ -36,6 +36,7 @@ class Engine(ABC):
 
     streams: int
     vocab_size: int
+    calibration = 1.0  # factor of temperatures, from the checkpoint
 
     def __init__(self, config: ModelConfig, streams: int) -> None:
         self.streams = check_whole("streams", streams, 1)
@@ -53,9 +54,11 @@ class Engine(ABC):
         """Return the next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
 
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
-        the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one.
+        the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one. The temperature is multiplied
+        by the checkpoint's calibration.
         """
-        return self._run(self._check_uniforms(u), check_number("temperature", temperature, 0))
+        temperature = self.calibration * check_number("temperature", temperature, 0)
+        return self._run(self._check_uniforms(u), temperature)
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return log-probabilities (N, T-1) in nats of ids (N, T) from the second on, each given those before it.
@@ -73,7 +76,7 @@ class Engine(ABC):
         They are those that `run` draws from at this temperature: at 0 the likeliest symbol has 1, and before the
         first symbol the temperature has no effect. The streams do not change.
         """
-        temperature = check_number("temperature", temperature, 0)
+        temperature = self.calibration * check_number("temperature", temperature, 0)
         if (self.get_state()[1] == NO_SYMBOL).any():
             first = first_weights(self._config)
             return np.tile(first / first.sum(), (self.streams, 1)).astype(np.float32)

@@ -65,6 +65,12 @@ def engine(
     check_whole("streams", streams, 1)
     check_whole("threads", threads, 0, MAX_THREADS)
     loaded = _load(checkpoint)
+    made = _engine(loaded, kind, streams, precision, threads)
+    made.calibration = loaded.calibration
+    return made
+
+
+def _engine(loaded: Checkpoint | StoredCheckpoint, kind: str, streams: int, precision: str, threads: int) -> Engine:
     if kind in ("auto", "cpu"):
         from charrnn.engines.cpu.engine import CpuEngine
         from charrnn.engines.cpu.library import UnavailableError

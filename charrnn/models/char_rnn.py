@@ -152,10 +152,7 @@ class CharRNN(Layers):
         if not self.samples:
             logits, _, state = self.run(self._embed(ids), state)
             return logits, state
-        samples = state[-1]
-        if self.training and self.config.noise:
-            ids, samples = self.samples.disturb(ids, samples)
-        numbers, prediction, samples = self.samples.read(ids, samples)
+        numbers, prediction, samples = self.samples.read(ids, state[-1])
         logits, h, state = self.run(torch.cat([self._embed(ids), numbers], dim=2), state[:-1])
         if self.logistic and prediction:
             logits = self.logistic(logits, self.logistic.correction(h), prediction)
@@ -169,7 +166,13 @@ class CharRNN(Layers):
         return functional.embedding(ids, weight)
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the mean cross-entropy in nats per symbol of y (N, T), the symbols after x (N, T), and the state."""
+        """Return the mean cross-entropy in nats per symbol of y (N, T), the symbols after x (N, T), and the state.
+
+        With noise, training disturbs both.
+        """
+        if self.samples and self.training and self.config.noise:
+            ids, samples = self.samples.disturb(torch.cat([x, y[:, -1:]], dim=1), state[-1])
+            x, y, state = ids[:, :-1], ids[:, 1:], (*state[:-1], samples)
         logits, state = self(x, state)
         return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten()), state
 

@@ -43,7 +43,7 @@ class ModelConfig:
     layer_norm: bool = False  # whether each layer's output, but not its state, is normalised (Ba et al. 2016)
     context: int = 0  # K, the samples before the last symbol that are also read as numbers; linear sound only
     prediction: str = "none"  # predictors whose predictions are read, and the mean of the output; linear sound only
-    noise: float = 0.0  # of the samples that are read in training, relative to the level of those before
+    noise: float = 0.0  # largest amplitude of disturbances in training, relative to the level of the samples before
 
     def __post_init__(self) -> None:
         check_whole(self, "vocab_size", "wordvec_size")
@@ -149,9 +149,9 @@ def sample_inputs(config: ModelConfig) -> int:
 
 
 def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
-    """Return the row lengths of the state of a network that reads samples: samples, phase and tone."""
+    """Return the row lengths of the state of a network that reads samples: samples, phase and disturbance."""
     samples = max(config.context, history(config.predictors))
-    return (samples, 1, 3) if config.noise else (samples, 1)
+    return (samples, 1, 4) if config.noise else (samples, 1)
 
 
 def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:

@@ -24,14 +24,15 @@ from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_inputs, sam
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
 LEVEL_SAMPLES = 512  # of which the level is measured
-TONE_SAMPLES = 1000  # mean length of a tone, and of a stretch without one
-TONE_SHARE = 0.4  # of the stretches that have a tone
+DISTURBANCE_EVERY = 500  # samples on average
+DISTURBANCE_LENGTHS = (30, 1000)  # samples after which a disturbance has decayed to 1 / e
+AMPLITUDE_RANGE = 100  # of the largest amplitude to the smallest
+TONE_SHARE = 0.5  # of the disturbances that are tones; the others are noise
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
-TONE_AMPLITUDES = (0.005, 0.5)  # relative to the level
 LARGE = 1 << 17  # samples, with those before, that are shared among threads
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
-SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 3) a tone
+SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 4) a disturbance
 Predict = Callable[[Tensor, Tensor, Predictors], tuple[Tensor, Tensor]]
 PredictArrays = Callable[
     [NDArray[np.int8], NDArray[np.int64], Predictors], tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -49,7 +50,7 @@ class SampleReader:
     """Reader of samples as numbers, for networks of a configuration.
 
     Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
-    predictors have been used; and with noise, a tone that disturbs training. ``predict`` is
+    predictors have been used; and with noise, a disturbance of training. ``predict`` is
     `charrnn.data.predictor.predict` for tensors, or a faster form of it.
     """
 
@@ -62,30 +63,33 @@ class SampleReader:
         return tuple(like.new_zeros(n, size) for size in sample_state_sizes(self.config))
 
     def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, SampleState]:
-        """Return ids (N, T) with noise and tones for training, and the state with each row's tone after them.
+        """Return ids (N, T + 1) with disturbances for training, and the state with each row's disturbance after T.
 
-        A network that reads what it has generated amplifies its own errors. One that learns to predict the next sample
-        from a disturbed past removes what does not belong there: noise, and with it energy, and tones, which otherwise
-        become whistles. Both are relative to the level of the last samples. In silence they are rounded to zero.
+        A network that reads what it has generated amplifies its own errors, to noise or to a whistle. So the sound that
+        it learns has tones and noise that decay: what does not belong there ends soon. They are relative to the level
+        of the samples before, and are rounded to zero in silence.
         """
-        samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
-        steps, length = ids.shape[1], min(LEVEL_SAMPLES, samples.shape[1] - ids.shape[1])
-        level = samples[:, 1 - steps - length :].square().unfold(1, length, 1).mean(dim=2).sqrt()  # (N, T)
-        frequency, amplitude, angle = self._tones(state[-1], steps).T[..., None]
-        angles = angle + frequency * torch.arange(1, steps + 1, device=ids.device)
-        noise = self.config.noise * torch.randn_like(level) + amplitude * torch.sin(angles)
-        disturbed = (ids + (level * noise).round().long()).clamp(0, BYTES - 1)
-        tones = torch.cat([frequency, amplitude, angles[:, -1:] % math.tau], dim=1)
-        return disturbed, (*state[:-1], tones)
+        steps = ids.shape[1] - 1
+        frequency, angle, amplitude, length = self._disturbances(state, steps).T[..., None]
+        after = torch.arange(1, steps + 2, device=ids.device)  # samples
+        angles = angle + frequency * after
+        waves = torch.where(frequency > 0, torch.sin(angles), torch.randn_like(angles))
+        amplitudes = amplitude * torch.exp(-after / length)
+        disturbed = (ids + (amplitudes * waves).round().long()).clamp(0, BYTES - 1)
+        end = slice(steps - 1, steps)
+        left = torch.cat([frequency, angles[:, end] % math.tau, amplitudes[:, end], length], dim=1)
+        return disturbed, (*state[:-1], left)
 
-    def _tones(self, tones: Tensor, steps: int) -> Tensor:
-        """Return tones (N, 3), of which some begin anew: radians per sample, amplitude in levels, and angle."""
-        begins, sounds, height, size, angle = torch.rand(5, len(tones), 1, device=tones.device)
-        lowest, highest = TONE_FREQUENCIES
-        quietest, loudest = TONE_AMPLITUDES
-        amplitude = quietest * (loudest / quietest) ** size * (sounds < TONE_SHARE)
-        fresh = torch.cat([lowest + (highest - lowest) * height, amplitude, math.tau * angle], dim=1)
-        return torch.where(begins < steps / TONE_SAMPLES, fresh, tones)
+    def _disturbances(self, state: SampleState, steps: int) -> Tensor:
+        """Return disturbances (N, 4), of which some begin: radians per sample (0: noise), angle, steps, and length."""
+        samples, _, current = state
+        begins, kind, height, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
+        level = samples[:, -LEVEL_SAMPLES:].square().mean(dim=1, keepdim=True).sqrt()
+        frequency = _between(TONE_FREQUENCIES, height) * (kind < TONE_SHARE)
+        amplitude = level * _between((self.config.noise / AMPLITUDE_RANGE, self.config.noise), size)
+        fresh = torch.cat([frequency, math.tau * angle, amplitude, _between(DISTURBANCE_LENGTHS, duration)], dim=1)
+        goes_on = (begins >= steps / DISTURBANCE_EVERY) & (current[:, 3:] > 0)
+        return torch.where(goes_on, current, fresh)
 
     def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Prediction | None, SampleState]:
         """Return inputs (N, T, `size`) after each of ids (N, T), predictions of the next symbols, and the state."""
@@ -93,8 +97,8 @@ class SampleReader:
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
         recent = samples[:, samples.shape[1] - steps - context :]
         numbers = recent.unfold(1, context + 1, 1)[:, :, :context]  # (N, T, K) the samples before each of the ids
-        _, phase, *tone = state
-        after: SampleState = (samples[:, steps:], (phase + steps) % PERIOD, *tone)
+        _, phase, *disturbance = state
+        after: SampleState = (samples[:, steps:], (phase + steps) % PERIOD, *disturbance)
         if not self.config.predictors:
             return numbers * SCALE, None, after
         values, scales = self.predict(samples, phase[:, 0], self.config.predictors)
@@ -136,6 +140,12 @@ def _on_threads(
         parts = pool.map(lambda share: predict(samples[share], phase[share], predictors), shares)
         values, scales = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return values, scales
+
+
+def _between(limits: tuple[float, float], position: Tensor) -> Tensor:
+    """Return numbers between positive limits, evenly spread on a logarithmic scale, for positions from 0 to 1."""
+    least, greatest = limits
+    return least * (greatest / least) ** position
 
 
 class LogisticOutput(nn.Module):

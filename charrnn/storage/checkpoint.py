@@ -50,7 +50,7 @@ class Checkpoint(checkpoint_format.CheckpointMeta):
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata to store with the tensors, as JSON."""
-        fields = {name: getattr(self, name) for name in schema.CHECKPOINT}
+        fields = {name: getattr(self, name) for name in schema.SYMBOLS}
         return {"model": self.model.config.to_json(), "vocab": self.vocab.to_json(), **fields}
 
 
@@ -84,7 +84,7 @@ def to_torch(stored: checkpoint_format.StoredCheckpoint) -> Checkpoint:
     with torch.device("meta"):  # allocates nothing: the weights are those of the file
         model = CharRNN(stored.config)
     set_model_tensors(model, {name: torch.from_numpy(array) for name, array in stored.weights.items()}, assign=True)
-    fields = {name: getattr(stored, name) for name in schema.CHECKPOINT}
+    fields = {name: getattr(stored, name) for name in schema.SYMBOLS}
     return Checkpoint(model.eval(), stored.vocab, path=stored.path, **fields)
 
 

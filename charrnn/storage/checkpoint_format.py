@@ -70,6 +70,7 @@ class CheckpointMeta:
     sound: dict[str, Any] | None = None  # a `charrnn.data.recordings.SoundOptions.to_json`; None if unknown
     train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
+    calibration: float = 1.0  # factor of temperatures in sampling (`charrnn.sampling.calibration`)
     path: str = ""  # file from which it was read
 
 
@@ -105,7 +106,7 @@ def load(path: str | Path) -> StoredCheckpoint:
         check_tensor_info(tensor_info, weight_shapes(config))
         weights = read(path, KIND)[1]
         check_finite(weights, path)
-        fields = {name: metadata[name] for name in schema.CHECKPOINT}
+        fields = {name: metadata[name] for name in schema.SYMBOLS}
         return StoredCheckpoint(config, weights, vocab, path=str(path), **fields)
     except LOAD_ERRORS as error:
         raise load_error(path, error) from None
@@ -116,6 +117,12 @@ def load_error(path: str | Path, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
     return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")
+
+
+def set_calibration(path: str | Path, calibration: float) -> None:
+    """Store the factor of temperatures in a checkpoint of a character network."""
+    metadata, weights = read(path, KIND)
+    write(path, KIND, metadata | {"calibration": calibration}, partial(serialise, weights))
 
 
 def check_depth(layers: int, tensor_info: Mapping[str, Any]) -> None:

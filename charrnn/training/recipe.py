@@ -105,7 +105,7 @@ NETWORKS: dict[str, dict[str, Any]] = {"torch-rnn": {"layer_norm": False}, "mode
 
 SAMPLES: dict[str, dict[str, Any]] = {
     "torch-rnn": {"context": 0, "prediction": "none", "noise": 0.0},
-    "modern": {"context": 31, "prediction": "lpc-long", "noise": 0.035},
+    "modern": {"context": 31, "prediction": "lpc-long", "noise": 2.0},
 }
 """The same for networks of linear sound only, unless they are given."""
 

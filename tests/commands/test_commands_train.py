@@ -14,8 +14,12 @@ from safetensors.numpy import load_file
 from train_command import LEARNING, SMALL, assert_same_run, config, error, newest_weights, rows, train, write_sound
 
 import bytecodec
+import charrnn
 from charrnn.commands.train import charrnn_train
 from charrnn.cuda import backends
+from charrnn.sampling import calibration
+from charrnn.storage.checkpoint_format import load
+from charrnn.storage.run_dir import Run
 from charrnn.training.recipe import RECIPES, Settings
 
 TEXT = "Žluťoučký kůň úpěl ďábelské ódy. 你好世界。\n"
@@ -254,3 +258,19 @@ def test_the_backend_is_chosen_once_and_stored_in_the_config(monkeypatch):
     train("--resume", "r", "--max-iterations", "4")
     assert config("r")["training"]["gpu_layers"] == "kernel"
     assert requests == ["auto"]
+
+
+def test_at_its_end_a_network_of_samples_is_calibrated_once(monkeypatch, capsys):
+    monkeypatch.setattr(calibration, "SHARE", 1e6)
+    monkeypatch.setattr(calibration, "MOST_SECONDS", 1.3)
+    monkeypatch.setattr(calibration, "LEAST_SECONDS", 1.0)
+    write_sound()
+    assert charrnn_train(["sound.wav", *SMALL, "--max-iterations", "2", "--run-dir", "run"]) == 0
+    assert "temperatures multiplied by" in capsys.readouterr().err
+    checkpoint = load(Run(Path("run")).checkpoint_file(2))
+    assert checkpoint.calibration in (0.925, 0.95, 0.975, 1.025, 1.05, 1.075)
+    assert charrnn.engine(checkpoint).calibration == checkpoint.calibration
+    charrnn_train(["--resume", "run"])
+    assert "temperatures" not in capsys.readouterr().err
+    train("sound.wav", *SMALL, "--recipe", "torch-rnn", "--max-iterations", "2", "--run-dir", "symbols")
+    assert load(Run(Path("symbols")).checkpoint_file(2)).calibration == 1

@@ -1,5 +1,6 @@
 """Samples as numbers: what a network reads, the noise in training, and the distribution around predictions."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -61,51 +62,59 @@ def test_single_steps_and_pieces_equal_a_sequence(changes):
         torch.testing.assert_close(sum(found, ()), sum(end, ()), atol=1e-5, rtol=1e-5)
 
 
-def test_noise_is_relative_to_the_level_and_leaves_silence_alone(monkeypatch):
-    reader = SampleReader(replace(CONFIG, noise=0.1))
-    loud, quiet = voice(1, HISTORY + 4000), torch.full((1, 4000), 128)
-    state = ((loud[:, :HISTORY] - 128).float(), torch.zeros(1, 1), torch.zeros(1, 3))
-    monkeypatch.setattr(samples, "TONE_SHARE", 0)
-    noise = (reader.disturb(loud[:, HISTORY:], state)[0] - loud[:, HISTORY:]).float()
-    assert noise.std() == pytest.approx(2, abs=0.15)
-    assert abs(noise.mean()) < 0.15
-    assert torch.equal(reader.disturb(quiet, reader.initial_state(torch.zeros(1), 1))[0], quiet)
+def state_of(ids, disturbance=(0, 0, 0, 0)):
+    """Return the state after ids (N, HISTORY)."""
+    return (ids - 128).float(), torch.zeros(len(ids), 1), torch.tensor([disturbance] * len(ids), dtype=torch.float32)
 
 
-def test_a_tone_goes_on_in_the_next_batch(monkeypatch):
-    reader = SampleReader(replace(CONFIG, noise=1e-9))
-    loud = voice(1, HISTORY + 4000)
-    tone = torch.tensor([[0.3, 0.5, 1.0]])
-    before = ((loud[:, :HISTORY] - 128).float(), torch.zeros(1, 1), tone)
-    monkeypatch.setattr(samples, "TONE_SAMPLES", math.inf)  # none begins
-    added = []
-    for start in range(HISTORY, HISTORY + 4000, 50):
-        ids = loud[:, start : start + 50]
-        disturbed, after = reader.disturb(ids, before)
-        added.append((disturbed - ids)[0])
-        before = (torch.cat([before[0], (ids - 128).float()], dim=1)[:, 50:], *after[1:])
-    expected = 10 * np.sin(1 + 0.3 * np.arange(1, 4001))  # half the level of 20
-    np.testing.assert_allclose(torch.cat(added), expected, atol=2.5)
+@pytest.mark.parametrize("share", [0, 1])
+def test_disturbances_are_relative_to_the_level_and_leave_silence_alone(monkeypatch, share):
+    monkeypatch.setattr(samples, "TONE_SHARE", share)
+    monkeypatch.setattr(samples, "AMPLITUDE_RANGE", 1)
+    monkeypatch.setattr(samples, "DISTURBANCE_LENGTHS", (1e9, 1e9))
+    reader, loud, quiet = SampleReader(replace(CONFIG, noise=0.5)), voice(50, HISTORY + 101), torch.full((50, 101), 128)
+    disturbed, _ = reader.disturb(loud[:, HISTORY:], state_of(loud[:, :HISTORY]))
+    added = (disturbed - loud[:, HISTORY:]).float()
+    assert added.std() == pytest.approx(10 / 2 ** (share / 2), abs=0.5)  # a level of 20
+    assert abs(added.mean()) < 0.5
+    assert torch.equal(reader.disturb(quiet, reader.initial_state(torch.zeros(1), 50))[0], quiet)
 
 
-def test_tones_begin_in_some_rows():
-    reader = SampleReader(replace(CONFIG, noise=0.1))
+def test_a_disturbance_goes_on_in_the_next_batch_and_decays(monkeypatch):
+    monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)  # none begins
+    reader, ids = SampleReader(replace(CONFIG, noise=0.5)), voice(1, HISTORY + 401)
+    state, added = state_of(ids[:, :HISTORY], (0.3, 1.0, 10.0, 200.0)), []
+    for start in range(HISTORY, HISTORY + 400, 50):
+        disturbed, after = reader.disturb(ids[:, start : start + 51], state)
+        added.append((disturbed - ids[:, start : start + 51])[0])
+        state = (torch.cat([state[0], (disturbed[:, :50] - 128).float()], dim=1)[:, 50:], *after[1:])
+    t = np.arange(1, 401)
+    expected = 10 * np.exp(-t / 200) * np.sin(1 + 0.3 * t)
+    np.testing.assert_allclose(torch.cat([piece[:50] for piece in added]), expected, atol=0.51)
+    assert all(last[50] == first[0] for last, first in itertools.pairwise(added))  # a target is the next input
+
+
+def test_disturbances_begin_in_some_rows():
+    reader, ids = SampleReader(replace(CONFIG, noise=2.0)), voice(4000, HISTORY + 51)
     torch.manual_seed(0)
-    _, (*_, tones) = reader.disturb(voice(2000, 50), reader.initial_state(torch.zeros(1), 2000))
-    began = float((tones[:, 0] > 0).double().mean())
-    assert began == pytest.approx(50 / samples.TONE_SAMPLES, abs=0.02)
-    assert float((tones[:, 1] > 0).double().mean()) == pytest.approx(began * samples.TONE_SHARE, abs=0.01)
-    assert tones[:, 1].max() <= 0.5
+    _, (*_, begun) = reader.disturb(ids[:, HISTORY:], state_of(ids[:, :HISTORY], (9, 0, 0, 1)))
+    new = begun[:, 0] != 9
+    assert float(new.double().mean()) == pytest.approx(50 / samples.DISTURBANCE_EVERY, abs=0.02)
+    assert float((begun[new, 0] > 0).double().mean()) == pytest.approx(samples.TONE_SHARE, abs=0.1)
+    assert begun[:, 2].max() < 2 * 25  # decayed from at most twice the level of 20
+    assert (begun[new, 3] >= samples.DISTURBANCE_LENGTHS[0]).all()
+    assert (begun[:, 3] <= samples.DISTURBANCE_LENGTHS[1]).all()
 
 
-def test_a_network_has_noise_in_training_only():
-    model = build(replace(CONFIG, noise=0.5), 0)
-    x, state = voice(2, 100), model.initial_state(2)
+def test_the_loss_is_disturbed_in_training_only():
+    model = build(replace(CONFIG, noise=2.0), 0)
+    x, y = voice(8, 101)[:, :-1], voice(8, 101)[:, 1:]
+    state = model.state_after(voice(8, HISTORY, seed=1))
     torch.manual_seed(0)
-    assert not torch.equal(model(x, state)[0], model(x, state)[0])
+    assert not torch.equal(model.loss(x, y, state)[0], model.loss(x, y, state)[0])
     assert model.draws_numbers
     model.eval()
-    torch.testing.assert_close(model(x, state)[0], model(x, state)[0], rtol=0, atol=0)
+    torch.testing.assert_close(model.loss(x, y, state)[0], model.loss(x, y, state)[0], rtol=0, atol=0)
 
 
 def test_the_output_is_a_logistic_distribution_around_the_prediction():

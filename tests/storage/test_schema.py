@@ -111,6 +111,6 @@ def test_the_tables_name_the_fields_of_the_classes_that_they_describe():
     assert schema.TRAINING.keys() == Settings().to_json().keys()
     assert set(schema.TRAINING["recipe"].choices) == set(RECIPES)
     assert schema.SOUND.keys() == SoundOptions().to_json().keys()
-    assert schema.CHECKPOINT.keys() == {field.name for field in fields(CheckpointMeta)} - {"path"}
+    assert schema.SYMBOLS.keys() == {field.name for field in fields(CheckpointMeta)} - {"path"}
     defaults = {field.name: field.default for field in fields(CheckpointMeta)}
-    assert all(field.default == defaults[name] for name, field in schema.CHECKPOINT.items())
+    assert all(field.default == defaults[name] for name, field in schema.SYMBOLS.items())
