@@ -16,9 +16,9 @@ from charrnn.sampling.free_running import Reference
 from charrnn.sampling.generate import generate
 
 STREAMS = 16
-LEAST_SECONDS, MOST_SECONDS = 2.0, 8.0  # per stream
+LEAST_SECONDS, MOST_SECONDS = 2.0, 4.0  # per stream
 START_SECONDS = 1.0  # that are not measured, because sampling begins from silence
-SHARE = 0.1  # of the symbols that were trained that are generated at most
+SHARE = 0.2  # of the symbols that were trained that are generated at most
 STEP, TRIALS = 0.025, 4  # of the temperature
 LEVEL = 2.0  # dB from the recording's that a sound should not exceed
 
