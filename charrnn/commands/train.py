@@ -49,7 +49,7 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         _add_sampler(trainer, interruption, args.quiet)
         resumed_at = trainer.state.iteration if args.resume else None
         trainer.train(stopped=lambda: bool(interruption))
-        if world.is_main and trainer.finished and trainer.state.iteration != resumed_at:
+        if world.is_main and trainer.finished and not interruption:
             _calibrate(trainer, interruption, args.quiet)
         exit_code = int(world.all_reduce_max(interruption.exit_code))
     log_end(trainer, exit_code != DONE, resumed_at, args.quiet)
@@ -93,15 +93,15 @@ def _calibrate(trainer: Trainer, interruption: Interruption, quiet: bool) -> Non
     from charrnn.engines import engine
     from charrnn.sampling import calibration
     from charrnn.sampling.free_running import Reference
-    from charrnn.storage.checkpoint_format import set_calibration
+    from charrnn.storage.checkpoint_format import load, set_calibration
     from charrnn.training.samples import StoppedError
 
     settings, iteration = trainer.settings, trainer.state.iteration
     rate, recording = trainer.task.rate or 0, trainer.task.parts["train"]
     duration = calibration.seconds(iteration * settings.batch_size * settings.seq_length, rate)
-    if not duration:
-        return
     file = trainer.run.checkpoint_file(iteration)
+    if not duration or not file.exists() or load(file).calibration is not None:
+        return
     total = calibration.TRIALS * round(duration * rate)
     with progress(total, " samples", quiet, unit_scale=True, desc="calibration", leave=False) as bar:
 

@@ -66,7 +66,7 @@ def engine(
     check_whole("threads", threads, 0, MAX_THREADS)
     loaded = _load(checkpoint)
     made = _engine(loaded, kind, streams, precision, threads)
-    made.calibration = loaded.calibration
+    made.calibration = loaded.calibration or 1.0
     return made
 
 

@@ -70,7 +70,7 @@ class CheckpointMeta:
     sound: dict[str, Any] | None = None  # a `charrnn.data.recordings.SoundOptions.to_json`; None if unknown
     train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
-    calibration: float = 1.0  # factor of temperatures in sampling (`charrnn.sampling.calibration`)
+    calibration: float | None = None  # factor of temperatures in sampling; None if not calibrated
     path: str = ""  # file from which it was read
 
 
@@ -119,7 +119,7 @@ def load_error(path: str | Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")
 
 
-def set_calibration(path: str | Path, calibration: float) -> None:
+def set_calibration(path: str | Path, calibration: float | None) -> None:
     """Store the factor of temperatures in a checkpoint of a character network."""
     metadata, weights = read(path, KIND)
     write(path, KIND, metadata | {"calibration": calibration}, partial(serialise, weights))

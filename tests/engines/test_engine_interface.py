@@ -152,6 +152,14 @@ def test_the_first_samples_of_a_network_that_reads_them_are_around_silence(kind)
     assert probabilities.argmax() == 128
 
 
+def test_temperatures_are_multiplied_by_the_calibration(kind, tiny_model):
+    plain, calibrated, u = make(kind, tiny_model, 2), make(kind, tiny_model, 2), uniform_numbers(40, 2)
+    calibrated.calibration = 0.5
+    np.testing.assert_array_equal(calibrated.run(u, 1.6), plain.run(u, 0.8))
+    np.testing.assert_array_equal(calibrated.probabilities(1.6), plain.probabilities(0.8))
+    assert (plain.run(u, 0.8) != calibrated.run(u, 0.8)).any()
+
+
 def test_no_steps_return_no_symbols_and_change_nothing(kind, tiny_model):
     engine = make(kind, tiny_model, 2)
     assert engine.run(np.empty((0, 2), dtype=np.float32), 1.0).shape == (2, 0)
