@@ -4,7 +4,7 @@ A program computes the coefficients of one predictor from one window, and the pr
 autocorrelation, Schur's recursion and sums are in double precision and in the order of the reference where the order
 counts. The recursion exchanges numbers between threads through a scratch in the GPU's memory.
 
-N rows, T = steps. Arrays have the lengths of `charrnn.cuda.predictor`.
+N rows. `charrnn.cuda.predictor` allocates the arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     phase,  # (N,) int32
     window,  # (LENGTH,) fp32
     bandwidths,  # (ORDER,) fp64
-    numbers,  # see `_constants`
+    numbers,  # (6,) fp64, from `charrnn.cuda.predictor`
     values,  # (N, steps + 1, PREDICTORS) fp32, from this predictor's on
     scales,  # the same
     scratch,  # (programs, 6, WIDTH) fp64
