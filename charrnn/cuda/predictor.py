@@ -84,8 +84,8 @@ def _sizes(predictor: LinearPredictor, predictors: Predictors) -> dict[str, int]
 
 
 @cache
-def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the window, the factors of the coefficients, and the numbers that a kernel's arguments would round."""
+def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the window, and the numbers that a kernel's arguments would round."""
     numbers = (
         1 + predictor.white_noise,
         predictor.noise_floor * predictor.power,
@@ -96,6 +96,5 @@ def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor
     )
     return (
         torch.tensor(predictor.window, dtype=torch.float32, device=device),
-        torch.tensor(predictor.bandwidths, dtype=torch.float64, device=device),
         torch.tensor(numbers, dtype=torch.float64, device=device),
     )

@@ -18,7 +18,6 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     samples,  # (N, HISTORY + steps) fp32
     phase,  # (N,) int32
     window,  # (LENGTH,) fp32
-    bandwidths,  # (ORDER,) fp64
     numbers,  # (6,) fp64, from `charrnn.cuda.predictor`
     values,  # (N, steps + 1, PREDICTORS) fp32, from this predictor's on
     scales,  # the same
@@ -40,7 +39,7 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     first = block * HOP - tl.load(phase + row) % HOP  # of the block's positions
     if first <= steps:
         mine = scratch + program * 6 * WIDTH
-        a, scale = _solve(own + HISTORY + first, window, bandwidths, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+        a, scale = _solve(own + HISTORY + first, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
         for position in range(first, first + HOP):
             if (position >= 0) & (position <= steps):
                 at = (row * (steps + 1) + position) * PREDICTORS
@@ -53,7 +52,6 @@ def predict_step(  # type: ignore[no-untyped-def]
     samples,  # (N, HISTORY + 1) fp32; to begin, (N, HISTORY)
     phase,
     window,
-    bandwidths,
     numbers,
     values,  # (N, 2, PREDICTORS)
     scales,
@@ -73,7 +71,7 @@ def predict_step(  # type: ignore[no-untyped-def]
     used = tl.load(phase + row) % HOP
     own, mine, stored = samples + row * (HISTORY + 1 - BEGIN), scratch + row * 6 * WIDTH, kept + row * (WIDTH + 1)
     if BEGIN:
-        a, scale = _solve(own + HISTORY - used, window, bandwidths, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+        a, scale = _solve(own + HISTORY - used, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
         tl.store(stored + i, a)
         tl.store(stored + WIDTH, scale)
     else:
@@ -82,7 +80,7 @@ def predict_step(  # type: ignore[no-untyped-def]
         tl.store(values + at, _prediction(own + HISTORY, a, ORDER, WIDTH))
         tl.store(scales + at, scale)
         if used == HOP - 1:
-            a, scale = _solve(own + HISTORY + 1, window, bandwidths, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+            a, scale = _solve(own + HISTORY + 1, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
             tl.store(stored + i, a)
             tl.store(stored + WIDTH, scale)
         tl.store(values + at + PREDICTORS, _prediction(own + HISTORY + 1, a, ORDER, WIDTH))
@@ -93,7 +91,6 @@ def predict_step(  # type: ignore[no-untyped-def]
 def _solve(  # type: ignore[no-untyped-def]
     end,
     window,
-    bandwidths,
     numbers,
     scratch,
     ORDER: tl.constexpr,
@@ -143,7 +140,6 @@ def _solve(  # type: ignore[no-untyped-def]
         tl.load(numbers + 4),
         tl.load(numbers + 5),
     )
-    a *= tl.load(bandwidths + i, mask=i < ORDER, other=0.0)
     a = tl.maximum(tl.minimum(a * resolution, largest * resolution), -largest * resolution)
     a = ((a + whole) - whole) / resolution
     return a, tl.sqrt(error / power)

@@ -40,7 +40,6 @@ class LinearPredictor:
     white_noise: float = 1e-5  # that is added, relative to the signal's power; makes the prediction less sharp
     noise_floor: float = 0.006  # variance, in steps squared, of white noise that is also added
     peak: int = 255  # of the window's whole numbers, at most 255; a small one is faster
-    bandwidth: float = 1.0  # coefficient j is multiplied by its j-th power, which widens resonances
 
     @cached_property
     def window(self) -> NDArray[np.int16]:
@@ -53,11 +52,6 @@ class LinearPredictor:
     def power(self) -> float:
         """The sum of the squares of the window."""
         return float(np.sum(self.window.astype(np.float64) ** 2))
-
-    @cached_property
-    def bandwidths(self) -> Doubles:
-        """The factors (order,) of the coefficients."""
-        return np.asarray(self.bandwidth ** np.arange(1, self.order + 1))
 
 
 Predictors = tuple[LinearPredictor, ...]
@@ -125,7 +119,7 @@ def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> tuple[Double
     r = np.rint(np.fft.irfft(squares, size)[..., : predictor.order + 1])
     r[..., 0] = r[..., 0] * (1 + predictor.white_noise) + predictor.noise_floor * predictor.power
     a, error = schur(r)
-    a = np.rint(a * predictor.bandwidths * RESOLUTION).clip(-LARGEST * RESOLUTION, LARGEST * RESOLUTION) / RESOLUTION
+    a = np.rint(a * RESOLUTION).clip(-LARGEST * RESOLUTION, LARGEST * RESOLUTION) / RESOLUTION
     return a, np.sqrt(error / predictor.power)
 
 

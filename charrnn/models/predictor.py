@@ -42,9 +42,8 @@ def _predict(predictor: LinearPredictor, samples: Tensor, phase: Tensor, before:
 
 def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]:
     """Return coefficients (..., order) and error scales (...) for windows (..., length)."""
-    window, bandwidths = _constants(predictor, windows.device)
     size = 1 << (predictor.length + predictor.order).bit_length()
-    spectrum = torch.fft.rfft(windows * window, size)
+    spectrum = torch.fft.rfft(windows * _window(predictor, windows.device), size)
     squares = spectrum.real.square() + spectrum.imag.square()
     r = torch.fft.irfft(squares, size)[..., : predictor.order + 1].round()
     u, v = r[..., 1:], r[..., :-1].clone()
@@ -56,14 +55,11 @@ def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]
         error = v[..., :1] - k * u[..., :1]
         u, v = u[..., 1:] - k * v[..., 1:], (v - k * u)[..., :-1]
     limit = LARGEST * RESOLUTION
-    a = (a * bandwidths * RESOLUTION).round().clamp(-limit, limit) / RESOLUTION
+    a = (a * RESOLUTION).round().clamp(-limit, limit) / RESOLUTION
     return a, (error[..., 0] / predictor.power).sqrt()
 
 
 @cache
-def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the window and the factors of the coefficients on a device, to which a CUDA graph cannot copy them."""
-    window, bandwidths = (
-        torch.from_numpy(array).to(device) for array in (predictor.window.astype(np.float64), predictor.bandwidths)
-    )
-    return window, bandwidths
+def _window(predictor: LinearPredictor, device: torch.device) -> Tensor:
+    """Return the window on a device, to which a CUDA graph cannot copy it."""
+    return torch.from_numpy(predictor.window.astype(np.float64)).to(device)

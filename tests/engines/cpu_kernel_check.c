@@ -114,13 +114,10 @@ static int check(int cell, int format, int reads)
     float *bias = numbers(rows, 1), *gain = numbers(outputs, 1), *offset = numbers(outputs, 1);
     Network network = {.vocab = VOCAB, .layers = DEPTH, .embedding_size = size, .embedding = embedding, .layer = layer};
     int16_t window[WINDOW];
-    double bandwidths[ORDER];
     for (int i = 0; i < WINDOW; i++)
         window[i] = i < WINDOW - 4 ? 100 : 20;
-    for (int i = 0; i < ORDER; i++)
-        bandwidths[i] = 1;
-    LinearPredictor predictor[2] = {{ORDER, WINDOW, HOP / 2, 100, window, bandwidths, 1e-5, 2000, 370000},
-                                    {ORDER - 5, WINDOW - 8, HOP, 255, window + 8, bandwidths, 1e-3, 2000, 290000}};
+    LinearPredictor predictor[2] = {{ORDER, WINDOW, HOP / 2, 100, window, 1e-5, 2000, 370000},
+                                    {ORDER - 5, WINDOW - 8, HOP, 255, window + 8, 1e-3, 2000, 290000}};
     Predictors predictors = {2, HISTORY, predictor};
     if (reads != EMBEDDING)
         network.table = products;

@@ -49,7 +49,7 @@ class LinearPredictor(ctypes.Structure):
 
     _fields_ = [
         *_fields(c_int32, "order length hop peak"),
-        *_fields(c_void_p, "window bandwidths"),
+        *_fields(c_void_p, "window"),
         *_fields(c_double, "white_noise noise_floor power"),
     ]
 

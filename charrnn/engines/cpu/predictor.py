@@ -52,6 +52,6 @@ def for_kernel(predictors: predictor.Predictors) -> Predictors:
     each = (LinearPredictor * len(predictors))()
     for target, one in zip(each, predictors, strict=True):
         target.order, target.length, target.hop, target.peak = one.order, one.length, one.hop, one.peak
-        target.window, target.bandwidths = one.window.ctypes.data, one.bandwidths.ctypes.data  # arrays that one keeps
+        target.window = one.window.ctypes.data  # an array that one keeps
         target.white_noise, target.noise_floor, target.power = one.white_noise, one.noise_floor * one.power, one.power
     return Predictors(len(predictors), predictor.history(predictors), each)

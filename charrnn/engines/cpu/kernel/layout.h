@@ -66,7 +66,6 @@ typedef struct {
     int32_t hop;                   /* samples for which coefficients are used */
     int32_t peak;                  /* of the window, at most 255 */
     const int16_t *window;         /* (length,) whole numbers */
-    const double *bandwidths;      /* (order,) */
     double white_noise, noise_floor, power;
 } LinearPredictor;
 

@@ -90,7 +90,7 @@ static float V(solve)(const LinearPredictor *p, const int8_t *end, PredictorMemo
     double error = V(schur)(memory->r, memory->u, a, memory->reversed, p->order);
     const double limit = LARGEST * RESOLUTION;
     for (int32_t j = 0; j < MAX_ORDER; j++) {
-        double scaled = j < p->order ? rint(a[j] * p->bandwidths[j] * RESOLUTION) : 0;
+        double scaled = j < p->order ? rint(a[j] * RESOLUTION) : 0;
         scaled = scaled < -limit ? -limit : scaled > limit ? limit : scaled;
         coefficients[MAX_ORDER - 1 - j] = scaled / RESOLUTION;
     }
