@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytecodec.console import DONE, Interruption, command, log, print_path, progress
+from bytecodec.console import DONE, Interruption, command, log, print_path
 from bytecodec.errors import InputError, first_line
 from charrnn import runtime
 from charrnn.commands.flags import explicit_flags, needs, threads_of
@@ -46,11 +46,9 @@ def charrnn_train(argv: Sequence[str] | None = None) -> int:
         if world.is_main:
             _add_listeners(trainer, args, stack)
         interruption = stack.enter_context(Interruption())
-        _add_sampler(trainer, interruption, args.quiet)
+        _add_hooks(trainer, interruption, args.quiet)
         resumed_at = trainer.state.iteration if args.resume else None
         trainer.train(stopped=lambda: bool(interruption))
-        if world.is_main and trainer.finished and not interruption:
-            _calibrate(trainer, interruption, args.quiet)
         exit_code = int(world.all_reduce_max(interruption.exit_code))
     log_end(trainer, exit_code != DONE, resumed_at, args.quiet)
     if world.is_main:
@@ -71,57 +69,14 @@ def _add_listeners(trainer: Trainer, args: Namespace, stack: contextlib.ExitStac
         trainer.listeners.append(board)
 
 
-def _add_sampler(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
-    """Add the sampler of checkpoints, if the run has samples."""
+def _add_hooks(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
+    """Add the sampler of checkpoints, if the run has samples, and the calibration of the last one."""
     config = trainer.run.config()
+    options = {"threads": config["threads"], "quiet": quiet, "stopped": lambda: bool(interruption)}
     samples = config["samples"]
     if samples["seconds"]:
-        trainer.sample = trainer.task.sampler(
-            trainer.run,
-            **samples,
-            seed=trainer.settings.seed,
-            threads=config["threads"],
-            quiet=quiet,
-            stopped=lambda: bool(interruption),
-        )
-
-
-def _calibrate(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
-    """Calibrate the temperature of the last checkpoint if its network reads samples and has trained for long enough."""
-    if not getattr(trainer.model.config, "reads_samples", False):
-        return
-    from charrnn.engines import engine
-    from charrnn.sampling import calibration
-    from charrnn.sampling.free_running import Reference
-    from charrnn.storage.checkpoint_format import load, set_calibration
-    from charrnn.training.samples import StoppedError
-
-    settings, iteration = trainer.settings, trainer.state.iteration
-    rate, recording = trainer.task.rate or 0, trainer.task.parts["train"]
-    duration = calibration.seconds(iteration * settings.batch_size * settings.seq_length, rate)
-    file = trainer.run.checkpoint_file(iteration)
-    if not duration or not file.exists() or load(file).calibration is not None:
-        return
-    total = calibration.TRIALS * round(duration * rate)
-    with progress(total, " samples", quiet, unit_scale=True, desc="calibration", leave=False) as bar:
-
-        def advance(count: int) -> None:
-            bar.update(count)
-            if interruption:
-                raise StoppedError
-
-        try:
-            sampler = engine(file, "cpu", calibration.STREAMS, threads=trainer.run.config()["threads"])
-            reference = Reference(recording, rate, max(2 * rate, round(duration * rate)))
-            factor, before, after = calibration.calibrate(sampler, reference, rate, duration, advance)
-        except InputError as problem:
-            log(f"{problem} The level of what the network generates is not calibrated.")
-        except StoppedError:
-            log("interrupted: the level of what the network generates is not calibrated.")
-        else:
-            set_calibration(file, factor)
-            levels = f"{before:+.1f} dB, {after:+.1f} dB with temperatures multiplied by {factor:.3f}"
-            log(f"level     in free running: {levels}", quiet)
+        trainer.sample = trainer.task.sampler(trainer.run, **samples, seed=trainer.settings.seed, **options)
+    trainer.calibrate = trainer.task.calibrator(trainer.run, trainer.settings, **options)
 
 
 def _open_run(args: Namespace, named: set[str], stack: contextlib.ExitStack, world: World) -> Trainer:

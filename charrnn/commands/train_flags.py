@@ -18,7 +18,7 @@ FRAME_LOSSES = ("mse", "gaussian")  # those of charrnn.frames.model, which impor
 LENGTH_FLAGS = ("max_epochs", "max_iterations", "max_minutes")
 FLAGS_WITH_RESUME = {"resume", "device", "print_every", "quiet", *LENGTH_FLAGS}
 WITH_RESUME = "only --max-epochs, --max-iterations, --max-minutes, --device, --print-every and -q can be changed"
-FRAME_FLAGS = ("preset", "frame_taps", "loss")
+FRAME_FLAGS = ("frame_taps", "loss")
 SYMBOL_FLAGS = ("mulaw", "wordvec_size", "encoding", "table", *SAMPLES[DEFAULT_RECIPE])
 DEFAULT_EPOCHS = 50
 FRAME_DEFAULTS: dict[str, Any] = {  # defaults that differ from those of a character network
@@ -31,7 +31,11 @@ FRAME_DEFAULTS: dict[str, Any] = {  # defaults that differ from those of a chara
     "loss": "mse",
     "precision": "fp32",
 }
-PRESETS: dict[str, dict[str, Any]] = {  # from docs/explanation/frame-predictor.md, except for the batches
+PRESETS: dict[str, dict[str, Any]] = {  # with the batches of recipe modern, 25 and 90 million symbols
+    "quick": {"rnn_size": 256, "layers": 2, "wordvec_size": 64, "max_iterations": 5000},
+    "long": {"rnn_size": 384, "layers": 2, "wordvec_size": 64, "max_iterations": 18000},
+}
+FRAME_PRESETS: dict[str, dict[str, Any]] = {  # from docs/explanation/frame-predictor.md, except for the batches
     "day12": {
         "cell": "lstm",
         "rnn_size": 300,
@@ -46,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # from docs/explanation/frame-predictor.
 }
 EXAMPLES = """
 wav2utf8 in.wav out.txt && charrnn-train out.txt --rnn-size 680 --layers 3
+charrnn-train voice.flac --preset quick
 charrnn-train voice.flac --rnn-size 256 --layers 2 --max-minutes 30
 charrnn-train recordings/ --run-dir runs/choir
 charrnn-train --resume runs/choir --max-epochs 80
@@ -53,12 +58,17 @@ charrnn-train voice.flac --frames --loss gaussian --max-minutes 30
 torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac
 """
 INPUT = "texts, recordings or folders of them; - is standard input (default: the demo recording, data/voice.wav)"
+PRESET = (
+    "named set of sizes and length: quick (--rnn-size 256 --layers 2, about ten minutes on two cores) or long "
+    "(--rnn-size 384 --layers 2, about an hour); with --frames, day12 or finale, two experiments of 2016"
+)
 SIZE = whole(1, 10**6)
 
 
 def parser() -> Parser:
     p = Parser("charrnn-train", "Train a character network on texts or recordings.", EXAMPLES)
     p.add_argument("input", nargs="*", type=path, metavar="INPUT", help=INPUT)
+    p.add_argument("--preset", choices=(*PRESETS, *FRAME_PRESETS), help=PRESET)
     _add_data(p.add_argument_group("data"))
     _add_network(p.add_argument_group("network"))
     _add_frames(p.add_argument_group("frame predictor (docs/explanation/frame-predictor.md)"))
@@ -116,7 +126,6 @@ def _add_frames(g: _ArgumentGroup) -> None:
         help="train a frame predictor of 16-bit samples that are --seq-length apart. Its defaults are "
         "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
-    g.add_argument("--preset", choices=tuple(PRESETS), help="settings of one of two experiments of 2016")
     option(g, "--frame-taps N", SIZE, "number of samples in the input of a step (default: 40)")
     g.add_argument(
         "--loss",
@@ -199,7 +208,8 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
     if args.resume and (foreign := sorted(named - FLAGS_WITH_RESUME)):
         names = ", ".join("INPUT" if name == "input" else flag_of(name) for name in foreign)
         p.error(f"--resume uses the settings of the run, so {names} cannot be given: {WITH_RESUME}.")
-    _resolve_frame_flags(p, args, named)
+    _check_frame_flags(p, args, named)
+    _apply_preset(args, named)
     if args.input.count("-") > 1:
         p.error("- is standard input, which can be read only once: name it once.")
     if "normalize_over" in named and not args.normalize:
@@ -216,18 +226,26 @@ def check(p: Parser, args: Namespace, named: set[str]) -> None:
         _check_network(p, args, named)
 
 
-def _resolve_frame_flags(p: Parser, args: Namespace, named: set[str]) -> None:
-    """Reject flags that cannot be combined with --frames, or require it, and fill in its defaults."""
+def _check_frame_flags(p: Parser, args: Namespace, named: set[str]) -> None:
+    """Reject flags that cannot be combined with --frames, or require it."""
     if not args.frames:
         if foreign := [name for name in FRAME_FLAGS if name in named]:
             p.error(f"{flag_of(foreign[0])} requires --frames.")
+        if args.preset in FRAME_PRESETS:
+            p.error(f"--preset {args.preset} requires --frames.")
         return
     if foreign := [name for name in SYMBOL_FLAGS if name in named]:
         p.error(f"{flag_of(foreign[0])} is for networks of symbols: omit it or --frames.")
-    preset = PRESETS.get(args.preset, {})
-    limited = args.max_iterations is not None or args.max_minutes is not None
-    for name, value in (FRAME_DEFAULTS | preset).items():
-        if name not in named and not (limited and name == "max_epochs"):
+    if args.preset in PRESETS:
+        p.error(f"--preset {args.preset} is for networks of symbols: omit it or --frames.")
+
+
+def _apply_preset(args: Namespace, named: set[str]) -> None:
+    """Fill in the defaults of --frames and of --preset. A limit that is given replaces that of the preset."""
+    values = FRAME_DEFAULTS if args.frames else {}
+    values = values | (PRESETS | FRAME_PRESETS).get(args.preset, {})
+    for name, value in values.items():
+        if name not in named and not (name in LENGTH_FLAGS and named & set(LENGTH_FLAGS)):
             setattr(args, name, value)
 
 

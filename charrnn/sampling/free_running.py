@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,6 @@ class Reference:
         values = self._as_int16(np.arange(limits.min, limits.max + 1).astype(recording.dtype))
         self._lowest, self._highest = int(values.min()), int(values.max())
         self._level, self._spectrum = self._level_and_spectrum()
-        self.ranges = self._ranges() if self.stretches else None
 
     def measure(self, sound: NDArray[np.int16]) -> Measures:
         """Return the measures of a sound (n,) at the reference's rate; raise InputError if it is below two seconds."""
@@ -121,7 +121,11 @@ class Reference:
             clipped_share(sound, self._lowest, self._highest),
         )
 
-    def _ranges(self) -> dict[str, tuple[float, float]]:
+    @cached_property
+    def ranges(self) -> dict[str, tuple[float, float]] | None:
+        """Least and greatest value of each measure; see the class."""
+        if not self.stretches:
+            return None
         found = [asdict(self.measure(stretch)) for stretch in self._read()]
         return {name: (min(one[name] for one in found), max(one[name] for one in found)) for name in found[0]}
 

@@ -1,4 +1,4 @@
-"""Samples of a run's checkpoints, which are written while the network trains."""
+"""Samples of a run's checkpoints, which are written while the network trains, and the calibration of the last one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bytecodec.console import progress
+from bytecodec.console import log, progress
+from bytecodec.errors import InputError
+from charrnn.data.vocab import Ids
 from charrnn.engines import engine
+from charrnn.sampling import calibration
+from charrnn.sampling.free_running import Reference
 from charrnn.sampling.task import SamplingTask, SymbolSampling
-from charrnn.storage.checkpoint_format import load
+from charrnn.storage.checkpoint_format import KIND, load, read_metadata, set_calibration
 from charrnn.storage.run_dir import Run
 
 CHUNK = 256  # symbols per call of the engine, between which sampling can be stopped
@@ -75,5 +79,48 @@ class SymbolSampler(CheckpointSampler):
         return SymbolSampling(checkpoint, engine(checkpoint, threads=self.threads), start, seed=self.seed, chunk=CHUNK)
 
 
+@dataclass
+class Calibrator:
+    """Function that calibrates the temperature of a run's checkpoint, if it has been trained for long enough.
+
+    It uses the compiled engine. If that cannot run the network, or ``stopped`` returns true, there is no calibration.
+    """
+
+    run: Run
+    recording: Ids
+    rate: int
+    batch_symbols: int  # per iteration
+    threads: int = 0
+    quiet: bool = False
+    stopped: Callable[[], bool] = lambda: False
+
+    def __call__(self, step: int) -> None:
+        """Calibrate the checkpoint of an iteration, unless it is calibrated."""
+        duration = calibration.stream_seconds(step * self.batch_symbols, self.rate)
+        file = self.run.checkpoint_file(step)
+        if not duration or not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
+            return
+        total = calibration.TRIALS * round(duration * self.rate)
+        with progress(total, " samples", self.quiet, unit_scale=True, desc="calibration", leave=False) as bar:
+
+            def advance(count: int) -> None:
+                bar.update(count)
+                if self.stopped():
+                    raise StoppedError
+
+            try:
+                sampler = engine(file, "cpu", calibration.STREAMS, threads=self.threads)
+                reference = Reference(self.recording, self.rate, round(duration * self.rate))
+                factor, before, after = calibration.calibrate(sampler, reference, self.rate, duration, advance)
+            except InputError as problem:
+                log(f"{problem} The level of what the network generates is not calibrated.")
+            except StoppedError:
+                log("interrupted: the level of what the network generates is not calibrated.")
+            else:
+                set_calibration(file, factor)
+                levels = f"{before:+.1f} dB, {after:+.1f} dB with temperatures multiplied by {factor:.3f}"
+                log(f"level     in free running: {levels}", self.quiet)
+
+
 class StoppedError(Exception):
-    """Raised to leave a file that is being written, which is then discarded."""
+    """Raised to stop sampling; what is unfinished is discarded."""

@@ -91,6 +91,10 @@ class TrainingTask(abc.ABC):
     def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
         """Return a function that writes the samples of a checkpoint (`charrnn.training.samples.CheckpointSampler`)."""
 
+    def calibrator(self, run: Run, settings: Settings, **options: Any) -> Callable[[int], None] | None:
+        """Return a function that calibrates a checkpoint, or None if these networks are not calibrated."""
+        return None
+
 
 class SymbolTask(TrainingTask):
     """A character network on recordings or texts."""
@@ -174,6 +178,14 @@ class SymbolTask(TrainingTask):
         from charrnn.training.samples import SymbolSampler  # imports engines, which the trainer does not need
 
         return SymbolSampler(run, **options)
+
+    def calibrator(self, run: Run, settings: Settings, **options: Any) -> Callable[[int], None] | None:
+        if not self.model.config.reads_samples:
+            return None
+        from charrnn.training.samples import Calibrator
+
+        assert self.rate
+        return Calibrator(run, self.parts["train"], self.rate, settings.batch_size * settings.seq_length, **options)
 
 
 def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:

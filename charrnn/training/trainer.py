@@ -65,6 +65,7 @@ class Trainer:
     ) -> None:
         self.task, self.model, self.settings, self.run = task, task.model, settings, run
         self.listeners, self.sample, self.world = list(listeners), sample, world
+        self.calibrate: Callable[[int], None] | None = None
         self.backend = backend or Backend()
         self.backend.install(self.model)
         rows = settings.batch_size
@@ -322,13 +323,15 @@ class Trainer:
             delete_old(self.run, self.settings.keep)
 
     def _write_samples(self) -> None:
-        """Write the missing samples of the last checkpoint, while the other processes wait."""
-        if self.sample:
-            if self.world.is_main:
+        """Calibrate the last checkpoint of a run, and write missing samples, while the other processes wait."""
+        if self.world.is_main:
+            if self.calibrate and self.finished:
+                self.calibrate(self.state.iteration)
+            if self.sample:
                 self.sample(self.state.iteration)
                 for listener in self.listeners:
                     listener.sampled(self.state.iteration)
-            self.world.barrier()
+        self.world.barrier()
 
     def _saved_weights(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the network has the weights that are validated and saved: their average, if any."""

@@ -15,6 +15,7 @@ from train_command import LEARNING, SMALL, assert_same_run, config, error, newes
 
 import bytecodec
 import charrnn
+from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.cuda import backends
 from charrnn.sampling import calibration
@@ -261,15 +262,17 @@ def test_the_backend_is_chosen_once_and_stored_in_the_config(monkeypatch):
 
 
 def test_at_its_end_a_network_of_samples_is_calibrated_once(monkeypatch, capsys):
-    monkeypatch.setattr(calibration, "SHARE", 1e6)
-    monkeypatch.setattr(calibration, "MOST_SECONDS", 1.3)
-    monkeypatch.setattr(calibration, "LEAST_SECONDS", 1.0)
-    write_sound()
-    assert charrnn_train(["sound.wav", *SMALL, "--max-iterations", "2", "--run-dir", "run"]) == 0
+    monkeypatch.setattr(calibration, "MAX_GENERATED_RATIO", 1e6)
+    monkeypatch.setattr(calibration, "MAX_SECONDS", 2.0)
+    monkeypatch.setattr(calibration, "STREAMS", 2)
+    flags = "--max-iterations 2 --sample-seconds 0.5 --run-dir run".split()
+    assert charrnn_train(["sound.wav", *SMALL, *flags]) == 0
     assert "temperatures multiplied by" in capsys.readouterr().err
     checkpoint = load(Run(Path("run")).checkpoint_file(2))
     assert checkpoint.calibration is not None
     assert charrnn.engine(checkpoint).calibration == checkpoint.calibration
+    assert charrnn_sample(["run", "--seconds", "0.5", "--seed", "0", "-o", "again.wav"]) == 0
+    assert Path("again.wav").read_bytes() == Run(Path("run")).sample_file(2, 1.0).read_bytes()
     charrnn_train(["--resume", "run"])
     assert "temperatures" not in capsys.readouterr().err
     set_calibration(checkpoint.path, None)  # as if the calibration had been interrupted

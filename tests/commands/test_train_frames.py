@@ -25,7 +25,7 @@ def without_times(path):
 
 
 def parsed(*argv):
-    """Return the arguments after the defaults of --frames are filled in."""
+    """Return the arguments after the defaults of --frames and of a preset are filled in."""
     p = parser()
     args = p.parse_args(argv)
     check(p, args, {arg.lstrip("-").replace("-", "_") for arg in argv if arg.startswith("--")})
@@ -99,6 +99,13 @@ def test_presets_are_the_settings_of_2016_and_flags_override_them():
     assert (finale.rnn_size, finale.max_epochs) == (64, None)
 
 
+def test_presets_of_networks_of_symbols_set_sizes_and_length_and_flags_override_them():
+    quick = parsed("a.wav", "--preset", "quick")
+    assert (quick.layers, quick.rnn_size, quick.max_iterations, quick.max_epochs) == (2, 256, 5000, None)
+    long = parsed("a.wav", "--preset", "long", "--layers", "1", "--max-minutes", "30")
+    assert (long.layers, long.rnn_size, long.max_iterations, long.max_minutes) == (1, 384, None, 30)
+
+
 def test_without_frames_the_defaults_are_those_of_a_network_of_symbols():
     args = parsed("a.wav")
     assert (args.rate, args.rnn_size, args.layers, args.forget_bias, args.seq_length) == (11025, 680, 3, 1.0, None)
@@ -110,6 +117,8 @@ def test_flags_that_cannot_be_combined_exit_with_2(capsys):
         (["voice.wav", "--frames", "--mulaw"], "--mulaw"),
         (["voice.wav", "--frames", "--wordvec-size", "3"], "--wordvec-size"),
         (["voice.wav", "--frames", "--preset", "day13"], "--preset"),
+        (["voice.wav", "--frames", "--preset", "quick"], "--preset quick"),
+        (["voice.wav", "--preset", "day12"], "--preset day12"),
         (["--resume", "mse", "--frames"], "--frames"),
     ):
         with pytest.raises(SystemExit) as stop:

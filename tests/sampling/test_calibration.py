@@ -5,7 +5,7 @@ import pytest
 
 from charrnn.engines import Engine
 from charrnn.sampling import calibration
-from charrnn.sampling.calibration import calibrate, seconds
+from charrnn.sampling.calibration import calibrate, stream_seconds
 from charrnn.sampling.free_running import Reference
 
 RATE = 1000
@@ -50,6 +50,6 @@ def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
 
 
 def test_a_short_training_is_not_calibrated():
-    assert seconds(100_000, 11025) == 0
-    assert seconds(10_000_000, 11025) == pytest.approx(2.83, abs=0.01)
-    assert seconds(10**9, 11025) == calibration.MOST_SECONDS
+    assert stream_seconds(100_000, 11025) == 0
+    assert stream_seconds(10_000_000, 11025) == pytest.approx(2.83, abs=0.01)
+    assert stream_seconds(10**9, 11025) == calibration.MAX_SECONDS

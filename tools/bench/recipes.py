@@ -3,8 +3,8 @@
     python tools/bench/recipes.py voice.wav piano.wav --minutes 10 --sizes 2x256,3x680
 
 The networks train at the same time, each on its share of the cores, so that a drift of the machine's speed affects
-all. Free running is that of charrnn-eval: three sounds of a minute each. The runs stay in --runs and are not repeated;
-charrnn-plot draws them.
+all. Free running is that of charrnn-eval: three sounds of a minute each. The runs stay in --runs and are not repeated.
+--pictures writes the curves of all runs, and for each recording and size the spectrograms of 20 seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import soundfile
+from PIL import Image
 from table import machine
 
+from charrnn.commands.plot import charrnn_plot
+from charrnn.commands.sample import charrnn_sample
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run
 
@@ -30,6 +35,7 @@ KINDS = {  # flags of charrnn-train by the name of a kind
     "symbols": "--recipe modern --context 0 --prediction none",  # modern as it is for text
     "modern": "--recipe modern",
 }
+SECONDS = 20  # of a spectrogram
 MEASURES = ("level", "spectrum_distance", "peakiness", "clipped")
 
 
@@ -43,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each row (default: 1)")
     parser.add_argument("--threads", type=int, help="threads of each training (default: a share of the cores)")
     parser.add_argument("--alone", action="store_true", help="train the kinds one after the other")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures (default: none)")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="folder of the runs")
     args = parser.parse_args()
     kinds = args.kinds.split(",")
@@ -60,6 +67,8 @@ def main() -> None:
                 train(recording, size, args.minutes, threads, together, seed)
         for kind in kinds:
             print(f"| {recording.stem}, {size} | {kind} | {figures(runs[kind])} |", flush=True)
+        if args.pictures:
+            draw(recording, {kind: runs[kind][0] for kind in kinds}, args.pictures / stem)
 
 
 def train(recording: Path, size: str, minutes: float, threads: int, runs: Mapping[str, Path], seed: int) -> None:
@@ -90,6 +99,28 @@ def figures(runs: list[Path]) -> str:
         low, high = (found[0]["recording"][name][end] for end in ("least", "greatest"))
         cells.append(f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
     return " | ".join(cells)
+
+
+def draw(recording: Path, runs: Mapping[str, Path], target: Path) -> None:
+    """Draw the losses of runs, and the spectrograms of a recording and of what the networks generate."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        original = folder / recording.stem
+        samples, rate = soundfile.read(recording, frames=SECONDS * soundfile.info(recording).samplerate)
+        soundfile.write(original, samples, rate, format="WAV")
+        for kind, run in runs.items():
+            charrnn_sample(
+                [str(run), "--seconds", str(SECONDS), "--seed", "1", "-q", "-o", str(folder / f"{kind}.wav")]
+            )
+        sounds = [str(original), *(str(folder / f"{kind}.wav") for kind in runs)]
+        for suffix, options in (
+            ("sound", [*sounds, "--width", "960", "--height", "1120"]),
+            ("losses", [*map(str, runs.values()), "--unit", "bits", "--width", "960", "--height", "540"]),
+        ):
+            picture = folder / f"{suffix}.png"
+            charrnn_plot([*options, "-q", "-o", str(picture)])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(picture).save(f"{target}-{suffix}.webp", quality=70)
 
 
 def free_running(run: Path) -> dict[str, Any]:
