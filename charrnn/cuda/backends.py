@@ -13,6 +13,7 @@ import copy
 import importlib
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from bytecodec.console import log
 from bytecodec.errors import InputError, first_line
-from charrnn.data.predictor import PERIOD, history
+from charrnn.data.predictor import PERIOD, Predictors, history
 from charrnn.models import predictor
 from charrnn.models.cells import LSTM
 from charrnn.models.char_rnn import Layers
 from charrnn.models.config import map_state
+from charrnn.models.samples import Predict
 from charrnn.runtime import autocast
 
 AUTO = "auto"
@@ -65,26 +67,30 @@ class Backend:
 
 
 def use_prediction_kernel(model: Any, device: torch.device) -> None:
-    """Let a network predict samples on a GPU by the kernel, which is compared with torch's operations first."""
-    predictors = model.config.predictors
-    if not predictors:
-        return
+    """Let a network predict samples on a GPU by the kernel, if it can be used."""
+    if model.config.predictors and (predict := _prediction_kernel(model.config.predictors, device)):
+        model.samples.predict = predict
+
+
+@cache
+def _prediction_kernel(predictors: Predictors, device: torch.device) -> Predict | None:
+    """Return the kernel's prediction, or None if its results are not those of torch's operations, which is logged."""
     random = torch.Generator().manual_seed(0)
     samples = torch.randint(-128, 128, (2, history(predictors) + PERIOD), generator=random).float().to(device)
     phase = torch.tensor([0.0, 5.0], device=device)
     try:
-        predict = importlib.import_module("charrnn.cuda.predictor").predict
+        predict: Predict = importlib.import_module("charrnn.cuda.predictor").predict
         equal = all(
             map(torch.equal, predict(samples, phase, predictors), predictor.predict(samples, phase, predictors))
         )
         reason = "" if equal else "its results differ from those of torch's operations"
     except Exception as error:  # no Triton, or any error of a compiler or a driver
-        _check_gpu(error)
+        _check_gpu(error, "kernel for linear prediction", "--device cpu")
         reason = first_line(error)
-    if reason:
-        log(f"the kernel for linear prediction cannot be used here ({reason}): training is slower.")
-    else:
-        model.samples.predict = predict
+    if not reason:
+        return predict
+    log(f"the kernel for linear prediction cannot be used here ({reason}): training is slower.")
+    return None
 
 
 def choose_backend(
@@ -144,7 +150,7 @@ def smoke_test(model: Layers, batch: Batch, precision: str) -> str:
         check_size(len(batch[0]), model.config.rnn_size, batch[0].device)
         loss, gradient = _loss_and_gradient("kernel", model, batch, precision)
     except Exception as error:  # any error of a compiler or a driver
-        _check_gpu(error)
+        _check_gpu(error, "kernel for LSTM layers", "--gpu-layers torch")
         return first_line(error)
     difference = float((gradient - expected_gradient).norm() / expected_gradient.norm())
     if abs(loss - expected_loss) <= TOLERANCE * max(1.0, expected_loss) and difference <= TOLERANCE:
@@ -165,7 +171,10 @@ def loss_scale(precision: str, device: str, symbols: int) -> float:
 
 
 def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -> tuple[float, Tensor]:
-    """Return the loss of a batch after a random state, without dropout, and its gradient as one vector."""
+    """Return the loss of a batch after a random state, without dropout, and its gradient as one vector.
+
+    The state and the disturbances of samples are the same in each call.
+    """
     x, y = batch
     copied = copy.deepcopy(model).to(x.device)  # makes cuDNN's weights contiguous again
     copied.train()
@@ -174,7 +183,8 @@ def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -
     backend.install(copied)
     random = torch.Generator(x.device).manual_seed(0)
     state = map_state(lambda tensor: tensor.uniform_(-1, 1, generator=random), copied.initial_state(len(x)))
-    with autocast(precision, x.device.type):
+    with torch.random.fork_rng([x.device] if x.is_cuda else []), autocast(precision, x.device.type):
+        torch.manual_seed(0)
         loss, _ = copied.loss(x, y, state)
     scale = loss_scale(precision, x.device.type, y.numel())
     (loss * scale).backward()  # type: ignore[no-untyped-call]
@@ -185,7 +195,7 @@ def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -
     return float(loss.detach()), torch.cat(gradients) / scale
 
 
-def _check_gpu(error: Exception) -> None:
+def _check_gpu(error: Exception, kernel: str, remedy: str) -> None:
     """Raise InputError if the GPU cannot be used any more, as after some errors of a kernel."""
     if not torch.cuda.is_available():
         return
@@ -193,6 +203,5 @@ def _check_gpu(error: Exception) -> None:
         torch.cuda.synchronize()
     except RuntimeError:
         raise InputError(
-            f"the GPU stopped working when its kernel for LSTM layers was tried ({first_line(error)}): "
-            "start again with --gpu-layers torch."
+            f"the GPU stopped working when the {kernel} was tried ({first_line(error)}): start again with {remedy}."
         ) from error

@@ -134,7 +134,8 @@ def _on_threads(
     predict: PredictArrays, samples: NDArray[np.int8], phase: NDArray[np.int64], predictors: Predictors
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Share the rows among as many threads as torch has."""
-    rows, count = len(samples), torch.get_num_threads()
+    rows = len(samples)
+    count = min(rows, torch.get_num_threads())
     shares = [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
     with ThreadPoolExecutor(count) as pool:
         parts = pool.map(lambda share: predict(samples[share], phase[share], predictors), shares)

@@ -111,6 +111,8 @@ class SymbolTask(TrainingTask):
     @classmethod
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
         old = load(options.init_from) if options.init_from else None
+        if old and old.config.reads_samples and options.mulaw:
+            raise InputError(f"{options.init_from} reads linear samples as numbers: leave --mulaw out.")
         sound = sound_options(options, given, old.rate if old else None, bool(old and old.encoding == "mulaw"))
         corpus = prepare_corpus(
             options.input,

@@ -229,6 +229,12 @@ def test_init_from_keeps_rate_and_encoding_of_the_old_network():
         assert (config(f"new{rate}")["rate"], config(f"new{rate}")["encoding"]) == (rate, "mulaw")
 
 
+def test_a_network_of_linear_samples_is_not_trained_on_mulaw(capsys):
+    train("sound.wav", *SMALL, "--max-iterations", "1", "--run-dir", "old")
+    assert "--mulaw" in error(capsys, "sound.wav", *LEARNING, "--init-from", "old", "--mulaw", "--run-dir", "new")
+    assert not Path("new").exists()
+
+
 def test_init_from_keeps_the_cell_of_the_old_network(capsys):
     for cell in ("gru", "lstmp"):
         train("sound.txt", *SMALL, "--cell", cell, "--max-iterations", "1", "--run-dir", cell)

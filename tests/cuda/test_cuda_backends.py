@@ -9,7 +9,7 @@ import torch
 from kernel_stand_in import exact, put_kernel
 
 from bytecodec.errors import InputError
-from charrnn.cuda.backends import Backend, choose_backend
+from charrnn.cuda.backends import Backend, choose_backend, smoke_test
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
 from charrnn.training.recipe import GPU_LAYERS, Settings
@@ -102,6 +102,14 @@ def test_auto_is_the_kernel_if_its_results_are_those_of_torch(kernel, capsys):
     assert chosen("auto") == "kernel"
     assert "kernel" in capsys.readouterr().err
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_disturbances_of_samples_are_the_same_with_both_backends(kernel):
+    model = build(ModelConfig(256, 5, 6, 2, context=3, prediction="lpc", noise=10.0), seed=0)
+    batch = tuple(torch.randint(256, (2, N, T), generator=torch.Generator().manual_seed(1)))
+    options = {"device": "cuda", "precision": "fp32", "processes": 1, "quiet": True}
+    assert smoke_test(model, batch, "fp32") == ""
+    assert choose_backend("auto", "torch", model, lambda: batch, **options | {"precision": "bf16"}) == "kernel"
 
 
 @pytest.mark.parametrize("case", [{"device": "cpu"}, {"processes": 2}, {"cell": "lstmp"}])

@@ -144,3 +144,11 @@ def test_a_network_of_other_symbols_cannot_read_samples():
     for fields in ({"context": 3}, {"prediction": "lpc"}):
         with pytest.raises(ValueError, match="256"):
             ModelConfig(7, **fields)
+
+
+def test_rows_are_predicted_alike_on_one_thread_and_on_more_threads_than_rows(monkeypatch):
+    ids, reader = voice(3, 40), SampleReader(CONFIG)
+    expected = reader.read(ids, reader.initial_state(torch.zeros(1), 3))[0]
+    monkeypatch.setattr(samples, "LARGE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert torch.equal(reader.read(ids, reader.initial_state(torch.zeros(1), 3))[0], expected)

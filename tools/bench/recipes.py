@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,16 +77,24 @@ def train(recording: Path, size: str, minutes: float, threads: int, runs: Mappin
     layers, units = size.split("x")
     processes = []
     for kind, run in runs.items():
-        if (run / "val.csv").exists():
+        if run.exists():
             continue
+        shutil.rmtree(unfinished(run), ignore_errors=True)
         flags = f"--layers {layers} --rnn-size {units} {KINDS[kind]} --seed {seed} --threads {threads}"
         flags += f" --max-minutes {minutes} --checkpoint-every 500 --keep 1 -q"
-        command = [sys.executable, "-m", "charrnn.commands.train", str(recording), "--run-dir", str(run)]
+        command = [sys.executable, "-m", "charrnn.commands.train", str(recording), "--run-dir", str(unfinished(run))]
         print(f"{recording.stem}, {size}, {kind}, seed {seed}", file=sys.stderr)
-        processes.append(subprocess.Popen([*command, *flags.split()], stdout=subprocess.DEVNULL))
-    codes = [process.wait() for process in processes]
+        processes.append((run, subprocess.Popen([*command, *flags.split()], stdout=subprocess.DEVNULL)))
+    codes = [process.wait() for _, process in processes]
     if any(codes):
         raise SystemExit("a training failed: see above.")
+    for run, _ in processes:
+        unfinished(run).rename(run)
+
+
+def unfinished(run: Path) -> Path:
+    """Return the folder of a run while it trains."""
+    return run.with_name(f"{run.name}-unfinished")
 
 
 def figures(runs: list[Path]) -> str:
@@ -96,8 +105,9 @@ def figures(runs: list[Path]) -> str:
     for name in MEASURES:
         digits = 5 if name == "clipped" else 1
         values = [seed[name] for one in found for seed in one["seeds"]]
-        low, high = (found[0]["recording"][name][end] for end in ("least", "greatest"))
-        cells.append(f"{statistics.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+        cells.append(f"{statistics.mean(values):.{digits}f}")
+        if spread := found[0]["recording"][name]:  # none if the recording is shorter than a minute
+            cells[-1] += f" ({spread['least']:.{digits}f} to {spread['greatest']:.{digits}f})"
     return " | ".join(cells)
 
 
