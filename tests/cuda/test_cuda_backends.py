@@ -105,7 +105,7 @@ def test_auto_is_the_kernel_if_its_results_are_those_of_torch(kernel, capsys):
 
 
 def test_disturbances_of_samples_are_the_same_with_both_backends(kernel):
-    model = build(ModelConfig(256, 5, 6, 2, context=3, prediction="lpc", noise=10.0), seed=0)
+    model = build(ModelConfig(256, 5, 6, 2, context=3, prediction="lpc", noise=100.0), seed=0)
     batch = tuple(torch.randint(256, (2, N, T), generator=torch.Generator().manual_seed(1)))
     options = {"device": "cuda", "precision": "fp32", "processes": 1, "quiet": True}
     assert smoke_test(model, batch, "fp32") == ""
