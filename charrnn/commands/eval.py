@@ -99,6 +99,7 @@ def parser() -> Parser:
 
 def _evaluate(args: Namespace, task: EvaluationTask, part: str, device: str) -> dict[str, Any]:
     """Return all results by name."""
+    from charrnn.cuda.backends import use_prediction_kernel
     from charrnn.training.evaluate import evaluate
 
     precision = runtime.choose_precision(args.precision, device)
@@ -116,6 +117,7 @@ def _evaluate(args: Namespace, task: EvaluationTask, part: str, device: str) -> 
             bar.update(done - bar.n)
 
         model = task.checkpoint.model.to(device)
+        use_prediction_kernel(model)
         loss = evaluate(model, ids, precision, device, on_progress, context=task.context)
     with progress(0, f" {task.unit}", args.quiet, unit_scale=True, desc="baselines") as bar:
         baselines = task.baselines(part, bar)

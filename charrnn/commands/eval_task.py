@@ -160,7 +160,10 @@ class FreeRunning:
         }
 
     def _open(self, device: str) -> SamplingTask:
-        """Open the checkpoint as charrnn-sample does, on a GPU with --engine cuda if that supports the network."""
+        """Open the checkpoint as charrnn-sample does, with --engine cuda on a GPU if it reads symbols alone.
+
+        One stream that predicts samples is faster on the CPU.
+        """
         args, checkpoint = self._args, self._task.checkpoint
         file = Path(checkpoint.path)
         threads = [] if args.threads is None else ["--threads", str(args.threads)]

@@ -112,6 +112,8 @@ def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world
     threads = runtime.set_threads(threads_of(args))
     _check_rows(settings.batch_size, world)
     with _removed_unless_finished(run, stack):
+        if args.preset and args.init_from:
+            log(f"--preset {args.preset}: the network is that of {args.init_from}, only the length is the preset's.")
         task = _task_class("frames" if args.frames else "symbols").create(args, named, run, settings)
         if args.sample_seconds and not task.rate:
             raise InputError(f"--sample-seconds: {', '.join(task.data.names)} is text, which has no duration.")

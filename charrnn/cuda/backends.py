@@ -48,8 +48,7 @@ class Backend:
         for layer in model.layers:
             if isinstance(layer, LSTM):
                 layer.training_function = self._kernel.kernel_lstm if self._kernel else None
-        if self._device.type == "cuda" and getattr(model, "samples", None):
-            use_prediction_kernel(model, self._device)
+        use_prediction_kernel(model)
 
     def mask(self, loss: Tensor) -> Tensor:
         """Return a loss, or NaN if the kernel has failed. Does not wait for the device."""
@@ -66,9 +65,10 @@ class Backend:
             self._kernel.failures(self._device).zero_()
 
 
-def use_prediction_kernel(model: Any, device: torch.device) -> None:
-    """Let a network predict samples on a GPU by the kernel, if it can be used."""
-    if model.config.predictors and (predict := _prediction_kernel(model.config.predictors, device)):
+def use_prediction_kernel(model: Any) -> None:
+    """Let a network on a GPU predict samples by the kernel, if it does predict and the kernel can be used."""
+    device, predictors = next(model.parameters()).device, getattr(model.config, "predictors", ())
+    if device.type == "cuda" and predictors and (predict := _prediction_kernel(predictors, device)):
         model.samples.predict = predict
 
 

@@ -118,7 +118,7 @@ def _solve(  # type: ignore[no-untyped-def]
     u = tl.load(scratch + i + 1, mask=i < ORDER, other=0.0)
     v = tl.where(i == 0, v * tl.load(numbers) + tl.load(numbers + 1), v)
     a = tl.zeros((WIDTH,), tl.float64)
-    error = tl.load(numbers)
+    error = tl.load(numbers)  # replaced in the loop, which needs its type
     tl.debug_barrier()
     for m in range(ORDER):
         rows = scratch + m % 2 * 3 * WIDTH  # alternate, so that one barrier per step is enough

@@ -33,12 +33,12 @@ LARGEST = 2.0**18  # limit of a coefficient, with which sums stay exact
 class LinearPredictor:
     """The parameters of a predictor."""
 
-    order: int  # coefficients
-    length: int  # samples in the window
-    decay: float  # of the window per sample of age
-    hop: int  # samples for which coefficients are used; a divisor of `PERIOD`
-    white_noise: float = 1e-5  # that is added, relative to the signal's power; makes the prediction less sharp
-    noise_floor: float = 0.006  # variance, in steps squared, of white noise that is also added
+    order: int  # number of coefficients
+    length: int  # of the window in samples
+    decay: float  # factor of the window per sample of age
+    hop: int  # samples between updates of the coefficients; a divisor of `PERIOD`
+    white_noise: float = 1e-5  # added at lag 0, relative to the signal's power; makes the prediction less sharp
+    noise_floor: float = 0.006  # variance, in steps squared, that is also added
     peak: int = 255  # of the window's whole numbers, at most 255; a small one is faster
 
     @cached_property

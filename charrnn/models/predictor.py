@@ -61,5 +61,5 @@ def _solve(predictor: LinearPredictor, windows: Tensor) -> tuple[Tensor, Tensor]
 
 @cache
 def _window(predictor: LinearPredictor, device: torch.device) -> Tensor:
-    """Return the window on a device, to which a CUDA graph cannot copy it."""
+    """Return the window on a device, cached because a CUDA graph cannot copy it there."""
     return torch.from_numpy(predictor.window.astype(np.float64)).to(device)

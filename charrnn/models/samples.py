@@ -29,7 +29,7 @@ DISTURBANCE_LENGTHS = (30, 1000)  # samples after which a disturbance has decaye
 AMPLITUDE_RANGE = 100  # of the largest amplitude to the smallest
 TONE_SHARE = 0.5  # of the disturbances that are tones; the others are noise
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
-LARGE = 1 << 17  # samples, with those before, that are shared among threads
+LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
 SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 4) a disturbance
@@ -81,13 +81,16 @@ class SampleReader:
         return disturbed, (*state[:-1], left)
 
     def _disturbances(self, state: SampleState, steps: int) -> Tensor:
-        """Return disturbances (N, 4), of which some begin: radians per sample (0: noise), angle, steps, and length."""
+        """Return the disturbance (N, 4) of each row, some of which begin.
+
+        It has a frequency in radians per sample (0: noise), an angle, an amplitude in steps and a decay length.
+        """
         samples, _, current = state
-        begins, kind, height, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
+        begins, kind, pitch, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
         level = samples[:, -LEVEL_SAMPLES:].square().mean(dim=1, keepdim=True).sqrt()
-        frequency = _between(TONE_FREQUENCIES, height) * (kind < TONE_SHARE)
-        amplitude = level * _between((self.config.noise / AMPLITUDE_RANGE, self.config.noise), size)
-        fresh = torch.cat([frequency, math.tau * angle, amplitude, _between(DISTURBANCE_LENGTHS, duration)], dim=1)
+        frequency = _log_uniform(TONE_FREQUENCIES, pitch) * (kind < TONE_SHARE)
+        amplitude = level * _log_uniform((self.config.noise / AMPLITUDE_RANGE, self.config.noise), size)
+        fresh = torch.cat([frequency, math.tau * angle, amplitude, _log_uniform(DISTURBANCE_LENGTHS, duration)], dim=1)
         goes_on = (begins >= steps / DISTURBANCE_EVERY) & (current[:, 3:] > 0)
         return torch.where(goes_on, current, fresh)
 
@@ -133,7 +136,7 @@ def for_tensors(predict: PredictArrays) -> Predict:
 def _on_threads(
     predict: PredictArrays, samples: NDArray[np.int8], phase: NDArray[np.int64], predictors: Predictors
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Share the rows among as many threads as torch has."""
+    """Divide the rows among as many threads as torch has."""
     rows = len(samples)
     count = min(rows, torch.get_num_threads())
     shares = [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
@@ -143,10 +146,10 @@ def _on_threads(
     return values, scales
 
 
-def _between(limits: tuple[float, float], position: Tensor) -> Tensor:
-    """Return numbers between positive limits, evenly spread on a logarithmic scale, for positions from 0 to 1."""
+def _log_uniform(limits: tuple[float, float], u: Tensor) -> Tensor:
+    """Return numbers whose logarithms are uniform between those of the limits, for uniform u in [0, 1)."""
     least, greatest = limits
-    return least * (greatest / least) ** position
+    return least * (greatest / least) ** u
 
 
 class LogisticOutput(nn.Module):

@@ -46,7 +46,7 @@ class Settings:
     early_stop: int = 0  # validations without a new lowest loss after which training ends; 0 for never
     checkpoint_every: int = 1000  # iterations between checkpoints, each with a validation
     keep: int = 0  # newest checkpoints to keep besides the best one; 0 for all
-    seed: int = 0  # of initial weights and dropout
+    seed: int = 0  # of initial weights, dropout and disturbances
     precision: str = "fp32"  # fp32, or bf16 (autocast); weights stay in fp32
     device: str = "cpu"  # cpu, cuda or mps
     gpu_layers: str = "torch"  # backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`)
@@ -107,7 +107,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "torch-rnn": {"context": 0, "prediction": "none", "noise": 0.0},
     "modern": {"context": 31, "prediction": "lpc-long", "noise": 2.0},
 }
-"""The same for networks of linear sound only, unless they are given."""
+"""Fields of a ModelConfig that each recipe sets for linear sound, unless the flag is given."""
 
 
 def learning_rate(settings: Settings, iteration: int, epoch: int, progress: float) -> float:

@@ -21,7 +21,7 @@ from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
 from charrnn.storage.run_dir import Run
 from charrnn.training.evaluate import in_bits
-from charrnn.training.recipe import NETWORKS, SAMPLES, Settings
+from charrnn.training.recipe import DEFAULT_RECIPE, NETWORKS, SAMPLES, Settings
 
 OF_RECORDINGS = {"channel", "remove_dc", "normalize", "gain"}  # options of inputs that are recordings
 
@@ -131,13 +131,16 @@ class SymbolTask(TrainingTask):
         if old:
             model = old.model
             check_same_network(
-                options, given, model.config, {name: name for name in (*cls.OPTIONS, *SAMPLES["modern"])}
+                options, given, model.config, {name: name for name in (*cls.OPTIONS, *SAMPLES[DEFAULT_RECIPE])}
             )
         else:
             # The ids of mu-law bytes are not in the order of the amplitudes.
             is_linear = is_sound and not sound.mulaw
             fields = {name: getattr(options, name) for name in cls.OPTIONS} | NETWORKS[options.recipe]
-            fields |= sample_fields(options, given) if is_linear else none_of_samples(given)
+            if is_linear:
+                fields |= sample_fields(options, given)
+            else:
+                check_no_sample_flags(given)
             model = build(ModelConfig(len(corpus.vocab), **fields), options.seed, settings.smooth_init and is_linear)
         metadata = {
             "rate": sound.rate if is_sound else None,
@@ -202,11 +205,10 @@ def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:
     return fields
 
 
-def none_of_samples(given: set[str]) -> dict[str, Any]:
-    """Return no fields, or raise InputError if a flag is given that needs linear sound."""
-    if foreign := sorted(given & SAMPLES["modern"].keys()):
+def check_no_sample_flags(given: set[str]) -> None:
+    """Raise InputError if a flag is given that needs linear sound."""
+    if foreign := sorted(given & SAMPLES[DEFAULT_RECIPE].keys()):
         raise InputError(f"--{foreign[0]} is for linear sound, and the data are text or mu-law: leave it out.")
-    return {}
 
 
 def sound_options(options: Namespace, given: set[str], old_rate: int | None, old_mulaw: bool = False) -> SoundOptions:

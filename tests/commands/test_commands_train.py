@@ -215,6 +215,9 @@ def test_init_from_starts_a_new_run_with_old_weights_on_other_data(capsys):
     train("other.txt", *flags, "--init-from", "old", "--run-dir", "new")
     old, new = newest_weights("old"), newest_weights("new")
     assert all(np.allclose(old[name], new[name], atol=1e-6) for name in old)
+    train("other.txt", *flags, "--init-from", "old", "--preset", "quick", "--run-dir", "preset")
+    assert "the network is that of old" in capsys.readouterr().err
+    assert config("preset")["model"] == config("old")["model"]
     message = error(capsys, "other.txt", *flags, "--init-from", "old", "--rnn-size", "13", "--run-dir", "x")
     assert "old has --rnn-size 12" in message
     Path("plain.txt").write_text("plain text " * 99)

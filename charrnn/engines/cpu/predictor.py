@@ -1,4 +1,4 @@
-"""The compiled form of `charrnn.data.predictor`, which predicts about a million samples per second."""
+"""The compiled form of `charrnn.data.predictor`."""
 
 from __future__ import annotations
 

@@ -66,6 +66,8 @@ class CudaEngine(Engine):
         self._temperature = torch.ones((), dtype=torch.float64, device=device)
         dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
         self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
+        if backend == "auto" and model.config.reads_samples:
+            backend = "torch"  # the persistent kernel is for networks that read symbols alone
         self._sampler: Any = self._persistent_or_none(backend) if backend != "torch" else None
         self.backend = "persistent" if self._sampler else "torch"
         self._sampler = self._sampler or GraphSampler(*self._arguments, warm_up, capture)
