@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from table import Row, main, per_second
@@ -26,8 +27,10 @@ def plain_steps(streams: int) -> float:
     return streams * per_second(step)
 
 
-def engine(kind: str, streams: int, precision: str = "auto", threads: int = 0, layers: int = LAYERS) -> float:
-    """Measure an engine, including the uniform numbers and the symbols' transfer."""
+def engine(
+    kind: str, streams: int, precision: str = "auto", threads: int = 0, small: bool = False, predicts: bool = False
+) -> float:
+    """Measure an engine, including the uniform numbers and the symbols' transfer; a small network is 2x256."""
     from charrnn import runtime
 
     runtime.before_torch()
@@ -37,7 +40,10 @@ def engine(kind: str, streams: int, precision: str = "auto", threads: int = 0, l
     from charrnn.sampling.generate import generate
     from charrnn.storage.checkpoint import Checkpoint
 
-    model = build(ModelConfig(V, WIDTH, UNITS if layers == LAYERS else 256, layers), seed=0)
+    config = ModelConfig(V, WIDTH, 256, 2) if small else ModelConfig(V, WIDTH, UNITS, LAYERS)
+    if predicts:
+        config = replace(config, context=31, prediction="lpc-long")
+    model = build(config, seed=0)
     checkpoint = Checkpoint(model, charrnn.Vocab.of_alphabet("braille"))
     chunk = 256 if kind == "cpu" else 16  # 256 is charrnn-sample's; other engines would need seconds for it
     symbols = generate(charrnn.engine(checkpoint, kind, streams, precision, threads), None, chunk=chunk)
@@ -55,7 +61,9 @@ def rows() -> list[Row]:
         if streams == 1:
             found.append(Row(f"{label}: onnxruntime engine, int8", partial(engine, "onnx", 1), plain))
             found.append(Row(f"{label}: compiled engine, int4.5, 1 thread", partial(compiled, 1), plain))
-        found.append(Row(f"{label}: compiled engine, 2x256", partial(engine, "cpu", streams, layers=2), plain))
+        small = partial(engine, "cpu", streams, small=True)
+        found.append(Row(f"{label}: compiled engine, 2x256", small, plain))
+        found.append(Row(f"{label}: the same with prediction", partial(small, predicts=True), plain))
         found.append(Row(f"{label}: compiled engine, int4.5, 2 threads", partial(compiled, 2), plain))
     return found
 
