@@ -17,8 +17,7 @@ from typing import Any
 DEMO = Path("demo")
 NETWORK = DEMO / "network"
 MADE_FROM = DEMO / "made_from.json"
-# About two and a half minutes on two cores; a slower machine stops after three.
-SETTINGS = {"rnn-size": 256, "layers": 2, "wordvec-size": 64, "max-epochs": 24, "max-minutes": 3}
+SETTINGS = {"preset": "quick", "max-iterations": 1600, "max-minutes": 4}  # about three minutes on two cores
 SEGMENTS, SEGMENT_SECONDS = 4, 2.5
 
 
