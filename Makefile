@@ -2,7 +2,7 @@
 #   make demo                  train a network on a voice and sample from it, in about four minutes
 #   make demo INPUT=my.wav     the same with your own recording
 #   make test                  fast tests
-#   make test-integration      tests that need a browser, several processes or Triton's interpreter
+#   make test-integration      tests that need a browser, several processes, Triton's interpreter or a training
 #   make test-slow             all tests
 #   make lint                  ruff and mypy
 #   make bench                 speed of codec, training and sampling, compared with baselines

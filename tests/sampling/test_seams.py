@@ -105,6 +105,7 @@ def test_positions_in_a_real_recording_are_not_audible_seams_and_cuts_are(shared
         assert measure_seams(pieces.ravel(), seams).audible(), letter
 
 
+@pytest.mark.integration  # 20 seconds
 def test_carried_seams_of_a_trained_network_are_not_audible_and_reset_ones_are(trained):
     segments, length, measures = 16, 1000, {}
     for join in ("carry", "reset"):
