@@ -101,13 +101,14 @@ def figures(runs: list[Path]) -> str:
     """Return the last validation, and the measures of free running with their range over the recording."""
     bits = [float(read_rows(run / "val.csv")[-1]["val_bits"]) for run in runs]
     found = [free_running(run) for run in runs]
+    ranges = found[0]["recording"]  # none if the recording is shorter than a minute
     cells = [f"{statistics.median(bits):.3f}"]
     for name in MEASURES:
         digits = 5 if name == "clipped" else 1
         values = [seed[name] for one in found for seed in one["seeds"]]
         cells.append(f"{statistics.mean(values):.{digits}f}")
-        if spread := found[0]["recording"][name]:  # none if the recording is shorter than a minute
-            cells[-1] += f" ({spread['least']:.{digits}f} to {spread['greatest']:.{digits}f})"
+        if ranges:
+            cells[-1] += f" ({ranges[name]['least']:.{digits}f} to {ranges[name]['greatest']:.{digits}f})"
     return " | ".join(cells)
 
 
