@@ -126,7 +126,7 @@ def draw(recording: Path, runs: Mapping[str, Path], target: Path) -> None:
         sounds = [str(original), *(str(folder / f"{kind}.wav") for kind in runs)]
         for suffix, options in (
             ("sound", [*sounds, "--width", "960", "--height", "1120"]),
-            ("losses", [*map(str, runs.values()), "--unit", "bits", "--width", "960", "--height", "540"]),
+            ("losses", [*map(str, runs.values()), *"--unit bits --x elapsed_seconds --width 960 --height 540".split()]),
         ):
             picture = folder / f"{suffix}.png"
             charrnn_plot([*options, "-q", "-o", str(picture)])
