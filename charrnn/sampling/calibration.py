@@ -39,9 +39,9 @@ def calibrate(
     """Return the calibration of a network of linear sound, and the error of the level in dB without and with it.
 
     The temperature goes from 1 in steps, down for a sound that is too loud and up for one that is too quiet, and stops
-    at the first that is no better. A level within `LEVEL_TOLERANCE` of the recording's is better than one outside;
-    otherwise the smaller distance of the spectra is. ``advance`` is called with numbers of samples that are done, of
-    `TRIALS` times the duration in all.
+    at the first that is no better. The better level is that nearer to the recording's; of levels within
+    `LEVEL_TOLERANCE` of it, the better has the smaller distance of the spectra. ``advance`` is called with numbers of
+    samples that are done, of `TRIALS` times the duration in all.
     """
 
     def measure(temperature: float) -> Measures:
@@ -53,8 +53,8 @@ def calibrate(
         sound = np.concatenate(pieces, axis=1)[:, round(START_SECONDS * rate) :]
         return reference.measure(bytes_to_int16(sound.astype(np.uint8).ravel()))
 
-    def badness(found: Measures) -> tuple[bool, float]:
-        return abs(found.level) > LEVEL_TOLERANCE, found.spectrum_distance
+    def badness(found: Measures) -> tuple[float, float]:
+        return max(abs(found.level) - LEVEL_TOLERANCE, 0.0), found.spectrum_distance
 
     best, temperature = measure(1.0), 1.0
     before, step = best.level, -STEP if best.level > 0 else STEP

@@ -14,12 +14,15 @@ RECORDING = np.random.default_rng(0).normal(128, 20, 60 * RATE).clip(0, 255).ast
 
 @Engine.register
 class Noise:
-    """An engine whose level in dB rises with the temperature, and is ``error`` above the recording's at 1."""
+    """An engine whose level in dB rises with the temperature, and is ``error`` above the recording's at 1.
+
+    It makes white noise like the recording, or with ``dull``, noise without high frequencies at temperatures above 1.
+    """
 
     streams, vocab_size = 2, 256
 
-    def __init__(self, error, slope=60.0):
-        self.temperatures, self._error, self._slope = [], error, slope
+    def __init__(self, error, slope=60.0, dull=False):
+        self.temperatures, self._error, self._slope, self._dull = [], error, slope, dull
 
     def reset(self):
         self._random = np.random.default_rng(1)
@@ -28,14 +31,17 @@ class Noise:
         if not self.temperatures or self.temperatures[-1] != temperature:
             self.temperatures.append(temperature)
         level = self._error + self._slope * (temperature - 1)
-        return self._random.normal(128, 20 * 10 ** (level / 20), u.T.shape).clip(0, 255).astype(np.int64)
+        noise = self._random.normal(0, 20 * 10 ** (level / 20), u.T.shape)
+        if self._dull and temperature > 1:
+            noise = (noise + np.roll(noise, 1, axis=1)) / np.sqrt(2)
+        return (noise + 128).clip(0, 255).astype(np.int64)
 
 
 def calibrated(engine):
     return calibrate(engine, Reference(RECORDING, RATE, 4 * RATE), RATE, 4.0)
 
 
-@pytest.mark.parametrize(("error", "steps"), [(-3.1, 2), (0.1, 0), (1.4, -1), (8.0, -3)])
+@pytest.mark.parametrize(("error", "steps"), [(-3.1, 2), (0.1, 0), (1.4, -1), (8.0, -3), (-9.0, 3)])
 def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
     engine = Noise(error)
     temperature, before, after = calibrated(engine)
@@ -43,6 +49,10 @@ def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
     assert before == pytest.approx(error, abs=0.3)
     assert after == pytest.approx(error + 60 * (temperature - 1), abs=0.3)
     assert len(engine.temperatures) <= calibration.TRIALS
+
+
+def test_outside_the_tolerance_the_level_decides_and_not_the_spectrum():
+    assert calibrated(Noise(-6.0, slope=20.0, dull=True))[0] == pytest.approx(1 + 3 * calibration.STEP)
 
 
 def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
