@@ -182,7 +182,9 @@ def _loss_and_gradient(name: str, model: Layers, batch: Batch, precision: str) -
     backend = Backend(name)
     backend.install(copied)
     random = torch.Generator(x.device).manual_seed(0)
-    state = map_state(lambda tensor: tensor.uniform_(-1, 1, generator=random), copied.initial_state(len(x)))
+    state = map_state(
+        lambda tensor: tensor.uniform_(-1, 1, generator=random), copied.initial_state(len(x), training=True)
+    )
     with torch.random.fork_rng([x.device] if x.is_cuda else []), autocast(precision, x.device.type):
         torch.manual_seed(0)
         loss, _ = copied.loss(x, y, state)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from bytecodec.arguments import check_array, check_integers, check_number, check_whole
 from bytecodec.errors import InputError
-from charrnn.models.config import MIDDLE, ModelConfig, check_samples, state_sizes
+from charrnn.engines.level import LevelControl
+from charrnn.models.config import (
+    LEVEL_STATE,
+    MIDDLE,
+    ModelConfig,
+    check_level,
+    check_samples,
+    hidden_sizes,
+    state_sizes,
+)
 
 NO_SYMBOL = -1  # last symbol of a stream that has none yet
 FIRST_SCALE = 12.0  # of the distribution of first samples
@@ -26,8 +35,8 @@ class Engine(ABC):
     """Engine of N streams of a network, each with its own state. Arguments and results are numpy arrays.
 
     A stream consists of its hidden state and its last symbol, which the network has not read yet; before the first
-    symbol it is `NO_SYMBOL`. An engine copies the arrays that it receives and returns. The first symbol is drawn from
-    `first_weights`.
+    symbol it is `NO_SYMBOL`. With predictions, the state ends with that of the level control. An engine copies the
+    arrays that it receives and returns. The first symbol is drawn from `first_weights`.
 
     The public methods check their arguments, once per block of symbols. The computation is in the methods whose names
     begin with an underscore, which receive arrays of the right shape, type and range. An argument of the wrong shape,
@@ -37,28 +46,44 @@ class Engine(ABC):
     streams: int
     vocab_size: int
     calibration = 1.0  # factor of temperatures, from the checkpoint
+    level_control: LevelControl | None = None  # of networks with predictions, if the checkpoint has the level
 
     def __init__(self, config: ModelConfig, streams: int) -> None:
         self.streams = check_whole("streams", streams, 1)
         self.vocab_size = config.vocab_size
-        self._config, self._state_sizes = config, state_sizes(config)
+        self._config, self._hidden_sizes = config, hidden_sizes(config)
 
     def prime(self, ids: NDArray[np.integer[Any]]) -> None:
         """Feed ids (N, P), which are not output; the next symbol follows them."""
         symbols = self._check_ids(ids)
         self._check_streams("ids", len(symbols))
-        if symbols.shape[1]:
-            self._prime(symbols)
+        if not symbols.shape[1]:
+            return
+        self._prime(symbols)
+        start = 0
+        while self.level_control and start < symbols.shape[1]:
+            block = symbols[:, start : start + self.level_control.remaining()]
+            self.level_control.update(block)
+            start += block.shape[1]
 
     def run(self, u: NDArray[np.float32], temperature: float) -> Ids:
         """Return the next symbols, ids (N, T), for uniform numbers u (T, N) in [0, 1).
 
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
         the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one. The temperature is multiplied
-        by the checkpoint's calibration.
+        by the checkpoint's calibration and the factors of the level control.
         """
-        temperature = self.calibration * check_number("temperature", temperature, 0)
-        return self._run(self._check_uniforms(u), temperature)
+        numbers, temperature = self._check_uniforms(u), check_number("temperature", temperature, 0)
+        if not self.level_control:
+            return self._run(numbers, self._controlled(temperature))
+        ids = np.empty((self.streams, len(numbers)), dtype=np.int64)
+        start = 0
+        while start < len(numbers):
+            block = slice(start, start + self.level_control.remaining())
+            ids[:, block] = self._run(numbers[block], self._controlled(temperature))
+            self.level_control.update(ids[:, block])
+            start = block.stop
+        return ids
 
     def score(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return log-probabilities (N, T-1) in nats of ids (N, T) from the second on, each given those before it.
@@ -76,19 +101,23 @@ class Engine(ABC):
         They are those that `run` draws from at this temperature: at 0 the likeliest symbol has 1, and before the
         first symbol the temperature has no effect. The streams do not change.
         """
-        temperature = self.calibration * check_number("temperature", temperature, 0)
-        if (self.get_state()[1] == NO_SYMBOL).any():
+        temperatures = self._controlled(check_number("temperature", temperature, 0))
+        if (self._get_state()[1] == NO_SYMBOL).any():
             first = first_weights(self._config)
             return np.tile(first / first.sum(), (self.streams, 1)).astype(np.float32)
         logits = self._logits()
         if temperature == 0:
             return np.asarray(np.arange(self.vocab_size) == logits.argmax(axis=1)[:, None], dtype=np.float32)
-        weights = exponentials(logits, temperature)
+        weights = exponentials(logits, temperatures[:, None])
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
-    @abstractmethod
     def get_state(self) -> tuple[EngineState, Ids]:
         """Return a copy of the hidden state and the last symbols (N,), for `set_state`."""
+        state, last = self._get_state()
+        if self._config.predictors:
+            level = np.zeros((self.streams, LEVEL_STATE), dtype=np.float32)
+            state = (*state, (self.level_control.state.copy() if self.level_control else level,))
+        return state, last
 
     def set_state(self, state: EngineState, last: NDArray[np.integer[Any]]) -> None:
         """Continue from a result of `get_state` of this engine or another one of the same network."""
@@ -97,11 +126,24 @@ class Engine(ABC):
         self._check_range(symbols, NO_SYMBOL)
         if len({*(symbols == NO_SYMBOL).tolist()}) > 1:
             raise InputError(f"last has both symbols and {NO_SYMBOL}: all streams must have begun, or none.")
-        self._set_state(self._check_state(state), symbols.astype(np.int64))
+        checked = self._check_state(state)
+        if self._config.predictors:
+            *hidden, (level,) = checked
+            checked = tuple(hidden)
+            if self.level_control:
+                self.level_control.state = level
+        self._set_state(checked, symbols.astype(np.int64))
 
     def reset(self) -> None:
         """Reset all streams to the zero state without a last symbol."""
         self._set_state(self._zero_state(self.streams), np.full(self.streams, NO_SYMBOL, dtype=np.int64))
+        if self.level_control:
+            self.level_control.state[:] = 0
+
+    def _controlled(self, temperature: float) -> NDArray[np.float64]:
+        """Return the temperatures (N,) of the streams, calibrated and controlled."""
+        factors = self.level_control.factors() if self.level_control else np.ones(self.streams)
+        return self.calibration * temperature * factors
 
     # -- computation --------------------------------------------
 
@@ -110,8 +152,8 @@ class Engine(ABC):
         """Read ids (N, P), P >= 1."""
 
     @abstractmethod
-    def _run(self, u: NDArray[np.float32], temperature: float) -> Ids:
-        """Return the next symbols (N, T) for u (T, N)."""
+    def _run(self, u: NDArray[np.float32], temperatures: NDArray[np.float64]) -> Ids:
+        """Return the next symbols (N, T) for u (T, N) at temperatures (N,), which are all 0 or all above it."""
 
     @abstractmethod
     def _score(self, ids: Ids) -> NDArray[np.float64]:
@@ -122,11 +164,15 @@ class Engine(ABC):
         """Return the logits (N, V) of the next symbols, up to a constant per stream; all streams have begun."""
 
     @abstractmethod
+    def _get_state(self) -> tuple[EngineState, Ids]:
+        """Return a copy of the state without that of the level control, and the last symbols (N,)."""
+
+    @abstractmethod
     def _set_state(self, state: EngineState, last: Ids) -> None:
         """Continue from a state; the engine may keep the arrays."""
 
     def _zero_state(self, n: int) -> EngineState:
-        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._state_sizes)
+        return tuple(tuple(np.zeros((n, size), dtype=np.float32) for size in sizes) for sizes in self._hidden_sizes)
 
     # -- checks -------------------------------------------------------------
 
@@ -154,12 +200,14 @@ class Engine(ABC):
         except (TypeError, ValueError):
             raise InputError("the state is not a tuple of arrays per layer, as get_state returns it.") from None
         found = [[array.shape for array in layer] for layer in layers]
-        if found != [[(self.streams, size) for size in sizes] for sizes in self._state_sizes]:
+        if found != [[(self.streams, size) for size in sizes] for sizes in state_sizes(self._config)]:
             raise InputError("the state is of another network: its arrays have other shapes.")
         if any(array.dtype.kind != "f" or not np.isfinite(array).all() for layer in layers for array in layer):
             raise InputError("the state contains values that are not finite floating-point numbers.")
         try:
-            check_samples(self._config, layers)
+            if self._config.predictors:
+                check_level(layers[-1][0])
+            check_samples(self._config, layers[: len(self._hidden_sizes)])
         except ValueError as error:
             raise InputError(f"{error}.") from None
         return tuple(tuple(np.array(array, dtype=np.float32, order="C") for array in layer) for layer in layers)
@@ -191,8 +239,8 @@ def first_symbols(config: ModelConfig, u: NDArray[np.floating[Any]]) -> Ids:
     return np.asarray(np.searchsorted(cumulated, border, side="right"), dtype=np.int64)
 
 
-def exponentials(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Return numbers (N, V) from 0 to 1 that are proportional to softmax(logits / temperature), temperature > 0."""
+def exponentials(logits: NDArray[np.float64], temperature: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return numbers (N, V) from 0 to 1 that are proportional to softmax(logits / temperature), for (N, 1) above 0."""
     with np.errstate(over="ignore"):  # a difference may become minus infinity, whose exponential is 0
         return np.asarray(np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature))
 

@@ -55,8 +55,8 @@ class EagerEngine(Engine):
             block.prime(ids[block.own])
 
     @torch.inference_mode()
-    def _run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
-        return np.concatenate([block.run(u[:, block.own], temperature) for block in self._blocks])
+    def _run(self, u: NDArray[np.float32], temperatures: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.concatenate([block.run(u[:, block.own], temperatures[block.own]) for block in self._blocks])
 
     @torch.inference_mode()
     def _score(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ class EagerEngine(Engine):
     def _logits(self) -> NDArray[np.float64]:
         return np.concatenate([block.logits() for block in self._blocks])
 
-    def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
+    def _get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         states, last = zip(*(block.get_state() for block in self._blocks), strict=True)
         return map_state(lambda *arrays: np.concatenate(arrays), *states), np.concatenate(last)
 
@@ -87,18 +87,20 @@ class EagerEngine(Engine):
             block.set_state(map_state(operator.itemgetter(block.own), state), last[block.own])
 
 
-def choose_symbols(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
+def choose_symbols(logits: Tensor, u: Tensor, temperatures: Tensor) -> Tensor:
     """Return symbols (N,) for logits (N, V) by inverse CDF: the first ones whose cumulated probability exceeds u.
 
-    u (N,) is float64 in [0, 1). Temperature 0 selects the likeliest symbol.
+    u (N,) is float64 in [0, 1). Temperatures (N,), all 0, select the likeliest symbols.
     """
-    return logits.argmax(dim=1) if temperature == 0 else draw(logits, u, temperature)
+    return draw(logits, u, temperatures) if temperatures.any() else logits.argmax(dim=1)
 
 
-def draw(logits: Tensor, u: Tensor, temperature: float | Tensor) -> Tensor:
-    """Draw symbols (N,) as `choose_symbols` does, at a temperature above 0, which may be a tensor on the device."""
+def draw(logits: Tensor, u: Tensor, temperatures: Tensor) -> Tensor:
+    """Draw symbols (N,) as `choose_symbols` does, at temperatures (N,) above 0."""
     logits = logits.double()
-    weights = torch.exp((logits - logits.amax(dim=1, keepdim=True)) / temperature)  # the largest is 1: no overflow
+    weights = torch.exp(
+        (logits - logits.amax(dim=1, keepdim=True)) / temperatures[:, None]
+    )  # the largest is 1: no overflow
     cumulated = weights.cumsum(dim=1)
     border = (u * cumulated[:, -1])[:, None]
     return torch.searchsorted(cumulated, border, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
@@ -129,14 +131,15 @@ class _Block:
             self._last = symbols
             self._started = True
 
-    def run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+    def run(self, u: NDArray[np.float32], temperatures: NDArray[np.float64]) -> NDArray[np.int64]:
+        own = self._pad(temperatures, np.float64)
         ids = torch.empty(self._rows, len(u), dtype=torch.int64)
         for t, u_t in enumerate(self._pad(u.T, np.float64).T):
             logits = self._read_last()
             if logits is None:
                 self._last = torch.from_numpy(first_symbols(self._model.config, u_t.numpy()))
             else:
-                self._last = choose_symbols(logits, u_t, temperature)
+                self._last = choose_symbols(logits, u_t, own)
             self._started = True
             ids[:, t] = self._last
         return ids[: self._n].numpy()

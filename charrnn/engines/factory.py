@@ -15,6 +15,7 @@ from bytecodec.arguments import check_choice, check_whole
 from bytecodec.console import log
 from bytecodec.errors import InputError
 from charrnn.engines.base import Engine
+from charrnn.engines.level import LevelControl
 from charrnn.runtime import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def engine(
     loaded = _load(checkpoint)
     made = _engine(loaded, kind, streams, precision, threads)
     made.calibration = loaded.calibration or 1.0
+    if loaded.config.predictors and loaded.level and loaded.rate:
+        made.level_control = LevelControl(streams, loaded.level, loaded.rate)
     return made
 
 

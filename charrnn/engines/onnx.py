@@ -51,14 +51,14 @@ class OnnxEngine(Engine):
             self._read_last()
             self._last = symbols.copy()
 
-    def _run(self, u: Floats, temperature: float) -> Ids:
+    def _run(self, u: Floats, temperatures: NDArray[np.float64]) -> Ids:
         ids = np.empty((self.streams, len(u)), dtype=np.int64)
         for t, u_t in enumerate(u.astype(np.float64)):
             logits = self._read_last()
             if logits is None:
                 self._last = (u_t * self.vocab_size).astype(np.int64)
             else:
-                self._last = choose_symbols(logits, u_t, temperature)
+                self._last = choose_symbols(logits, u_t, temperatures)
             ids[:, t] = self._last
         return ids
 
@@ -76,9 +76,9 @@ class OnnxEngine(Engine):
         logits = [self._step(dict(feed), self._last[k : k + 1]) for k, feed in enumerate(self._streams)]
         return np.concatenate(logits).astype(np.float64)
 
-    def get_state(self) -> tuple[EngineState, Ids]:
+    def _get_state(self) -> tuple[EngineState, Ids]:
         arrays = {name: np.concatenate([feed[name] for feed in self._streams]) for name in self._state_names}
-        return state_of(arrays, self._state_sizes), self._last.copy()
+        return state_of(arrays, self._hidden_sizes), self._last.copy()
 
     def _set_state(self, state: EngineState, last: Ids) -> None:
         self._streams = self._feeds(state)
@@ -102,11 +102,11 @@ class OnnxEngine(Engine):
         return np.asarray(logits)
 
 
-def choose_symbols(logits: Floats, u: NDArray[np.float64], temperature: float) -> Ids:
+def choose_symbols(logits: Floats, u: NDArray[np.float64], temperatures: NDArray[np.float64]) -> Ids:
     """Return symbols (N,) by inverse CDF, as `charrnn.engines.eager.choose_symbols` does, without torch."""
-    if temperature == 0:
+    if not temperatures.any():
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
-    cumulated = exponentials(logits.astype(np.float64), temperature).cumsum(axis=1)
+    cumulated = exponentials(logits.astype(np.float64), temperatures[:, None]).cumsum(axis=1)
     chosen = (cumulated <= (u * cumulated[:, -1])[:, None]).sum(axis=1)
     return np.asarray(np.minimum(chosen, logits.shape[1] - 1), dtype=np.int64)
 

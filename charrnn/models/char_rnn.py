@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
-from charrnn.models.config import MIDDLE, ModelConfig, check_samples, sample_inputs, sample_state_sizes
+from charrnn.models.config import MIDDLE, ModelConfig, check_samples, sample_history, sample_inputs
 from charrnn.models.samples import LogisticOutput, SampleReader
 
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
@@ -49,8 +49,8 @@ class Layers(nn.Module):
         # Weight and bias of both kinds of output layer are drawn from U(-1/sqrt(size), 1/sqrt(size)).
         self.output = OUTPUTS.get(config.cell, nn.Linear)(size, output_size)
 
-    def initial_state(self, n: int) -> State:
-        """Return the zero state of n streams."""
+    def initial_state(self, n: int, training: bool = False) -> State:
+        """Return the zero state of n streams, in training with that of disturbances."""
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
@@ -125,7 +125,7 @@ class CharRNN(Layers):
         self.stack(config, config.wordvec_size + sample_inputs(config), config.vocab_size)
         # Sampling begins from silence. A network that reads samples has to learn what follows it.
         self.restarts = config.reads_samples
-        self.history = sample_state_sizes(config)[0] if config.reads_samples else 0
+        self.history = sample_history(config) if config.reads_samples else 0
         predictors = len(config.predictors)
         self.logistic = LogisticOutput(self.output.in_features, predictors) if predictors else None
 
@@ -133,10 +133,10 @@ class CharRNN(Layers):
     def draws_numbers(self) -> bool:
         return super().draws_numbers or self.config.noise > 0
 
-    def initial_state(self, n: int) -> State:
+    def initial_state(self, n: int, training: bool = False) -> State:
         """Return the zero state of n streams, which have read silence."""
         state = super().initial_state(n)
-        return (*state, self.samples.initial_state(self.output.weight, n)) if self.samples else state
+        return (*state, self.samples.initial_state(self.output.weight, n, training)) if self.samples else state
 
     def state_after(self, ids: Tensor) -> State:
         state = self.initial_state(len(ids))

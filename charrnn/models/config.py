@@ -26,6 +26,8 @@ BYTES, MIDDLE = 256, 128  # symbols of a vocabulary of sound, and the one of sil
 PREDICTIONS = tuple(PREDICTORS)
 MAX_CONTEXT = 1024
 MAX_NOISE = 100.0
+LEVEL_BLOCK = 256  # samples with the same factor of the level control
+LEVEL_STATE = 3  # numbers of its state; see `charrnn.engines.level`
 
 
 @dataclass(frozen=True)
@@ -148,19 +150,29 @@ def sample_inputs(config: ModelConfig) -> int:
     return config.context + 4 * len(config.predictors)
 
 
-def sample_state_sizes(config: ModelConfig) -> tuple[int, ...]:
-    """Return the row lengths of the state of a network that reads samples: samples, phase and disturbance."""
-    samples = max(config.context, history(config.predictors))
-    return (samples, 1, 4) if config.noise else (samples, 1)
+def sample_history(config: ModelConfig) -> int:
+    """Return how many of the last samples the state of a network that reads samples has."""
+    return max(config.context, history(config.predictors))
 
 
 def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
-    """Raise a ValueError if the samples of a state, or their phase, are not whole numbers in their ranges."""
+    """Raise a ValueError if the samples of a hidden state, or their phase, are not whole numbers in their ranges."""
     if config.reads_samples:
-        for values, (least, greatest) in zip(state[-1], ((-128, 127), (0, PERIOD - 1)), strict=False):
-            array = np.asarray(values)
-            if not ((array == np.rint(array)) & (array >= least) & (array <= greatest)).all():
-                raise ValueError("the samples of the state are not whole numbers in their range")
+        samples, phase, *_ = state[-1]
+        if not (_whole(samples, -128, 127) and _whole(phase, 0, PERIOD - 1)):
+            raise ValueError("the samples of the state are not whole numbers in their range")
+
+
+def check_level(values: Any) -> None:
+    """Raise a ValueError if an array (N, `LEVEL_STATE`) is not a state of `charrnn.engines.level.LevelControl`."""
+    ratio, squares, count = np.asarray(values).T
+    if not ((ratio >= -1).all() and _whole(squares, 0, count * MIDDLE**2) and _whole(count, 0, LEVEL_BLOCK - 1)):
+        raise ValueError("the level of the state is not in its range")
+
+
+def _whole(values: Any, least: Any, greatest: Any) -> bool:
+    array = np.asarray(values)
+    return bool(((array == np.rint(array)) & (array >= least) & (array <= greatest)).all())
 
 
 def check_finite(weights: Mapping[str, Any], source: object = "the network") -> None:
@@ -174,14 +186,22 @@ def check_finite(weights: Mapping[str, Any], source: object = "the network") -> 
 
 
 def state_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
-    """Return the row lengths of the state's arrays: per layer, of a recurrent output layer, and of the samples."""
+    """Return the row lengths of the arrays of a stream's state: the hidden state, and that of the level control."""
+    return (*hidden_sizes(config), (LEVEL_STATE,)) if config.predictors else hidden_sizes(config)
+
+
+def hidden_sizes(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
+    """Return the row lengths of the hidden state's arrays: per layer, of a recurrent output layer, and of the samples.
+
+    The latter are the last samples and their phase, which `charrnn.models.samples` explains.
+    """
     out = config.proj_size or config.rnn_size
     layer = (out, config.rnn_size) if CELLS[config.cell] == 4 else (out,)
     sizes: tuple[tuple[int, ...], ...] = (layer,) * config.layers
     if config.cell in RECURRENT_OUTPUT_CELLS:
         sizes += ((config.vocab_size,),)
     if config.reads_samples:
-        sizes += (sample_state_sizes(config),)
+        sizes += ((sample_history(config), 1),)
     return sizes
 
 

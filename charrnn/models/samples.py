@@ -19,7 +19,7 @@ from torch.nn import functional
 from charrnn.data import predictor
 from charrnn.data.predictor import PERIOD, Predictors
 from charrnn.models import predictor as device_predictor
-from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_inputs, sample_state_sizes
+from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_history, sample_inputs
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
@@ -32,7 +32,7 @@ TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
 LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
 LIMIT = 4.0  # of inputs that are relative to an error's scale
 
-SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and with noise (N, 4) a disturbance
+SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and in training with noise (N, 4) a disturbance
 Predict = Callable[[Tensor, Tensor, Predictors], tuple[Tensor, Tensor]]
 PredictArrays = Callable[
     [NDArray[np.int8], NDArray[np.int64], Predictors], tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -50,7 +50,7 @@ class SampleReader:
     """Reader of samples as numbers, for networks of a configuration.
 
     Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
-    predictors have been used; and with noise, a disturbance of training. ``predict`` is
+    predictors have been used; and in training with noise, a disturbance. ``predict`` is
     `charrnn.data.predictor.predict` for tensors, or a faster form of it.
     """
 
@@ -58,9 +58,10 @@ class SampleReader:
         self.config, self.predict = config, for_tensors(predictor.predict)
         self.size = sample_inputs(config)
 
-    def initial_state(self, like: Tensor, n: int) -> SampleState:
+    def initial_state(self, like: Tensor, n: int, training: bool = False) -> SampleState:
         """Return the state of n streams before the first sample, on the device of a tensor."""
-        return tuple(like.new_zeros(n, size) for size in sample_state_sizes(self.config))
+        disturbance = (4,) if training and self.config.noise else ()
+        return tuple(like.new_zeros(n, size) for size in (sample_history(self.config), 1, *disturbance))
 
     def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, SampleState]:
         """Return ids (N, T + 1) with disturbances for training, and the state with each row's disturbance after T.

@@ -24,7 +24,9 @@ from charrnn.data.vocab import Vocab
 from charrnn.models.config import (
     ModelConfig,
     check_finite,
+    check_level,
     check_samples,
+    hidden_sizes,
     named_state,
     state_of,
     state_shapes,
@@ -70,6 +72,7 @@ class CheckpointMeta:
     sound: dict[str, Any] | None = None  # a `charrnn.data.recordings.SoundOptions.to_json`; None if unknown
     train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
+    level: float | None = None  # root mean square of the training part's samples in steps; None without predictions
     calibration: float | None = None  # factor of temperatures in sampling; None if not calibrated
     path: str = ""  # file from which it was read
 
@@ -274,7 +277,9 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         raise InputError(OTHER_NETWORK.format(path, "arrays of the hidden state"))
     streams = Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])
     try:
-        check_samples(config, streams.state)
+        if config.predictors:
+            check_level(streams.state[-1][0])
+        check_samples(config, streams.state[: len(hidden_sizes(config))])
     except ValueError:
         raise InputError(OTHER_NETWORK.format(path, "samples")) from None
     return streams

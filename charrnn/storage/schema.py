@@ -148,9 +148,10 @@ CHECKPOINT: Schema = {  # metadata of a checkpoint, next to model and vocab
     "train_loss": Field(float, nullable=True, default=None),
     "val_loss": Field(float, nullable=True, default=None),
 }
-SYMBOLS: Schema = CHECKPOINT | {
-    "calibration": Field(float, 0.1, 10, nullable=True, default=None)
-}  # of a character network's
+SYMBOLS: Schema = CHECKPOINT | {  # of a character network's
+    "level": Field(float, 0.5, 128, nullable=True, default=None),
+    "calibration": Field(float, 0.1, 10, nullable=True, default=None),
+}
 _RESUME = {"iteration": _count(), "position": _count(), "checkpointed": _count(), "seconds": Field(float, 0)}
 STORED: dict[str, Schema] = {  # metadata of safetensors files, by kind
     "symbols": SYMBOLS | {"model": Field(dict), "vocab": Field(dict)},

@@ -63,7 +63,7 @@ def load(
                 optimizer.state[parameter] = _moments(tensors, name, parameter)
                 if ema:
                     ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
-        hidden = files.state_from_tensors(tensors, model.initial_state(rows))
+        hidden = files.state_from_tensors(tensors, model.initial_state(rows, training=True))
         model.check_state(hidden)
         device = next(model.parameters()).device
         return TrainState(

@@ -1,7 +1,7 @@
 """The training loop: one for every kind of network, on one process or many.
 
 A kind of network is a `charrnn.training.task.TrainingTask`. The loop calls two methods of its network,
-``loss(x, y, state) -> (mean loss, state)`` and ``initial_state(n) -> state``.
+``loss(x, y, state) -> (mean loss, state)`` and ``initial_state(n, training) -> state``.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Trainer:
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
         self.pending: list[tuple[dict[str, float], Tensor]] = []
-        self.state = TrainState(self.model.initial_state(self.batches.rows))
+        self.state = TrainState(self.model.initial_state(self.batches.rows, training=True))
         if run.resume_file.exists():
             self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, rows, self.batches.own)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
@@ -180,7 +180,7 @@ class Trainer:
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
-            self.state.hidden = self.model.initial_state(self.batches.rows)
+            self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
         elif self.model.restarts:
             self._restart_row(self.state.iteration % self.settings.batch_size - self.batches.own.start)
         if self.model.draws_numbers:
@@ -345,7 +345,7 @@ class Trainer:
         if self.state.iteration:
             hidden = self.world.gather_state(self.state.hidden)
         else:
-            hidden = self.model.initial_state(self.settings.batch_size)
+            hidden = self.model.initial_state(self.settings.batch_size, training=True)
         if self.world.is_main:
             train_state.save(self.run.resume_file, self.model, self.optimizer, self.ema, self.state, hidden)
 

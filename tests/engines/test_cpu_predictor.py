@@ -64,14 +64,14 @@ def test_a_state_with_impossible_samples_is_rejected(tmp_path, part, value):
     model = build(ModelConfig(256, 4, 5, 1, prediction="lpc"), 0)
     engine = EagerEngine(model, 2)
     state, last = engine.get_state()
-    state[-1][part][1, 0] = value
+    state[-2][part][1, 0] = value
     with pytest.raises(InputError, match=r"samples|finite"):
         engine.set_state(state, last)
     save_streams(tmp_path / "state", Streams(state, last, 0, 0))
     with pytest.raises(InputError, match="samples"):
         load_streams(tmp_path / "state", model.config)
     with pytest.raises(ValueError, match="samples"):
-        model.check_state(tuple(tuple(map(torch.from_numpy, layer)) for layer in state))
+        model.check_state(tuple(tuple(map(torch.from_numpy, layer)) for layer in state[:-1]))
 
 
 def test_without_the_compiled_predictor_a_network_uses_the_reference_and_reports_it(monkeypatch, tmp_path, capfd):

@@ -35,15 +35,20 @@ def inverse_cdf(logits, u, temperature):
 # Choosing
 
 
+def choose(logits, u, temperature):
+    """Choose symbols with the same temperature for all streams."""
+    return choose_symbols(logits, u, torch.full(u.shape, temperature, dtype=torch.float64))
+
+
 def test_the_symbol_is_the_first_whose_cumulated_probability_exceeds_u():
     u, symbols = zip(*[(0, 0), (0.2499, 0), (0.25, 1), (0.4999, 1), (0.5, 2), (0.75, 3), (1 - 2**-24, 3)], strict=True)
-    assert choose_symbols(torch.zeros(len(u), 4), torch.tensor(u, dtype=torch.float64), 1.0).tolist() == list(symbols)
+    assert choose(torch.zeros(len(u), 4), torch.tensor(u, dtype=torch.float64), 1.0).tolist() == list(symbols)
 
 
 def test_a_symbol_without_probability_is_never_chosen():
     logits = torch.tensor([[-torch.inf, 0, -torch.inf, 0, -torch.inf]])
     for u, symbol in [(0.0, 1), (0.49, 1), (0.5, 3), (1 - 2**-24, 3)]:
-        assert choose_symbols(logits, torch.tensor([u], dtype=torch.float64), 1.0).tolist() == [symbol]
+        assert choose(logits, torch.tensor([u], dtype=torch.float64), 1.0).tolist() == [symbol]
 
 
 @given(
@@ -53,7 +58,7 @@ def test_a_symbol_without_probability_is_never_chosen():
 )
 def test_choosing_is_the_inverse_cdf(logits, u, temperature):
     u = np.array(u) / 2**24
-    got = choose_symbols(torch.from_numpy(logits), torch.from_numpy(u), temperature).tolist()
+    got = choose(torch.from_numpy(logits), torch.from_numpy(u), temperature).tolist()
     # Rounding may differ exactly at a border.
     either = [inverse_cdf(logits, u + nudge, temperature) for nudge in (-1e-13, 0, 1e-13)]
     assert all(symbol in options for symbol, options in zip(got, zip(*either, strict=True), strict=True))
@@ -62,22 +67,22 @@ def test_choosing_is_the_inverse_cdf(logits, u, temperature):
 @given(arrays(np.float32, (3, V), elements=st.floats(-30, 30, width=32)))
 def test_temperature_0_selects_the_likeliest_symbol_and_so_does_a_tiny_one(logits):
     u = torch.tensor([0.0, 0.5, 0.99], dtype=torch.float64)
-    assert choose_symbols(torch.from_numpy(logits), u, 0).tolist() == logits.argmax(axis=1).tolist()
-    best = choose_symbols(torch.from_numpy(logits), u, 1e-300).tolist()
+    assert choose(torch.from_numpy(logits), u, 0).tolist() == logits.argmax(axis=1).tolist()
+    best = choose(torch.from_numpy(logits), u, 1e-300).tolist()
     assert [row[symbol] for row, symbol in zip(logits, best, strict=True)] == logits.max(axis=1).tolist()
 
 
 def test_huge_logits_do_not_overflow():
     logits = torch.tensor([[3e38, -3e38, 3e38]])
-    assert choose_symbols(logits, torch.tensor([0.75], dtype=torch.float64), 0.01).tolist() == [2]
+    assert choose(logits, torch.tensor([0.75], dtype=torch.float64), 0.01).tolist() == [2]
 
 
 def test_symbols_are_as_frequent_as_they_are_probable():
     logits = torch.log(torch.tensor([0.5, 0.1, 0.4])).expand(20000, 3)
     u = torch.from_numpy(uniforms(0, 0, 0, 20000).astype(np.float64))
-    assert np.bincount(choose_symbols(logits, u, 1.0)) / 20000 == pytest.approx([0.5, 0.1, 0.4], abs=0.01)
+    assert np.bincount(choose(logits, u, 1.0)) / 20000 == pytest.approx([0.5, 0.1, 0.4], abs=0.01)
     squared = np.array([0.25, 0.01, 0.16]) / 0.42
-    assert np.bincount(choose_symbols(logits, u, 0.5)) / 20000 == pytest.approx(squared, abs=0.01)
+    assert np.bincount(choose(logits, u, 0.5)) / 20000 == pytest.approx(squared, abs=0.01)
 
 
 # Running
@@ -87,7 +92,7 @@ def spied(monkeypatch, forced):
     """Replace the sampled symbols by forced (N, T); return the list of each step's logits."""
     seen, columns = [], iter(range(1, forced.shape[1]))
 
-    def spy(logits, u, temperature):
+    def spy(logits, u, temperatures):
         seen.append(logits[: len(forced)].clone())
         column = torch.from_numpy(forced[:, next(columns)].copy())
         return torch.cat([column, column[-1:].expand(len(logits) - len(column))])

@@ -66,10 +66,10 @@ def test_in_int8_a_stream_depends_neither_on_other_streams_nor_on_pieces(model):
 )
 def test_it_chooses_as_the_eager_engine_does(logits, u, temperature):
     u = np.array(u) / 2**24
-    own = choose_symbols(logits, u, temperature)
-    there = [
-        eager.choose_symbols(torch.from_numpy(logits), torch.from_numpy(u + e), temperature) for e in (-1e-13, 0, 1e-13)
-    ]
+    temperatures = np.full(3, temperature, dtype=np.float64)
+    own = choose_symbols(logits, u, temperatures)
+    tensors = torch.from_numpy(logits), torch.from_numpy(temperatures)
+    there = [eager.choose_symbols(tensors[0], torch.from_numpy(u + e), tensors[1]) for e in (-1e-13, 0, 1e-13)]
     assert (own == np.stack(there)).any(axis=0).all()  # rounding may differ exactly at a border
 
 

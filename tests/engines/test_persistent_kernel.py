@@ -42,7 +42,9 @@ def symbols_of(model, streams, temperature, kind=PersistentSampler, programs=1, 
     u = uniform_numbers(steps, streams)
     last = torch.from_numpy((u[0] * np.float64(model.config.vocab_size)).astype(np.int64))
     first = last.clone()
-    sampler = kind(model, torch.float32, last, torch.tensor(temperature or 1.0, dtype=torch.float64), programs)
+    sampler = kind(
+        model, torch.float32, last, torch.full((streams,), temperature or 1.0, dtype=torch.float64), programs
+    )
     assert sampler.plan.programs == programs
     ids = sampler.run("draw" if temperature else "likeliest", torch.from_numpy(u[1:].astype(np.float64)))
     sampler.check()
@@ -111,9 +113,9 @@ def test_launches_of_a_few_steps_equal_one_long_launch(monkeypatch):
 
 def test_a_barrier_that_times_out_is_reported(monkeypatch):
     monkeypatch.setattr(persistent, "SPIN_LIMIT", 3)
-    last, temperature = torch.zeros(1, dtype=torch.int64), torch.ones((), dtype=torch.float64)
+    last, temperatures = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
     # In one process the programs run one after the other, so the first one waits for the second.
-    sampler = PersistentSampler(network(), torch.float32, last, temperature, programs=2)
+    sampler = PersistentSampler(network(), torch.float32, last, temperatures, programs=2)
     sampler.run("draw", torch.rand(2, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match="timed out"):
         sampler.check()
@@ -174,8 +176,8 @@ class Compiled(persistent.PersistentSampler):
         made.append(persistent_kernel.sample_steps.warmup(*arguments, grid=grid, **constants, **options))
 
 streams, dtype, kind = eval(sys.argv[1])
-last, temperature = torch.zeros(streams, dtype=torch.int64), torch.ones((), dtype=torch.float64)
-model = Compiled(build(ModelConfig(256, layer_norm=True), 0), dtype, last, temperature, programs=264)
+last, temperatures = torch.zeros(streams, dtype=torch.int64), torch.ones(streams, dtype=torch.float64)
+model = Compiled(build(ModelConfig(256, layer_norm=True), 0), dtype, last, temperatures, programs=264)
 feed = torch.zeros(9, streams, dtype=torch.int64 if kind == "read" else torch.float64)
 for part in (feed, feed[1:], feed[:1]):
     model.run(kind, part)

@@ -50,14 +50,14 @@ class CpuEngine(Engine):
         self._compute(self._streams, self._last, forced.shape[1], forced=forced)
         self._last = ids[:, -1].copy()
 
-    def _run(self, u: Floats, temperature: float) -> Ids:
+    def _run(self, u: Floats, temperatures: NDArray[np.float64]) -> Ids:
         ids = np.empty((self.streams, len(u)), dtype=np.int64)
         first = 0
         if len(u) and not self._started():
             self._last = first_symbols(self._config, u[0])
             ids[:, 0], first = self._last, 1
         rest = np.empty((self.streams, len(u) - first), dtype=np.int64)
-        self._compute(self._streams, self._last, len(u) - first, u=u[first:], ids=rest, temperature=temperature)
+        self._compute(self._streams, self._last, len(u) - first, u=u[first:], ids=rest, temperatures=temperatures)
         ids[:, first:] = rest
         return ids
 
@@ -75,8 +75,8 @@ class CpuEngine(Engine):
         self._compute(state, last.copy(), ids.shape[1], forced=ids, scores=scores)
         return scores
 
-    def get_state(self) -> tuple[EngineState, Ids]:
-        layers = self._state_sizes[: self._depth]
+    def _get_state(self) -> tuple[EngineState, Ids]:
+        layers = self._hidden_sizes[: self._depth]
         state = map_state(lambda array, size: array[:, :size].copy(), self._streams[: self._depth], layers)
         return (*state, *map_state(np.copy, self._streams[self._depth :])), self._last.copy()
 
@@ -103,7 +103,7 @@ class CpuEngine(Engine):
         forced: Ids | None = None,
         ids: Ids | None = None,
         scores: NDArray[np.float64] | None = None,
-        temperature: float = 1.0,
+        temperatures: NDArray[np.float64] | None = None,
     ) -> None:
         """Run the kernel on n streams; it changes their state and last symbols (n,) in place."""
         if not steps:
@@ -115,10 +115,9 @@ class CpuEngine(Engine):
         h = (c_void_p * len(layers))(*(layer[0].ctypes.data for layer in layers))
         c = (c_void_p * len(layers))(*(layer[-1].ctypes.data for layer in layers))
         work = Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
-        work.u, work.forced, work.ids, work.scores = (
-            None if array is None else array.ctypes.data for array in (u, forced, ids, scores)
+        work.u, work.forced, work.ids, work.scores, work.temperatures = (
+            None if array is None else array.ctypes.data for array in (u, forced, ids, scores, temperatures)
         )
-        work.temperature = temperature
         if kept:
             samples, phase = _sample_buffer(kept[0], steps)
             work.samples, work.phase = samples.ctypes.data, phase.ctypes.data

@@ -82,9 +82,7 @@ class Work(ctypes.Structure):
 
     _fields_ = [
         *_fields(c_int64, "streams steps"),
-        *_fields(c_void_p, "h c last u forced ids scores y"),
-        ("temperature", c_double),
-        *_fields(c_void_p, "samples phase"),
+        *_fields(c_void_p, "h c last u forced ids scores y temperatures samples phase"),
     ]
 
 

@@ -17,8 +17,8 @@ from charrnn.models.config import (
     PROJECTED_CELLS,
     ModelConfig,
     check_finite,
+    sample_history,
     sample_inputs,
-    sample_state_sizes,
 )
 
 Floats = NDArray[np.float32]
@@ -126,7 +126,7 @@ class PackedNetwork:
         if not network.table:
             raise UnavailableError("the compiled engine does not support a network of samples of this size.")
         config = self._config
-        network.context, network.history = config.context, sample_state_sizes(config)[0]
+        network.context, network.history = config.context, sample_history(config)
         number_format = min(input_format, FORMATS["bf16"][0])
         network.numbers = self._packer.matrix(weights, tile_width(config.cell), number_format)
 

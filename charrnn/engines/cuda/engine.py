@@ -63,9 +63,9 @@ class CudaEngine(Engine):
         self._precision = "bf16" if precision == "auto" else precision
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NO_SYMBOL, device=device)
-        self._temperature = torch.ones((), dtype=torch.float64, device=device)
+        self._temperatures = torch.ones(self.streams, dtype=torch.float64, device=device)
         dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        self._arguments = (self._model, dtype, self._last, self._temperature)  # of a sampler
+        self._arguments = (self._model, dtype, self._last, self._temperatures)  # of a sampler
         if backend == "auto" and model.config.reads_samples:
             backend = "torch"  # the persistent kernel is for networks that read symbols alone
         self._sampler: Any = self._persistent_or_none(backend) if backend != "torch" else None
@@ -123,16 +123,17 @@ class CudaEngine(Engine):
     def _prime(self, ids: NDArray[np.int64]) -> None:
         self._read(ids)
 
-    def _run(self, u: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+    def _run(self, u: NDArray[np.float32], temperatures: NDArray[np.float64]) -> NDArray[np.int64]:
         if not len(u):
             return np.empty((self.streams, 0), dtype=np.int64)
         numbers = self._to_device(u, np.float64)
-        self._temperature.fill_(temperature or 1.0)
+        kind = "draw" if temperatures.any() else "likeliest"
+        self._temperatures.copy_(torch.from_numpy(temperatures))
         first = []
         if not self._started:
             self._begin(self._to_device(first_symbols(self._config, u[0]), np.int64))
             first.append(self._last[None].clone())
-        ids = self._sampler.run("draw" if temperature else "likeliest", numbers[len(first) :])
+        ids = self._sampler.run(kind, numbers[len(first) :])
         symbols = np.ascontiguousarray(torch.cat([*first, ids]).T.cpu().numpy())
         self._sampler.check()
         return symbols
@@ -146,7 +147,7 @@ class CudaEngine(Engine):
         return scores
 
     def _logits(self) -> NDArray[np.float64]:
-        return score_every_symbol(self._score_after, *self.get_state(), self.vocab_size)
+        return score_every_symbol(self._score_after, *self._get_state(), self.vocab_size)
 
     def _score_after(self, state: EngineState, last: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
         engine = self._with_streams(len(ids))
@@ -157,7 +158,7 @@ class CudaEngine(Engine):
         """Return another engine with the same network and settings and its own streams."""
         return CudaEngine(self._model, streams, self._precision, self.backend, **self._options)
 
-    def get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
+    def _get_state(self) -> tuple[EngineState, NDArray[np.int64]]:
         return map_state(lambda tensor: np.array(tensor.cpu().numpy()), self._state), np.array(self._last.cpu().numpy())
 
     def _set_state(self, state: EngineState, last: NDArray[np.int64]) -> None:

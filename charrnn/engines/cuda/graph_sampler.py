@@ -32,11 +32,11 @@ class GraphSampler:
         model: CharRNN,
         dtype: torch.dtype,
         last: Tensor,
-        temperature: Tensor,
+        temperatures: Tensor,
         warm_up: Callable[[Work], None] = graphs.warm_up_on_side_stream,
         capture: Callable[[Work], Work] = graphs.capture,
     ) -> None:
-        self._model, self._last, self._temperature = model, last, temperature
+        self._model, self._last, self._temperatures = model, last, temperatures
         self._warm_up, self._capture = warm_up, capture
         self._weights: dict[Tensor, Tensor] = {p: p.detach().to(dtype) for p in model.parameters()}
         self._replays: dict[tuple[str, int], Work] = {}
@@ -116,7 +116,7 @@ class GraphSampler:
             self._scores[t].copy_(log_p.gather(1, symbols[:, None])[:, 0])
         else:
             likeliest = kind == "likeliest"
-            symbols = logits.argmax(dim=1) if likeliest else draw(logits, self._numbers[t], self._temperature)
+            symbols = logits.argmax(dim=1) if likeliest else draw(logits, self._numbers[t], self._temperatures)
             self._ids[t].copy_(symbols)
         self._last.copy_(symbols)
 

@@ -115,10 +115,10 @@ class PersistentSampler:
     """
 
     def __init__(
-        self, model: CharRNN, dtype: torch.dtype, last: Tensor, temperature: Tensor, programs: int | None = None
+        self, model: CharRNN, dtype: torch.dtype, last: Tensor, temperatures: Tensor, programs: int | None = None
     ) -> None:
         config, self._n, device = model.config, len(last), last.device
-        self._packed, self._last, self._temperature = pack(model, dtype), last, temperature
+        self._packed, self._last, self._temperatures = pack(model, dtype), last, temperatures
         shape = (config.layers, self._n, config.rnn_size)
         self._h, self._c = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         self._h_buffers = torch.zeros(2, *shape[:2], self._packed.u.shape[2], dtype=dtype, device=device)
@@ -147,7 +147,7 @@ class PersistentSampler:
             self._h_buffers[0, :, :, : self._h.shape[2]].copy_(self._h)
             self._barriers.zero_()
             self._launch(
-                *(*self._packed, self._h_buffers, self._c, self._logits, self._last, feed[part], self._temperature),
+                *(*self._packed, self._h_buffers, self._c, self._logits, self._last, feed[part], self._temperatures),
                 *(ids[part], scores[part], self._barriers, self._failed, len(feed[part]), self._n, SPIN_LIMIT),
                 KIND=persistent_kernel.KINDS[kind],
                 **self._constants,

@@ -43,7 +43,7 @@ def sample_steps(  # type: ignore[no-untyped-def]
     logits,  # (n, V) fp32
     last,  # (n,) int64, in place
     feed,  # (steps, n): float64 numbers in [0, 1), or int64 symbols to read
-    temperature,  # one, float64
+    temperatures,  # (n,) float64
     ids,  # (steps, n) int64
     scores,  # (steps, n) float64: log-probabilities of symbols that are read
     barriers,  # (L + 2, LINE) int32, zeros
@@ -98,7 +98,7 @@ def sample_steps(  # type: ignore[no-untyped-def]
                         if SINGLE_STREAM:
                             spins = wait(logits_ready, t * logit_programs, spins)
                             symbol = _sample(
-                                0, t - 1, program == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS
+                                0, t - 1, program == 0, n, logits, feed, temperatures, ids, scores, KIND, SYMBOLS
                             )
                         else:
                             spins = wait(symbols_ready, t * sampling_programs, spins)
@@ -141,12 +141,12 @@ def sample_steps(  # type: ignore[no-untyped-def]
         if not SINGLE_STREAM and program < sampling_programs:
             spins = wait(logits_ready, (t + 1) * logit_programs, spins)
             for row in range(program, n, programs):
-                sampled = _sample(row, t, True, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
+                sampled = _sample(row, t, True, n, logits, feed, temperatures, ids, scores, KIND, SYMBOLS)
                 tl.store(last + row, sampled)
             arrive(symbols_ready)
     if SINGLE_STREAM:
         spins = wait(logits_ready, steps * logit_programs, spins)
-        symbol = _sample(0, steps - 1, program == 0, n, logits, feed, temperature, ids, scores, KIND, SYMBOLS)
+        symbol = _sample(0, steps - 1, program == 0, n, logits, feed, temperatures, ids, scores, KIND, SYMBOLS)
         tl.store(last, symbol, mask=program == 0)
     tl.store(failed, 1, mask=spins <= 0)
 
@@ -309,7 +309,7 @@ def _sample(  # type: ignore[no-untyped-def]
     n,
     logits,
     feed,
-    temperature,
+    temperatures,
     ids,
     scores,
     KIND: tl.constexpr,
@@ -318,7 +318,7 @@ def _sample(  # type: ignore[no-untyped-def]
     """Store and return a stream's next symbol, in double precision like `charrnn.engines.eager.draw`."""
     WIDE: tl.constexpr = triton.next_power_of_2(SYMBOLS)
     k = tl.arange(0, WIDE)
-    value, divisor = tl.load(feed + t * n + row), tl.load(temperature)  # loaded together with the logits
+    value, divisor = tl.load(feed + t * n + row), tl.load(temperatures + row)  # loaded together with the logits
     x = tl.load(logits + row * SYMBOLS + k, mask=k < SYMBOLS, other=-float("inf"))
     x = x.to(tl.float64) - tl.max(x, 0).to(tl.float64)
     if KIND == 0:

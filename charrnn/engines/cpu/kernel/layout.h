@@ -104,7 +104,7 @@ typedef struct {
     int64_t *ids;                  /* (streams, steps) sampled symbols */
     double *scores;                /* (streams, steps) log-probabilities of `forced`, or NULL */
     float *y;                      /* (streams, steps, outputs) h of the last layer after each step, or NULL */
-    double temperature;
+    const double *temperatures;    /* (streams,), 0 or more; or NULL if `forced` is given */
     int8_t *samples;               /* (streams, history + steps): those before; the kernel appends what it reads */
     const int64_t *phase;          /* (streams,) samples since all coefficients were computed */
 } Work;

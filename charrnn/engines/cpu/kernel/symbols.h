@@ -41,11 +41,12 @@ static void V(next_symbol)(const Shared *shared, int64_t s, int64_t step)
         work->scores[at] = logit - log(V(exponentials)(logits, padded, largest, 1));
         return;
     }
-    if (work->temperature <= 0) {
+    double temperature = work->temperatures[s];
+    if (temperature <= 0) {
         while (id < vocab - 1 && logits[id] != largest)
             id++;
     } else {
-        float factor = work->temperature < 1e-30 ? 1e30f : (float)(1 / work->temperature);
+        float factor = temperature < 1e-30 ? 1e30f : (float)(1 / temperature);
         double total = V(exponentials)(logits, padded, largest, factor);
         double border = work->u[step * work->streams + s] * total, cumulated = logits[0];
         while (id < vocab - 1 && !(cumulated > border))

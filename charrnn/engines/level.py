@@ -1,0 +1,81 @@
+"""Control of the level of sound in free running, by the temperature.
+
+A network that reads what it has generated gets louder and louder, or ends in silence, if its distributions are wider or
+narrower than the recording's by a few per cent, and no training makes them so exact. A slightly lower temperature makes
+it quieter. So each stream has a controller with proportional action: the temperature is a factor lower or higher, in
+proportion to the difference of the stream's mean level from the recording's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.models.config import LEVEL_BLOCK, LEVEL_STATE, MIDDLE
+
+TIME_CONSTANT = 3.0  # seconds of the exponential mean of the power
+GAIN = 0.01  # of the temperature per dB
+MAX_CHANGE = 0.1  # of the temperature
+MIN_RATIO = 1e-3  # of the mean power to the recording's
+STEPS = 1024  # to which factors are rounded, so that they do not depend on a library's logarithm
+MIN_LEVEL = 0.5  # steps
+MEASURED = 1 << 12  # blocks of a recording of which the level is measured, so that time does not depend on its length
+MEASURED_BLOCK = 1 << 12  # samples
+
+
+def recording_level(ids: NDArray[np.integer[Any]]) -> float:
+    """Return the level of a recording (n,) for `LevelControl`, at least `MIN_LEVEL`.
+
+    It is that of the whole recording, or of 16 million samples in blocks that are spread evenly over it.
+    """
+    starts = range(0, len(ids), max(MEASURED_BLOCK, len(ids) // MEASURED))
+    blocks = (ids[start : start + MEASURED_BLOCK].astype(np.int64) - MIDDLE for start in starts)
+    squares, count = map(sum, zip(*((int(np.square(block).sum()), len(block)) for block in blocks), strict=True))
+    return max(math.sqrt(squares / count), MIN_LEVEL)
+
+
+class LevelControl:
+    """Factors of the temperatures of N streams, which keep them at a level.
+
+    Parameters
+    ----------
+    streams
+        N.
+    level
+        Root mean square of the recording's samples, which are from -128 to 127; above 0.
+    rate
+        Sampling rate in Hz.
+
+    Attributes
+    ----------
+    state : (N, 3) float32
+        Difference of the mean power from the recording's, divided by it; sum of squares of the block's samples so far;
+        and their number. Zeros at the start: a stream begins with the factor 1.
+    """
+
+    def __init__(self, streams: int, level: float, rate: int) -> None:
+        self.state = np.zeros((streams, LEVEL_STATE), dtype=np.float32)
+        self._power = level**2
+        self._share = 1 - math.exp(-LEVEL_BLOCK / (TIME_CONSTANT * rate))  # of a block in the mean
+
+    def factors(self) -> NDArray[np.float64]:
+        """Return the factors (N,) of the temperatures of the next `remaining` samples."""
+        ratio = np.maximum(1 + self.state[:, 0].astype(np.float64), MIN_RATIO)
+        change = (GAIN * 10 * np.log10(ratio)).clip(-MAX_CHANGE, MAX_CHANGE)
+        return np.asarray(1 - np.rint(change * STEPS) / STEPS)
+
+    def remaining(self) -> int:
+        """Return the number of samples until a factor changes, 1 to `LEVEL_BLOCK`."""
+        return LEVEL_BLOCK - int(self.state[:, 2].max())
+
+    def update(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Take account of the next ids (N, T), of which there are at most `remaining`."""
+        self.state[:, 1] += np.square(ids - MIDDLE).sum(axis=1)  # whole numbers below 2**24, exact in float32
+        self.state[:, 2] += ids.shape[1]
+        full = self.state[:, 2] == LEVEL_BLOCK
+        ratio = self.state[full, 1].astype(np.float64) / (LEVEL_BLOCK * self._power) - 1
+        self.state[full, 0] += self._share * (ratio - self.state[full, 0])
+        self.state[full, 1:] = 0

@@ -1,0 +1,109 @@
+"""The level control: factors of temperatures that keep streams at a recording's level."""
+
+import numpy as np
+import pytest
+from engine_inputs import perturbed, uniform_numbers
+
+from bytecodec.errors import InputError
+from charrnn.engines import arrays
+from charrnn.engines.cpu.engine import CpuEngine
+from charrnn.engines.eager import EagerEngine
+from charrnn.engines.level import MIN_LEVEL, LevelControl, recording_level
+from charrnn.models.config import LEVEL_BLOCK, ModelConfig
+from charrnn.storage.checkpoint_format import Streams, load_streams, save_streams
+
+RATE = 2000
+CONFIG = ModelConfig(256, 5, 6, 2, context=3, prediction="lpc")
+KINDS = {
+    "eager": lambda model, streams: EagerEngine(model, streams),
+    "cpu": lambda model, streams: CpuEngine(arrays(model), model.config, streams, "fp32", threads=1),
+}
+
+
+def noise(level, length, seed=0):
+    return np.random.default_rng(seed).normal(128, level, length).clip(0, 255).round().astype(np.int64)
+
+
+def factors_after(*sounds, level=10.0):
+    control = LevelControl(len(sounds), level, RATE)
+    for start in range(0, len(sounds[0]), LEVEL_BLOCK):
+        control.update(np.stack(sounds)[:, start : start + LEVEL_BLOCK])
+    return control.factors()
+
+
+def test_the_temperature_falls_in_proportion_to_the_excess_of_the_level_in_db():
+    sounds = [noise(level, 20 * RATE) for level in (10, 10 * 10**0.2, 10 * 10**-0.2, 120)]
+    assert factors_after(*sounds) == pytest.approx([1, 0.96, 1.04, 0.9], abs=0.004)
+    assert factors_after(np.full(20 * RATE, 128)) == pytest.approx(1.1, abs=0.001)  # silence
+    assert factors_after(noise(10, LEVEL_BLOCK // 2), level=1.0) == 1  # a block is not full
+
+
+def test_the_level_is_a_mean_over_seconds():
+    loud, control = noise(31.6, 3 * RATE), LevelControl(1, 10.0, RATE)  # 10 dB too loud, for one time constant
+    for start in range(0, len(loud), LEVEL_BLOCK):
+        control.update(loud[None, start : start + LEVEL_BLOCK])
+    assert 1 + control.state[0, 0] == pytest.approx(1 + 9 * (1 - np.exp(-1)), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_and_states_do_not_change_what_a_controlled_engine_samples(kind):
+    model, u = perturbed(CONFIG), uniform_numbers(3 * LEVEL_BLOCK, 2)
+
+    def controlled(make=KINDS[kind], level=2.0):
+        engine = make(model, 2)
+        engine.level_control = LevelControl(2, level, RATE)
+        return engine
+
+    whole = controlled().run(u, 1.0)
+    first, second = controlled(), controlled(KINDS["eager"])
+    pieces = [first.run(u[:100], 1.0), first.run(u[100:LEVEL_BLOCK], 1.0), first.run(u[LEVEL_BLOCK:300], 1.0)]
+    second.set_state(*first.get_state())
+    np.testing.assert_array_equal(np.concatenate([*pieces, second.run(u[300:], 1.0)], axis=1), whole)
+    primed, half = controlled(), LEVEL_BLOCK + 70
+    primed.prime(whole[:, :half])
+    np.testing.assert_array_equal(primed.run(u[half:], 1.0), whole[:, half:])
+    primed.reset()
+    np.testing.assert_array_equal(primed.run(u, 1.0), whole)
+    plain = KINDS[kind](model, 2).run(u, 1.0)
+    np.testing.assert_array_equal(whole[:, :LEVEL_BLOCK], plain[:, :LEVEL_BLOCK])
+    assert (whole != plain).any()
+
+
+def test_each_stream_has_its_own_temperature_and_probabilities_have_it_too():
+    engine = EagerEngine(perturbed(CONFIG), 2)
+    engine.level_control = LevelControl(2, 10.0, RATE)
+    sound = noise(10, 50 * LEVEL_BLOCK)
+    engine.prime(np.stack([sound, np.where(np.arange(len(sound)) < len(sound) - 2 * LEVEL_BLOCK, 128, sound)]))
+    state, last = engine.get_state()
+    quiet, loud = engine.level_control.factors()[::-1]
+    assert quiet > loud
+    found = engine.probabilities(0.8)
+    for stream, factor in enumerate((loud, quiet)):
+        engine.level_control = None
+        np.testing.assert_allclose(engine.probabilities(0.8 * factor)[stream], found[stream], rtol=1e-5)
+    other = EagerEngine(engine._model, 1)
+    other.set_state(tuple(tuple(array[1:] for array in layer) for layer in state), last[1:])
+    u = uniform_numbers(100, 2)
+    engine.level_control = LevelControl(2, 10.0, RATE)
+    engine.set_state(state, last)
+    np.testing.assert_array_equal(engine.run(u, 0.8)[1:], other.run(u[:, 1:], 0.8 * quiet))
+
+
+@pytest.mark.parametrize(("part", "value"), [(0, -1.5), (0, np.nan), (1, 0.5), (1, 1e9), (2, LEVEL_BLOCK), (2, -1)])
+def test_an_impossible_level_in_a_state_is_rejected(tmp_path, part, value):
+    engine = EagerEngine(perturbed(CONFIG), 2)
+    state, last = engine.get_state()
+    state[-1][0][1, part] = value
+    with pytest.raises(InputError, match=r"level|finite"):
+        engine.set_state(state, last)
+    save_streams(tmp_path / "state", Streams(state, last, 0, 0))
+    with pytest.raises(InputError, match="samples"):
+        load_streams(tmp_path / "state", CONFIG)
+
+
+def test_the_level_of_a_recording_is_its_root_mean_square_about_silence():
+    sound = noise(20, 100_000).astype(np.uint8)
+    assert recording_level(sound) == pytest.approx(np.sqrt(np.mean((sound - 128.0) ** 2)))
+    assert recording_level(np.full(100, 128, dtype=np.uint8)) == MIN_LEVEL
+    long = np.tile(sound, 400)
+    assert recording_level(long) == pytest.approx(recording_level(sound), rel=0.01)
