@@ -30,7 +30,7 @@ demo-clean:
 	rm -rf demo
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-integration: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -m "integration and not slow"

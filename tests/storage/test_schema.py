@@ -66,7 +66,6 @@ def test_a_document_that_is_not_an_object_is_rejected():
         (Field(dict, items=Field(float)), [{"flac": "x"}]),
         (Field(dict, fields={"a": Field(int)}), [{}, {"a": "x"}, {"a": 1, "b": 2}]),
     ],
-    ids=str,
 )
 def test_an_impossible_value_is_rejected_by_name(field, values):
     for value in values:

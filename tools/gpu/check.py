@@ -169,7 +169,8 @@ def batches(setup: Setup, rows: int, vocab_size: int) -> Iterator[tuple[torch.Te
 def train(setup: Setup, step: Step, rate: float = 2e-3, iterations: int = 20) -> Any:
     """Train for some iterations with the state carried over; return their losses as an array."""
     rows = step.settings.batch_size
-    source, state, outcomes = batches(setup, rows, step.model.config.vocab_size), step.model.initial_state(rows), []
+    state = step.model.initial_state(rows, training=True)
+    source, outcomes = batches(setup, rows, step.model.config.vocab_size), []
     for _ in range(iterations):
         outcome, state = step(*next(source), state, rate)
         outcomes.append(outcome)
@@ -232,7 +233,7 @@ def training(backend: str, network: str, rows: int, setup: Setup) -> Figures:
     """Measure an iteration of training in bf16, with the symbols on the device."""
     step = stepper(setup, network, rows, "bf16", backend)
     source = batches(setup, step.settings.batch_size, step.model.config.vocab_size)
-    state = step.model.initial_state(step.settings.batch_size)
+    state = step.model.initial_state(step.settings.batch_size, training=True)
 
     def iterate() -> None:
         nonlocal state
