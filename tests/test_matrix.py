@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from matrix_runs import CONVERTED, FRAME_UNIT, GAUSSIAN, KINDS, MSE, NETWORK, RATE, SOUND, make_runs
 
+import charrnn
 from bytecodec import InputError, decode
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.eval import charrnn_eval
@@ -125,6 +126,15 @@ def test_a_run_is_sampled_to_a_file_and_to_a_pipe(name, capfdbinary):
         assert soundfile.info("x.wav").frames == 50
         assert soundfile.info("x.wav").samplerate == RATE
         assert soundfile.info("x.wav").subtype == ("PCM_16" if kind.is_frames else "PCM_U8")
+
+
+@pytest.mark.parametrize(
+    ("name", "controlled"), [("symbols", True), ("resumed", True), ("text", False), (CONVERTED, False)]
+)
+def test_checkpoints_of_linear_sound_have_the_level_that_sampling_keeps(name, controlled):
+    assert (load(name).level is not None) == controlled
+    assert (charrnn.engine(name, threads=1).level_control is not None) == controlled
+    assert not controlled or load(name).level == pytest.approx(load("symbols").level, rel=0.05)
 
 
 def test_a_frame_predictor_has_no_choices(capsys):

@@ -1,9 +1,9 @@
 """Control of the level of sound in free running, by the temperature.
 
-A network that reads what it has generated gets louder and louder, or ends in silence, if its distributions are wider or
-narrower than the recording's by a few per cent, and no training makes them so exact. A slightly lower temperature makes
-it quieter. So each stream has a controller with proportional action: the temperature is a factor lower or higher, in
-proportion to the difference of the stream's mean level from the recording's.
+A network that reads what it has generated gets louder, or falls silent, if its distributions are a few per cent wider
+or narrower than the recording's. Usually, a slightly lower temperature makes it quieter. So each stream has a
+proportional controller: the temperature is lower or higher in proportion to the difference of the stream's level from
+the recording's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_CHANGE = 0.1  # of the temperature
 MIN_RATIO = 1e-3  # of the mean power to the recording's
 STEPS = 1024  # to which factors are rounded, so that they do not depend on a library's logarithm
 MIN_LEVEL = 0.5  # steps
-MEASURED = 1 << 12  # blocks of a recording of which the level is measured, so that time does not depend on its length
-MEASURED_BLOCK = 1 << 12  # samples
+RECORDING_BLOCKS = 1 << 12  # that are measured at most, so that time does not depend on a recording's length
+RECORDING_BLOCK = 1 << 12  # samples
 
 
 def recording_level(ids: NDArray[np.integer[Any]]) -> float:
@@ -31,8 +31,8 @@ def recording_level(ids: NDArray[np.integer[Any]]) -> float:
 
     It is that of the whole recording, or of 16 million samples in blocks that are spread evenly over it.
     """
-    starts = range(0, len(ids), max(MEASURED_BLOCK, len(ids) // MEASURED))
-    blocks = (ids[start : start + MEASURED_BLOCK].astype(np.int64) - MIDDLE for start in starts)
+    starts = range(0, len(ids), max(RECORDING_BLOCK, len(ids) // RECORDING_BLOCKS))
+    blocks = (ids[start : start + RECORDING_BLOCK].astype(np.int64) - MIDDLE for start in starts)
     squares, count = map(sum, zip(*((int(np.square(block).sum()), len(block)) for block in blocks), strict=True))
     return max(math.sqrt(squares / count), MIN_LEVEL)
 
@@ -45,7 +45,7 @@ class LevelControl:
     streams
         N.
     level
-        Root mean square of the recording's samples, which are from -128 to 127; above 0.
+        Root mean square of the recording's samples, which are from -128 to 127; `MIN_LEVEL` or more.
     rate
         Sampling rate in Hz.
 
