@@ -1,9 +1,9 @@
 """Control of the level of sound in free running, by the temperature.
 
-A network that reads what it has generated gets louder, or falls silent, if its distributions are a few per cent wider
-or narrower than the recording's. Usually, a slightly lower temperature makes it quieter. So each stream has a
-proportional controller: the temperature is lower or higher in proportion to the difference of the stream's level from
-the recording's.
+A network that reads what it has generated gets louder if its distributions are a few per cent wider than the
+recording's. Usually, a slightly lower temperature makes it quieter. So each stream has a proportional controller: the
+temperature is lower in proportion to the excess of the stream's level over the recording's. It is not raised if the
+stream is quiet, because that adds noise, above all to pauses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from charrnn.models.config import LEVEL_BLOCK, LEVEL_STATE, MIDDLE
 
 TIME_CONSTANT = 3.0  # seconds of the exponential mean of the power
 GAIN = 0.01  # of the temperature per dB
-MAX_CHANGE = 0.1  # of the temperature
-MIN_RATIO = 1e-3  # of the mean power to the recording's
+MAX_REDUCTION = 0.1  # of the temperature
 STEPS = 1024  # to which factors are rounded, so that they do not depend on a library's logarithm
 MIN_LEVEL = 0.5  # steps
 RECORDING_BLOCKS = 1 << 12  # that are measured at most, so that time does not depend on a recording's length
@@ -38,7 +37,7 @@ def recording_level(ids: NDArray[np.integer[Any]]) -> float:
 
 
 class LevelControl:
-    """Factors of the temperatures of N streams, which keep them at a level.
+    """Factors of the temperatures of N streams, which keep them from getting louder than a recording.
 
     Parameters
     ----------
@@ -63,9 +62,9 @@ class LevelControl:
 
     def factors(self) -> NDArray[np.float64]:
         """Return the factors (N,) of the temperatures of the next `remaining` samples."""
-        ratio = np.maximum(1 + self.state[:, 0].astype(np.float64), MIN_RATIO)
-        change = (GAIN * 10 * np.log10(ratio)).clip(-MAX_CHANGE, MAX_CHANGE)
-        return np.asarray(1 - np.rint(change * STEPS) / STEPS)
+        excess = self.state[:, 0].astype(np.float64).clip(min=0)
+        reduction = (GAIN * 10 * np.log10(1 + excess)).clip(max=MAX_REDUCTION)
+        return np.asarray(1 - np.rint(reduction * STEPS) / STEPS)
 
     def remaining(self) -> int:
         """Return the number of samples until a factor changes, 1 to `LEVEL_BLOCK`."""

@@ -20,7 +20,6 @@ MIN_SECONDS, MAX_SECONDS = 2.0, 4.0  # per stream
 START_SECONDS = 1.0  # that are not measured, because sampling begins from silence
 MAX_GENERATED_RATIO = 0.2  # of samples that are generated to those that were trained on
 STEP, TRIALS = 0.025, 4  # of the temperature
-LEVEL_TOLERANCE = 2.0  # dB
 
 
 def stream_seconds(trained: int, rate: int) -> float:
@@ -39,9 +38,9 @@ def calibrate(
     """Return the calibration of a network of linear sound, and the error of the level in dB without and with it.
 
     The temperature goes from 1 in steps, down for a sound that is too loud and up for one that is too quiet, and stops
-    at the first that is no better. The better level is that nearer to the recording's; of levels within
-    `LEVEL_TOLERANCE` of it, the better has the smaller distance of the spectra. ``advance`` is called with numbers of
-    samples that are done, of `TRIALS` times the duration in all.
+    at the first that is no better: whose distance of the spectra, which includes the level, is no smaller. The level
+    alone would be raised by noise. ``advance`` is called with numbers of samples that are done, of `TRIALS` times the
+    duration in all.
     """
 
     def measure(temperature: float) -> Measures:
@@ -53,14 +52,11 @@ def calibrate(
         sound = np.concatenate(pieces, axis=1)[:, round(START_SECONDS * rate) :]
         return reference.measure(bytes_to_int16(sound.astype(np.uint8).ravel()))
 
-    def badness(found: Measures) -> tuple[float, float]:
-        return max(abs(found.level) - LEVEL_TOLERANCE, 0.0), found.spectrum_distance
-
     best, temperature = measure(1.0), 1.0
     before, step = best.level, -STEP if best.level > 0 else STEP
     for trial in range(1, TRIALS):
         found = measure(1.0 + trial * step)
-        if badness(found) >= badness(best):
+        if found.spectrum_distance >= best.spectrum_distance:
             break
         best, temperature = found, 1.0 + trial * step
     return temperature, before, best.level

@@ -51,8 +51,9 @@ def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
     assert len(engine.temperatures) <= calibration.TRIALS
 
 
-def test_outside_the_tolerance_the_level_decides_and_not_the_spectrum():
-    assert calibrated(Noise(-6.0, slope=20.0, dull=True))[0] == pytest.approx(1 + 3 * calibration.STEP)
+def test_the_level_is_not_raised_if_the_spectrum_gets_worse_by_more():
+    assert calibrated(Noise(-6.0, slope=20.0, dull=True))[0] == 1
+    assert calibrated(Noise(-6.0, slope=20.0))[0] == pytest.approx(1 + 3 * calibration.STEP)
 
 
 def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
