@@ -45,9 +45,9 @@ def charrnn_video(argv: Sequence[str] | None = None) -> int:
         p.error(f"{args.output}: the name of a video ends in .mp4.")
     with needs("plots"):
         from charrnn.viz import run_summary, video, video_frames
-    video.ffmpeg()
     summaries = read_summaries(args.run, args.quiet)
     samples = [run_summary.select_samples(summary, args.checkpoints) for summary in summaries]
+    video.ffmpeg()
     layout = video_frames.Layout(*args.size)
     with open_output(args.output) as file, progress(0, " frames", args.quiet) as bar:
         video.make(summaries, samples, file, layout, args.fps, args.title, bar.reset, bar.update)

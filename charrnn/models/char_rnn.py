@@ -127,7 +127,7 @@ class CharRNN(Layers):
         self.restarts = config.reads_samples
         self.history = sample_history(config) if config.reads_samples else 0
         predictors = len(config.predictors)
-        self.logistic = LogisticOutput(self.output.in_features, predictors) if predictors else None
+        self.logistic = LogisticOutput(config, self.output.in_features) if predictors else None
 
     @property
     def draws_numbers(self) -> bool:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from charrnn.data import predictor
 from charrnn.data.predictor import PERIOD, Predictors
 from charrnn.models import predictor as device_predictor
-from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_history, sample_inputs
+from charrnn.models.config import BYTES, MIDDLE, ModelConfig, output_corrections, sample_history, sample_inputs
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
@@ -31,6 +31,7 @@ TONE_SHARE = 0.5  # of the disturbances that are tones; the others are noise
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
 LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
 LIMIT = 4.0  # of inputs that are relative to an error's scale
+QUADRATIC = 0.05  # factor of the quadratic term of light tails before training
 
 SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and in training with noise (N, 4) a disturbance
 Predict = Callable[[Tensor, Tensor, Predictors], tuple[Tensor, Tensor]]
@@ -157,24 +158,28 @@ class LogisticOutput(nn.Module):
     """Log-density of a logistic distribution around the predictions, which is added to the logits of samples.
 
     The mean is the first prediction, corrected by a multiple of its error's scale and of the differences of the other
-    predictions from it; the scale is a multiple of the error's scale. `correction` computes these from the last layer.
-    It begins near zero.
+    predictions from it; the scale is a multiple of the error's scale. With light tails a quadratic term is added, with
+    which the distribution is between a logistic and a normal one. `correction` computes these from the last layer, of
+    a size. It begins near zero.
     """
 
-    def __init__(self, size: int, predictors: int) -> None:
+    def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__()
-        self.correction = nn.Linear(size, 1 + predictors)
+        self.light_tails = config.light_tails
+        self.correction = nn.Linear(size, output_corrections(config))
         with torch.no_grad():
             self.correction.weight.mul_(0.1)
             self.correction.bias.zero_()
 
     def forward(self, logits: Tensor, correction: Tensor, prediction: Prediction) -> Tensor:
-        """Return the sum of logits (..., V) and the log-densities for a correction (..., 1 + P)."""
-        correction = correction.float()
-        shift, spread, weights = correction[..., :1], correction[..., 1:2], correction[..., 2:]
+        """Return the sum of logits (..., V) and the log-densities for a correction (..., 1 + P, or 2 + P)."""
         first, others = prediction.values[..., :1], prediction.values[..., 1:]
+        correction = correction.float()
+        shift, spread, weights = correction[..., :1], correction[..., 1:2], correction[..., 2 : 2 + others.shape[-1]]
         mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * shift * prediction.scale
         inverse = 2 * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT)) / prediction.scale
         z = (torch.arange(-MIDDLE, BYTES - MIDDLE, device=mean.device) - mean) * inverse
         density: Tensor = -z - 2 * functional.softplus(-z)
+        if self.light_tails:
+            density = density - QUADRATIC * correction[..., -1:].clamp(-LIMIT, LIMIT).exp() * z.square()
         return logits.float() + density

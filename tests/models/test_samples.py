@@ -118,7 +118,7 @@ def test_the_loss_is_disturbed_in_training_only():
 
 
 def test_the_output_is_a_logistic_distribution_around_the_prediction():
-    output, logits = LogisticOutput(6, 2), torch.zeros(1, 1, 256)
+    output, logits = LogisticOutput(CONFIG, 6), torch.zeros(1, 1, 256)
     prediction = Prediction(torch.tensor([[[3.0, 7.0]]]), torch.tensor([[[4.0]]]))
     for correction, mean, scale in (
         ([0, 0, 0], 3, 2),
@@ -131,6 +131,16 @@ def test_the_output_is_a_logistic_distribution_around_the_prediction():
         np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3)
 
 
+def test_light_tails_add_a_quadratic_term():
+    output, logits = LogisticOutput(replace(CONFIG, light_tails=True), 6), torch.zeros(1, 1, 256)
+    prediction = Prediction(torch.tensor([[[3.0, 7.0]]]), torch.tensor([[[4.0]]]))
+    z = (np.arange(-128, 128) - 3) / 2
+    for correction, quadratic in ((0.0, 0.05), (1.0, 0.05 * np.e), (9.0, 0.05 * np.exp(4))):
+        found = output(logits, torch.tensor([[[0, 0, 0, correction]]]), prediction)[0, 0].numpy()
+        expected = logistic.logpdf(z) - quadratic * z**2
+        np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3, rtol=1e-5)
+
+
 def test_streams_begin_after_the_samples_that_they_are_given():
     model = build(CONFIG, 0).eval()
     before, x = voice(2, HISTORY), voice(2, 20, seed=1)
@@ -138,6 +148,12 @@ def test_streams_begin_after_the_samples_that_they_are_given():
     torch.testing.assert_close(state[-1][0], (before - 128).float())
     assert not any(tensor.any() for layer in state[:-1] for tensor in layer)
     assert not torch.allclose(model(x, state)[0], model(x, model.initial_state(2))[0], atol=0.1)
+
+
+def test_light_tails_are_of_a_distribution_around_predictions():
+    for fields in ({"light_tails": True}, {"light_tails": True, "context": 3}, {"light_tails": 1, "prediction": "lpc"}):
+        with pytest.raises(ValueError, match="light_tails"):
+            ModelConfig(256, **fields)
 
 
 def test_a_network_of_other_symbols_cannot_read_samples():

@@ -82,7 +82,7 @@ class Setup:
             torch.cuda.synchronize()
 
 
-PREDICTION: dict[str, Any] = {"context": 31, "prediction": "lpc-long", "noise": 2.0}
+PREDICTION: dict[str, Any] = {"context": 31, "prediction": "lpc-long", "noise": 2.0, "light_tails": True}
 NETWORKS = {
     "3x680": ModelConfig(256),
     "2x256": ModelConfig(256, 64, 256, 2),

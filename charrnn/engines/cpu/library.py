@@ -74,6 +74,7 @@ class Network(ctypes.Structure):
         ("predictors", POINTER(Predictors)),
         ("correction", Matrix),
         ("correction_bias", c_void_p),
+        ("light_tails", c_int32),
     ]
 
 

@@ -91,6 +91,7 @@ typedef struct {
     const Predictors *predictors;  /* NULL without prediction */
     Matrix correction;             /* (16, inputs) of the predictions, by the last layer; float if `output` is */
     const float *correction_bias;  /* (16,) */
+    int32_t light_tails;           /* whether the corrections have a quadratic term */
 } Network;
 
 /* The work of one call. Arrays of streams have the shape (streams, ...). */

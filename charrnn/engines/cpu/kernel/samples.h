@@ -4,6 +4,7 @@
 
 #define SAMPLE_SCALE (1.0f / 16) /* of samples that are inputs */
 #define STEP_VARIANCE 0.25f      /* in steps squared, added to an error's variance */
+#define QUADRATIC 0.05f          /* factor of the quadratic term of light tails */
 
 INLINE float V(limited)(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; }
 
@@ -73,7 +74,7 @@ static void V(start_samples)(Thread *t)
     }
 }
 
-/* Add the log-density of the logistic distribution around a stream's predictions to its logits; return the largest. */
+/* Add the log-density of the distribution around a stream's predictions to its logits; return the largest. */
 static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
 {
     const Network *network = shared->network;
@@ -85,12 +86,15 @@ static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
     for (int32_t k = 1; k < network->predictors->count; k++)
         mean += 0.3f * correction[1 + k] * (forecast[k].value - forecast->value);
     float inverse = 2 / deviation * V(exp)((floats){0} - V(limited)(0.5f * correction[1], 4))[0];
+    float quadratic = 0;
+    if (network->light_tails)
+        quadratic = QUADRATIC * V(exp)((floats){0} + V(limited)(correction[1 + network->predictors->count], 4))[0];
     floats largest = (floats){0} - 3.4e38f, value;
     for (int lane = 0; lane < LANES; lane++)
         value[lane] = (float)lane - 128 - mean;
     for (int32_t i = 0; i < network->vocab; i += LANES, value += (float)LANES) {
         floats z = value * inverse, magnitude = V(select)(z < 0.0f, -z, z);
-        floats x = *(floats *)(logits + i) - magnitude - 2.0f * V(log1p)(V(exp)(-magnitude));
+        floats x = *(floats *)(logits + i) - magnitude - 2.0f * V(log1p)(V(exp)(-magnitude)) - quadratic * z * z;
         *(floats *)(logits + i) = x;
         largest = V(select)(x > largest, x, largest);
     }
