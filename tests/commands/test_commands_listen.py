@@ -124,6 +124,17 @@ def open_page(chromium, served):
     wait_for(lambda: not samplers())
 
 
+@pytest.fixture
+def tolerant_page(chromium, served):
+    """Open the page, which may log rejected requests, unlike the pages of `open_page`."""
+    page = chromium.new_page()
+    page.goto(f"http://{served.host}/")
+    page.wait_for_selector("#play:not([disabled])")
+    yield page
+    page.close()
+    wait_for(lambda: not samplers())
+
+
 def played(page):
     text = page.locator("#played").inner_text()
     return float(text.removesuffix(" s")) if text.endswith(" s") else 0.0
@@ -205,10 +216,8 @@ def test_the_network_continues_a_dropped_recording(open_page, tone_file, tmp_pat
 
 
 @pytest.mark.integration
-def test_a_dropped_file_that_cannot_be_read_is_reported_while_the_network_plays(chromium, served, tone_file):
-    page = chromium.new_page()  # which logs the rejected request as an error, unlike the pages of open_page
-    page.goto(f"http://{served.host}/")
-    page.wait_for_selector("#play:not([disabled])")
+def test_a_dropped_file_that_cannot_be_read_is_reported_while_the_network_plays(tolerant_page, tone_file):
+    page = tolerant_page
     drop(page, "my tone.wav", tone_file.read_bytes())
     play_for(page, 0.3)
     drop(page, "junk.wav", b"junk")
@@ -216,8 +225,18 @@ def test_a_dropped_file_that_cannot_be_read_is_reported_while_the_network_plays(
     time.sleep(1)  # the status of a playing network arrives several times per second
     assert "junk.wav" in page.locator("#message").inner_text()
     assert "2.0 seconds of my tone.wav" in page.locator("#drop-text").inner_text()
-    page.close()
-    wait_for(lambda: not samplers())
+
+
+@pytest.mark.integration
+def test_recordings_dropped_at_once_are_read_one_after_the_other(tolerant_page, tone_file):
+    text, message = tolerant_page.locator("#drop-text"), tolerant_page.locator("#message")
+    drop(tolerant_page, "one.wav", tone_file.read_bytes())
+    drop(tolerant_page, "junk.wav", b"junk")
+    wait_for(lambda: "junk.wav" in message.inner_text())
+    assert "2.0 seconds of one.wav" in text.inner_text()
+    drop(tolerant_page, "junk.wav", b"junk")
+    drop(tolerant_page, "two.wav", tone_file.read_bytes())
+    wait_for(lambda: "2.0 seconds of two.wav" in text.inner_text())
 
 
 @pytest.mark.integration

@@ -17,7 +17,8 @@ let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { node, pieces, played, step, rate }
 let undrawn = []; // samples that were played and are not drawn yet
 let drawn = 0; // time of the last update of the canvases in milliseconds
-let start = null; // { file, id, run }
+let start = null; // { file, id, run, seconds }
+let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
 // Choice of run and checkpoint.
 
@@ -250,28 +251,38 @@ function draw(now) {
 
 // Starting from a recording.
 
-async function upload(file) {
+function upload(file) {
+  const uploaded = uploads.then(() => uploadNow(file));
+  uploads = uploaded.catch(() => {});
+  return uploaded;
+}
+
+async function uploadNow(file) {
   const run = $("run").value;
   if (file.size > MAX_UPLOAD) throw new Error(`${file.name} has more than ${MAX_UPLOAD / 1e6} MB: use its last minute.`);
-  const before = $("drop-text").textContent;
   $("drop-text").textContent = `Reading ${file.name} …`;
   try {
     const { id, seconds } = await request(`/api/start?run=${run}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
-    start = { file, id, run };
-    $("drop-text").textContent = `The network continues the last ${seconds.toFixed(1)} seconds of ${file.name}.`;
-    $("forget").hidden = false;
+    start = { file, id, run, seconds };
   } catch (error) {
-    $("drop-text").textContent = before; // an earlier recording is kept
-    $("file").value = "";
+    $("file").value = ""; // an earlier recording is kept
     throw error instanceof TypeError ? new Error(`${file.name} could not be uploaded: it is too large, or the server has stopped.`) : error;
+  } finally {
+    showStart();
   }
+}
+
+function showStart() {
+  $("forget").hidden = !start;
+  $("drop-text").textContent = start
+    ? `The network continues the last ${start.seconds.toFixed(1)} seconds of ${start.file.name}.`
+    : "Drop a recording here, or choose one: the network continues its last two seconds.";
 }
 
 function forget() {
   start = null;
   $("file").value = "";
-  $("forget").hidden = true;
-  $("drop-text").textContent = "Drop a recording here, or choose one: the network continues its last two seconds.";
+  showStart();
 }
 
 async function addRecording(file) {
