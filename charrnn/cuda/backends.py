@@ -80,9 +80,7 @@ def _prediction_kernel(predictors: Predictors, device: torch.device) -> Predict 
     phase = torch.tensor([0.0, 5.0], device=device)
     try:
         predict: Predict = importlib.import_module("charrnn.cuda.predictor").predict
-        equal = all(
-            map(torch.equal, predict(samples, phase, predictors), predictor.predict(samples, phase, predictors))
-        )
+        equal = torch.equal(predict(samples, phase, predictors), predictor.predict(samples, phase, predictors))
         reason = "" if equal else "its results differ from those of torch's operations"
     except Exception as error:  # no Triton, or any error of a compiler or a driver
         _check_gpu(error, "kernel for linear prediction", "--device cpu")

@@ -16,24 +16,23 @@ WHOLE = 1.5 * 2.0**52  # adding and subtracting it rounds a double to a whole nu
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # a fused product would be rounded only once
 
 
-def predict(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
-    """Return predictions and scales (N, T + 1, P) for samples (N, `history` + T) and a phase (N,).
+def predict(samples: Tensor, phase: Tensor, predictors: Predictors) -> Tensor:
+    """Return predictions (N, T + 1, P) for samples (N, `history` + T) and a phase (N,).
 
     See `charrnn.data.predictor.predict`. The tensors are on the GPU, and nothing waits for it.
     """
     samples, phase = samples.float().contiguous(), phase.int()
     rows, steps = len(samples), samples.shape[1] - history(predictors)
-    values, scales = (samples.new_empty(rows, steps + 1, len(predictors)) for _ in range(2))
+    values = samples.new_empty(rows, steps + 1, len(predictors))
     for i, predictor in enumerate(predictors):
         blocks = (predictor.hop + steps - 1) // predictor.hop + 1
         scratch = samples.new_empty(rows * blocks, 6, _width(predictor), dtype=torch.float64)
-        outputs = (values[..., i:], scales[..., i:], scratch)
         predictor_kernels.predict_blocks[(rows * blocks,)](
-            *(samples, phase, *_constants(predictor, samples.device), *outputs, steps, blocks),
+            *(samples, phase, *_constants(predictor, samples.device), values[..., i:], scratch, steps, blocks),
             **_sizes(predictor, predictors),
             **OPTIONS,
         )
-    return values, scales
+    return values
 
 
 class StepPredictor:
@@ -42,22 +41,22 @@ class StepPredictor:
     def __init__(self, predictors: Predictors, streams: int, device: torch.device) -> None:
         self._predictors = predictors
         widths = [_width(predictor) for predictor in predictors]
-        self._kept = [torch.zeros(streams, width + 1, dtype=torch.float64, device=device) for width in widths]
+        self._kept = [torch.zeros(streams, width, dtype=torch.float64, device=device) for width in widths]
         self._scratch = torch.zeros(streams, 6, max(widths), dtype=torch.float64, device=device)
-        self._values, self._scales = (torch.zeros(streams, 2, len(predictors), device=device) for _ in range(2))
+        self._values = torch.zeros(streams, 2, len(predictors), device=device)
 
     def begin(self, samples: Tensor, phase: Tensor) -> None:
         """Compute the coefficients of streams that have read samples (N, `history`) and have a phase (N,)."""
         self._launch(samples, phase, begin=True)
 
-    def __call__(self, samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
+    def __call__(self, samples: Tensor, phase: Tensor, predictors: Predictors) -> Tensor:
         """Return what `predict` returns for samples (N, `history` + 1); the next call overwrites it."""
         self._launch(samples, phase, begin=False)
-        return self._values, self._scales
+        return self._values
 
     def _launch(self, samples: Tensor, phase: Tensor, begin: bool) -> None:
         for i, (predictor, kept) in enumerate(zip(self._predictors, self._kept, strict=True)):
-            outputs = (self._values[..., i:], self._scales[..., i:], self._scratch, kept)
+            outputs = (self._values[..., i:], self._scratch, kept)
             predictor_kernels.predict_step[(len(samples),)](
                 *(samples.float().contiguous(), phase.int(), *_constants(predictor, samples.device), *outputs),
                 BEGIN=begin,
@@ -89,7 +88,6 @@ def _constants(predictor: LinearPredictor, device: torch.device) -> tuple[Tensor
     numbers = (
         1 + predictor.white_noise,
         predictor.noise_floor * predictor.power,
-        predictor.power,
         RESOLUTION,
         LARGEST,
         WHOLE,

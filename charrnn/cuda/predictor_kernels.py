@@ -18,9 +18,8 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     samples,  # (N, HISTORY + steps) fp32
     phase,  # (N,) int32
     window,  # (LENGTH,) fp32
-    numbers,  # (6,) fp64, from `charrnn.cuda.predictor`
+    numbers,  # (5,) fp64, from `charrnn.cuda.predictor`
     values,  # (N, steps + 1, PREDICTORS) fp32, from this predictor's on
-    scales,  # the same
     scratch,  # (programs, 6, WIDTH) fp64
     steps,
     blocks,
@@ -39,12 +38,11 @@ def predict_blocks(  # type: ignore[no-untyped-def]
     first = block * HOP - tl.load(phase + row) % HOP  # of the block's positions
     if first <= steps:
         mine = scratch + program * 6 * WIDTH
-        a, scale = _solve(own + HISTORY + first, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+        a = _solve(own + HISTORY + first, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
         for position in range(first, first + HOP):
             if (position >= 0) & (position <= steps):
                 at = (row * (steps + 1) + position) * PREDICTORS
                 tl.store(values + at, _prediction(own + HISTORY + position, a, ORDER, WIDTH))
-                tl.store(scales + at, scale)
 
 
 @triton.jit
@@ -54,9 +52,8 @@ def predict_step(  # type: ignore[no-untyped-def]
     window,
     numbers,
     values,  # (N, 2, PREDICTORS)
-    scales,
     scratch,  # (N, 6, ·)
-    kept,  # (N, WIDTH + 1) fp64: the coefficients that a stream uses, and their scale
+    kept,  # (N, WIDTH) fp64: the coefficients that a stream uses
     BEGIN: tl.constexpr,
     ORDER: tl.constexpr,
     LENGTH: tl.constexpr,
@@ -69,22 +66,18 @@ def predict_step(  # type: ignore[no-untyped-def]
     """Predict the last sample and the next one with the coefficients that are kept, or keep the first ones."""
     row, i = tl.program_id(0), tl.arange(0, WIDTH)
     used = tl.load(phase + row) % HOP
-    own, mine, stored = samples + row * (HISTORY + 1 - BEGIN), scratch + row * 6 * WIDTH, kept + row * (WIDTH + 1)
+    own, mine, stored = samples + row * (HISTORY + 1 - BEGIN), scratch + row * 6 * WIDTH, kept + row * WIDTH
     if BEGIN:
-        a, scale = _solve(own + HISTORY - used, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+        a = _solve(own + HISTORY - used, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
         tl.store(stored + i, a)
-        tl.store(stored + WIDTH, scale)
     else:
-        a, scale = tl.load(stored + i), tl.load(stored + WIDTH)
+        a = tl.load(stored + i)
         at = row * 2 * PREDICTORS
         tl.store(values + at, _prediction(own + HISTORY, a, ORDER, WIDTH))
-        tl.store(scales + at, scale)
         if used == HOP - 1:
-            a, scale = _solve(own + HISTORY + 1, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
+            a = _solve(own + HISTORY + 1, window, numbers, mine, ORDER, LENGTH, WIDTH, CHUNK)
             tl.store(stored + i, a)
-            tl.store(stored + WIDTH, scale)
         tl.store(values + at + PREDICTORS, _prediction(own + HISTORY + 1, a, ORDER, WIDTH))
-        tl.store(scales + at + PREDICTORS, scale)
 
 
 @triton.jit
@@ -98,7 +91,7 @@ def _solve(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return the coefficients (WIDTH,) from the LENGTH samples before ``end``, and the scale of their errors.
+    """Return the coefficients (WIDTH,) from the LENGTH samples before ``end``.
 
     `charrnn.data.predictor.schur` drops the first element of u and the last of v in each step. Here both stay in their
     places, and v is shifted.
@@ -118,7 +111,6 @@ def _solve(  # type: ignore[no-untyped-def]
     u = tl.load(scratch + i + 1, mask=i < ORDER, other=0.0)
     v = tl.where(i == 0, v * tl.load(numbers) + tl.load(numbers + 1), v)
     a = tl.zeros((WIDTH,), tl.float64)
-    error = tl.load(numbers)  # replaced in the loop, which needs its type
     tl.debug_barrier()
     for m in range(ORDER):
         rows = scratch + m % 2 * 3 * WIDTH  # alternate, so that one barrier per step is enough
@@ -130,19 +122,12 @@ def _solve(  # type: ignore[no-untyped-def]
         k = first_u / first_v
         reversed_a = tl.load(rows + 2 * WIDTH + m - 1 - i, mask=i < m, other=0.0)
         a = tl.where(i < m, a - k * reversed_a, tl.where(i == m, k, 0.0))
-        error = first_v - k * first_u
         u_before = tl.load(rows + i - 1, mask=i > m, other=0.0)
         v_before = tl.load(rows + WIDTH + i - 1, mask=i > m, other=0.0)
         u, v = u - k * v, v_before - k * u_before
-    power, resolution, largest, whole = (
-        tl.load(numbers + 2),
-        tl.load(numbers + 3),
-        tl.load(numbers + 4),
-        tl.load(numbers + 5),
-    )
+    resolution, largest, whole = tl.load(numbers + 2), tl.load(numbers + 3), tl.load(numbers + 4)
     a = tl.maximum(tl.minimum(a * resolution, largest * resolution), -largest * resolution)
-    a = ((a + whole) - whole) / resolution
-    return a, tl.sqrt(error / power)
+    return ((a + whole) - whole) / resolution
 
 
 @triton.jit

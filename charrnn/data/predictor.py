@@ -72,8 +72,8 @@ def history(predictors: Predictors) -> int:
     return max((predictor.length + predictor.hop for predictor in predictors), default=0)
 
 
-def predict(samples: Samples, phase: NDArray[np.int64], predictors: Predictors) -> tuple[Floats, Floats]:
-    """Return the predictions of samples, and the scales of their errors.
+def predict(samples: Samples, phase: NDArray[np.int64], predictors: Predictors) -> Floats:
+    """Return the predictions of samples.
 
     Parameters
     ----------
@@ -84,19 +84,15 @@ def predict(samples: Samples, phase: NDArray[np.int64], predictors: Predictors) 
 
     Returns
     -------
-    predictions, scales
+    predictions
         (N, T + 1, P), for each of the predictors: the predictions in -128 to 127 of the last T samples and of the
-        next one, each from the samples before it, and the standard deviations of the errors in their windows.
+        next one, each from the samples before it.
     """
-    results = [_predict(one, samples, phase, history(predictors)) for one in predictors]
-    predictions, scales = (np.stack(arrays, axis=2) for arrays in zip(*results, strict=True))
-    return predictions, scales
+    return np.stack([_predict(one, samples, phase, history(predictors)) for one in predictors], axis=2)
 
 
-def _predict(
-    predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int64], before: int
-) -> tuple[Floats, Floats]:
-    """Return the predictions (N, T + 1) and scales (N, T + 1) of one predictor."""
+def _predict(predictor: LinearPredictor, samples: Samples, phase: NDArray[np.int64], before: int) -> Floats:
+    """Return the predictions (N, T + 1) of one predictor."""
     rows, steps = len(samples), samples.shape[1] - before + 1
     used = phase[:, None] % predictor.hop
     block = (used + np.arange(steps)) // predictor.hop  # (N, T + 1) index of each position's coefficients
@@ -104,27 +100,26 @@ def _predict(
     starts = np.minimum(starts, samples.shape[1])  # those after the last position are not used
     windows = sliding_window_view(samples, predictor.length, axis=1)  # (N, ., length)
     row = np.arange(rows)[:, None]
-    coefficients, scales = solve(predictor, windows[row, starts - predictor.length])
+    coefficients = solve(predictor, windows[row, starts - predictor.length])
     histories = sliding_window_view(samples, predictor.order, axis=1)[:, -steps:].astype(np.float64)
     predictions = np.einsum("nto,nto->nt", histories[:, :, ::-1], coefficients[row, block])
-    return np.clip(predictions, -128, 127).astype(np.float32), scales[row, block].astype(np.float32)
+    return np.asarray(np.clip(predictions, -128, 127), dtype=np.float32)
 
 
-def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> tuple[Doubles, Doubles]:
-    """Return coefficients (..., order), the newest sample's first, and error scales (...) for (..., length) samples."""
+def solve(predictor: LinearPredictor, windows: NDArray[np.int8]) -> Doubles:
+    """Return coefficients (..., order), the newest sample's first, for windows of (..., length) samples."""
     size = 1 << (predictor.length + predictor.order).bit_length()
     spectrum = np.fft.rfft(windows * predictor.window.astype(np.float64), size)
     squares = spectrum.real**2 + spectrum.imag**2
     # The true sums are whole numbers below 2^40, so rounding removes the errors of the transforms.
     r = np.rint(np.fft.irfft(squares, size)[..., : predictor.order + 1])
     r[..., 0] = r[..., 0] * (1 + predictor.white_noise) + predictor.noise_floor * predictor.power
-    a, error = schur(r)
-    a = np.rint(a * RESOLUTION).clip(-LARGEST * RESOLUTION, LARGEST * RESOLUTION) / RESOLUTION
-    return a, np.sqrt(error / predictor.power)
+    limit = LARGEST * RESOLUTION
+    return np.asarray(np.rint(schur(r) * RESOLUTION).clip(-limit, limit) / RESOLUTION)
 
 
-def schur(r: Doubles) -> tuple[Doubles, Doubles]:
-    """Return predictor coefficients a (..., p) and error energies (...) for autocorrelations r (..., p + 1).
+def schur(r: Doubles) -> Doubles:
+    """Return predictor coefficients a (..., p) for autocorrelations r (..., p + 1).
 
     With x_t predicted as the sum of a_j x_(t-j), j from 1 to p. u and v are the forward and backward sequences, whose
     first elements give a reflection coefficient; all operations are element by element, in an order that
@@ -132,10 +127,8 @@ def schur(r: Doubles) -> tuple[Doubles, Doubles]:
     """
     u, v = r[..., 1:], r[..., :-1]
     a = np.empty((*r.shape[:-1], 0))
-    error = v[..., 0]
     while u.shape[-1]:
         k = u[..., :1] / v[..., :1]
         a = np.concatenate([a - k * a[..., ::-1], k], axis=-1)
-        error = v[..., 0] - k[..., 0] * u[..., 0]
         u, v = u[..., 1:] - k * v[..., 1:], (v - k * u)[..., :-1]
-    return a, error
+    return a

@@ -91,7 +91,6 @@ class Layers(nn.Module):
         """Return the mean loss of targets y (N, T) for inputs x, and the state after them."""
         raise NotImplementedError
 
-    restarts = False  # whether training resets one row's state in each iteration
     history = 0  # samples that are part of the state
 
     @property
@@ -123,8 +122,6 @@ class CharRNN(Layers):
         self.embedding = nn.Embedding(config.vocab_size, config.wordvec_size)  # from normal(0, 1)
         self.samples = SampleReader(config) if config.reads_samples else None
         self.stack(config, config.wordvec_size + sample_inputs(config), config.vocab_size)
-        # Sampling begins from silence. A network that reads samples has to learn what follows it.
-        self.restarts = config.reads_samples
         self.history = sample_history(config) if config.reads_samples else 0
         predictors = len(config.predictors)
         self.logistic = LogisticOutput(config, self.output.in_features) if predictors else None
@@ -152,10 +149,10 @@ class CharRNN(Layers):
         if not self.samples:
             logits, _, state = self.run(self._embed(ids), state)
             return logits, state
-        numbers, prediction, samples = self.samples.read(ids, state[-1])
+        numbers, predictions, samples = self.samples.read(ids, state[-1])
         logits, h, state = self.run(torch.cat([self._embed(ids), numbers], dim=2), state[:-1])
-        if self.logistic and prediction:
-            logits = self.logistic(logits, self.logistic.correction(h), prediction)
+        if self.logistic:
+            logits = self.logistic(logits, self.logistic.correction(h), predictions)
         return logits, (*state, samples)
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -182,11 +179,11 @@ class CharRNN(Layers):
         if not self.samples:
             logits, _, state = self.run_step(x, state, linear)
             return logits, state
-        numbers, prediction, samples = self.samples.read(ids[:, None], state[-1])
+        numbers, predictions, samples = self.samples.read(ids[:, None], state[-1])
         logits, h, state = self.run_step(torch.cat([x, numbers[:, 0]], dim=1), state[:-1], linear)
-        if self.logistic and prediction:
+        if self.logistic:
             correction = linear(h, self.logistic.correction.weight, self.logistic.correction.bias)
-            logits = self.logistic(logits[:, None], correction[:, None], prediction)[:, 0]
+            logits = self.logistic(logits[:, None], correction[:, None], predictions)[:, 0]
         return logits, (*state, samples)
 
 

@@ -46,7 +46,6 @@ class ModelConfig:
     context: int = 0  # K, the samples before the last symbol that are also read as numbers; linear sound only
     prediction: str = "none"  # predictors whose predictions are read, and the mean of the output; linear sound only
     noise: float = 0.0  # largest amplitude of disturbances in training, relative to the level of the samples before
-    light_tails: bool = False  # whether the tails of the output can be lighter than logistic ones; with prediction only
 
     def __post_init__(self) -> None:
         check_whole(self, "vocab_size", "wordvec_size")
@@ -77,8 +76,6 @@ def _check_samples(config: ModelConfig) -> None:
     noise = config.noise
     if not isinstance(noise, int | float) or isinstance(noise, bool) or not 0 <= noise <= MAX_NOISE:
         raise ValueError(f"noise is {noise!r}, and must be a number from 0 to {MAX_NOISE:g}")
-    if not isinstance(config.light_tails, bool) or (config.light_tails and config.prediction == "none"):
-        raise ValueError(f"light_tails is {config.light_tails!r}, and must be false, or true with a prediction")
     if config.reads_samples and config.vocab_size != BYTES:
         raise ValueError(f"context and prediction are for sound of {BYTES} symbols, not {config.vocab_size}")
 
@@ -143,19 +140,19 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.cell in RECURRENT_OUTPUT_CELLS:
         shapes["output.recurrent_weight"] = (v, v)
     if config.predictors:
-        corrections = output_corrections(config)
+        corrections = sample_corrections(config)
         shapes |= {"logistic.correction.weight": (corrections, out), "logistic.correction.bias": (corrections,)}
     return shapes
 
 
-def output_corrections(config: ModelConfig) -> int:
+def sample_corrections(config: ModelConfig) -> int:
     """Return how many numbers of the last layer determine the distribution around the predictions."""
-    return 1 + len(config.predictors) + config.light_tails
+    return 2 + len(config.predictors)
 
 
 def sample_inputs(config: ModelConfig) -> int:
     """Return how many numbers the first layer reads besides the embedding; `charrnn.models.samples` has the list."""
-    return config.context + 4 * len(config.predictors)
+    return config.context + 3 * len(config.predictors)
 
 
 def sample_history(config: ModelConfig) -> int:

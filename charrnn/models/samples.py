@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,39 +18,32 @@ from torch.nn import functional
 from charrnn.data import predictor
 from charrnn.data.predictor import PERIOD, Predictors
 from charrnn.models import predictor as device_predictor
-from charrnn.models.config import BYTES, MIDDLE, ModelConfig, output_corrections, sample_history, sample_inputs
+from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_corrections, sample_history, sample_inputs
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
-STEP_VARIANCE = 0.25  # in steps squared, added to an error's variance: no prediction is better than half a step
+ERROR = 1.5  # steps, a usual error of predictions, to which differences and the output's scale are relative
 LEVEL_SAMPLES = 512  # of which the level is measured
-DISTURBANCE_EVERY = 500  # samples on average
+DISTURBANCE_EVERY = 3000  # samples on average
 DISTURBANCE_LENGTHS = (30, 1000)  # samples after which a disturbance has decayed to 1 / e
 AMPLITUDE_RANGE = 100  # of the largest amplitude to the smallest
 TONE_SHARE = 0.5  # of the disturbances that are tones; the others are noise
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
+OWN_SAMPLES = 1000  # of the network's own sound, which a row of training reads at most; see charrnn.training.own_sound
 LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
-LIMIT = 4.0  # of inputs that are relative to an error's scale
-QUADRATIC = 0.05  # factor of the quadratic term of light tails before training
+LIMIT = 4.0  # of differences that are inputs, and of logarithms in the output
+QUADRATIC = 0.05  # factor of the output's quadratic term before training
 
-SampleState = tuple[Tensor, ...]  # (N, samples), (N, 1) their phase, and in training with noise (N, 4) a disturbance
-Predict = Callable[[Tensor, Tensor, Predictors], tuple[Tensor, Tensor]]
-PredictArrays = Callable[
-    [NDArray[np.int8], NDArray[np.int64], Predictors], tuple[NDArray[np.float32], NDArray[np.float32]]
-]
-
-
-class Prediction(NamedTuple):
-    """Predictions of the next samples."""
-
-    values: Tensor  # (N, T, P) in -128 to 127
-    scale: Tensor  # (N, T, 1) deviation of the first one's errors, with that of rounding
+# (N, samples), (N, 1) their phase; in training with noise, (N, 4) a disturbance and (N, 3 + `OWN_SAMPLES`) own sound.
+SampleState = tuple[Tensor, ...]
+Predict = Callable[[Tensor, Tensor, Predictors], Tensor]
+PredictArrays = Callable[[NDArray[np.int8], NDArray[np.int64], Predictors], NDArray[np.float32]]
 
 
 class SampleReader:
     """Reader of samples as numbers, for networks of a configuration.
 
     Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
-    predictors have been used; and in training with noise, a disturbance. ``predict`` is
+    predictors have been used; and in training with noise, a disturbance and own sound that fades out. ``predict`` is
     `charrnn.data.predictor.predict` for tensors, or a faster form of it.
     """
 
@@ -61,15 +53,16 @@ class SampleReader:
 
     def initial_state(self, like: Tensor, n: int, training: bool = False) -> SampleState:
         """Return the state of n streams before the first sample, on the device of a tensor."""
-        disturbance = (4,) if training and self.config.noise else ()
-        return tuple(like.new_zeros(n, size) for size in (sample_history(self.config), 1, *disturbance))
+        noise = (4, 3 + OWN_SAMPLES) if training and self.config.noise else ()
+        return tuple(like.new_zeros(n, size) for size in (sample_history(self.config), 1, *noise))
 
     def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, SampleState]:
-        """Return ids (N, T + 1) with disturbances for training, and the state with each row's disturbance after T.
+        """Return ids (N, T + 1) as they are in training, and the state with what each row reads besides them after T.
 
         A network that reads what it has generated amplifies its own errors, to noise or to a whistle. So the sound that
         it learns has tones and noise that decay: what does not belong there ends soon. They are relative to the level
-        of the samples before, and are rounded to zero in silence.
+        of the samples before, and are rounded to zero in silence. A row that has begun with the network's own sound
+        (`charrnn.training.own_sound`) reads the rest of it, fading out while the recording fades in.
         """
         steps = ids.shape[1] - 1
         frequency, angle, amplitude, length = self._disturbances(state, steps).T[..., None]
@@ -80,14 +73,15 @@ class SampleReader:
         disturbed = (ids + (amplitudes * waves).round().long()).clamp(0, BYTES - 1)
         end = slice(steps - 1, steps)
         left = torch.cat([frequency, angles[:, end] % math.tau, amplitudes[:, end], length], dim=1)
-        return disturbed, (*state[:-1], left)
+        samples, phase, _, own = state
+        return _fade(disturbed, own), (samples, phase, left, torch.cat([own[:, :1] + steps, own[:, 1:]], dim=1))
 
     def _disturbances(self, state: SampleState, steps: int) -> Tensor:
         """Return the disturbance (N, 4) of each row, some of which begin.
 
         It has a frequency in radians per sample (0: noise), an angle, an amplitude in steps and a decay length.
         """
-        samples, _, current = state
+        samples, _, current, _ = state
         begins, kind, pitch, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
         level = samples[:, -LEVEL_SAMPLES:].square().mean(dim=1, keepdim=True).sqrt()
         frequency = _log_uniform(TONE_FREQUENCIES, pitch) * (kind < TONE_SHARE)
@@ -96,56 +90,68 @@ class SampleReader:
         goes_on = (begins >= steps / DISTURBANCE_EVERY) & (current[:, 3:] > 0)
         return torch.where(goes_on, current, fresh)
 
-    def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Prediction | None, SampleState]:
-        """Return inputs (N, T, `size`) after each of ids (N, T), predictions of the next symbols, and the state."""
+    def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Tensor | None, SampleState]:
+        """Return inputs (N, T, `size`) after each of ids (N, T), predictions (N, T, P) from -128 to 127, and the state.
+
+        The predictions are those of the next symbols, or None without predictors.
+        """
         context, steps = self.config.context, ids.shape[1]
         samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
         recent = samples[:, samples.shape[1] - steps - context :]
         numbers = recent.unfold(1, context + 1, 1)[:, :, :context]  # (N, T, K) the samples before each of the ids
-        _, phase, *disturbance = state
-        after: SampleState = (samples[:, steps:], (phase + steps) % PERIOD, *disturbance)
+        _, phase, *noise = state
+        after: SampleState = (samples[:, steps:], (phase + steps) % PERIOD, *noise)
         if not self.config.predictors:
             return numbers * SCALE, None, after
-        values, scales = self.predict(samples, phase[:, 0], self.config.predictors)
-        scale = (scales[:, 1:, :1].square() + STEP_VARIANCE).sqrt()
-        last, values = values[:, :-1], values[:, 1:]
+        predictions = self.predict(samples, phase[:, 0], self.config.predictors)  # (N, T + 1, P)
+        last, following = predictions[:, :-1], predictions[:, 1:]
         current = recent[:, context:, None]
         parts = (
             numbers * SCALE,
-            values * SCALE,
-            ((values - current) / (4 * scale)).clamp(-LIMIT, LIMIT),
-            ((current - last) / scale).clamp(-LIMIT, LIMIT),
-            (scales[:, 1:] + 0.1).log(),
+            following * SCALE,
+            ((following - current) / (4 * ERROR)).clamp(-LIMIT, LIMIT),
+            ((current - last) / ERROR).clamp(-LIMIT, LIMIT),
         )
-        return torch.cat(parts, dim=2), Prediction(values, scale), after
+        return torch.cat(parts, dim=2), following, after
 
 
 def for_tensors(predict: PredictArrays) -> Predict:
     """Return a form of `charrnn.data.predictor.predict` for tensors, which on a GPU uses torch's operations."""
 
-    def predict_tensors(samples: Tensor, phase: Tensor, predictors: Predictors) -> tuple[Tensor, Tensor]:
+    def predict_tensors(samples: Tensor, phase: Tensor, predictors: Predictors) -> Tensor:
         if samples.is_cuda:
             return device_predictor.predict(samples, phase, predictors)
         arrays = (samples.to("cpu", torch.int8).numpy(), phase.to("cpu", torch.int64).numpy())
         many = samples.numel() >= LARGE
         found = _on_threads(predict, *arrays, predictors) if many else predict(*arrays, predictors)
-        values, scales = (torch.from_numpy(array).to(samples.device) for array in found)
-        return values, scales
+        return torch.from_numpy(found).to(samples.device)
 
     return predict_tensors
 
 
 def _on_threads(
     predict: PredictArrays, samples: NDArray[np.int8], phase: NDArray[np.int64], predictors: Predictors
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Divide the rows among as many threads as torch has."""
     rows = len(samples)
     count = min(rows, torch.get_num_threads())
     shares = [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        parts = pool.map(lambda share: predict(samples[share], phase[share], predictors), shares)
-        values, scales = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return values, scales
+        return np.concatenate([*pool.map(lambda share: predict(samples[share], phase[share], predictors), shares)])
+
+
+def _fade(ids: Tensor, own: Tensor) -> Tensor:
+    """Return ids (N, T + 1) after a crossfade with constant power from own sound (N, 3 + `OWN_SAMPLES`).
+
+    A row of own sound has the position of the first of the ids, the length of the fade, and samples from -128 to 127,
+    as many as `OWN_SAMPLES` and one before them.
+    """
+    position, length, sound = own[:, :1], own[:, 1:2], own[:, 2:]
+    at = position + torch.arange(ids.shape[1], device=ids.device)
+    angle = math.pi / 2 * at / length.clamp(min=1)
+    fading = sound.gather(1, at.clamp(max=OWN_SAMPLES).long())
+    mixed = torch.cos(angle) * fading + torch.sin(angle) * (ids - MIDDLE)
+    return torch.where(at < length, (MIDDLE + mixed.round().long()).clamp(0, BYTES - 1), ids)
 
 
 def _log_uniform(limits: tuple[float, float], u: Tensor) -> Tensor:
@@ -155,31 +161,34 @@ def _log_uniform(limits: tuple[float, float], u: Tensor) -> Tensor:
 
 
 class LogisticOutput(nn.Module):
-    """Log-density of a logistic distribution around the predictions, which is added to the logits of samples.
+    """Log-density of a distribution around the predictions, which is added to the logits of samples.
 
-    The mean is the first prediction, corrected by a multiple of its error's scale and of the differences of the other
-    predictions from it; the scale is a multiple of the error's scale. With light tails a quadratic term is added, with
-    which the distribution is between a logistic and a normal one. `correction` computes these from the last layer, of
-    a size. It begins near zero.
+    It is between a logistic and a normal one: a logistic log-density and a quadratic term. The mean is the first
+    prediction, corrected by a shift and by multiples of the differences of the other predictions from it. `correction`
+    computes shift, scale, these multiples and the factor of the quadratic term from the last layer, of a size. It
+    begins near zero.
     """
 
     def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__()
-        self.light_tails = config.light_tails
-        self.correction = nn.Linear(size, output_corrections(config))
+        self.correction = nn.Linear(size, sample_corrections(config))
         with torch.no_grad():
             self.correction.weight.mul_(0.1)
             self.correction.bias.zero_()
 
-    def forward(self, logits: Tensor, correction: Tensor, prediction: Prediction) -> Tensor:
-        """Return the sum of logits (..., V) and the log-densities for a correction (..., 1 + P, or 2 + P)."""
-        first, others = prediction.values[..., :1], prediction.values[..., 1:]
+    def forward(self, logits: Tensor, correction: Tensor, predictions: Tensor) -> Tensor:
+        """Return the sum of logits (..., V) and the log-densities, for a correction (..., 2 + P) of predictions."""
+        first, others = predictions[..., :1], predictions[..., 1:]
         correction = correction.float()
-        shift, spread, weights = correction[..., :1], correction[..., 1:2], correction[..., 2 : 2 + others.shape[-1]]
-        mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * shift * prediction.scale
-        inverse = 2 * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT)) / prediction.scale
+        shift, spread, weights, tails = (
+            correction[..., :1],
+            correction[..., 1:2],
+            correction[..., 2:-1],
+            correction[..., -1:],
+        )
+        mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * ERROR * shift
+        inverse = 2 / ERROR * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT))
         z = (torch.arange(-MIDDLE, BYTES - MIDDLE, device=mean.device) - mean) * inverse
-        density: Tensor = -z - 2 * functional.softplus(-z)
-        if self.light_tails:
-            density = density - QUADRATIC * correction[..., -1:].clamp(-LIMIT, LIMIT).exp() * z.square()
+        quadratic = QUADRATIC * tails.clamp(-LIMIT, LIMIT).exp() * z.square()
+        density: Tensor = -z - 2 * functional.softplus(-z) - quadratic
         return logits.float() + density

@@ -235,6 +235,8 @@ class _Group(World):
         return not self.any(self.broadcast(number) != number)
 
     def gather_state(self, state: State) -> State:
+        if not state:
+            return state
         rows = self._torch.zeros(self.size, dtype=self._torch.int64)
         rows[self.rank] = len(state[0][0])
         with _peer_errors():

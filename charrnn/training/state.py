@@ -17,41 +17,47 @@ from charrnn.training.ema import EMA
 
 KIND = "resume"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of Adam's state of a parameter
+OWN = "own."  # before the names of the own sound's state
 COUNTS = ("iteration", "position", "checkpointed")
 
 
 @dataclass
 class TrainState:
-    """The position of a run, and the hidden state there."""
+    """The position of a run, and the states of rows there: those of this process, and in the file those of all."""
 
-    hidden: State  # of the rows of this process
+    hidden: State
+    own: State = ()  # of `charrnn.training.own_sound.OwnSound`, if the network has it
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, without pauses
     checkpointed: int = 0  # iteration of the last complete checkpoint; val.csv may have a row of a later one
 
 
-def save(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState, hidden: State
-) -> None:
-    """Write the resume file, whole or not at all, with ``hidden``, the hidden state of the rows of all processes."""
+def save(path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, state: TrainState) -> None:
+    """Write the resume file, whole or not at all, with the states of the rows of all processes."""
     tensors = {f"model.{name}": tensor for name, tensor in files.model_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"adam.{moment}.{name}"] = tensor
     if ema:
         tensors |= {f"average.{name}": tensor for name, tensor in ema.tensors.items()}
-    tensors |= files.state_tensors(hidden)
+    tensors |= files.state_tensors(state.hidden)
+    tensors |= {f"{OWN}{name}": tensor for name, tensor in files.state_tensors(state.own).items()}
     files.write_tensors(path, KIND, tensors, {name: getattr(state, name) for name in (*COUNTS, "seconds")})
 
 
 def load(
-    path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA | None, rows: int, own: slice
+    path: Path,
+    model: Layers,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA | None,
+    initial: tuple[State, State],
+    rows: slice,
 ) -> TrainState:
-    """Read a resume file into network, optimizer and average; return the state.
+    """Read a resume file into network, optimizer and average; return the state of the rows of this process.
 
-    Of the rows of the file's hidden state, the slice ``own`` is that of this process. Raise InputError if the file is
-    damaged or belongs to another run.
+    ``initial`` are the hidden state and the own sound's state of all rows before the first iteration. Raise InputError
+    if the file is damaged or belongs to another run.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:
@@ -63,11 +69,13 @@ def load(
                 optimizer.state[parameter] = _moments(tensors, name, parameter)
                 if ema:
                     ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
-        hidden = files.state_from_tensors(tensors, model.initial_state(rows, training=True))
+        hidden = files.state_from_tensors(tensors, initial[0])
         model.check_state(hidden)
+        own = {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
         device = next(model.parameters()).device
         return TrainState(
-            map_state(lambda tensor: tensor[own].to(device), hidden),
+            map_state(lambda tensor: tensor[rows].to(device), hidden),
+            map_state(lambda tensor: tensor[rows], files.state_from_tensors(own, initial[1])),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except InputError:

@@ -205,7 +205,7 @@ def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:
         if "noise" in given and fields["noise"]:
             raise InputError("--noise is for networks with --context or --prediction: leave it out.")
         fields["noise"] = 0.0
-    return fields | {"light_tails": fields["prediction"] != "none"}
+    return fields
 
 
 def check_no_sample_flags(given: set[str]) -> None:

@@ -11,7 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from bytecodec.errors import InputError
 from charrnn.cuda.backends import Backend
 from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
+from charrnn.models.char_rnn import CharRNN, State
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
 from charrnn.storage.run_dir import Run, delete_old, validations_since_best, write_best
@@ -30,6 +31,7 @@ from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
 from charrnn.training.evaluate import evaluate
 from charrnn.training.listener import Listener
+from charrnn.training.own_sound import OwnSound, rows_to_begin
 from charrnn.training.recipe import Settings, learning_rate
 from charrnn.training.state import TrainState
 from charrnn.training.step import make_optimizer, make_step
@@ -82,9 +84,14 @@ class Trainer:
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
         self.pending: list[tuple[dict[str, float], Tensor]] = []
-        self.state = TrainState(self.model.initial_state(self.batches.rows, training=True))
+        own_rows = self.batches.own
+        self.own_sound: OwnSound | None = None
+        if isinstance(self.model, CharRNN) and self.model.config.reads_samples:
+            self.own_sound = OwnSound(self.model, own_rows, settings.seed)
+        self.state = TrainState(*self._initial_states(self.batches.rows))
         if run.resume_file.exists():
-            self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, rows, self.batches.own)
+            initial = self._initial_states(rows)
+            self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, initial, own_rows)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.state.iteration if run.checkpoint_file(self.state.iteration).exists() else 0
         if world.is_main:
@@ -176,21 +183,31 @@ class Trainer:
                 self._write_samples()
 
     def _prepare_iteration(self) -> None:
-        """Reset the state of all rows at the start of an epoch, and of one row if it has to; seed dropout and noise."""
+        """Reset the state of all rows at the start of an epoch; let rows begin anew; seed dropout and noise."""
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
             self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
-        elif self.model.restarts:
-            self._restart_row(self.state.iteration % self.settings.batch_size - self.batches.own.start)
+        elif self.own_sound:
+            self._begin_rows(self.own_sound)
         if self.model.draws_numbers:
             torch.manual_seed(_iteration_seed(self.settings.seed, self.state.iteration, self.world.rank))
 
-    def _restart_row(self, row: int) -> None:
-        """Reset the state of one of the rows of this process; a row of another process has no effect here."""
-        if 0 <= row < self.batches.rows:
-            for tensor in chain.from_iterable(self.state.hidden):
-                tensor[row] = 0
+    def _begin_rows(self, sound: OwnSound) -> None:
+        """Let the rows of this process begin anew that have to, from the network's own sound or from silence."""
+        state = self.state
+        rows = rows_to_begin(state.position, self.settings.seq_length, self.settings.batch_size)
+        if 0 in rows and sound.draws(state.position):
+            with self._saved_weights():
+                state.own = sound.draw(state.own, state.position)
+        for row in range(self.batches.own.start, self.batches.own.stop):
+            if row in rows:
+                sound.begin(state.own, state.hidden, row, state.position)
+
+    def _initial_states(self, rows: int) -> tuple[State, State]:
+        """Return the hidden state of a number of rows before the first iteration, and that of their own sound."""
+        hidden = self.model.initial_state(rows, training=True)
+        return hidden, self.own_sound.initial_state(rows) if self.own_sound else ()
 
     def _log_is_due(self) -> bool:
         """Return whether to wait for the device and write the log.
@@ -338,16 +355,17 @@ class Trainer:
         return self.ema.applied() if self.ema else contextlib.nullcontext()
 
     def save_resume(self) -> None:
-        """Write the resume file, with the hidden state of the rows of all processes.
+        """Write the resume file, with the states of the rows of all processes.
 
-        At iteration 0 that state is zero, and is not gathered: the other processes are waiting for this file.
+        Those at iteration 0 are known, and are not gathered: the other processes are waiting for this file.
         """
         if self.state.iteration:
-            hidden = self.world.gather_state(self.state.hidden)
+            hidden, own = (self.world.gather_state(state) for state in (self.state.hidden, self.state.own))
         else:
-            hidden = self.model.initial_state(self.settings.batch_size, training=True)
+            hidden, own = self._initial_states(self.settings.batch_size)
         if self.world.is_main:
-            train_state.save(self.run.resume_file, self.model, self.optimizer, self.ema, self.state, hidden)
+            everything = replace(self.state, hidden=hidden, own=own)
+            train_state.save(self.run.resume_file, self.model, self.optimizer, self.ema, everything)
 
 
 def _iteration_seed(seed: int, iteration: int, rank: int) -> int:

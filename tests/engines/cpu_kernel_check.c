@@ -116,8 +116,8 @@ static int check(int cell, int format, int reads)
     int16_t window[WINDOW];
     for (int i = 0; i < WINDOW; i++)
         window[i] = i < WINDOW - 4 ? 100 : 20;
-    LinearPredictor predictor[2] = {{ORDER, WINDOW, HOP / 2, 100, window, 1e-5, 2000, 370000},
-                                    {ORDER - 5, WINDOW - 8, HOP, 255, window + 8, 1e-3, 2000, 290000}};
+    LinearPredictor predictor[2] = {{ORDER, WINDOW, HOP / 2, 100, window, 1e-5, 2000},
+                                    {ORDER - 5, WINDOW - 8, HOP, 255, window + 8, 1e-3, 2000}};
     Predictors predictors = {2, HISTORY, predictor};
     if (reads != EMBEDDING)
         network.table = products;

@@ -36,7 +36,6 @@ SHAPES = {
     "one symbol": ModelConfig(1, 1, 1, 1),
     "context": ModelConfig(256, 5, 6, 2, context=7),
     "prediction": ModelConfig(256, 5, 6, 2, context=3, prediction="lpc", layer_norm=True),
-    "light tails": ModelConfig(256, 5, 6, 2, context=3, prediction="lpc", light_tails=True),
 }
 STREAMS_AND_THREADS = ((1, 3), (4, 2), (5, 1), (21, 2), (37, 7))  # streams are computed by 16, by 4 and alone
 MAX_STREAMS = 37

@@ -49,7 +49,7 @@ def test_the_level_is_a_mean_over_seconds():
 def test_pieces_and_states_do_not_change_what_a_controlled_engine_samples(kind):
     model, u = perturbed(CONFIG), uniform_numbers(3 * LEVEL_BLOCK, 2)
 
-    def controlled(make=KINDS[kind], level=2.0):
+    def controlled(make=KINDS[kind], level=0.5):
         engine = make(model, 2)
         engine.level_control = LevelControl(2, level, RATE)
         return engine

@@ -14,7 +14,7 @@ from charrnn.data.predictor import PREDICTORS, history
 from charrnn.models import samples
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig, hidden_sizes, sample_inputs
-from charrnn.models.samples import LogisticOutput, Prediction, SampleReader
+from charrnn.models.samples import LogisticOutput, SampleReader
 
 CONFIG = ModelConfig(256, 5, 6, 2, context=3, prediction="lpc")
 HISTORY = history(PREDICTORS["lpc"])
@@ -28,20 +28,16 @@ def voice(n, t, seed=0, level=20):
 
 def test_a_step_reads_the_samples_before_and_the_predictions_of_the_next_one():
     reader, ids = SampleReader(CONFIG), voice(2, 30)
-    numbers, prediction, _ = reader.read(ids, reader.initial_state(torch.zeros(1), 2))
-    assert numbers.shape == (2, 30, sample_inputs(CONFIG)) == (2, 30, 11)
+    numbers, predictions, _ = reader.read(ids, reader.initial_state(torch.zeros(1), 2))
+    assert numbers.shape == (2, 30, sample_inputs(CONFIG)) == (2, 30, 9)
     x = (ids - 128).numpy().astype(np.int8)
-    values, scales = predictor.predict(
-        np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64), PREDICTORS["lpc"]
-    )
+    values = predictor.predict(np.pad(x, ((0, 0), (HISTORY, 0))), np.zeros(2, dtype=np.int64), PREDICTORS["lpc"])
     found = numbers[:, 20].numpy()
-    deviation = np.sqrt(scales[:, 21, :1] ** 2 + 0.25)
     np.testing.assert_allclose(found[:, :3] * 16, x[:, 17:20])
     np.testing.assert_allclose(found[:, 3:5] * 16, values[:, 21], rtol=1e-6)
-    np.testing.assert_allclose(found[:, 5:7], (values[:, 21] - x[:, 20:21]) / (4 * deviation), rtol=1e-5)
-    np.testing.assert_allclose(found[:, 7:9], np.clip((x[:, 20:21] - values[:, 20]) / deviation, -4, 4), rtol=1e-5)
-    np.testing.assert_allclose(found[:, 9:], np.log(scales[:, 21] + 0.1), rtol=1e-5)
-    np.testing.assert_array_equal(prediction.values[:, 20].numpy(), values[:, 21])
+    np.testing.assert_allclose(found[:, 5:7], np.clip((values[:, 21] - x[:, 20:21]) / 6, -4, 4), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 7:], np.clip((x[:, 20:21] - values[:, 20]) / 1.5, -4, 4), rtol=1e-5)
+    np.testing.assert_array_equal(predictions[:, 20].numpy(), values[:, 21])
 
 
 @pytest.mark.parametrize("changes", [{}, {"context": 0}, {"prediction": "none"}, {"cell": "lstmor"}, {"cell": "gru"}])
@@ -61,8 +57,10 @@ def test_single_steps_and_pieces_equal_a_sequence(changes):
 
 
 def state_of(ids, disturbance=(0, 0, 0, 0)):
-    """Return the state after ids (N, HISTORY)."""
-    return (ids - 128).float(), torch.zeros(len(ids), 1), torch.tensor([disturbance] * len(ids), dtype=torch.float32)
+    """Return the state after ids (N, HISTORY), without own sound."""
+    n = len(ids)
+    disturbances = torch.tensor([disturbance] * n, dtype=torch.float32)
+    return (ids - 128).float(), torch.zeros(n, 1), disturbances, torch.zeros(n, 3 + samples.OWN_SAMPLES)
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -96,13 +94,30 @@ def test_a_disturbance_goes_on_in_the_next_batch_and_decays(monkeypatch):
 def test_disturbances_begin_in_some_rows():
     reader, ids = SampleReader(replace(CONFIG, noise=2.0)), voice(4000, HISTORY + 51)
     torch.manual_seed(0)
-    _, (*_, begun) = reader.disturb(ids[:, HISTORY:], state_of(ids[:, :HISTORY], (9, 0, 0, 1)))
+    _, (*_, begun, _) = reader.disturb(ids[:, HISTORY:], state_of(ids[:, :HISTORY], (9, 0, 0, 1)))
     new = begun[:, 0] != 9
     assert float(new.double().mean()) == pytest.approx(50 / samples.DISTURBANCE_EVERY, abs=0.02)
     assert float((begun[new, 0] > 0).double().mean()) == pytest.approx(samples.TONE_SHARE, abs=0.1)
     assert begun[:, 2].max() < 2 * 25  # decayed from at most twice the level of 20
     assert (begun[new, 3] >= samples.DISTURBANCE_LENGTHS[0]).all()
     assert (begun[:, 3] <= samples.DISTURBANCE_LENGTHS[1]).all()
+
+
+def test_own_sound_fades_out_over_batches_while_the_recording_fades_in(monkeypatch):
+    monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)
+    reader, ids = SampleReader(replace(CONFIG, noise=0.5)), torch.full((2, 401), 128 + 80)
+    state, found = state_of(torch.full((2, HISTORY), 128)), []
+    state[3][0, 1] = 300  # the first row fades for 300 samples; the second one does not
+    state[3][:, 2:] = -60
+    state[2][:, 3] = 1  # a disturbance that has no amplitude
+    for start in range(0, 400, 50):
+        faded, state = reader.disturb(ids[:, start : start + 51], state)
+        found.append(faded - 128)
+    assert all(torch.equal(last[:, 50], first[:, 0]) for last, first in itertools.pairwise(found))
+    one, other = torch.cat([piece[:, :50] for piece in found], dim=1)
+    angle = np.pi / 2 * np.minimum(1, np.arange(400) / 300)
+    np.testing.assert_allclose(one, 80 * np.sin(angle) - 60 * np.cos(angle), atol=0.51)
+    assert (other == 80).all()
 
 
 def test_the_loss_is_disturbed_in_training_only():
@@ -117,28 +132,24 @@ def test_the_loss_is_disturbed_in_training_only():
     torch.testing.assert_close(model.loss(x, y, state)[0], model.loss(x, y, state)[0], rtol=0, atol=0)
 
 
-def test_the_output_is_a_logistic_distribution_around_the_prediction():
-    output, logits = LogisticOutput(CONFIG, 6), torch.zeros(1, 1, 256)
-    prediction = Prediction(torch.tensor([[[3.0, 7.0]]]), torch.tensor([[[4.0]]]))
-    for correction, mean, scale in (
-        ([0, 0, 0], 3, 2),
-        ([1, 0, 0], 5, 2),
-        ([0, 2, 0], 3, 2 * np.e),
-        ([0, 0, 1], 4.2, 2),
-    ):
-        found = output(logits, torch.tensor([[correction]], dtype=torch.float32), prediction)[0, 0].numpy()
-        expected = logistic.logpdf(np.arange(-128, 128), mean, scale)
-        np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3)
-
-
-def test_light_tails_add_a_quadratic_term():
-    output, logits = LogisticOutput(replace(CONFIG, light_tails=True), 6), torch.zeros(1, 1, 256)
-    prediction = Prediction(torch.tensor([[[3.0, 7.0]]]), torch.tensor([[[4.0]]]))
-    z = (np.arange(-128, 128) - 3) / 2
-    for correction, quadratic in ((0.0, 0.05), (1.0, 0.05 * np.e), (9.0, 0.05 * np.exp(4))):
-        found = output(logits, torch.tensor([[[0, 0, 0, correction]]]), prediction)[0, 0].numpy()
-        expected = logistic.logpdf(z) - quadratic * z**2
-        np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("correction", "mean", "scale", "quadratic"),
+    [
+        ((0, 0, 0, 0), 3, 0.75, 0.05),
+        ((1, 0, 0, 0), 3.75, 0.75, 0.05),
+        ((0, 2, 0, 0), 3, 0.75 * np.e, 0.05),
+        ((0, 9, 0, 0), 3, 0.75 * np.exp(4), 0.05),
+        ((0, 0, 1, 0), 4.2, 0.75, 0.05),
+        ((0, 0, 0, -1), 3, 0.75, 0.05 / np.e),
+        ((0, 0, 0, 9), 3, 0.75, 0.05 * np.exp(4)),
+    ],
+)
+def test_the_output_is_between_a_logistic_and_a_normal_distribution(correction, mean, scale, quadratic):
+    output, logits, predictions = LogisticOutput(CONFIG, 6), torch.zeros(1, 1, 256), torch.tensor([[[3.0, 7.0]]])
+    found = output(logits, torch.tensor([[correction]], dtype=torch.float32), predictions)[0, 0].numpy()
+    z = (np.arange(-128, 128) - mean) / scale
+    expected = logistic.logpdf(z) - quadratic * z**2
+    np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3, rtol=1e-5)
 
 
 def test_streams_begin_after_the_samples_that_they_are_given():
@@ -148,12 +159,6 @@ def test_streams_begin_after_the_samples_that_they_are_given():
     torch.testing.assert_close(state[-1][0], (before - 128).float())
     assert not any(tensor.any() for layer in state[:-1] for tensor in layer)
     assert not torch.allclose(model(x, state)[0], model(x, model.initial_state(2))[0], atol=0.1)
-
-
-def test_light_tails_are_of_a_distribution_around_predictions():
-    for fields in ({"light_tails": True}, {"light_tails": True, "context": 3}, {"light_tails": 1, "prediction": "lpc"}):
-        with pytest.raises(ValueError, match="light_tails"):
-            ModelConfig(256, **fields)
 
 
 def test_a_network_of_other_symbols_cannot_read_samples():

@@ -91,7 +91,7 @@ def test_weights_that_a_user_froze_are_saved(tmp_path, tiny_checkpoint):
 
 def test_fields_that_older_versions_did_not_write_have_defaults(saved, tiny_checkpoint):
     def older(metadata):
-        newer = ("proj_size", "layer_norm", "context", "prediction", "noise", "light_tails")
+        newer = ("proj_size", "layer_norm", "context", "prediction", "noise")
         model = {name: value for name, value in metadata["model"].items() if name not in newer}
         return {"format": 1, "kind": metadata["kind"], "vocab": metadata["vocab"], "model": model}
 
@@ -122,7 +122,6 @@ def test_the_metadata_are_json_and_parameters_that_always_are_zero_are_not_store
                 "context": 0,
                 "prediction": "none",
                 "noise": 0.0,
-                "light_tails": False,
             },
             "vocab": {"alphabet": "latin"},
             "step": 12,

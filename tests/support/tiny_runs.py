@@ -40,7 +40,7 @@ VARIANTS = {  # settings, and fields of the ModelConfig
         {"dropout": 0.1},
     ),
     "keep": (changed(keep=1, lr_decay_every=1), PLAIN),
-    "prediction": (SETTINGS, {"vocab_size": 256, "context": 3, "prediction": "lpc", "noise": 0.1, "light_tails": True}),
+    "prediction": (SETTINGS, {"vocab_size": 256, "context": 3, "prediction": "lpc", "noise": 0.1}),
 }
 
 

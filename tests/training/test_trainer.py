@@ -16,6 +16,7 @@ from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, read_rows
 from charrnn.storage.run_dir import Run
 from charrnn.training import evaluate as evaluation
+from charrnn.training import own_sound
 from charrnn.training import trainer as training
 
 pytestmark = pytest.mark.usefixtures("validations_of_two_steps")
@@ -137,25 +138,14 @@ def test_dropout_depends_on_the_seed_and_the_iteration_only(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_a_network_that_reads_samples_begins_one_row_anew_in_each_iteration(tmp_path):
-    settings = changed(max_iterations=4, max_epochs=None)
+def test_without_noise_rows_of_a_network_that_reads_samples_begin_anew_from_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_sound, "EVERY", 15)
+    settings = changed(max_iterations=5, max_epochs=None)
     made = finish(tmp_path, settings, network={"vocab_size": 256, "context": 2, "prediction": "lpc"})
     samples, phase = made.state.hidden[-1][:2]
-    # Of 4 iterations of 5 symbols, rows 1 and 2 were reset before the second and third, and row 0 before the fourth.
-    assert phase[:, 0].tolist() == [5, 15, 10]
-    assert [int(torch.count_nonzero(row)) for row in samples] == [5, 15, 10]
-
-
-def test_rows_of_other_processes_are_not_reset(tmp_path):
-    made = finish(tmp_path, changed(max_iterations=2))
-    before = [tensor.clone() for layer in made.state.hidden for tensor in layer]
-    for row in (-1, 3):
-        made._restart_row(row)
-    after = [tensor for layer in made.state.hidden for tensor in layer]
-    assert all(map(torch.equal, before, after))
-    made._restart_row(1)
-    assert not any(tensor[1].any() for tensor in after)
-    assert all(tensor[2].any() for tensor in after)
+    # Before the second iteration of 5 symbols row 2 began anew, then row 1, row 0, and row 2 again.
+    assert phase[:, 0].tolist() == [10, 15, 5]
+    assert [int(torch.count_nonzero(row)) for row in samples] == [10, 15, 5]
 
 
 # Schedule and length

@@ -50,7 +50,7 @@ class LinearPredictor(ctypes.Structure):
     _fields_ = [
         *_fields(c_int32, "order length hop peak"),
         *_fields(c_void_p, "window"),
-        *_fields(c_double, "white_noise noise_floor power"),
+        *_fields(c_double, "white_noise noise_floor"),
     ]
 
 
@@ -74,7 +74,6 @@ class Network(ctypes.Structure):
         ("predictors", POINTER(Predictors)),
         ("correction", Matrix),
         ("correction_bias", c_void_p),
-        ("light_tails", c_int32),
     ]
 
 
@@ -103,7 +102,7 @@ def library() -> ctypes.CDLL:
     lib.charrnn_size.argtypes = [POINTER(Matrix)]
     lib.charrnn_pack.argtypes = [POINTER(Matrix), c_void_p, c_void_p, c_void_p]
     lib.charrnn_table.argtypes = [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p]
-    lib.charrnn_predict.argtypes = [c_int, POINTER(Predictors), c_int64, c_int64, *[c_void_p] * 4]
+    lib.charrnn_predict.argtypes = [c_int, POINTER(Predictors), c_int64, c_int64, *[c_void_p] * 3]
     lib.charrnn_run.argtypes = [c_int, POINTER(Network), POINTER(Work), c_int]
     return lib
 

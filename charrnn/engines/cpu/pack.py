@@ -119,7 +119,6 @@ class PackedNetwork:
             network.correction = packer.matrix(correction, 1, FORMATS["fp32"][0])
             bias = pad_with_zeros(tensors["logistic.correction.bias"], (LANES,))
             network.correction_bias = packer.address(bias)
-            network.light_tails = config.light_tails
         return network
 
     def _pack_numbers(self, network: Network, weights: Floats, input_format: int) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from charrnn.models.char_rnn import CharRNN
 
 
-def predict(samples: Samples, phase: NDArray[np.int64], predictors: predictor.Predictors) -> tuple[Floats, Floats]:
+def predict(samples: Samples, phase: NDArray[np.int64], predictors: predictor.Predictors) -> Floats:
     """Return what `charrnn.data.predictor.predict` returns, to the last bit.
 
     Raise UnavailableError if the kernel was not built.
@@ -27,10 +27,10 @@ def predict(samples: Samples, phase: NDArray[np.int64], predictors: predictor.Pr
     # Otherwise the kernel would read memory beyond the arrays.
     if len(phase) != rows or steps < 0 or not ((phase >= 0) & (phase < PERIOD)).all():
         raise ValueError(f"{rows} rows of {samples.shape[1]} samples with the phases {phase}")
-    predictions, scales = (np.empty((rows, steps + 1, len(predictors)), np.float32) for _ in range(2))
-    arrays = (samples, phase, predictions, scales)
+    predictions = np.empty((rows, steps + 1, len(predictors)), np.float32)
+    arrays = (samples, phase, predictions)
     library().charrnn_predict(choose_variant(), for_kernel(predictors), rows, steps, *(a.ctypes.data for a in arrays))
-    return predictions, scales
+    return predictions
 
 
 def use_compiled(model: CharRNN) -> None:
@@ -43,7 +43,13 @@ def use_compiled(model: CharRNN) -> None:
         library()
         model.samples.predict = for_tensors(predict)
     except UnavailableError as error:
-        log(f"{error} Samples are predicted by numpy, which is slower.")
+        _report(f"{error} Samples are predicted by numpy, which is slower.")
+
+
+@cache
+def _report(message: str) -> None:
+    """Write a message to stderr, once."""
+    log(message)
 
 
 @cache
@@ -53,5 +59,5 @@ def for_kernel(predictors: predictor.Predictors) -> Predictors:
     for target, one in zip(each, predictors, strict=True):
         target.order, target.length, target.hop, target.peak = one.order, one.length, one.hop, one.peak
         target.window = one.window.ctypes.data  # an array that one keeps
-        target.white_noise, target.noise_floor, target.power = one.white_noise, one.noise_floor * one.power, one.power
+        target.white_noise, target.noise_floor = one.white_noise, one.noise_floor * one.power
     return Predictors(len(predictors), predictor.history(predictors), each)

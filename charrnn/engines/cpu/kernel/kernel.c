@@ -67,11 +67,11 @@ EXPORT void charrnn_math(int variant, int which, int64_t n, const float *x, floa
  *
  *     samples                (rows, history + steps)
  *     phase                  (rows,) samples since all of a row's coefficients were computed
- *     predictions, scales    (rows, steps + 1, predictors), which are written */
+ *     predictions            (rows, steps + 1, predictors), which are written */
 EXPORT void charrnn_predict(int variant, const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples,
-                            const int64_t *phase, float *predictions, float *scales)
+                            const int64_t *phase, float *predictions)
 {
-    variants[variant].predict(all, rows, steps, samples, phase, predictions, scales);
+    variants[variant].predict(all, rows, steps, samples, phase, predictions);
 }
 
 typedef struct {

@@ -66,7 +66,7 @@ typedef struct {
     int32_t hop;                   /* samples for which coefficients are used */
     int32_t peak;                  /* of the window, at most 255 */
     const int16_t *window;         /* (length,) whole numbers */
-    double white_noise, noise_floor, power;
+    double white_noise, noise_floor;
 } LinearPredictor;
 
 typedef struct {
@@ -91,7 +91,6 @@ typedef struct {
     const Predictors *predictors;  /* NULL without prediction */
     Matrix correction;             /* (16, inputs) of the predictions, by the last layer; float if `output` is */
     const float *correction_bias;  /* (16,) */
-    int32_t light_tails;           /* whether the corrections have a quadratic term */
 } Network;
 
 /* The work of one call. Arrays of streams have the shape (streams, ...). */
@@ -120,7 +119,6 @@ typedef struct {
 typedef struct {
     double coefficients[MAX_ORDER]; /* the newest sample's last */
     float value;                    /* prediction of the next sample */
-    float scale;                    /* standard deviation of the errors in the window */
 } Forecast;
 
 /* -- structures that the threads of a call share or own ----------------------------------------------------------------- */

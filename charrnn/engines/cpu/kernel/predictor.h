@@ -50,11 +50,10 @@ static void V(autocorrelate)(const int16_t *y, int32_t length, int32_t order, in
     }
 }
 
-/* Compute coefficients a[0 ... order - 1] from r[0 ... order], which it overwrites; return the energy of the error. */
-static double V(schur)(double *restrict r, double *restrict u, double *restrict a, double *restrict reversed,
+/* Compute coefficients a[0 ... order - 1] from r[0 ... order], which it overwrites. */
+static void V(schur)(double *restrict r, double *restrict u, double *restrict a, double *restrict reversed,
                        int32_t order)
 {
-    double error = r[0];
     for (int32_t j = 0; j < order; j++)
         u[j] = r[j + 1];
     for (int32_t m = 0, left = order; left; m++, left--) {
@@ -64,19 +63,16 @@ static double V(schur)(double *restrict r, double *restrict u, double *restrict 
         for (int32_t j = 0; j < m; j++)
             a[j] = a[j] - k * reversed[j];
         a[m] = k;
-        error = r[0] - k * u[0];
         for (int32_t j = 0; j < left - 1; j++) {
             double forward = u[j + 1] - k * r[j + 1];
             r[j] = r[j] - k * u[j];
             u[j] = forward;
         }
     }
-    return error;
 }
 
-/* Compute a predictor's coefficients, the newest sample's last, from the samples before `end`. Return the standard
- * deviation of its errors. */
-static float V(solve)(const LinearPredictor *p, const int8_t *end, PredictorMemory *memory, double *coefficients)
+/* Compute a predictor's coefficients, the newest sample's last, from the samples before `end`. */
+static void V(solve)(const LinearPredictor *p, const int8_t *end, PredictorMemory *memory, double *coefficients)
 {
     const int8_t *x = end - p->length;
     int16_t *y = memory->windowed + MAX_ORDER + LAGS;
@@ -87,14 +83,13 @@ static float V(solve)(const LinearPredictor *p, const int8_t *end, PredictorMemo
         y[m] = 0;
     V(autocorrelate)(y, p->length, p->order, p->peak, memory->r);
     memory->r[0] = memory->r[0] * (1 + p->white_noise) + p->noise_floor;
-    double error = V(schur)(memory->r, memory->u, a, memory->reversed, p->order);
+    V(schur)(memory->r, memory->u, a, memory->reversed, p->order);
     const double limit = LARGEST * RESOLUTION;
     for (int32_t j = 0; j < MAX_ORDER; j++) {
         double scaled = j < p->order ? rint(a[j] * RESOLUTION) : 0;
         scaled = scaled < -limit ? -limit : scaled > limit ? limit : scaled;
         coefficients[MAX_ORDER - 1 - j] = scaled / RESOLUTION;
     }
-    return (float)sqrt(error / p->power);
 }
 
 /* Return the prediction of the sample at `end` from those before it. */
@@ -110,29 +105,22 @@ INLINE float V(predict_sample)(const double *coefficients, int32_t order, const 
     return (float)(sum < -128 ? -128 : sum > 127 ? 127 : sum);
 }
 
-/* Set the coefficients of a forecast from the samples before `end`. */
-INLINE void V(adapt)(Forecast *forecast, const LinearPredictor *p, const int8_t *end, PredictorMemory *memory)
-{
-    forecast->scale = V(solve)(p, end, memory, forecast->coefficients);
-}
-
 /* Predict the last `steps` of each row's samples and the next one; charrnn_predict has the arguments. */
 static void V(predict)(const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples, const int64_t *phase,
-                       float *predictions, float *scales)
+                       float *predictions)
 {
     PredictorMemory memory = {.windowed = {0}};
-    Forecast forecast;
+    double coefficients[MAX_ORDER];
     for (int64_t row = 0; row < rows; row++, samples += all->history + steps)
         for (int32_t k = 0; k < all->count; k++) {
             const LinearPredictor *p = all->predictor + k;
             const int8_t *first = samples + all->history;
-            V(adapt)(&forecast, p, first - phase[row] % p->hop, &memory);
+            V(solve)(p, first - phase[row] % p->hop, &memory, coefficients);
             for (int64_t t = 0; t <= steps; t++) {
                 if (t && (phase[row] + t) % p->hop == 0)
-                    V(adapt)(&forecast, p, first + t, &memory);
+                    V(solve)(p, first + t, &memory, coefficients);
                 int64_t at = (row * (steps + 1) + t) * all->count + k;
-                predictions[at] = V(predict_sample)(forecast.coefficients, p->order, first + t);
-                scales[at] = forecast.scale;
+                predictions[at] = V(predict_sample)(coefficients, p->order, first + t);
             }
         }
 }

@@ -83,7 +83,7 @@ typedef struct {
     void (*run)(Thread *);
     void (*math)(int which, int64_t n, const float *x, float *y);
     void (*predict)(const Predictors *all, int64_t rows, int64_t steps, const int8_t *samples, const int64_t *phase,
-                    float *predictions, float *scales);
+                    float *predictions);
 } Variant;
 
 #define VARIANT_ENTRY(name) {#name, run_##name, math_##name, predict_##name}
