@@ -52,6 +52,17 @@ class ModelConfig:
         check_layers(self)
         _check_samples(self)
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration of a config.json or checkpoint of this or an older version.
+
+        Raise TypeError for an unknown field, and ValueError for a network that this version does not run.
+        """
+        fields = dict(stored)
+        if fields.pop("light_tails", None) is not None and fields.get("prediction") != "none":
+            raise ValueError("an earlier version trained it with other predictions; train a new network")
+        return cls(**fields)
+
     @property
     def reads_samples(self) -> bool:
         """Whether the network reads samples as numbers, which it has to keep in its state."""

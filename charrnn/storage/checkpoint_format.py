@@ -101,7 +101,7 @@ def load(path: str | Path) -> StoredCheckpoint:
     path = run_dir.checkpoint_path(path)
     metadata = read_metadata(path, KIND)
     try:
-        vocab, config = Vocab.from_json(metadata["vocab"]), ModelConfig(**metadata["model"])
+        vocab, config = Vocab.from_json(metadata["vocab"]), ModelConfig.from_json(metadata["model"])
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
         tensor_info = read_tensor_info(path)

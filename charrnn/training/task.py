@@ -157,7 +157,7 @@ class SymbolTask(TrainingTask):
 
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
-        shape = ModelConfig(**config["model"])
+        shape = ModelConfig.from_json(config["model"])
         meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")  # before memory is allocated
         corpus = open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         return cls(CharRNN(shape), corpus, config, config["val_frac"], config["test_frac"])

@@ -3,13 +3,18 @@
 import pytest
 from tiny_runs import VARIANTS, finish, result
 
-from charrnn.training import evaluate
+from charrnn.training import evaluate, own_sound
+
+
+def shorten(patch):
+    """Score one step at a time, so that a validation of 50 rows of 2 can be stopped; draw own sound every 10 samples."""
+    patch.setattr(evaluate, "STEPS", 1)
+    patch.setattr(own_sound, "EVERY", 10)
 
 
 @pytest.fixture
-def validations_of_two_steps(monkeypatch):
-    """Score one step at a time: 120 symbols are 50 rows of 2, so that a validation can be stopped in the middle."""
-    monkeypatch.setattr(evaluate, "STEPS", 1)
+def short_intervals(monkeypatch):
+    shorten(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,7 @@ def uninterrupted(tmp_path_factory):
             settings, network = VARIANTS[variant]
             folder = tmp_path_factory.mktemp(variant)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(evaluate, "STEPS", 1)
+                shorten(patch)
                 finish(folder, settings, network=network)
             results[variant] = result(folder)
         return results[variant]

@@ -18,7 +18,7 @@ from charrnn.storage.run_dir import Run
 from charrnn.training import trainer as training
 from charrnn.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("validations_of_two_steps")
+pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 class StopAt:

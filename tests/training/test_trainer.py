@@ -19,7 +19,7 @@ from charrnn.training import evaluate as evaluation
 from charrnn.training import own_sound
 from charrnn.training import trainer as training
 
-pytestmark = pytest.mark.usefixtures("validations_of_two_steps")
+pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 def losses(made):
