@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from charrnn.storage.checkpoint_format import FORMAT
+
 DEMO = Path("demo")
 NETWORK = DEMO / "network"
 MADE_FROM = DEMO / "made_from.json"
@@ -27,7 +29,11 @@ def main(recording: str) -> int:
         print(f"demo: there is no recording {recording}. Name one with `make demo INPUT=my.wav`.", file=sys.stderr)
         return 1
     DEMO.mkdir(exist_ok=True)
-    source = {"recording": hashlib.sha256(Path(recording).read_bytes()).hexdigest(), "settings": SETTINGS}
+    source = {
+        "recording": hashlib.sha256(Path(recording).read_bytes()).hexdigest(),
+        "settings": SETTINGS,
+        "format": FORMAT,
+    }
     made = read_json(MADE_FROM)
     if made.get("source") != source:
         MADE_FROM.unlink(missing_ok=True)

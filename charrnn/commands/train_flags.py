@@ -116,7 +116,10 @@ def _add_network(g: _ArgumentGroup) -> None:
     option(g, "--context N", whole(0, MAX_CONTEXT), context + _sample_defaults("context"))
     prediction = "linear predictions that are read and corrected; linear sound only" + _sample_defaults("prediction")
     g.add_argument("--prediction", choices=PREDICTIONS, help=prediction)
-    noise = "largest amplitude of the noise and tones that disturb training, relative to the level; linear sound only"
+    noise = (
+        "largest amplitude of the noise and tones that disturb training, relative to the level; with 0, the network "
+        "does not learn from its own sound either; linear sound only"
+    )
     option(g, "--noise R", number(0, MAX_NOISE), noise + _sample_defaults("noise"))
 
 

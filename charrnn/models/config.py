@@ -54,13 +54,9 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ModelConfig:
-        """Return the configuration of a config.json or checkpoint of this or an older version.
-
-        Raise TypeError for an unknown field, and ValueError for a network that this version does not run.
-        """
+        """Return the configuration of a config.json or checkpoint; raise TypeError for a missing or unknown field."""
         fields = dict(stored)
-        if fields.pop("light_tails", None) is not None and fields.get("prediction") != "none":
-            raise ValueError("an earlier version trained it with other predictions; train a new network")
+        fields.pop("light_tails", None)  # of networks with predictions in format 2
         return cls(**fields)
 
     @property
@@ -172,21 +168,27 @@ def sample_history(config: ModelConfig) -> int:
 
 
 def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
-    """Raise a ValueError if the samples of a hidden state, or their phase, are not whole numbers in their ranges."""
+    """Raise a ValueError if the samples of a hidden state, or what belongs to them, are not in their ranges."""
     if config.reads_samples:
-        samples, phase, *_ = state[-1]
-        if not (_whole(samples, -128, 127) and _whole(phase, 0, PERIOD - 1)):
+        samples, phase, *noise = state[-1]
+        if not (is_whole(samples, -128, 127) and is_whole(phase, 0, PERIOD - 1)):
             raise ValueError("the samples of the state are not whole numbers in their range")
+        if noise:
+            disturbance, own = map(np.asarray, noise)
+            finite = np.isfinite(disturbance).all() and np.isfinite(own).all()
+            if not (finite and (own[:, :2] >= 0).all() and is_whole(own[:, 2:], -128, 127)):
+                raise ValueError("the disturbances or the own sound of the state are not in their range")
 
 
 def check_level(values: Any) -> None:
     """Raise a ValueError if an array (N, `LEVEL_STATE`) is not a state of `charrnn.engines.level.LevelControl`."""
     ratio, squares, count = np.asarray(values).T
-    if not ((ratio >= -1).all() and _whole(squares, 0, count * MIDDLE**2) and _whole(count, 0, LEVEL_BLOCK - 1)):
+    if not ((ratio >= -1).all() and is_whole(squares, 0, count * MIDDLE**2) and is_whole(count, 0, LEVEL_BLOCK - 1)):
         raise ValueError("the level of the state is not in its range")
 
 
-def _whole(values: Any, least: Any, greatest: Any) -> bool:
+def is_whole(values: Any, least: Any, greatest: Any) -> bool:
+    """Return whether all values are whole numbers from the least to the greatest."""
     array = np.asarray(values)
     return bool(((array == np.rint(array)) & (array >= least) & (array <= greatest)).all())
 

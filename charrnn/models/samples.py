@@ -21,7 +21,7 @@ from charrnn.models import predictor as device_predictor
 from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_corrections, sample_history, sample_inputs
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
-ERROR = 1.5  # steps, a usual error of predictions, to which differences and the output's scale are relative
+TYPICAL_ERROR = 1.5  # of predictions, in steps; differences and the output's scale are relative to it
 LEVEL_SAMPLES = 512  # of which the level is measured
 DISTURBANCE_EVERY = 3000  # samples on average
 DISTURBANCE_LENGTHS = (30, 1000)  # samples after which a disturbance has decayed to 1 / e
@@ -109,8 +109,8 @@ class SampleReader:
         parts = (
             numbers * SCALE,
             following * SCALE,
-            ((following - current) / (4 * ERROR)).clamp(-LIMIT, LIMIT),
-            ((current - last) / ERROR).clamp(-LIMIT, LIMIT),
+            ((following - current) / (4 * TYPICAL_ERROR)).clamp(-LIMIT, LIMIT),
+            ((current - last) / TYPICAL_ERROR).clamp(-LIMIT, LIMIT),
         )
         return torch.cat(parts, dim=2), following, after
 
@@ -186,8 +186,8 @@ class LogisticOutput(nn.Module):
             correction[..., 2:-1],
             correction[..., -1:],
         )
-        mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * ERROR * shift
-        inverse = 2 / ERROR * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT))
+        mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * TYPICAL_ERROR * shift
+        inverse = 2 / TYPICAL_ERROR * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT))
         z = (torch.arange(-MIDDLE, BYTES - MIDDLE, device=mean.device) - mean) * inverse
         quadratic = QUADRATIC * tails.clamp(-LIMIT, LIMIT).exp() * z.square()
         density: Tensor = -z - 2 * functional.softplus(-z) - quadratic

@@ -36,7 +36,7 @@ from charrnn.models.config import (
 from charrnn.storage import run_dir, schema
 from charrnn.storage.schema import MAX_SHOWN, quote
 
-FORMAT = 2  # 2 added networks that read samples; files of version 1 are read as well
+FORMAT = 3  # 2 added networks that read samples, 3 changed those with predictions; all others are read as well
 KIND = "symbols"
 STREAMS_KIND = "streams"
 #: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.
@@ -102,6 +102,8 @@ def load(path: str | Path) -> StoredCheckpoint:
     metadata = read_metadata(path, KIND)
     try:
         vocab, config = Vocab.from_json(metadata["vocab"]), ModelConfig.from_json(metadata["model"])
+        if config.predictors and metadata["format"] < FORMAT:
+            raise InputError(f"{path} is from an earlier version, with other predictions: train a new network.")
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
         tensor_info = read_tensor_info(path)

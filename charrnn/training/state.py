@@ -1,10 +1,11 @@
-"""The state of a training, and its file: weights, their average, Adam's moments, hidden state and position."""
+"""The state of a training, and its file: weights, their average, Adam's moments, states of rows and position."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from charrnn.models.config import check_finite, map_state
 from charrnn.storage import checkpoint as files
 from charrnn.training.ema import EMA
 
+if TYPE_CHECKING:
+    from charrnn.training.own_sound import OwnSound
+
 KIND = "resume"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of Adam's state of a parameter
 OWN = "own."  # before the names of the own sound's state
@@ -23,10 +27,10 @@ COUNTS = ("iteration", "position", "checkpointed")
 
 @dataclass
 class TrainState:
-    """The position of a run, and the states of rows there: those of this process, and in the file those of all."""
+    """The position of a run and the states of its rows: of this process, or in the resume file of all processes."""
 
     hidden: State
-    own: State = ()  # of `charrnn.training.own_sound.OwnSound`, if the network has it
+    own: State = ()  # of `charrnn.training.own_sound.OwnSound`
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, without pauses
@@ -51,13 +55,14 @@ def load(
     model: Layers,
     optimizer: torch.optim.Optimizer,
     ema: EMA | None,
-    initial: tuple[State, State],
-    rows: slice,
+    sound: OwnSound | None,
+    rows: int,
+    own: slice,
 ) -> TrainState:
-    """Read a resume file into network, optimizer and average; return the state of the rows of this process.
+    """Read a resume file into network, optimizer and average; return the state.
 
-    ``initial`` are the hidden state and the own sound's state of all rows before the first iteration. Raise InputError
-    if the file is damaged or belongs to another run.
+    Of the file's rows, the slice ``own`` is that of this process. Raise InputError if the file is damaged or belongs to
+    another run.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:
@@ -69,13 +74,16 @@ def load(
                 optimizer.state[parameter] = _moments(tensors, name, parameter)
                 if ema:
                     ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
-        hidden = files.state_from_tensors(tensors, initial[0])
+        hidden = files.state_from_tensors(tensors, model.initial_state(rows, training=True))
         model.check_state(hidden)
-        own = {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
+        stored = {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
+        own_sound = files.state_from_tensors(stored, sound.initial_state(rows) if sound else ())
+        if sound:
+            sound.check_state(own_sound)
         device = next(model.parameters()).device
         return TrainState(
-            map_state(lambda tensor: tensor[rows].to(device), hidden),
-            map_state(lambda tensor: tensor[rows], files.state_from_tensors(own, initial[1])),
+            map_state(lambda tensor: tensor[own].to(device), hidden),
+            map_state(lambda tensor: tensor[own], own_sound),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except InputError:

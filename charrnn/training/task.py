@@ -20,6 +20,7 @@ from charrnn.engines.level import recording_level
 from charrnn.models.char_rnn import CharRNN, Layers, build
 from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
+from charrnn.storage.checkpoint_format import FORMAT, read_metadata
 from charrnn.storage.run_dir import Run
 from charrnn.training.evaluate import in_bits
 from charrnn.training.recipe import DEFAULT_RECIPE, NETWORKS, SAMPLES, Settings
@@ -158,6 +159,10 @@ class SymbolTask(TrainingTask):
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
         shape = ModelConfig.from_json(config["model"])
+        if shape.reads_samples and read_metadata(run.resume_file, "resume")["format"] < FORMAT:
+            raise InputError(
+                f"{run.path} is from an earlier version, which read samples in another way: start a new run."
+            )
         meta_model(run.resume_file, shape.layers, lambda: CharRNN(shape), "model.")  # before memory is allocated
         corpus = open_corpus(run.corpus_file, Vocab.from_json(config["vocab"]), tuple(config["inputs"]))
         return cls(CharRNN(shape), corpus, config, config["val_frac"], config["test_frac"])
@@ -183,7 +188,7 @@ class SymbolTask(TrainingTask):
             return baselines.measure_baselines(val, train, self.data.vocab, self.rate, mulaw, bar.update)
 
     def sampler(self, run: Run, **options: Any) -> Callable[[int], None]:
-        from charrnn.training.samples import SymbolSampler  # imports engines, which the trainer does not need
+        from charrnn.training.samples import SymbolSampler
 
         return SymbolSampler(run, **options)
 

@@ -31,7 +31,7 @@ from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
 from charrnn.training.evaluate import evaluate
 from charrnn.training.listener import Listener
-from charrnn.training.own_sound import OwnSound, rows_to_begin
+from charrnn.training.own_sound import OwnSound
 from charrnn.training.recipe import Settings, learning_rate
 from charrnn.training.state import TrainState
 from charrnn.training.step import make_optimizer, make_step
@@ -87,11 +87,11 @@ class Trainer:
         own_rows = self.batches.own
         self.own_sound: OwnSound | None = None
         if isinstance(self.model, CharRNN) and self.model.config.reads_samples:
-            self.own_sound = OwnSound(self.model, own_rows, settings.seed)
+            self.own_sound = OwnSound(self.model, own_rows, rows, settings.seq_length, settings.seed)
         self.state = TrainState(*self._initial_states(self.batches.rows))
         if run.resume_file.exists():
-            initial = self._initial_states(rows)
-            self.state = train_state.load(run.resume_file, self.model, self.optimizer, self.ema, initial, own_rows)
+            stored = (run.resume_file, self.model, self.optimizer, self.ema, self.own_sound)
+            self.state = train_state.load(*stored, rows, own_rows)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.state.iteration if run.checkpoint_file(self.state.iteration).exists() else 0
         if world.is_main:
@@ -183,26 +183,23 @@ class Trainer:
                 self._write_samples()
 
     def _prepare_iteration(self) -> None:
-        """Reset the state of all rows at the start of an epoch; let rows begin anew; seed dropout and noise."""
+        """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise."""
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
             self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
-        elif self.own_sound:
-            self._begin_rows(self.own_sound)
+        if self.own_sound:
+            self._restart_rows(self.own_sound)
         if self.model.draws_numbers:
             torch.manual_seed(_iteration_seed(self.settings.seed, self.state.iteration, self.world.rank))
 
-    def _begin_rows(self, sound: OwnSound) -> None:
-        """Let the rows of this process begin anew that have to, from the network's own sound or from silence."""
+    def _restart_rows(self, sound: OwnSound) -> None:
+        """Restart the rows of this process that are due, from the network's own sound or from silence."""
         state = self.state
-        rows = rows_to_begin(state.position, self.settings.seq_length, self.settings.batch_size)
-        if 0 in rows and sound.draws(state.position):
+        if sound.draw_is_due(state.iteration):
             with self._saved_weights():
-                state.own = sound.draw(state.own, state.position)
-        for row in range(self.batches.own.start, self.batches.own.stop):
-            if row in rows:
-                sound.begin(state.own, state.hidden, row, state.position)
+                state.own = sound.draw(state.own, state.iteration)
+        sound.start_rows(state.own, state.hidden, state.iteration)
 
     def _initial_states(self, rows: int) -> tuple[State, State]:
         """Return the hidden state of a number of rows before the first iteration, and that of their own sound."""
@@ -357,7 +354,7 @@ class Trainer:
     def save_resume(self) -> None:
         """Write the resume file, with the states of the rows of all processes.
 
-        Those at iteration 0 are known, and are not gathered: the other processes are waiting for this file.
+        At iteration 0 they are the initial states, and are not gathered: the other processes are waiting for this file.
         """
         if self.state.iteration:
             hidden, own = (self.world.gather_state(state) for state in (self.state.hidden, self.state.own))

@@ -7,7 +7,7 @@ from charrnn.training import evaluate, own_sound
 
 
 def shorten(patch):
-    """Score one step at a time, so that a validation of 50 rows of 2 can be stopped; draw own sound every 10 samples."""
+    """Score one step at a time, so that a validation of 50 rows of 2 can be stopped; draw own sound often."""
     patch.setattr(evaluate, "STEPS", 1)
     patch.setattr(own_sound, "EVERY", 10)
 

@@ -21,7 +21,7 @@ from bytecodec.errors import InputError
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import TIME_COLUMNS, read_rows
 from charrnn.storage.run_dir import Run
-from charrnn.training import distributed
+from charrnn.training import distributed, own_sound
 from charrnn.training.distributed import SINGLE_PROCESS
 from charrnn.training.evaluate import evaluate
 from charrnn.training.recipe import Settings
@@ -31,6 +31,10 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 STOP = 11  # an iteration between two checkpoints
 PARTS = {"train": text(300), "val": text(123, 1)}  # 123: 50 rows of 2, and 22 symbols that fill no row
 LENGTHS = (2, 40, 51, 123, 5000)
+RANDOM = {  # networks whose training draws random numbers
+    "dropout": {"dropout": 0.3},
+    "own sound": {"vocab_size": 256, "context": 3, "prediction": "lpc", "noise": 0.5},
+}
 
 
 def trainer(folder, world=SINGLE_PROCESS, rows=4, network=PLAIN):
@@ -75,12 +79,13 @@ def runs(world, folder):
     finish(folder / "odd", world, rows=5)
     if world.size > 2:
         return {}
-    finish(folder / "dropout", world, network={"dropout": 0.3})
     for name in ("stopped", "to one"):
         stop(folder / name, world, rank=1)
     finish(folder / "stopped", world)
-    stop(folder / "stopped dropout", world, network={"dropout": 0.3})
-    finish(folder / "stopped dropout", world, network={"dropout": 0.3})
+    for name, network in RANDOM.items():
+        finish(folder / name, world, network=network)
+        stop(folder / f"stopped {name}", world, network=network)
+        finish(folder / f"stopped {name}", world, network=network)
     finish(folder / "from one", world)
     late = trainer(folder / "late", world)
     late.train(lambda: rank == 1 and late.state.iteration == 7)  # asked for in a validation
@@ -99,6 +104,7 @@ def set_environment(rank, size, port):
 def run_process(rank, size, port, folder):
     set_environment(rank, size, port)
     torch.set_num_threads(1)
+    own_sound.EVERY = 20  # 4 iterations
     with distributed.join() as world:
         found = operations(world) | runs(world, folder)
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -195,7 +201,7 @@ def test_several_processes_learn_and_log_what_one_does(group, single, size, rows
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["", " dropout"])
+@pytest.mark.parametrize("kind", ["", *(f" {name}" for name in RANDOM)])
 def test_two_processes_that_were_stopped_resume_exactly(group, kind):
     folder = group(2)[0]
     assert tiny_runs.result(folder / f"stopped{kind}") == tiny_runs.result(folder / (kind.strip() or "even"))

@@ -1,6 +1,4 @@
-"""The network's own sound in training: when rows begin from it, and what they then read."""
-
-from collections import Counter
+"""The network's own sound in training: when rows start from it, and what they then read."""
 
 import numpy as np
 import pytest
@@ -12,9 +10,18 @@ from charrnn.models.char_rnn import build
 from charrnn.models.config import MIDDLE, ModelConfig
 from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
-from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FROM_SILENCE, OwnSound, rows_to_begin
+from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FROM_SILENCE, OwnSound
 
-ROWS = slice(0, 3)
+ROWS, STEPS = 3, 500
+INTERVAL = EVERY // STEPS  # iterations
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    try:
+        cpu_library.library()
+    except cpu_library.UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def network(**fields):
@@ -22,95 +29,114 @@ def network(**fields):
     return build(ModelConfig(256, 5, 6, 2, **config), 0)
 
 
-def drawn(model, rows=ROWS, pieces=1):
-    """Return own sound and its state after a number of pieces, at the position of the last one."""
-    sound = OwnSound(model, rows, seed=4)
-    state = sound.initial_state(rows.stop - rows.start)
+def own_sound(model, own=slice(0, ROWS), steps=STEPS):
+    return OwnSound(model, own, ROWS, steps, seed=4)
+
+
+def drawn(model, own=slice(0, ROWS), pieces=1):
+    """Return own sound, and its state after a number of pieces."""
+    sound = own_sound(model, own)
+    state = sound.initial_state(own.stop - own.start)
     for k in range(1, pieces + 1):
-        state = sound.draw(state, k * EVERY)
+        state = sound.draw(state, k * INTERVAL)
     return sound, state
 
 
-@pytest.mark.parametrize(("rows", "steps"), [(3, 50), (50, 100), (100, 50), (7, EVERY), (300, 256)])
-def test_each_row_begins_once_in_each_interval(rows, steps):
-    positions = range(0, 10 * EVERY, steps)
-    begun = [Counter(row for p in positions if p // EVERY == k for row in rows_to_begin(p, steps, rows)) for k in (3, 7)]
-    assert all(set(counts) == set(range(rows)) and set(counts.values()) == {1} for counts in begun)
-    assert 0 in rows_to_begin(5 * EVERY, steps, rows)
+def reference(model, pieces):
+    """Return an engine that has drawn pieces without interruption, and the symbols (N, samples)."""
+    engine = EagerEngine(model, ROWS)
+    engine.prime(np.full((ROWS, 1), MIDDLE))
+    u = np.stack([uniforms(4, row, OWN_SAMPLES, pieces * OWN_SAMPLES) for row in range(ROWS)], axis=1)
+    ids = engine.run(u, 1.0)
+    model.train()
+    return engine, ids
+
+
+def restarted(sound, state, model, iteration):
+    """Return the hidden state after rows have started anew before an iteration, which was 7 everywhere."""
+    hidden = model.initial_state(ROWS, training=True)
+    for tensor in (tensor for layer in hidden for tensor in layer):
+        tensor[:] = 7
+    sound.start_rows(state, hidden, iteration)
+    return hidden
+
+
+@pytest.mark.parametrize("steps", [50, 256, 3000, 9000])
+def test_each_row_starts_anew_once_in_each_interval(steps):
+    model = network(noise=0.0)
+    sound, interval = own_sound(model, steps=steps), max(2, round(EVERY / steps))
+    starts = []
+    for iteration in range(2 * interval, 4 * interval):
+        hidden = restarted(sound, (), model, iteration)
+        starts += [row for row in range(ROWS) if not hidden[0][0][row].any()]
+    assert starts == [0, 1, 2] * 2
+
+
+def test_pieces_are_drawn_between_intervals_and_only_with_noise():
+    due = [iteration for iteration in range(2 * INTERVAL + 1) if own_sound(network()).draw_is_due(iteration)]
+    assert due == [INTERVAL, 2 * INTERVAL]
+    silent = own_sound(network(noise=0.0))
+    assert not silent.draw_is_due(INTERVAL)
+    assert silent.initial_state(ROWS) == ()
 
 
 def test_pieces_are_what_an_engine_draws_without_interruption():
     model = network()
-    engine = EagerEngine(model, 3)
-    engine.prime(np.full((3, 1), MIDDLE))
-    u = np.stack([uniforms(4, row, OWN_SAMPLES, 2 * OWN_SAMPLES) for row in range(3)], axis=1)
-    expected = engine.run(u, 1.0) - MIDDLE
-    model.train()
-    for k in (1, 2):
-        _, state = drawn(model, pieces=k)
-        np.testing.assert_array_equal(state[-1][0].numpy(), expected[:, (k - 1) * OWN_SAMPLES : k * OWN_SAMPLES])
+    _, expected = reference(model, 2)
+    pieces = [drawn(model, pieces=k)[1][-1][0].numpy() for k in (1, 2)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected - MIDDLE)
 
 
-def test_a_row_continues_its_stream_which_fades_into_the_recording():
+def test_a_row_continues_its_stream_which_it_reads_while_it_fades():
     model = network()
     sound, state = drawn(model, pieces=2)
-    hidden = model.initial_state(3, training=True)
-    sound.begin(state, hidden, 1, 2 * EVERY)
-    assert not any(tensor[0].any() or tensor[2].any() for layer in hidden for tensor in layer)
-    engine = EagerEngine(model, 3)
-    u = np.stack([uniforms(4, row, OWN_SAMPLES, OWN_SAMPLES) for row in range(3)], axis=1)
-    engine.prime(np.full((3, 1), MIDDLE))
-    before = engine.run(u, 1.0)[1]
+    iteration = 2 * INTERVAL + INTERVAL // 3
+    hidden = restarted(sound, state, model, iteration)
+    assert all((tensor[[0, 2]] == 7).all() for layer in hidden for tensor in layer)
+    engine, before = reference(model, 1)
     for layer, expected in zip(hidden[:2], engine.get_state()[0], strict=False):
         for tensor, values in zip(layer, expected, strict=True):
             np.testing.assert_allclose(tensor[1], values[1], atol=1e-4)
     samples, phase, _, own = (tensor[1].numpy() for tensor in hidden[2])
-    np.testing.assert_array_equal(samples[-OWN_SAMPLES + 1 :], before[:-1] - MIDDLE)  # all but the last are read
+    np.testing.assert_array_equal(samples[-OWN_SAMPLES + 1 :], before[1, :-1] - MIDDLE)  # all but the last are read
     assert phase == OWN_SAMPLES % 32
     position, length, *read = own
     assert position == 0
     assert FADE_SAMPLES[0] <= length <= FADE_SAMPLES[1]
-    np.testing.assert_array_equal(read, [before[-1] - MIDDLE, *state[-1][0][1].tolist()])
+    np.testing.assert_array_equal(read, [before[1, -1] - MIDDLE, *state[-1][0][1].tolist()])
 
 
-def test_some_rows_and_their_streams_begin_from_silence():
-    model, row = network(), FROM_SILENCE - 1  # at the first piece
-    sound, state = drawn(model, slice(row, row + 2))
-    hidden = model.initial_state(2, training=True)
-    for tensor in (tensor for layer in hidden for tensor in layer):
-        tensor[:] = 7
-    sound.begin(state, hidden, row, EVERY)
-    assert not any(tensor[0].any() for layer in hidden for tensor in layer)
-    assert (hidden[-1][-1][1] == 7).all()
-    again = sound.draw(state, FROM_SILENCE * EVERY + EVERY)  # another position at which this row begins from silence
-    depth = len(again) // 2
-    assert not any(tensor[0].any() for layer in again[: depth - 1] for tensor in layer)
-    assert again[depth - 1][0][0] == MIDDLE
-    assert any(tensor[1].any() for layer in again[: depth - 1] for tensor in layer)
+def test_some_rows_and_their_streams_start_from_silence():
+    model, last = network(), (FROM_SILENCE - 2) * INTERVAL  # row 2 does in the interval that then begins
+    sound, state = drawn(model, pieces=2)
+    state = sound.draw(state, last)
+    depth = len(state) // 2
+    assert not any(tensor[2].any() for layer in state[: depth - 1] for tensor in layer)
+    assert state[depth - 1][0][:, 0].tolist().index(MIDDLE) == 2
+    hidden = restarted(sound, state, model, last + 2 * INTERVAL // 3)
+    assert not any(tensor[2].any() for layer in hidden for tensor in layer)
+    assert restarted(sound, state, model, last + INTERVAL // 3)[-1][-1][1, 1] >= FADE_SAMPLES[0]
 
 
-def test_the_streams_of_a_row_are_the_same_in_every_process():
+def test_the_stream_of_a_row_is_the_same_in_every_process():
     model = network(prediction="none")
-    whole, part = (drawn(model, rows, pieces=2)[1][-1][0] for rows in (slice(0, 3), slice(1, 3)))
+    whole, part = (drawn(model, own, pieces=2)[1][-1][0] for own in (slice(0, 3), slice(1, 3)))
     assert torch.equal(whole[1:], part)
 
 
-@pytest.mark.parametrize("cell", ["lstmor", "lstm"])
-def test_without_the_compiled_engine_the_reference_draws(cell, monkeypatch, tmp_path, capfd):
-    model = network(cell=cell)
-    monkeypatch.setenv(cpu_library.LIBRARY_VARIABLE, str(tmp_path / "missing"))
-    cpu_library.library.cache_clear()
-    try:
-        pieces = drawn(model)[1][-1][0]
-    finally:
-        cpu_library.library.cache_clear()
-    assert pieces.shape == (3, OWN_SAMPLES)
-    assert len({*pieces[0].tolist()}) > 10
-    assert capfd.readouterr().err.count("numpy") == 1
-    assert model.training
+def test_a_network_that_the_compiled_engine_cannot_run_is_trained_without_own_sound(capfd):
+    sound = own_sound(network(cell="lstmor"))
+    assert "own sound" in capfd.readouterr().err
+    assert not sound.draw_is_due(INTERVAL)
+    model = network(cell="lstmor")
+    hidden = restarted(sound, sound.initial_state(ROWS), model, INTERVAL)
+    assert not any(tensor[0].any() for layer in hidden for tensor in layer)
 
 
-def test_own_sound_is_drawn_only_with_noise_and_not_at_once():
-    assert OwnSound(network(), ROWS, 0).draws(EVERY)
-    assert not OwnSound(network(), ROWS, 0).draws(EVERY - 1)
-    assert not OwnSound(network(noise=0.0), ROWS, 0).draws(EVERY)
+@pytest.mark.parametrize(("layer", "value"), [(0, np.nan), (2, 0.5), (4, 256), (5, np.inf), (-1, 128)])
+def test_an_impossible_state_is_rejected(layer, value):
+    sound, state = drawn(network())
+    sound.check_state(state)
+    state[layer][0][1, 0] = value
+    with pytest.raises(ValueError, match=r"samples|symbols|finite"):
+        sound.check_state(state)

@@ -138,14 +138,15 @@ def test_dropout_depends_on_the_seed_and_the_iteration_only(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_without_noise_rows_of_a_network_that_reads_samples_begin_anew_from_silence(tmp_path, monkeypatch):
+def test_without_noise_rows_of_a_network_that_reads_samples_start_anew_from_silence(tmp_path, monkeypatch):
     monkeypatch.setattr(own_sound, "EVERY", 15)
     settings = changed(max_iterations=5, max_epochs=None)
     made = finish(tmp_path, settings, network={"vocab_size": 256, "context": 2, "prediction": "lpc"})
     samples, phase = made.state.hidden[-1][:2]
-    # Before the second iteration of 5 symbols row 2 began anew, then row 1, row 0, and row 2 again.
-    assert phase[:, 0].tolist() == [10, 15, 5]
-    assert [int(torch.count_nonzero(row)) for row in samples] == [10, 15, 5]
+    # Of 5 iterations of 5 symbols, row 0 started anew before the first and the fourth, row 1 before the second and the
+    # fifth, and row 2 before the third.
+    assert phase[:, 0].tolist() == [10, 5, 15]
+    assert [int(torch.count_nonzero(row)) for row in samples] == [10, 5, 15]
 
 
 # Schedule and length

@@ -43,13 +43,7 @@ def use_compiled(model: CharRNN) -> None:
         library()
         model.samples.predict = for_tensors(predict)
     except UnavailableError as error:
-        _report(f"{error} Samples are predicted by numpy, which is slower.")
-
-
-@cache
-def _report(message: str) -> None:
-    """Write a message to stderr, once."""
-    log(message)
+        log(f"{error} Samples are predicted by numpy, which is slower.")
 
 
 @cache

@@ -145,6 +145,7 @@ async function play() {
   playing = { node: null, pieces: [], played: 0, step: chosenStep(), rate: chosenRun().rate, slow: 0 };
   try {
     await Promise.all([connect(), openAudio(playing.rate)]);
+    await uploads;
     if (start && start.run !== $("run").value) await upload(start.file);
   } catch (error) {
     if (own === stream) end(error.message, true);

@@ -3,7 +3,7 @@
  * charrnn/models/samples.py is the reference. */
 
 #define SAMPLE_SCALE (1.0f / 16) /* of samples that are inputs */
-#define ERROR 1.5f               /* steps, a usual error of predictions, to which differences and the scale are relative */
+#define TYPICAL_ERROR 1.5f       /* of predictions, in steps; differences and the output's scale are relative to it */
 #define QUADRATIC 0.05f          /* factor of the output's quadratic term before training */
 
 INLINE float V(limited)(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; }
@@ -30,8 +30,8 @@ static void V(read_sample)(Thread *t, int64_t s, int64_t step)
             V(solve)(all->predictor + k, at + 1, t->memory, forecast[k].coefficients);
         forecast[k].value = V(predict_sample)(forecast[k].coefficients, all->predictor[k].order, at + 1);
         numbers[k] = forecast[k].value * SAMPLE_SCALE;
-        numbers[count + k] = V(limited)((forecast[k].value - *at) / (4 * ERROR), 4);
-        numbers[2 * count + k] = V(limited)(error / ERROR, 4);
+        numbers[count + k] = V(limited)((forecast[k].value - *at) / (4 * TYPICAL_ERROR), 4);
+        numbers[2 * count + k] = V(limited)(error / TYPICAL_ERROR, 4);
     }
 }
 
@@ -61,10 +61,10 @@ static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
     float correction[LANES];
     for (int i = 0; i < LANES; i++)
         correction[i] = shared->correction[s * LANES + i] + network->correction_bias[i];
-    float mean = forecast->value + 0.5f * ERROR * correction[0];
+    float mean = forecast->value + 0.5f * TYPICAL_ERROR * correction[0];
     for (int32_t k = 1; k < network->predictors->count; k++)
         mean += 0.3f * correction[1 + k] * (forecast[k].value - forecast->value);
-    float inverse = 2 / ERROR * V(exp)((floats){0} - V(limited)(0.5f * correction[1], 4))[0];
+    float inverse = 2 / TYPICAL_ERROR * V(exp)((floats){0} - V(limited)(0.5f * correction[1], 4))[0];
     float quadratic = QUADRATIC * V(exp)((floats){0} + V(limited)(correction[1 + network->predictors->count], 4))[0];
     floats largest = (floats){0} - 3.4e38f, value;
     for (int lane = 0; lane < LANES; lane++)
