@@ -34,9 +34,9 @@ class OwnSound:
     """Streams of a network's own sound for the rows ``own`` of ``rows`` of training, in batches of a number of steps.
 
     Their state is kept with the training's, in whose file it is: the states of the streams and their last symbols
-    before the last piece, the same after it, and the pieces (N, `OWN_SAMPLES`) from -128 to 127. Without noise, nothing
-    is drawn and there is no state. The same holds for drawing if the compiled engine cannot run the network, which is
-    reported on stderr: rows then always start from silence.
+    before the last piece, the same after it, and the pieces (N, `OWN_SAMPLES`) from -128 to 127. Without noise there is
+    no state. Nothing is drawn without noise, or if the compiled engine cannot run the network, which is reported on
+    stderr; rows then always start from silence.
     """
 
     def __init__(self, model: CharRNN, own: slice, rows: int, steps: int, seed: int) -> None:
