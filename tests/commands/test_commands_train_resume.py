@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from train_command import FRAMES, SMALL, assert_same_run, config, error, interrupted_at, rows, train, write_sound
 
 from bytecodec.errors import InputError
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.models.config import CELLS
+from charrnn.storage.checkpoint import read_tensors
 from charrnn.storage.run_dir import Run
 from charrnn.training.trainer import Trainer
 
@@ -275,3 +277,17 @@ def test_a_run_is_locked_while_a_process_trains_in_it(capsys):
         process.kill()
         process.communicate()
     train("--resume", "r", "--max-iterations", "1")  # the lock ended with the process
+
+
+def test_a_run_of_an_earlier_version_that_read_samples_in_another_way_is_not_resumed(capsys):
+    sound = ["--context", "3", "--prediction", "lpc"]
+    train("sound.wav", *SMALL, *sound, "--max-iterations", "2", "--run-dir", "r")
+    run = Run(Path("r"))
+    metadata, tensors = read_tensors(run.resume_file, "resume")
+    text = json.dumps(metadata | {"format": 2, "kind": "resume"})
+    save_file(tensors, run.resume_file, {"charrnn": text})
+    before = config("r")
+    capsys.readouterr()
+    assert charrnn_train(["--resume", "r", "--max-iterations", "4"]) == 1
+    assert "start a new run" in capsys.readouterr().err
+    assert config("r") == before
