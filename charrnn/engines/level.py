@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from charrnn.models.config import LEVEL_BLOCK, LEVEL_STATE, MIDDLE
 
-TIME_CONSTANT = 3.0  # seconds of the exponential mean of the power
-GAIN = 0.01  # of the temperature per dB
-MAX_REDUCTION = 0.1  # of the temperature
+TIME_CONSTANT = 0.3  # seconds of the exponential mean of the power
+GAIN = 0.03  # of the temperature per dB
+MAX_REDUCTION = 0.2  # of the temperature
 STEPS = 1024  # to which factors are rounded, so that they do not depend on a library's logarithm
 MIN_LEVEL = 0.5  # steps
 RECORDING_BLOCKS = 1 << 12  # that are measured at most, so that time does not depend on a recording's length

@@ -13,6 +13,7 @@ from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
 from charrnn.models.config import MIDDLE, ModelConfig, check_samples, sample_history, sample_inputs
 from charrnn.models.samples import LogisticOutput, SampleReader
 
+IGNORED = -1  # target that is not part of the loss
 MAX_ONE_HOT = 1 << 25  # numbers of one-hot rows for a training batch on a GPU, 128 MiB
 WIDTHS = (2, 4, 8, 16, 32, 64, 128)  # of the kernels of smooth initial weights, in ids
 
@@ -165,13 +166,14 @@ class CharRNN(Layers):
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the mean cross-entropy in nats per symbol of y (N, T), the symbols after x (N, T), and the state.
 
-        With noise, training disturbs both.
+        With noise, training disturbs both, and the loss is without the disturbed symbols, unless all are.
         """
         if self.samples and self.training and self.config.noise:
-            ids, samples = self.samples.disturb(torch.cat([x, y[:, -1:]], dim=1), state[-1])
-            x, y, state = ids[:, :-1], ids[:, 1:], (*state[:-1], samples)
+            ids, disturbed, samples = self.samples.disturb(torch.cat([x, y[:, -1:]], dim=1), state[-1])
+            ignored = disturbed[:, 1:] & ~disturbed[:, 1:].all()
+            x, y, state = ids[:, :-1], ids[:, 1:].masked_fill(ignored, IGNORED), (*state[:-1], samples)
         logits, state = self(x, state)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten()), state
+        return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), ignore_index=IGNORED), state
 
     def step(self, ids: Tensor, state: State, linear: Linear = functional.linear) -> tuple[Tensor, State]:
         """Return the logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""

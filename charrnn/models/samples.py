@@ -24,7 +24,7 @@ SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a dev
 TYPICAL_ERROR = 1.5  # of predictions, in steps; differences and the output's scale are relative to it
 LEVEL_SAMPLES = 512  # of which the level is measured
 DISTURBANCE_EVERY = 3000  # samples on average
-DISTURBANCE_LENGTHS = (30, 1000)  # samples after which a disturbance has decayed to 1 / e
+DISTURBANCE_LENGTHS = (30, 1000)  # samples
 AMPLITUDE_RANGE = 100  # of the largest amplitude to the smallest
 TONE_SHARE = 0.5  # of the disturbances that are tones; the others are noise
 TONE_FREQUENCIES = (0.06, 2.9)  # in radians per sample
@@ -56,30 +56,32 @@ class SampleReader:
         noise = (4, 3 + OWN_SAMPLES) if training and self.config.noise else ()
         return tuple(like.new_zeros(n, size) for size in (sample_history(self.config), 1, *noise))
 
-    def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, SampleState]:
-        """Return ids (N, T + 1) as they are in training, and the state with what each row reads besides them after T.
+    def disturb(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Tensor, SampleState]:
+        """Return ids (N, T + 1) as they are in training, which of them (N, T + 1) are disturbed, and the next state.
 
-        A network that reads what it has generated amplifies its own errors, to noise or to a whistle. So the sound that
-        it learns has tones and noise that decay: what does not belong there ends soon. They are relative to the level
-        of the samples before, and are rounded to zero in silence. A row that has begun with the network's own sound
-        (`charrnn.training.own_sound`) reads the rest of it, fading out while the recording fades in.
+        A network that reads what it has generated amplifies its own errors, to noise or to a whistle. So it reads sound
+        with bursts of tones and noise. It does not learn to predict them, but what follows: the recording. They are
+        relative to the level of the samples before, and are rounded to zero in silence. A row that has begun with the
+        network's own sound (`charrnn.training.own_sound`) reads the rest of it, while the recording fades in. The next
+        state has what each row reads besides the ids after T.
         """
         steps = ids.shape[1] - 1
         frequency, angle, amplitude, length = self._disturbances(state, steps).T[..., None]
         after = torch.arange(1, steps + 2, device=ids.device)  # samples
         angles = angle + frequency * after
         waves = torch.where(frequency > 0, torch.sin(angles), torch.randn_like(angles))
-        amplitudes = amplitude * torch.exp(-after / length)
-        disturbed = (ids + (amplitudes * waves).round().long()).clamp(0, BYTES - 1)
-        end = slice(steps - 1, steps)
-        left = torch.cat([frequency, angles[:, end] % math.tau, amplitudes[:, end], length], dim=1)
+        disturbed = (after <= length) & (amplitude > 0.5)
+        added = (disturbed * amplitude * waves).round().long()
+        left = (length - steps).clamp(min=0)
+        disturbance = torch.cat([frequency, angles[:, steps - 1 : steps] % math.tau, amplitude, left], dim=1)
         samples, phase, _, own = state
-        return _fade(disturbed, own), (samples, phase, left, torch.cat([own[:, :1] + steps, own[:, 1:]], dim=1))
+        after_own = torch.cat([own[:, :1] + steps, own[:, 1:]], dim=1)
+        return _fade((ids + added).clamp(0, BYTES - 1), own), disturbed, (samples, phase, disturbance, after_own)
 
     def _disturbances(self, state: SampleState, steps: int) -> Tensor:
         """Return the disturbance (N, 4) of each row, some of which begin.
 
-        It has a frequency in radians per sample (0: noise), an angle, an amplitude in steps and a decay length.
+        It has a frequency in radians per sample (0: noise), an angle, an amplitude in steps and a length in samples.
         """
         samples, _, current, _ = state
         begins, kind, pitch, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
@@ -87,8 +89,7 @@ class SampleReader:
         frequency = _log_uniform(TONE_FREQUENCIES, pitch) * (kind < TONE_SHARE)
         amplitude = level * _log_uniform((self.config.noise / AMPLITUDE_RANGE, self.config.noise), size)
         fresh = torch.cat([frequency, math.tau * angle, amplitude, _log_uniform(DISTURBANCE_LENGTHS, duration)], dim=1)
-        goes_on = (begins >= steps / DISTURBANCE_EVERY) & (current[:, 3:] > 0)
-        return torch.where(goes_on, current, fresh)
+        return torch.where(begins < steps / DISTURBANCE_EVERY, fresh, current)
 
     def read(self, ids: Tensor, state: SampleState) -> tuple[Tensor, Tensor | None, SampleState]:
         """Return inputs (N, T, `size`) after each of ids (N, T), predictions (N, T, P) from -128 to 127, and the state.

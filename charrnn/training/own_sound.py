@@ -25,7 +25,7 @@ from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
 from charrnn.storage.checkpoint import model_tensors
 
-EVERY = 5000  # samples of a row from one start to the next, rounded to whole batches
+EVERY = 2500  # samples of a row from one start to the next, rounded to whole batches
 FROM_SILENCE = 16  # of so many starts, one is from silence, as that of a stream in sampling
 FADE_SAMPLES = (100, OWN_SAMPLES)  # least and greatest length of a fade
 

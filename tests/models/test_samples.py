@@ -69,38 +69,45 @@ def test_disturbances_are_relative_to_the_level_and_leave_silence_alone(monkeypa
     monkeypatch.setattr(samples, "AMPLITUDE_RANGE", 1)
     monkeypatch.setattr(samples, "DISTURBANCE_LENGTHS", (1e9, 1e9))
     reader, loud, quiet = SampleReader(replace(CONFIG, noise=0.5)), voice(50, HISTORY + 101), torch.full((50, 101), 128)
-    disturbed, _ = reader.disturb(loud[:, HISTORY:], state_of(loud[:, :HISTORY]))
+    monkeypatch.setattr(samples, "DISTURBANCE_EVERY", 1)
+    disturbed, where, _ = reader.disturb(loud[:, HISTORY:], state_of(loud[:, :HISTORY]))
+    assert where.all()
     added = (disturbed - loud[:, HISTORY:]).float()
     assert added.std() == pytest.approx(10 / 2 ** (share / 2), abs=0.5)  # a level of 20
     assert abs(added.mean()) < 0.5
     silence = reader.initial_state(torch.zeros(1), 50, training=True)
-    assert torch.equal(reader.disturb(quiet, silence)[0], quiet)
+    same, where, _ = reader.disturb(quiet, silence)
+    assert torch.equal(same, quiet)
+    assert not where.any()
 
 
-def test_a_disturbance_goes_on_in_the_next_batch_and_decays(monkeypatch):
+def test_a_disturbance_goes_on_in_the_next_batch_until_its_end(monkeypatch):
     monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)  # none begins
     reader, ids = SampleReader(replace(CONFIG, noise=0.5)), voice(1, HISTORY + 401)
-    state, added = state_of(ids[:, :HISTORY], (0.3, 1.0, 10.0, 200.0)), []
+    state, added, where = state_of(ids[:, :HISTORY], (0.3, 1.0, 10.0, 230.0)), [], []
     for start in range(HISTORY, HISTORY + 400, 50):
-        disturbed, after = reader.disturb(ids[:, start : start + 51], state)
+        disturbed, is_disturbed, after = reader.disturb(ids[:, start : start + 51], state)
         added.append((disturbed - ids[:, start : start + 51])[0])
+        where.append(is_disturbed[0])
         state = (torch.cat([state[0], (disturbed[:, :50] - 128).float()], dim=1)[:, 50:], *after[1:])
     t = np.arange(1, 401)
-    expected = 10 * np.exp(-t / 200) * np.sin(1 + 0.3 * t)
+    expected = (t <= 230) * 10 * np.sin(1 + 0.3 * t)
     np.testing.assert_allclose(torch.cat([piece[:50] for piece in added]), expected, atol=0.51)
+    np.testing.assert_array_equal(torch.cat([piece[:50] for piece in where]), t <= 230)
     assert all(last[50] == first[0] for last, first in itertools.pairwise(added))  # a target is the next input
 
 
 def test_disturbances_begin_in_some_rows():
     reader, ids = SampleReader(replace(CONFIG, noise=2.0)), voice(4000, HISTORY + 51)
     torch.manual_seed(0)
-    _, (*_, begun, _) = reader.disturb(ids[:, HISTORY:], state_of(ids[:, :HISTORY], (9, 0, 0, 1)))
+    _, _, (*_, begun, _) = reader.disturb(ids[:, HISTORY:], state_of(ids[:, :HISTORY], (9, 0, 0, 1)))
     new = begun[:, 0] != 9
     assert float(new.double().mean()) == pytest.approx(50 / samples.DISTURBANCE_EVERY, abs=0.02)
     assert float((begun[new, 0] > 0).double().mean()) == pytest.approx(samples.TONE_SHARE, abs=0.1)
-    assert begun[:, 2].max() < 2 * 25  # decayed from at most twice the level of 20
-    assert (begun[new, 3] >= samples.DISTURBANCE_LENGTHS[0]).all()
-    assert (begun[:, 3] <= samples.DISTURBANCE_LENGTHS[1]).all()
+    assert begun[:, 2].max() < 2 * 25  # at most twice the level of 20
+    least, greatest = samples.DISTURBANCE_LENGTHS
+    assert (begun[new, 3] >= max(0, least - 50)).all()
+    assert begun[:, 3].max() <= greatest - 50
 
 
 def test_own_sound_fades_out_over_batches_while_the_recording_fades_in(monkeypatch):
@@ -109,9 +116,8 @@ def test_own_sound_fades_out_over_batches_while_the_recording_fades_in(monkeypat
     state, found = state_of(torch.full((2, HISTORY), 128)), []
     state[3][0, 1] = 300  # the first row fades for 300 samples; the second one does not
     state[3][:, 2:] = -60
-    state[2][:, 3] = 1  # a disturbance that has no amplitude
     for start in range(0, 400, 50):
-        faded, state = reader.disturb(ids[:, start : start + 51], state)
+        faded, _, state = reader.disturb(ids[:, start : start + 51], state)
         found.append(faded - 128)
     assert all(torch.equal(last[:, 50], first[:, 0]) for last, first in itertools.pairwise(found))
     one, other = torch.cat([piece[:, :50] for piece in found], dim=1)
@@ -130,6 +136,19 @@ def test_the_loss_is_disturbed_in_training_only():
     assert model.draws_numbers
     model.eval()
     torch.testing.assert_close(model.loss(x, y, state)[0], model.loss(x, y, state)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("length", "counted"), [(61, slice(60, None)), (1000, slice(None))])
+def test_the_loss_is_without_disturbed_symbols_unless_all_are(monkeypatch, length, counted):
+    monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)
+    model, ids = build(replace(CONFIG, noise=2.0), 0), voice(1, HISTORY + 101)
+    hidden = model.initial_state(1, training=True)[:-1]
+    state = (*hidden, state_of(ids[:, :HISTORY], (0.3, 0, 10, length)))
+    disturbed, _, _ = model.samples.disturb(ids[:, HISTORY:], state[-1])
+    logits, _ = model(disturbed[:, :-1], state)
+    expected = torch.nn.functional.cross_entropy(logits[0, counted], disturbed[0, 1:][counted])
+    found, _ = model.loss(ids[:, HISTORY:-1], ids[:, HISTORY + 1 :], state)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
