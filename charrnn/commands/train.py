@@ -219,6 +219,8 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
     trainer = _trainer(task, settings, config, run, world, args.quiet, "auto" if moves_to_gpu else None)
     if world.is_main:
         run.write_config(config)
+    if any(getattr(args, name) is not None for name in LENGTH_FLAGS):
+        log("the limit changed: the learning-rate schedule is recomputed.", args.quiet)
     log(f"{run.path} is resumed at iteration {trainer.state.iteration:,}.", args.quiet)
     log_plan(trainer, config, args.quiet)
     return trainer
@@ -230,7 +232,6 @@ def _resumed_settings(args: Namespace, config: dict[str, Any], source: Path) -> 
     lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
     if any(value is not None for value in lengths.values()):
         training.update(lengths)
-        log("the limit changed: the learning-rate schedule is recomputed.", args.quiet)
     device_before = training.get("device")
     if args.device != "auto":
         training["device"] = runtime.choose_device(args.device)
