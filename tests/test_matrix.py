@@ -26,8 +26,10 @@ from charrnn.commands.report import charrnn_report
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.video import charrnn_video
+from charrnn.engines.cpu import library as cpu_library
 from charrnn.frames import model as frame_model
-from charrnn.storage.checkpoint import load
+from charrnn.models.samples import OWN_SAMPLES
+from charrnn.storage.checkpoint import load, read_tensors
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run
 from charrnn.viz.curves import csv_series
@@ -80,6 +82,20 @@ def test_a_run_has_its_logs_samples_and_best_checkpoint(name):
     assert len(list(Path(name, "samples").glob("*.wav"))) == (2 if kind.has_samples else 0)
     best = Run(Path(name)).best()
     assert (best["iteration"] if best else None) == (3 * bits.index(min(bits)) + 3 if bits else None)
+
+
+@every_kind
+def test_a_run_of_linear_sound_has_learnt_from_its_own_sound(name):
+    kind, (_, tensors) = KINDS[name], read_tensors(Run(Path(name)).resume_file, "resume")
+    own = [tensor for key, tensor in tensors.items() if key.startswith("own.")]
+    pieces = [tensor for tensor in own if tensor.shape[1] == OWN_SAMPLES]
+    assert bool(own) == (len(pieces) == 1) == (not kind.is_text and not kind.is_frames)
+    if pieces:
+        try:
+            cpu_library.library()
+        except cpu_library.UnavailableError as error:
+            pytest.skip(str(error))
+        assert all(row.any() for row in pieces[0])
 
 
 def test_the_losses_of_frame_predictors_are_far_from_their_bits():

@@ -219,19 +219,23 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
     trainer = _trainer(task, settings, config, run, world, args.quiet, "auto" if moves_to_gpu else None)
     if world.is_main:
         run.write_config(config)
-    if any(getattr(args, name) is not None for name in LENGTH_FLAGS):
+    if _lengths(args):
         log("the limit changed: the learning-rate schedule is recomputed.", args.quiet)
     log(f"{run.path} is resumed at iteration {trainer.state.iteration:,}.", args.quiet)
     log_plan(trainer, config, args.quiet)
     return trainer
 
 
+def _lengths(args: Namespace) -> dict[str, Any]:
+    """Return all limits of the length if one is given, which replace those of the run; otherwise {}."""
+    lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
+    return lengths if any(value is not None for value in lengths.values()) else {}
+
+
 def _resumed_settings(args: Namespace, config: dict[str, Any], source: Path) -> tuple[Settings, bool]:
     """Return the settings, with a new limit or device if one is given, and whether the run moves to an NVIDIA GPU."""
     training = config["training"]
-    lengths = {name: getattr(args, name) for name in LENGTH_FLAGS}
-    if any(value is not None for value in lengths.values()):
-        training.update(lengths)
+    training.update(_lengths(args))
     device_before = training.get("device")
     if args.device != "auto":
         training["device"] = runtime.choose_device(args.device)

@@ -11,6 +11,7 @@ from bytecodec import encode
 from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.train import charrnn_train
 from charrnn.frames import noise as frame_noise
+from charrnn.training import own_sound
 
 RATE = 8000
 NETWORK = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --threads 1 --precision fp32 -q".split()
@@ -59,6 +60,7 @@ def make_runs(patch):
     sound = 300 * np.sin(2 * np.pi * 210 * t) + np.random.default_rng(0).normal(0, 20, t.size)
     patch.setattr(frame_noise, "MIN_ROUND_SAMPLES", 20)
     patch.setattr(frame_noise, "MAX_GENERATED_PASSES", 8)
+    patch.setattr(own_sound, "EVERY", 20)  # 2 iterations
     soundfile.write("sound.wav", sound.astype(np.int16), RATE, subtype="PCM_16")
     Path("poem.txt").write_text("O rose, thou art sick! " * 40)
     for name, kind in KINDS.items():

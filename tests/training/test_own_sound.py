@@ -12,16 +12,13 @@ from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
 from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FROM_SILENCE, OwnSound
 
+try:
+    cpu_library.library()
+except cpu_library.UnavailableError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
 ROWS, STEPS = 3, 500
 INTERVAL = EVERY // STEPS  # iterations
-
-
-@pytest.fixture(autouse=True)
-def _compiled():
-    try:
-        cpu_library.library()
-    except cpu_library.UnavailableError as error:
-        pytest.skip(str(error))
 
 
 def network(**fields):
