@@ -19,7 +19,7 @@ from charrnn.storage.checkpoint_format import FORMAT
 DEMO = Path("demo")
 NETWORK = DEMO / "network"
 MADE_FROM = DEMO / "made_from.json"
-SETTINGS = {"preset": "quick", "max-iterations": 1600, "max-minutes": 4}  # about three minutes on two cores
+SETTINGS = {"preset": "quick", "max-iterations": 1600, "max-minutes": 8}  # about three minutes on two cores
 SEGMENTS, SEGMENT_SECONDS = 4, 2.5
 
 
