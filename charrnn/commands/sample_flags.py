@@ -54,7 +54,7 @@ def _add_sampling(g: _ArgumentGroup) -> None:
     temperature = (
         "divisor of the logits: below 1 favours likely symbols, 0 chooses the likeliest; a list such as 0.8,1 "
         "samples once at each; multiplied by the checkpoint's calibration, and with predictions reduced by up to a "
-        "tenth while the sound is too loud (default: 1)"
+        "fifth while the sound is too loud (default: 1)"
     )
     option(g, "--temperature T", numbers(0), temperature, [1.0])
     option(g, "--streams N", whole(1, 1000), "number of streams to sample in parallel (default: 1)")
