@@ -130,7 +130,10 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
     else:
         log(f"done after iteration {iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
         if iteration == resumed_at:
-            log("the limit was reached before. To continue, add a new --max-iterations or --max-minutes.", quiet)
+            log(
+                "the limit was reached before. To continue, add a new --max-epochs, --max-iterations or --max-minutes.",
+                quiet,
+            )
 
 
 def _network(trainer: Trainer) -> str:

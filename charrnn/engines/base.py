@@ -16,8 +16,7 @@ from charrnn.models.config import (
     LEVEL_STATE,
     MIDDLE,
     ModelConfig,
-    check_level,
-    check_samples,
+    check_stream,
     hidden_sizes,
     state_sizes,
 )
@@ -205,9 +204,7 @@ class Engine(ABC):
         if any(array.dtype.kind != "f" or not np.isfinite(array).all() for layer in layers for array in layer):
             raise InputError("the state contains values that are not finite floating-point numbers.")
         try:
-            if self._config.predictors:
-                check_level(layers[-1][0])
-            check_samples(self._config, layers[: len(self._hidden_sizes)])
+            check_stream(self._config, layers)
         except ValueError as error:
             raise InputError(f"{error}.") from None
         return tuple(tuple(np.array(array, dtype=np.float32, order="C") for array in layer) for layer in layers)

@@ -24,7 +24,7 @@ from charrnn.storage.checkpoint import meta_model
 from charrnn.storage.run_dir import Run
 from charrnn.training.recipe import Settings
 from charrnn.training.samples import CheckpointSampler
-from charrnn.training.task import TrainingTask, check_same_network, sound_options
+from charrnn.training.task import TrainingTask, check_same_network, sound_options, with_training_fields
 
 
 class FrameTask(TrainingTask):
@@ -55,8 +55,8 @@ class FrameTask(TrainingTask):
         sound = sound_options(options, given, old.rate if old else None)
         data = frame_data.prepare(options.input, run.corpus_file, sound, options.quiet, options.skip_unreadable)
         if old:
-            model = old.model
-            check_same_network(options, given, model.config, cls.FIELDS)
+            check_same_network(options, given, old.model.config, cls.FIELDS)
+            model = with_training_fields(old.model, options, given)
         else:
             config = FrameConfig(**{field: getattr(options, name) for name, field in cls.FIELDS.items()})
             samples = data.split(options.val_frac, options.test_frac, config.context.max_lag)["train"]

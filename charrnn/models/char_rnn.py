@@ -51,7 +51,7 @@ class Layers(nn.Module):
         self.output = OUTPUTS.get(config.cell, nn.Linear)(size, output_size)
 
     def initial_state(self, n: int, training: bool = False) -> State:
-        """Return the zero state of n streams, in training with that of disturbances."""
+        """Return the zero state of n streams, in training with that of disturbances and own sound."""
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
@@ -132,7 +132,7 @@ class CharRNN(Layers):
         return super().draws_numbers or self.config.noise > 0
 
     def initial_state(self, n: int, training: bool = False) -> State:
-        """Return the zero state of n streams, which have read silence."""
+        """Return the zero state of n streams, which have read silence; in training also of what disturbs them."""
         state = super().initial_state(n)
         return (*state, self.samples.initial_state(self.output.weight, n, training)) if self.samples else state
 

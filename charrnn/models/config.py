@@ -32,7 +32,7 @@ LEVEL_STATE = 3  # numbers of its state; see `charrnn.engines.level`
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that determines the architecture of a network."""
+    """Everything that determines the architecture of a network, and its initial values, dropout and noise."""
 
     vocab_size: int  # V, 1 or more
     wordvec_size: int = 110  # D, the length of an embedding
@@ -83,6 +83,8 @@ def _check_samples(config: ModelConfig) -> None:
     noise = config.noise
     if not isinstance(noise, int | float) or isinstance(noise, bool) or not 0 <= noise <= MAX_NOISE:
         raise ValueError(f"noise is {noise!r}, and must be a number from 0 to {MAX_NOISE:g}")
+    if noise and not config.reads_samples:
+        raise ValueError(f"noise is {noise!r}, and must be 0 for a network without context and prediction")
     if config.reads_samples and config.vocab_size != BYTES:
         raise ValueError(f"context and prediction are for sound of {BYTES} symbols, not {config.vocab_size}")
 
@@ -178,6 +180,13 @@ def check_samples(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
             finite = np.isfinite(disturbance).all() and np.isfinite(own).all()
             if not (finite and (own[:, :2] >= 0).all() and is_whole(own[:, 2:], -128, 127)):
                 raise ValueError("the disturbances or the own sound of the state are not in their range")
+
+
+def check_stream(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
+    """Raise a ValueError if the state of streams, with that of the level control, is not in its range."""
+    if config.predictors:
+        check_level(state[-1][0])
+    check_samples(config, state[: len(hidden_sizes(config))])
 
 
 def check_level(values: Any) -> None:

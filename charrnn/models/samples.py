@@ -22,7 +22,7 @@ from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_corrections
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 TYPICAL_ERROR = 1.5  # of predictions, in steps; differences and the output's scale are relative to it
-LEVEL_SAMPLES = 512  # of which the level is measured
+LEVEL_SAMPLES = 512  # of which the level is measured, or of the history if it is shorter
 DISTURBANCE_EVERY = 3000  # samples on average
 DISTURBANCE_LENGTHS = (30, 1000)  # samples
 AMPLITUDE_RANGE = 100  # of the largest amplitude to the smallest
@@ -79,7 +79,7 @@ class SampleReader:
         return _fade((ids + added).clamp(0, BYTES - 1), own), disturbed, (samples, phase, disturbance, after_own)
 
     def _disturbances(self, state: SampleState, steps: int) -> Tensor:
-        """Return the disturbance (N, 4) of each row, some of which begin.
+        """Return the disturbance (N, 4) of each row, some of which begin, with the first sample of a batch.
 
         It has a frequency in radians per sample (0: noise), an angle, an amplitude in steps and a length in samples.
         """

@@ -24,9 +24,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.models.config import (
     ModelConfig,
     check_finite,
-    check_level,
-    check_samples,
-    hidden_sizes,
+    check_stream,
     named_state,
     state_of,
     state_shapes,
@@ -36,7 +34,8 @@ from charrnn.models.config import (
 from charrnn.storage import run_dir, schema
 from charrnn.storage.schema import MAX_SHOWN, quote
 
-FORMAT = 3  # 2 added networks that read samples, 3 changed those with predictions; all others are read as well
+FORMAT = 3  # 2 added networks that read samples
+PREDICTIONS_FORMAT = 3  # the first with the present predictions and own sound; without these, older files are read
 KIND = "symbols"
 STREAMS_KIND = "streams"
 #: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.
@@ -102,7 +101,7 @@ def load(path: str | Path) -> StoredCheckpoint:
     metadata = read_metadata(path, KIND)
     try:
         vocab, config = Vocab.from_json(metadata["vocab"]), ModelConfig.from_json(metadata["model"])
-        if config.predictors and metadata["format"] < FORMAT:
+        if config.predictors and metadata["format"] < PREDICTIONS_FORMAT:
             raise InputError(f"{path} is from an earlier version, with other predictions: train a new network.")
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
@@ -279,9 +278,7 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         raise InputError(OTHER_NETWORK.format(path, "arrays of the hidden state"))
     streams = Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])
     try:
-        if config.predictors:
-            check_level(streams.state[-1][0])
-        check_samples(config, streams.state[: len(hidden_sizes(config))])
-    except ValueError:
-        raise InputError(OTHER_NETWORK.format(path, "samples")) from None
+        check_stream(config, streams.state)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}.") from None
     return streams

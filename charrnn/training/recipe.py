@@ -46,7 +46,7 @@ class Settings:
     early_stop: int = 0  # validations without a new lowest loss after which training ends; 0 for never
     checkpoint_every: int = 1000  # iterations between checkpoints, each with a validation
     keep: int = 0  # newest checkpoints to keep besides the best one; 0 for all
-    seed: int = 0  # of initial weights, dropout and disturbances
+    seed: int = 0  # of initial weights, dropout, disturbances, own sound and samples
     precision: str = "fp32"  # fp32, or bf16 (autocast); weights stay in fp32
     device: str = "cpu"  # cpu, cuda or mps
     gpu_layers: str = "torch"  # backend of the recurrent layers on an NVIDIA GPU (`charrnn.cuda.backends`)

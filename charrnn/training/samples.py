@@ -15,7 +15,7 @@ from bytecodec.errors import InputError
 from charrnn.data.vocab import Ids
 from charrnn.engines import engine
 from charrnn.sampling import calibration
-from charrnn.sampling.free_running import Reference
+from charrnn.sampling.free_running import Measures, Reference
 from charrnn.sampling.task import SamplingTask, SymbolSampling
 from charrnn.storage.checkpoint_format import KIND, load, read_metadata, set_calibration
 from charrnn.storage.run_dir import Run
@@ -27,8 +27,9 @@ CHUNK = 256  # symbols per call of the engine, between which sampling can be sto
 class CheckpointSampler(abc.ABC):
     """Function that writes samples/STEP_tTEMPERATURE.wav for a run's checkpoint.
 
-    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights. One file
-    is written per temperature. If ``stopped`` returns true, sampling ends, and the unfinished file is discarded.
+    Each sample starts from the zero state and has the same seed, so that samples differ only by the weights, and the
+    last one also by its calibration. One file is written per temperature. If ``stopped`` returns true, sampling ends,
+    and the unfinished file is discarded.
     """
 
     run: Run
@@ -96,9 +97,13 @@ class Calibrator:
 
     def __call__(self, step: int) -> None:
         """Calibrate the checkpoint of an iteration, unless it is calibrated."""
-        duration = calibration.stream_seconds(step * self.batch_symbols, self.rate)
-        file = self.run.checkpoint_file(step)
-        if not duration or not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
+        file, trained = self.run.checkpoint_file(step), step * self.batch_symbols
+        if not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
+            return
+        duration = calibration.stream_seconds(trained, self.rate)
+        if not duration:
+            least = calibration.least_trained(self.rate)
+            log(f"level     not calibrated: trained on {trained:,} symbols, of {least:,} that are needed", self.quiet)
             return
         total = calibration.TRIALS * round(duration * self.rate)
         with progress(total, " samples", self.quiet, unit_scale=True, desc="calibration", leave=False) as bar:
@@ -113,13 +118,18 @@ class Calibrator:
                 reference = Reference(self.recording, self.rate, round(duration * self.rate))
                 factor, before, after = calibration.calibrate(sampler, reference, self.rate, duration, advance)
             except InputError as problem:
-                log(f"{problem} The level of what the network generates is not calibrated.")
+                log(f"{problem} The temperature is not calibrated.")
             except StoppedError:
-                log("interrupted: the level of what the network generates is not calibrated.")
+                log("interrupted: the temperature is not calibrated.")
             else:
                 set_calibration(file, factor)
-                levels = f"{before:+.1f} dB, {after:+.1f} dB with temperatures multiplied by {factor:.3f}"
-                log(f"level     in free running: {levels}", self.quiet)
+                log(f"free running: {_summary(before)}", self.quiet)
+                if factor != 1:
+                    log(f"with temperatures multiplied by {factor:.3f}: {_summary(after)}", self.quiet)
+
+
+def _summary(measures: Measures) -> str:
+    return f"level {measures.level:+.1f} dB, spectrum {measures.spectrum_distance:.1f} dB from the recording's"
 
 
 class StoppedError(Exception):

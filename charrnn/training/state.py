@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KIND = "resume"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of Adam's state of a parameter
-OWN = "own."  # before the names of the own sound's state
+OWN_SOUND = "own."  # before the names of the own sound's state
 COUNTS = ("iteration", "position", "checkpointed")
 
 
@@ -30,7 +30,7 @@ class TrainState:
     """The position of a run and the states of its rows: of this process, or in the resume file of all processes."""
 
     hidden: State
-    own: State = ()  # of `charrnn.training.own_sound.OwnSound`
+    own_sound: State = ()  # of `charrnn.training.own_sound.OwnSound`
     iteration: int = 0
     position: int = 0  # symbols of each row that have been read, over all epochs
     seconds: float = 0.0  # of training, without pauses
@@ -46,7 +46,7 @@ def save(path: Path, model: Layers, optimizer: torch.optim.Optimizer, ema: EMA |
     if ema:
         tensors |= {f"average.{name}": tensor for name, tensor in ema.tensors.items()}
     tensors |= files.state_tensors(state.hidden)
-    tensors |= {f"{OWN}{name}": tensor for name, tensor in files.state_tensors(state.own).items()}
+    tensors |= {f"{OWN_SOUND}{name}": tensor for name, tensor in files.state_tensors(state.own_sound).items()}
     files.write_tensors(path, KIND, tensors, {name: getattr(state, name) for name in (*COUNTS, "seconds")})
 
 
@@ -55,14 +55,14 @@ def load(
     model: Layers,
     optimizer: torch.optim.Optimizer,
     ema: EMA | None,
-    sound: OwnSound | None,
+    own_sound: OwnSound | None,
     rows: int,
-    own: slice,
+    local_rows: slice,
 ) -> TrainState:
     """Read a resume file into network, optimizer and average; return the state.
 
-    Of the file's rows, the slice ``own`` is that of this process. Raise InputError if the file is damaged or belongs to
-    another run.
+    Of the file's rows, the slice ``local_rows`` is that of this process. Raise InputError if the file is damaged or
+    belongs to another run.
     """
     metadata, tensors = files.read_tensors(path, KIND)
     try:
@@ -76,14 +76,14 @@ def load(
                     ema.tensors[name].copy_(_check_tensor(tensors, f"average.{name}", parameter))
         hidden = files.state_from_tensors(tensors, model.initial_state(rows, training=True))
         model.check_state(hidden)
-        stored = {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
-        own_sound = files.state_from_tensors(stored, sound.initial_state(rows) if sound else ())
-        if sound:
-            sound.check_state(own_sound)
+        own = {name.removeprefix(OWN_SOUND): t for name, t in tensors.items() if name.startswith(OWN_SOUND)}
+        streams = files.state_from_tensors(own, own_sound.initial_state(rows) if own_sound else ())
+        if own_sound:
+            own_sound.check_state(streams)
         device = next(model.parameters()).device
         return TrainState(
-            map_state(lambda tensor: tensor[own].to(device), hidden),
-            map_state(lambda tensor: tensor[own], own_sound),
+            map_state(lambda tensor: tensor[local_rows].to(device), hidden),
+            map_state(lambda tensor: tensor[local_rows].to(device), streams),
             **{name: metadata[name] for name in (*COUNTS, "seconds")},
         )
     except InputError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self, TypeVar
 
 import bytecodec
 from bytecodec.console import log, progress
@@ -19,13 +20,18 @@ from charrnn.engines.cpu.predictor import use_compiled
 from charrnn.engines.level import recording_level
 from charrnn.models.char_rnn import CharRNN, Layers, build
 from charrnn.models.config import ModelConfig
-from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model
-from charrnn.storage.checkpoint_format import FORMAT, read_metadata
+from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model, model_tensors, set_model_tensors
+from charrnn.storage.checkpoint_format import PREDICTIONS_FORMAT, read_metadata
 from charrnn.storage.run_dir import Run
+from charrnn.training.distributed import main_process_only
 from charrnn.training.evaluate import in_bits
 from charrnn.training.recipe import DEFAULT_RECIPE, NETWORKS, SAMPLES, Settings
 
 OF_RECORDINGS = {"channel", "remove_dc", "normalize", "gain"}  # options of inputs that are recordings
+TRAINING_FIELDS = ("dropout", "noise")  # of a configuration, with which --init-from can change a network
+NOISE_WITHOUT_SAMPLES = "--noise is for networks with --context or --prediction: leave it out."
+
+Network = TypeVar("Network", bound=Layers)
 
 
 class TrainingTask(abc.ABC):
@@ -108,7 +114,8 @@ class SymbolTask(TrainingTask):
 
     def __init__(self, model: CharRNN, data: Corpus, metadata: Mapping[str, Any], val_frac: float, test_frac: float):
         super().__init__(model, data, data.split(val_frac, test_frac), NEXT_SYMBOL, metadata)
-        use_compiled(model)
+        with main_process_only():
+            use_compiled(model)
         self._level = recording_level(self.parts["train"]) if model.config.predictors else None
 
     @classmethod
@@ -132,10 +139,10 @@ class SymbolTask(TrainingTask):
             flag = "--" + unused[0].replace("_", "-")
             log(f"{flag} has no effect, because there is no recording among the inputs.", options.quiet)
         if old:
-            model = old.model
             check_same_network(
-                options, given, model.config, {name: name for name in (*cls.OPTIONS, *SAMPLES[DEFAULT_RECIPE])}
+                options, given, old.config, {name: name for name in (*cls.OPTIONS, *SAMPLES[DEFAULT_RECIPE])}
             )
+            model = with_training_fields(old.model, options, given)
         else:
             # The ids of mu-law bytes are not in the order of the amplitudes.
             is_linear = is_sound and not sound.mulaw
@@ -159,7 +166,7 @@ class SymbolTask(TrainingTask):
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
         shape = ModelConfig.from_json(config["model"])
-        if shape.reads_samples and read_metadata(run.resume_file, "resume")["format"] < FORMAT:
+        if shape.reads_samples and read_metadata(run.resume_file, "resume")["format"] < PREDICTIONS_FORMAT:
             raise InputError(
                 f"{run.path} is from an earlier version, which read samples in another way: start a new run."
             )
@@ -208,9 +215,22 @@ def sample_fields(options: Namespace, given: set[str]) -> dict[str, Any]:
     }
     if fields["context"] == 0 and fields["prediction"] == "none":
         if "noise" in given and fields["noise"]:
-            raise InputError("--noise is for networks with --context or --prediction: leave it out.")
+            raise InputError(NOISE_WITHOUT_SAMPLES)
         fields["noise"] = 0.0
     return fields
+
+
+def with_training_fields(model: Network, options: Namespace, given: set[str]) -> Network:
+    """Return the network of --init-from with the `TRAINING_FIELDS` that are given."""
+    config = model.config
+    fields = {name: getattr(options, name) for name in TRAINING_FIELDS if name in given}
+    if not fields:
+        return model
+    if fields.get("noise") and not config.reads_samples:
+        raise InputError(NOISE_WITHOUT_SAMPLES)
+    changed = type(model)(replace(config, **fields))
+    set_model_tensors(changed, model_tensors(model))
+    return changed
 
 
 def check_no_sample_flags(given: set[str]) -> None:
@@ -235,9 +255,11 @@ def sound_options(options: Namespace, given: set[str], old_rate: int | None, old
 def check_same_network(options: Namespace, given: set[str], config: Any, fields: Mapping[str, str]) -> None:
     """Raise InputError if an option that is given contradicts the network of --init-from.
 
-    ``fields`` are those of the network's configuration by the names of their options.
+    ``fields`` are those of the network's configuration by the names of their options; `TRAINING_FIELDS` may differ.
     """
     for name, field in fields.items():
+        if name in TRAINING_FIELDS:
+            continue
         value = getattr(config, field)
         if name in given and getattr(options, name) != value:
             flag = "--" + name.replace("_", "-")

@@ -52,7 +52,7 @@ class Trainer:
 
     The network of the task is on its device, and is changed in place. Each process of the world trains on some of the
     rows; only the main one writes files and has listeners. ``sample`` writes the missing samples of the checkpoint of
-    an iteration.
+    an iteration, and ``calibrate`` calibrates it, unless it is.
     """
 
     def __init__(
@@ -62,12 +62,13 @@ class Trainer:
         run: Run,
         listeners: Sequence[Listener] = (),
         sample: Callable[[int], None] | None = None,
+        calibrate: Callable[[int], None] | None = None,
         world: World = SINGLE_PROCESS,
         backend: Backend | None = None,
     ) -> None:
         self.task, self.model, self.settings, self.run = task, task.model, settings, run
-        self.listeners, self.sample, self.world = list(listeners), sample, world
-        self.calibrate: Callable[[int], None] | None = None
+        self.listeners, self.world = list(listeners), world
+        self.sample, self.calibrate = sample, calibrate  # which charrnn-train sets later
         self.backend = backend or Backend()
         self.backend.install(self.model)
         rows = settings.batch_size
@@ -84,14 +85,14 @@ class Trainer:
         self.runs_ahead = world.size == 1 and settings.device != "cpu"
         # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
         self.pending: list[tuple[dict[str, float], Tensor]] = []
-        own_rows = self.batches.own
+        local_rows = self.batches.own
         self.own_sound: OwnSound | None = None
         if isinstance(self.model, CharRNN) and self.model.config.reads_samples:
-            self.own_sound = OwnSound(self.model, own_rows, rows, settings.seq_length, settings.seed)
+            self.own_sound = OwnSound(self.model, local_rows, rows, settings.seq_length, settings.seed)
         self.state = TrainState(*self._initial_states(self.batches.rows))
         if run.resume_file.exists():
             stored = (run.resume_file, self.model, self.optimizer, self.ema, self.own_sound)
-            self.state = train_state.load(*stored, rows, own_rows)
+            self.state = train_state.load(*stored, rows, local_rows)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.state.iteration if run.checkpoint_file(self.state.iteration).exists() else 0
         if world.is_main:
@@ -198,8 +199,8 @@ class Trainer:
         state = self.state
         if sound.draw_is_due(state.iteration):
             with self._saved_weights():
-                state.own = sound.draw(state.own, state.iteration)
-        sound.start_rows(state.own, state.hidden, state.iteration)
+                state.own_sound = sound.draw(state.own_sound, state.iteration)
+        sound.restart_rows(state.own_sound, state.hidden, state.iteration)
 
     def _initial_states(self, rows: int) -> tuple[State, State]:
         """Return the hidden state of a number of rows before the first iteration, and that of their own sound."""
@@ -337,10 +338,15 @@ class Trainer:
             delete_old(self.run, self.settings.keep)
 
     def _write_samples(self) -> None:
-        """Calibrate the last checkpoint of a run, and write missing samples, while the other processes wait."""
+        """Write missing samples, while the other processes wait; at the end, first calibrate last and best checkpoint.
+
+        After an early end they differ, and the best one is recommended.
+        """
         if self.world.is_main:
             if self.calibrate and self.finished:
-                self.calibrate(self.state.iteration)
+                best = self.run.best() or {}
+                for iteration in dict.fromkeys((self.state.iteration, best.get("iteration", self.state.iteration))):
+                    self.calibrate(iteration)
             if self.sample:
                 self.sample(self.state.iteration)
                 for listener in self.listeners:
@@ -357,11 +363,11 @@ class Trainer:
         At iteration 0 they are the initial states, and are not gathered: the other processes are waiting for this file.
         """
         if self.state.iteration:
-            hidden, own = (self.world.gather_state(state) for state in (self.state.hidden, self.state.own))
+            hidden, own_sound = map(self.world.gather_state, (self.state.hidden, self.state.own_sound))
         else:
-            hidden, own = self._initial_states(self.settings.batch_size)
+            hidden, own_sound = self._initial_states(self.settings.batch_size)
         if self.world.is_main:
-            everything = replace(self.state, hidden=hidden, own=own)
+            everything = replace(self.state, hidden=hidden, own_sound=own_sound)
             train_state.save(self.run.resume_file, self.model, self.optimizer, self.ema, everything)
 
 

@@ -238,6 +238,17 @@ def test_a_network_of_linear_samples_is_not_trained_on_mulaw(capsys):
     assert not Path("new").exists()
 
 
+def test_init_from_can_change_dropout_and_noise(capsys):
+    train("sound.wav", *SMALL, "--max-iterations", "1", "--run-dir", "old")
+    flags = [*LEARNING, "--learning-rate", "1e-9", "--max-iterations", "1", "--init-from", "old"]
+    train("sound.wav", *flags, "--noise", "0.5", "--dropout", "0.25", "--run-dir", "new")
+    assert config("new")["model"] == config("old")["model"] | {"noise": 0.5, "dropout": 0.25}
+    old, new = newest_weights("old"), newest_weights("new")
+    assert all(np.allclose(old[name], new[name], atol=1e-6) for name in old)
+    train("sound.wav", *SMALL, "--recipe", "torch-rnn", "--max-iterations", "1", "--run-dir", "symbols")
+    assert "--context" in error(capsys, "sound.wav", *LEARNING, "--init-from", "symbols", "--noise", "1", "-q")
+
+
 def test_init_from_keeps_the_cell_of_the_old_network(capsys):
     for cell in ("gru", "lstmp"):
         train("sound.txt", *SMALL, "--cell", cell, "--max-iterations", "1", "--run-dir", cell)
@@ -276,14 +287,14 @@ def test_at_its_end_a_network_of_samples_is_calibrated_once(monkeypatch, capsys)
     monkeypatch.setattr(calibration, "STREAMS", 2)
     flags = "--max-iterations 2 --sample-seconds 0.5 --run-dir run".split()
     assert charrnn_train(["sound.wav", *SMALL, *flags]) == 0
-    assert "temperatures multiplied by" in capsys.readouterr().err
+    assert "free running" in capsys.readouterr().err
     checkpoint = load(Run(Path("run")).checkpoint_file(2))
     assert checkpoint.calibration is not None
     assert charrnn.engine(checkpoint).calibration == checkpoint.calibration
     assert charrnn_sample(["run", "--seconds", "0.5", "--seed", "0", "-o", "again.wav"]) == 0
     assert Path("again.wav").read_bytes() == Run(Path("run")).sample_file(2, 1.0).read_bytes()
     charrnn_train(["--resume", "run"])
-    assert "temperatures" not in capsys.readouterr().err
+    assert "free running" not in capsys.readouterr().err
     set_calibration(checkpoint.path, None)  # as if the calibration had been interrupted
     charrnn_train(["--resume", "run"])
     assert load(checkpoint.path).calibration == checkpoint.calibration

@@ -46,8 +46,8 @@ def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
     engine = Noise(error)
     temperature, before, after = calibrated(engine)
     assert temperature == 1 + steps * calibration.STEP
-    assert before == pytest.approx(error, abs=0.3)
-    assert after == pytest.approx(error + 60 * (temperature - 1), abs=0.3)
+    assert before.level == pytest.approx(error, abs=0.3)
+    assert after.level == pytest.approx(error + 60 * (temperature - 1), abs=0.3)
     assert len(engine.temperatures) <= calibration.TRIALS
 
 
@@ -61,6 +61,8 @@ def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
 
 
 def test_a_short_training_is_not_calibrated():
+    least = calibration.least_trained(11025)
+    assert stream_seconds(least - 1, 11025) == 0 < stream_seconds(least, 11025)
     assert stream_seconds(100_000, 11025) == 0
     assert stream_seconds(10_000_000, 11025) == pytest.approx(2.83, abs=0.01)
     assert stream_seconds(10**9, 11025) == calibration.MAX_SECONDS

@@ -10,7 +10,7 @@ from charrnn.models.char_rnn import build
 from charrnn.models.config import MIDDLE, ModelConfig
 from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
-from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FROM_SILENCE, OwnSound
+from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FIRST_STREAM, FROM_SILENCE, OwnSound
 
 try:
     cpu_library.library()
@@ -43,28 +43,28 @@ def reference(model, pieces):
     """Return an engine that has drawn pieces without interruption, and the symbols (N, samples)."""
     engine = EagerEngine(model, ROWS)
     engine.prime(np.full((ROWS, 1), MIDDLE))
-    u = np.stack([uniforms(4, row, OWN_SAMPLES, pieces * OWN_SAMPLES) for row in range(ROWS)], axis=1)
+    u = np.stack([uniforms(4, FIRST_STREAM + row, OWN_SAMPLES, pieces * OWN_SAMPLES) for row in range(ROWS)], axis=1)
     ids = engine.run(u, 1.0)
     model.train()
     return engine, ids
 
 
 def restarted(sound, state, model, iteration):
-    """Return the hidden state after rows have started anew before an iteration, which was 7 everywhere."""
+    """Return the hidden state after rows have restarted before an iteration, which was 7 everywhere."""
     hidden = model.initial_state(ROWS, training=True)
     for tensor in (tensor for layer in hidden for tensor in layer):
         tensor[:] = 7
-    sound.start_rows(state, hidden, iteration)
+    sound.restart_rows(state, hidden, iteration)
     return hidden
 
 
 @pytest.mark.parametrize("steps", [50, 256, 3000, 9000])
-def test_each_row_starts_anew_once_in_each_interval(steps):
-    model = network(noise=0.0)
+def test_each_row_restarts_once_in_each_interval(steps):
+    model = network()
     sound, interval = own_sound(model, steps=steps), max(2, round(EVERY / steps))
     starts = []
     for iteration in range(2 * interval, 4 * interval):
-        hidden = restarted(sound, (), model, iteration)
+        hidden = restarted(sound, sound.initial_state(ROWS), model, iteration)
         starts += [row for row in range(ROWS) if not hidden[0][0][row].any()]
     assert starts == [0, 1, 2] * 2
 
@@ -109,7 +109,8 @@ def test_some_rows_and_their_streams_start_from_silence():
     state = sound.draw(state, last)
     depth = len(state) // 2
     assert not any(tensor[2].any() for layer in state[: depth - 1] for tensor in layer)
-    assert state[depth - 1][0][:, 0].tolist().index(MIDDLE) == 2
+    assert state[depth - 1][0][2] == MIDDLE
+    assert state[0][0][0].any()
     hidden = restarted(sound, state, model, last + 2 * INTERVAL // 3)
     assert not any(tensor[2].any() for layer in hidden for tensor in layer)
     assert restarted(sound, state, model, last + INTERVAL // 3)[-1][-1][1, 1] >= FADE_SAMPLES[0]
@@ -125,9 +126,16 @@ def test_a_network_that_the_compiled_engine_cannot_run_is_trained_without_own_so
     sound = own_sound(network(cell="lstmor"))
     assert "own sound" in capfd.readouterr().err
     assert not sound.draw_is_due(INTERVAL)
-    model = network(cell="lstmor")
-    hidden = restarted(sound, sound.initial_state(ROWS), model, INTERVAL)
-    assert not any(tensor[0].any() for layer in hidden for tensor in layer)
+
+
+@pytest.mark.parametrize("fields", [{"noise": 0.0}, {"cell": "lstmor"}])
+def test_without_own_sound_rows_restart_only_from_the_zero_state(fields):
+    model = network(**fields)
+    sound = own_sound(model)
+    for interval in range(2 * FROM_SILENCE):
+        hidden = restarted(sound, sound.initial_state(ROWS), model, interval * INTERVAL)
+        values = {float(number) for layer in hidden for tensor in layer for number in tensor[0].unique()}
+        assert values == ({0.0} if interval % FROM_SILENCE == 0 else {7.0})
 
 
 @pytest.mark.parametrize(("layer", "value"), [(0, np.nan), (2, 0.5), (4, 256), (5, np.inf), (-1, 128)])

@@ -138,12 +138,13 @@ def test_dropout_depends_on_the_seed_and_the_iteration_only(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_without_noise_rows_of_a_network_that_reads_samples_start_anew_from_silence(tmp_path, monkeypatch):
+def test_without_noise_rows_of_a_network_that_reads_samples_restart_from_silence(tmp_path, monkeypatch):
     monkeypatch.setattr(own_sound, "EVERY", 15)
+    monkeypatch.setattr(own_sound, "FROM_SILENCE", 1)
     settings = changed(max_iterations=5, max_epochs=None)
     made = finish(tmp_path, settings, network={"vocab_size": 256, "context": 2, "prediction": "lpc"})
     samples, phase = made.state.hidden[-1][:2]
-    # Of 5 iterations of 5 symbols, row 0 started anew before the first and the fourth, row 1 before the second and the
+    # Of 5 iterations of 5 symbols, row 0 restarted before the first and the fourth, row 1 before the second and the
     # fifth, and row 2 before the third.
     assert phase[:, 0].tolist() == [10, 5, 15]
     assert [int(torch.count_nonzero(row)) for row in samples] == [10, 5, 15]
@@ -189,8 +190,12 @@ def test_early_stop_ends_after_that_many_validations_without_a_new_best(tmp_path
     assert made.stopped_early
     assert made.state.iteration < made.iterations
     assert len(found) - 1 - found.index(min(found)) == limit
-    again = finish(tmp_path, made.settings)  # resuming does not train further
+    again = trainer(tmp_path, made.settings)
+    calibrated = []
+    again.calibrate = calibrated.append
+    again.train()  # resuming does not train further
     assert (again.listeners[0].rows, again.validations_since_best) == ([], limit)
+    assert calibrated == [made.state.iteration, Run(tmp_path).best()["iteration"]]
 
 
 # Files

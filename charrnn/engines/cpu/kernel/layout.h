@@ -115,7 +115,7 @@ typedef struct {
     double r[MAX_ORDER + 8], u[MAX_ORDER], a[MAX_ORDER], reversed[MAX_ORDER];
 } PredictorMemory;
 
-/* What one predictor of a stream knows at a step. */
+/* Coefficients and prediction of one predictor of a stream at a step. */
 typedef struct {
     double coefficients[MAX_ORDER]; /* the newest sample's last */
     float value;                    /* prediction of the next sample */

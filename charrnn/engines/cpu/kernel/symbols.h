@@ -27,7 +27,7 @@ INLINE double V(exponentials)(float *logits, int64_t size, float largest, float 
     return sum;
 }
 
-/* Sample a stream's symbol by inverse CDF, as charrnn.engines.eager.choose does, or score a forced one. */
+/* Sample a stream's symbol by inverse CDF, as charrnn.engines.eager.choose_symbols does, or score a forced one. */
 static void V(next_symbol)(const Shared *shared, int64_t s, int64_t step)
 {
     const Work *work = shared->work;
