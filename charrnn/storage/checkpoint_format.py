@@ -43,7 +43,7 @@ LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names
 MAX_HEADER = 1 << 25  # bytes of JSON before the tensors; safetensors itself allows 100 MB
 MAX_METADATA = 1 << 24  # characters of JSON; a vocabulary of all 1.1 million characters, escaped, is shorter
-OTHER_NETWORK = "{} is damaged, or a state of another network: its {} do not fit. Name the network that wrote it."
+OTHER_NETWORK = "{} is damaged, or a state of another network: {}. Name the network that wrote it."
 METADATA_KEY = "charrnn"  # one JSON text in safetensors' metadata
 KIND_NAMES = {  # descriptions of each kind of file in messages
     KIND: "checkpoint of a character network",
@@ -270,15 +270,15 @@ def load_streams(path: str | Path, config: ModelConfig) -> Streams:
         or last.dtype != np.int64
         or not -1 <= last.min() <= last.max() < config.vocab_size
     ):
-        raise InputError(OTHER_NETWORK.format(path, "last symbols"))
+        raise InputError(OTHER_NETWORK.format(path, "its last symbols do not fit"))
     state = {name: array for name, array in arrays.items() if name.startswith("state.")}
     if {name: array.shape for name, array in state.items()} != state_shapes(config, len(last)) or any(
         array.dtype != np.float32 for array in state.values()
     ):
-        raise InputError(OTHER_NETWORK.format(path, "arrays of the hidden state"))
+        raise InputError(OTHER_NETWORK.format(path, "the arrays of its hidden state do not fit"))
     streams = Streams(state_of(state, state_sizes(config)), last, metadata["seed"], metadata["position"])
     try:
         check_stream(config, streams.state)
     except ValueError as error:
-        raise InputError(f"{path}: {error}.") from None
+        raise InputError(OTHER_NETWORK.format(path, error)) from None
     return streams

@@ -31,10 +31,10 @@ def test_sampling_through_a_pipe_loses_no_symbol(trained_run):
 
 
 def test_the_engines_agree_over_a_long_sound(trained_run, tone_file):
-    flags = ["--network", trained_run, "--sound", tone_file, "--symbols", 5000]
+    flags = ["--network", trained_run, "--sound", tone_file, "--symbols", 10_000]
     code, output = run_campaign("endurance", "--only", "agree", *flags)
     assert code == 0, output
-    assert "| 5,000 symbols;" in output
+    assert "| 10,000 symbols;" in output
 
 
 def test_a_failed_check_is_reported_in_its_row_and_the_exit_code(trained_run):
