@@ -60,8 +60,8 @@ PREDICTORS: dict[str, Predictors] = {
     "none": (),
     "lpc": (LinearPredictor(32, 512, 0.995, 16), LinearPredictor(100, 2048, 0.9985, 16)),
     "lpc-long": (
-        LinearPredictor(80, 512, 0.995, 16, white_noise=1e-4, noise_floor=0.12, peak=63),
-        LinearPredictor(240, 4096, 0.9993, 32, white_noise=1e-4, noise_floor=0.12, peak=63),
+        LinearPredictor(80, 512, 0.995, 16, white_noise=3e-3, noise_floor=0.12, peak=63),
+        LinearPredictor(240, 4096, 0.9993, 32, white_noise=3e-3, noise_floor=0.12, peak=63),
     ),
 }
 """The predictors of each kind of prediction."""

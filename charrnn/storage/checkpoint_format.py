@@ -34,8 +34,8 @@ from charrnn.models.config import (
 from charrnn.storage import run_dir, schema
 from charrnn.storage.schema import MAX_SHOWN, quote
 
-FORMAT = 3  # 2 added networks that read samples
-PREDICTIONS_FORMAT = 3  # the first with the present predictions and own sound; without these, older files are read
+FORMAT = 4  # 2 added networks that read samples; 3 and 4 changed what those with predictions read
+PREDICTIONS_FORMAT = 4  # the first with the present predictions; networks without them are also read from older files
 KIND = "symbols"
 STREAMS_KIND = "streams"
 #: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.

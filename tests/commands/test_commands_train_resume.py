@@ -284,7 +284,7 @@ def test_a_run_of_an_earlier_version_that_read_samples_in_another_way_is_not_res
     train("sound.wav", *SMALL, *sound, "--max-iterations", "2", "--run-dir", "r")
     run = Run(Path("r"))
     metadata, tensors = read_tensors(run.resume_file, "resume")
-    text = json.dumps(metadata | {"format": 2, "kind": "resume"})
+    text = json.dumps(metadata | {"format": 3, "kind": "resume"})
     save_file(tensors, run.resume_file, {"charrnn": text})
     before = config("r")
     capsys.readouterr()

@@ -100,9 +100,10 @@ def test_fields_that_older_versions_did_not_write_have_defaults(saved, tiny_chec
     assert (found.step, found.epoch, found.rate, found.encoding, found.sound, found.val_loss) == (0, 0, *[None] * 4)
 
 
-def test_of_format_2_networks_without_predictions_are_read_and_others_are_rejected(tmp_path, saved, tiny_checkpoint):
+@pytest.mark.parametrize("version", [2, 3])
+def test_of_older_networks_those_with_predictions_are_rejected(tmp_path, saved, tiny_checkpoint, version):
     def older(metadata):
-        return metadata | {"format": 2, "model": metadata["model"] | {"light_tails": False}}
+        return metadata | {"format": version, "model": metadata["model"] | {"light_tails": False}}
 
     assert load(rewrite(saved, older)).config == tiny_checkpoint.config
     predicts = build(ModelConfig(256, 4, 5, 1, prediction="lpc"), 0)
@@ -117,7 +118,7 @@ def test_the_metadata_are_json_and_parameters_that_always_are_zero_are_not_store
     with safe_open(str(tmp_path / "a"), framework="np") as file:
         assert list(file.metadata()) == ["charrnn"]
         assert json.loads(file.metadata()["charrnn"]) == {
-            "format": 3,
+            "format": 4,
             "kind": "symbols",
             "model": {
                 "vocab_size": 256,
@@ -204,7 +205,7 @@ def test_metadata_that_cannot_be_read_are_rejected(saved):
 
 
 def test_another_format_or_kind_is_named(saved):
-    assert "newer version" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 4}))
+    assert "newer version" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 5}))
     assert "format 0" in refusal(rewrite(saved, lambda metadata: metadata | {"format": 0}))
     assert "format True" in refusal(rewrite(saved, lambda metadata: metadata | {"format": True}))
     rewrite(saved, lambda metadata: metadata | {"format": 1, "kind": "frames"})
