@@ -97,13 +97,13 @@ class Calibrator:
 
     def __call__(self, step: int) -> None:
         """Calibrate the checkpoint of an iteration, unless it is calibrated."""
-        file, trained = self.run.checkpoint_file(step), step * self.batch_symbols
+        file, trained, name = self.run.checkpoint_file(step), step * self.batch_symbols, f"checkpoint {step:,}"
         if not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
             return
         duration = calibration.stream_seconds(trained, self.rate)
         if not duration:
             least = calibration.least_trained(self.rate)
-            log(f"level     not calibrated: trained on {trained:,} symbols, of {least:,} that are needed", self.quiet)
+            log(f"{name} is not calibrated: it was trained on {trained:,} symbols, and needs {least:,}.", self.quiet)
             return
         total = calibration.TRIALS * round(duration * self.rate)
         with progress(total, " samples", self.quiet, unit_scale=True, desc="calibration", leave=False) as bar:
@@ -118,14 +118,14 @@ class Calibrator:
                 reference = Reference(self.recording, self.rate, round(duration * self.rate))
                 factor, before, after = calibration.calibrate(sampler, reference, self.rate, duration, advance)
             except InputError as problem:
-                log(f"{problem} The temperature is not calibrated.")
+                log(f"{problem} Therefore {name} is not calibrated.")
             except StoppedError:
-                log("interrupted: the temperature is not calibrated.")
+                log(f"interrupted: {name} is not calibrated.")
             else:
                 set_calibration(file, factor)
-                log(f"free running: {_summary(before)}", self.quiet)
+                log(f"{name} in free running: {_summary(before)}", self.quiet)
                 if factor != 1:
-                    log(f"with temperatures multiplied by {factor:.3f}: {_summary(after)}", self.quiet)
+                    log(f"calibrated, with temperatures multiplied by {factor:.3f}: {_summary(after)}", self.quiet)
 
 
 def _summary(measures: Measures) -> str:

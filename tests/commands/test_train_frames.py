@@ -73,6 +73,15 @@ def test_training_starts_from_the_weights_of_another_network():
     assert np.allclose(old.output.weight.detach(), new.output.weight.detach(), atol=1e-6)
 
 
+def test_dropout_can_differ_from_that_of_another_network():
+    flags = "--frames --init-from mse --batch-size 8 --max-iterations 1 --learning-rate 1e-9 --dropout 0.3 -q".split()
+    assert charrnn_train(["voice.wav", *flags, "--run-dir", "dropped"]) == 0
+    old, new = frame_model.load("mse").model, frame_model.load("dropped").model
+    assert new.config.dropout == 0.3 != old.config.dropout
+    weights = new.state_dict()
+    assert all(np.allclose(tensor, weights[name], atol=1e-6) for name, tensor in old.state_dict().items())
+
+
 def test_flags_that_change_the_shape_of_the_weights_are_rejected(capsys):
     for flag in ("--cell lstm", "--frame-taps 5", "--seq-length 30", "--loss gaussian"):
         argv = ["voice.wav", "--frames", "--init-from", "mse", "--run-dir", "more", "-q", *flag.split()]
