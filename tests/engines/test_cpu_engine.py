@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from compiled_kernel import kernel_variants
 from engine_inputs import perturbed, random_symbols, uniform_numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,10 +25,7 @@ from charrnn.engines.eager import EagerEngine
 from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint
 
-try:
-    VARIANTS = list(cpu_library.variants())
-except InputError as error:
-    pytest.skip(str(error), allow_module_level=True)
+VARIANTS = kernel_variants()
 
 SHAPES = {
     "small": ModelConfig(7, 5, 6, 2),

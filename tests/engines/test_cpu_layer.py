@@ -2,20 +2,17 @@
 
 import pytest
 import torch
+from compiled_kernel import kernel_variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.engines.cpu import library as cpu_library
-from charrnn.engines.cpu.library import UnavailableError
+from charrnn.engines.cpu.layer import CompiledLayer, compile_layers
 from charrnn.frames.generate import FrameStream
 from charrnn.frames.model import FrameConfig, FrameRNN
 from charrnn.models.cells import GRU, LSTM, LSTMP, RNN
 
-try:
-    VARIANTS = list(cpu_library.variants())
-except UnavailableError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
-from charrnn.engines.cpu.layer import CompiledLayer, compile_layers
+VARIANTS = kernel_variants()
 
 MAKE = {
     "lstm": LSTM,

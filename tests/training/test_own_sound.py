@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from compiled_kernel import kernel_variants
 
-from charrnn.engines.cpu import library as cpu_library
 from charrnn.engines.eager import EagerEngine
 from charrnn.models.char_rnn import build
 from charrnn.models.config import MIDDLE, ModelConfig
@@ -12,10 +12,7 @@ from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
 from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FIRST_STREAM, FROM_SILENCE, OwnSound
 
-try:
-    cpu_library.library()
-except cpu_library.UnavailableError as error:
-    pytest.skip(str(error), allow_module_level=True)
+kernel_variants()
 
 ROWS, STEPS = 3, 500
 INTERVAL = EVERY // STEPS  # iterations
