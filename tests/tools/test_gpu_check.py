@@ -1,6 +1,6 @@
 """The GPU check, rehearsed on the CPU: the same code on tiny networks."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-CHECK = Path(__file__).parents[2] / "tools" / "gpu" / "check.py"
-specification = importlib.util.spec_from_file_location("gpu_check", CHECK)
-check = importlib.util.module_from_spec(specification)
-sys.modules["gpu_check"] = check
-specification.loader.exec_module(check)
+TOOLS = Path(__file__).parents[2] / "tools" / "gpu"
+
+
+@pytest.fixture
+def check(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    yield importlib.import_module("check")
+    for name in ("check", "correctness", "setups", "speed"):
+        del sys.modules[name]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_ends_with_a_message(capsys):
+def test_without_a_gpu_it_ends_with_a_message(check, capsys):
     with pytest.raises(SystemExit, match="1"):
         check.main([])
     out, err = capsys.readouterr()
@@ -24,8 +28,10 @@ def test_without_a_gpu_it_ends_with_a_message(capsys):
     assert err == f"check: {check.NO_GPU}\n"
 
 
-@pytest.mark.parametrize("only", ["gradients", "graph", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)])
-def test_every_check_passes_and_every_speed_is_positive(only, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "only", ["gradients", "graph", "own", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_every_check_passes_and_every_speed_is_positive(only, check, capsys, tmp_path):
     if not only:
         pytest.importorskip("triton", reason="the persistent kernel is written in Triton")
     assert check.main(["--rehearse", "--only", only, "--json", str(tmp_path / "found.json")]) == 0
@@ -40,7 +46,7 @@ def test_every_check_passes_and_every_speed_is_positive(only, capsys, tmp_path):
             assert all(value > 0 for value in figures.values()), row
 
 
-def test_a_check_that_raises_is_reported_and_the_others_still_run(monkeypatch, capsys, tmp_path):
+def test_a_check_that_raises_is_reported_and_the_others_still_run(check, monkeypatch, capsys, tmp_path):
     def breaks(setup):
         raise RuntimeError("CUDA error: out of luck\nand more")
 
@@ -53,7 +59,7 @@ def test_a_check_that_raises_is_reported_and_the_others_still_run(monkeypatch, c
     assert rows[0]["error"] == "RuntimeError: CUDA error: out of luck"
 
 
-def test_a_name_that_no_check_has_is_rejected(capsys):
+def test_a_name_that_no_check_has_is_rejected(check, capsys):
     with pytest.raises(SystemExit, match="2"):
         check.main(["--rehearse", "--only", "zzz"])
     assert "zzz" in capsys.readouterr().err
