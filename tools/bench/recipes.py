@@ -10,6 +10,7 @@ all. Free running is that of charrnn-eval: three sounds of a minute each. The ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -129,7 +130,8 @@ def draw(recording: Path, runs: Mapping[str, Path], target: Path) -> None:
             ("losses", [*map(str, runs.values()), *"--unit bits --x elapsed_seconds --width 960 --height 540".split()]),
         ):
             picture = folder / f"{suffix}.png"
-            charrnn_plot([*options, "-q", "-o", str(picture)])
+            with contextlib.redirect_stdout(sys.stderr):  # the table is on standard output
+                charrnn_plot([*options, "-q", "-o", str(picture)])
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.open(picture).save(f"{target}-{suffix}.webp", quality=70)
 
