@@ -38,6 +38,7 @@ KINDS = {  # flags of charrnn-train by the name of a kind
     "modern": "--recipe modern",
 }
 SECONDS = 20  # of a spectrogram
+CURVES = "--unit bits --x elapsed_seconds --log-x --log-y --width 960 --height 540"  # options of charrnn-plot
 MEASURES = ("level", "spectrum_distance", "peakiness", "clipped")
 
 
@@ -127,7 +128,7 @@ def draw(recording: Path, runs: Mapping[str, Path], target: Path) -> None:
         sounds = [str(original), *(str(folder / f"{kind}.wav") for kind in runs)]
         for suffix, options in (
             ("sound", [*sounds, "--width", "960", "--height", "1120"]),
-            ("losses", [*map(str, runs.values()), *"--unit bits --x elapsed_seconds --width 960 --height 540".split()]),
+            ("losses", [*map(str, runs.values()), *CURVES.split()]),
         ):
             picture = folder / f"{suffix}.png"
             with contextlib.redirect_stdout(sys.stderr):  # the table is on standard output
