@@ -83,7 +83,7 @@ def train(recording: Path, size: str, minutes: float, threads: int, runs: Mappin
             continue
         shutil.rmtree(unfinished(run), ignore_errors=True)
         flags = f"--layers {layers} --rnn-size {units} {KINDS[kind]} --seed {seed} --threads {threads}"
-        flags += f" --max-minutes {minutes} --checkpoint-every 500 --keep 1 -q"
+        flags += f" --max-minutes {minutes} --checkpoint-every 2000 --keep 1 -q"
         command = [sys.executable, "-m", "charrnn.commands.train", str(recording), "--run-dir", str(unfinished(run))]
         print(f"{recording.stem}, {size}, {kind}, seed {seed}", file=sys.stderr)
         processes.append((run, subprocess.Popen([*command, *flags.split()], stdout=subprocess.DEVNULL)))
