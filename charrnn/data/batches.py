@@ -49,7 +49,7 @@ class ContiguousBatches:
         self.own = slice(rank * n // world, (rank + 1) * n // world)
         shape, (size,) = (n, self.row_length + context.max_lag), ids.strides
         rows = as_strided(ids, shape, (self.row_length * size, size), writeable=False)  # rows overlap by max_lag
-        self._ids, self._rows, self._rest = ids, rows[self.own], ids[None, n * self.row_length :]
+        self._rows, self._rest = rows[self.own], ids[None, n * self.row_length :]
         self.rows = self._rows.shape[0]
         self.context = context
         self._dtype = np.int16 if ids.dtype == np.int16 else np.int64  # types that torch accepts: samples, or ids
@@ -67,15 +67,6 @@ class ContiguousBatches:
             self._read = 0
             self._map.madvise(mmap.MADV_DONTNEED)  # releases the pages, which are mapped again when needed
         return self._pair(self._rows[:, start : start + self.context.max_lag + steps])
-
-    def symbols_before(self, count: int, silence: int) -> NDArray[np.int64]:
-        """Return the symbols (N, count) before each row; those before the first row are silence."""
-        before = np.full((self.rows, count), silence, dtype=np.int64)
-        for row, symbols in enumerate(before, self.own.start):
-            start = row * self.row_length
-            known = min(start, count)
-            symbols[count - known :] = self._ids[start - known : start]
-        return before
 
     def rest(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return inputs and targets of the rest after the last row, (1, ·)."""

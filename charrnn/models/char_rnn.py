@@ -55,9 +55,9 @@ class Layers(nn.Module):
         recurrent = [*self.layers, self.output] if self.config.cell in OUTPUTS else self.layers
         return tuple(part.initial_state(n) for part in recurrent)
 
-    def state_after(self, ids: Tensor, training: bool = False) -> State:
+    def state_after(self, ids: Tensor) -> State:
         """Return the state of N streams that begin after ids (N, `history`): the zero state, and those as samples."""
-        return self.initial_state(len(ids), training)
+        return self.initial_state(len(ids))
 
     def check_state(self, state: State) -> None:
         """Raise a ValueError if a state from a file, of the right shapes, has impossible values."""
@@ -136,8 +136,8 @@ class CharRNN(Layers):
         state = super().initial_state(n)
         return (*state, self.samples.initial_state(self.output.weight, n, training)) if self.samples else state
 
-    def state_after(self, ids: Tensor, training: bool = False) -> State:
-        state = self.initial_state(len(ids), training)
+    def state_after(self, ids: Tensor) -> State:
+        state = self.initial_state(len(ids))
         if self.samples:
             state[-1][0].copy_(ids - MIDDLE)
         return state

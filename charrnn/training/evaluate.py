@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bytecodec.arguments import check_choice, check_integers
@@ -84,7 +86,7 @@ def _mean_loss(
     steps = max(1, min(max(STEPS, context.min_lag // 32), max_symbols // rows))
     # There is one group of rows unless the vocabulary is very large.
     groups = [slice(first, first + max_symbols) for first in range(0, batches.rows, max_symbols)]
-    before = torch.from_numpy(batches.symbols_before(model.history, MIDDLE)).to(device)
+    before = torch.from_numpy(_symbols_before(ids, batches, model.history)).to(device)
     states = [model.state_after(before[group]) for group in groups]
 
     def score(x: Tensor, y: Tensor, state: State) -> tuple[float, State]:
@@ -107,3 +109,13 @@ def _mean_loss(
             nats, state = score(x[:, start : end + x.shape[1] - y.shape[1]], y[:, start:end], state)
             total += nats
     return world.all_reduce_sum(total) / count
+
+
+def _symbols_before(ids: Ids, batches: ContiguousBatches, count: int) -> NDArray[np.int64]:
+    """Return the symbols (rows, count) before each row; those before the first one are silence."""
+    before = np.full((batches.rows, count), MIDDLE, dtype=np.int64)
+    for row, symbols in enumerate(before, batches.own.start):
+        start = row * batches.row_length
+        known = min(start, count)
+        symbols[count - known :] = ids[start - known : start]
+    return before

@@ -132,12 +132,11 @@ class OwnSound:
             if iteration % self._interval != row * self._interval // self._rows:
                 continue
             from_silence = self._starts_from_silence(row, iteration)
-            has_stream = self._draws and iteration >= self._interval
-            if not (has_stream or from_silence):
+            if not (self._draws or from_silence):
                 continue
             for tensor in chain.from_iterable(hidden):
                 tensor[k] = 0
-            if not from_silence:
+            if iteration >= self._interval and not from_silence:
                 self._continue_stream(state, hidden, k, iteration)
 
     def _continue_stream(self, state: State, hidden: State, k: int, iteration: int) -> None:

@@ -23,7 +23,6 @@ from charrnn.cuda.backends import Backend
 from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.models.char_rnn import CharRNN, State
-from charrnn.models.config import MIDDLE
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
 from charrnn.storage.run_dir import Run, delete_old, validations_since_best, write_best
@@ -185,15 +184,11 @@ class Trainer:
                 self._write_samples()
 
     def _prepare_iteration(self) -> None:
-        """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise.
-
-        As in validation, a row that reads samples begins after those before it.
-        """
+        """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise."""
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
-            before = torch.from_numpy(self.batches.symbols_before(self.model.history, MIDDLE))
-            self.state.hidden = self.model.state_after(before.to(self.settings.device), training=True)
+            self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
         if self.own_sound:
             self._restart_rows(self.own_sound)
         if self.model.draws_numbers:

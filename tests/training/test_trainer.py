@@ -68,19 +68,6 @@ def test_an_iteration_is_adam_on_the_clipped_gradient_with_the_state_carried(tmp
         torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-3)
 
 
-def test_at_the_start_of_an_epoch_rows_that_read_samples_begin_after_those_before_them(tmp_path):
-    fields, read = {"vocab_size": 256, "context": 3, "prediction": "none", "noise": 0.0}, []
-    made, length = trainer(tmp_path, changed(max_epochs=2), network=fields), PER_EPOCH * 5
-    step = made.step
-    made.step = lambda x, y, hidden, rate: read.append(hidden[-1][0].clone()) or step(x, y, hidden, rate)
-    made.train()
-    first, *others = read[PER_EPOCH] + 128
-    assert (first == 128).all()
-    for row, samples in enumerate(others, 1):
-        assert samples.tolist() == PARTS["train"][row * length - len(samples) : row * length].tolist()
-    assert torch.equal(read[0], read[PER_EPOCH])
-
-
 def test_a_limit_that_is_never_reached_changes_nothing_and_the_logged_norm_is_that_before_clipping(tmp_path):
     none, far, near = (
         finish(tmp_path / str(clip), changed(grad_clip=clip, max_iterations=20)) for clip in (0, 1e9, 0.001)
