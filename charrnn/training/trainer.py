@@ -184,7 +184,11 @@ class Trainer:
                 self._write_samples()
 
     def _prepare_iteration(self) -> None:
-        """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise."""
+        """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise.
+
+        Rows begin after silence, not after the samples before them: from bad predictions a network learns to recover,
+        and what it generates is more like the recording.
+        """
         if not self.pending:
             self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
