@@ -74,6 +74,7 @@ def test_a_state_with_impossible_samples_is_rejected(tmp_path, part, value):
 
 
 def test_without_the_compiled_predictor_a_network_uses_the_reference_and_reports_it(monkeypatch, tmp_path, capfd):
+    kernel_variants()
     rows, phases, predictors, expected = example("lpc")
     calls = []
     for name, module in (("compiled", compiled), ("numpy", reference)):
