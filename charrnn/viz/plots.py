@@ -118,9 +118,14 @@ def draw_curves(series: Sequence[Series], style: PlotStyle, x_label: str, y_labe
 
 
 def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) -> Figure:
-    """Draw the waveform of each recording above its spectrogram, with a line where a segment begins."""
+    """Draw the waveform of each recording above its spectrogram, with a line where a segment begins.
+
+    All recordings have the same scales of amplitude and power, so that their levels can be compared.
+    """
     theme = THEMES[style.theme]
     colors = cycle(style.colors or theme.colors)
+    peak = max(max(float(np.abs(sound.low).max()), float(np.abs(sound.high).max())) for _, sound in sounds)
+    loudest = max(float(sound.decibels.max()) for _, sound in sounds)
     with matplotlib.rc_context(_rc_params(theme)):
         figure = _figure(style)
         rows = figure.add_gridspec(len(sounds), 1, hspace=0.08)
@@ -128,8 +133,8 @@ def draw_sounds(sounds: Sequence[tuple[str, SoundPicture]], style: PlotStyle) ->
             cells = rows[number].subgridspec(2, 1, height_ratios=(1, 1.6), hspace=0.02)
             wave = figure.add_subplot(cells[0])
             spectrum = figure.add_subplot(cells[1], sharex=wave)
-            _draw_wave(wave, sound, color)
-            _draw_spectrogram(spectrum, sound)
+            _draw_wave(wave, sound, color, peak)
+            _draw_spectrogram(spectrum, sound, loudest)
             title = style.title if style.title and not number else name
             wave.set_title(_shorten(title, style.width), loc="left")
             for mark in sound.marks[sound.marks[:1] == (0.0,) :]:  # not at the beginning
@@ -315,24 +320,23 @@ def _legend(axes: Axes, series: Sequence[Series], colors: Sequence[str], style: 
         text.set_text(label)
 
 
-def _draw_wave(axes: Axes, sound: SoundPicture, color: str) -> None:
+def _draw_wave(axes: Axes, sound: SoundPicture, color: str, peak: float) -> None:
     time = np.linspace(0, sound.seconds, len(sound.low))
     axes.fill_between(time, sound.low, sound.high, color=color, linewidth=0.6)
-    peak = max(0.05, float(np.abs(sound.low).max()), float(np.abs(sound.high).max()))
-    axes.set_ylim(-1.05 * peak, 1.05 * peak)
+    limit = 1.05 * max(0.05, peak)
+    axes.set_ylim(-limit, limit)
     axes.set_xlim(0, sound.seconds)
     axes.set_ylabel("amplitude")
     axes.tick_params(labelbottom=False)
     axes.grid(True, linewidth=0.8)
 
 
-def _draw_spectrogram(axes: Axes, sound: SoundPicture) -> None:
-    top = float(sound.decibels.max())
+def _draw_spectrogram(axes: Axes, sound: SoundPicture, loudest: float) -> None:
     axes.imshow(
         sound.decibels,
         cmap=COLORMAP,
-        vmin=max(top - DISPLAY_RANGE, -115.0),
-        vmax=max(top, -110.0),
+        vmin=max(loudest - DISPLAY_RANGE, -115.0),
+        vmax=max(loudest, -110.0),
         origin="lower",
         aspect="auto",
         extent=(0, sound.seconds, 0, sound.rate / 2000),

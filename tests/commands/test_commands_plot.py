@@ -13,6 +13,8 @@ from PIL import Image
 
 from bytecodec import WavWriter
 from charrnn.commands.plot import charrnn_plot
+from charrnn.viz.plots import PlotStyle, draw_sounds
+from charrnn.viz.sound import picture_of_samples
 
 LOSSES = "iteration,loss\n" + "".join(f"{n},{3 / n + n % 2}\n" for n in range(1, 2001))
 
@@ -137,6 +139,13 @@ def test_a_recording_is_drawn_with_its_seams(tone):
     assert svg.count("stroke-dasharray") == 2  # one seam, in waveform and spectrogram
     assert charrnn_plot(["a.wav", "a.wav", "--width", "500"]) == 0
     assert pixels("a.png").shape == (900, 500, 3)
+
+
+def test_recordings_have_the_same_scales():
+    pictures = [picture_of_samples(np.full(1000, level, np.float32), 11025, 10) for level in (0.5, 0.001)]
+    wave, spectrum, *quiet = draw_sounds([("loud", pictures[0]), ("quiet", pictures[1])], PlotStyle()).axes
+    assert wave.get_ylim() == quiet[0].get_ylim() == (-0.525, 0.525)
+    assert spectrum.images[0].get_clim() == quiet[1].images[0].get_clim()
 
 
 def test_silence_is_drawn(write_wav):
