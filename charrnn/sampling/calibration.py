@@ -22,6 +22,7 @@ START_SECONDS = 1.0  # that are not measured, because sampling begins from silen
 MAX_GENERATED_RATIO = 0.2  # of samples that are generated to those that were trained on
 CHUNK = 256  # samples of a stream between two calls of ``advance``
 STEP, TRIALS = 0.025, 4  # of the temperature
+QUIET = -1.5  # dB, from which a level is not raised further, because noise fills the pauses
 
 
 def stream_seconds(trained: int, rate: int) -> float:
@@ -44,10 +45,10 @@ def calibrate(
 ) -> tuple[float, Measures, Measures]:
     """Return the calibration of a network of linear sound, and what was measured without and with it.
 
-    The temperature goes from 1 in steps, down for a sound that is too loud and up for one that is too quiet, and stops
-    at the first that is no better: whose distance of the spectra, which includes the level, is no smaller. The level
-    alone would be raised by noise. ``advance`` is called with numbers of samples that are done, of `TRIALS` times the
-    duration in all.
+    The temperature goes from 1 in steps, down for a sound that is too loud and up for one that is quieter than `QUIET`,
+    and stops at the first that is no better: whose distance of the spectra, which includes the level, is no smaller.
+    The level alone would be raised by noise. ``advance`` is called with numbers of samples that are done, of `TRIALS`
+    times the duration in all.
     """
 
     def measure(temperature: float) -> Measures:
@@ -62,6 +63,8 @@ def calibrate(
     best, temperature = measure(1.0), 1.0
     before, step = best, -STEP if best.level > 0 else STEP
     for trial in range(1, TRIALS):
+        if QUIET <= best.level <= 0:
+            break
         found = measure(1.0 + trial * step)
         if found.spectrum_distance >= best.spectrum_distance:
             break

@@ -41,7 +41,7 @@ def calibrated(engine):
     return calibrate(engine, Reference(RECORDING, RATE, 4 * RATE), RATE, 4.0)
 
 
-@pytest.mark.parametrize(("error", "steps"), [(-3.1, 2), (0.1, 0), (1.4, -1), (8.0, -3), (-9.0, 3)])
+@pytest.mark.parametrize(("error", "steps"), [(-3.2, 2), (-2.2, 1), (-1.2, 0), (0.1, 0), (1.4, -1), (8.0, -3), (-9, 3)])
 def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
     engine = Noise(error)
     temperature, before, after = calibrated(engine)
