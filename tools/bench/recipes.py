@@ -39,7 +39,7 @@ KINDS = {  # flags of charrnn-train by the name of a kind
 }
 SECONDS = 20  # of a spectrogram
 CURVES = "--unit bits --x elapsed_seconds --log-x --log-y --width 960 --height 540"  # options of charrnn-plot
-MEASURES = ("level", "spectrum_distance", "peakiness", "clipped")
+MEASURES = ("level", "spectrum_distance", "peakiness", "silent", "clipped")
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"| recording, network | kind | bits | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}")
     for recording, size in itertools.product(args.recordings, args.sizes.split(",")):
         stem = f"{recording.stem}-{size}-{args.minutes:g}min"
-        runs = {kind: [args.runs / f"{stem}-{kind}-{seed}" for seed in range(args.seeds)] for kind in kinds}
+        runs = {kind: [args.runs / stem / f"{kind}-{seed}" for seed in range(args.seeds)] for kind in kinds}
         for seed in range(args.seeds):
             each = {kind: runs[kind][seed] for kind in kinds}
             for together in [{kind: run} for kind, run in each.items()] if args.alone else [each]:
@@ -106,7 +106,7 @@ def figures(runs: list[Path]) -> str:
     ranges = found[0]["recording"]  # none if the recording is shorter than a minute
     cells = [f"{statistics.median(bits):.3f}"]
     for name in MEASURES:
-        digits = 5 if name == "clipped" else 1
+        digits = {"silent": 2, "clipped": 5}.get(name, 1)
         values = [seed[name] for one in found for seed in one["seeds"]]
         cells.append(f"{statistics.mean(values):.{digits}f}")
         if ranges:
@@ -131,7 +131,7 @@ def draw(recording: Path, runs: Mapping[str, Path], target: Path) -> None:
             ("losses", [*map(str, runs.values()), *CURVES.split()]),
         ):
             picture = folder / f"{suffix}.png"
-            with contextlib.redirect_stdout(sys.stderr):  # the table is on standard output
+            with contextlib.redirect_stdout(None):  # which has the table
                 charrnn_plot([*options, "-q", "-o", str(picture)])
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.open(picture).save(f"{target}-{suffix}.webp", quality=70)
