@@ -250,6 +250,8 @@ def test_the_number_of_threads_is_the_one_that_was_faster_recently(monkeypatch):
     clock[0] += autotune.RETRY
     again = [block(alone) for _ in range(40)]
     assert again[-5:] == [2, 2, 2, 2, 2]
+    long = [block({2: 36, 1: 6}) for _ in range(40)]  # longer than `RETRY`
+    assert long.count(2) <= 4
 
 
 def test_numbers_of_threads_are_halved_down_to_one(monkeypatch):

@@ -46,6 +46,15 @@ def test_in_every_variant_a_compiled_layer_computes_what_torchs_does(monkeypatch
         torch.testing.assert_close(run(CompiledLayer(layer), x, state), run(layer, x, state), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_blocks_of_steps_continue_each_other(monkeypatch, name):
+    layer, x, state = layer_and_inputs(name)
+    whole = run(CompiledLayer(layer), x, state)
+    monkeypatch.setattr("charrnn.engines.cpu.layer.BLOCK", 4)
+    for part, expected in zip(run(CompiledLayer(layer), x, state), whole, strict=True):
+        assert torch.equal(part, expected)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     name=st.sampled_from(list(MAKE)),

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 
 MAX_THREADS = 8  # a layer has some 40 tiles to share, and more threads spend more time at barriers
-RETRY = 5.0  # seconds after which a slower number of threads is measured again
+RETRY = 5.0  # seconds after which a slower number of threads is measured again, or more if that takes long:
+RETRY_RATIO = 20.0  # at least this many times as long as the measurement took
 
 
 class ThreadAutotuner:
@@ -36,7 +37,7 @@ class ThreadAutotuner:
         seconds = (ended - began) / symbols
         self._seconds[number] = seconds if due else (3 * before + seconds) / 4
         if before < math.inf:  # the first block fills caches, so a second one is measured
-            self._due[number] = ended + RETRY
+            self._due[number] = ended + max(RETRY, RETRY_RATIO * (ended - began))
 
 
 def candidates() -> list[int]:

@@ -7,6 +7,7 @@ from ctypes import c_void_p
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +19,7 @@ from charrnn.models.char_rnn import Layers
 from charrnn.models.config import PROJECTED_CELLS
 
 NAMES = {CELLS[name]: name for name in KERNEL_CELLS}
+BLOCK = 512  # steps between two choices of the number of threads
 
 
 class CompiledLayer(nn.Module):
@@ -55,18 +57,26 @@ class CompiledLayer(nn.Module):
         n, steps, _ = x.shape
         table = functional.linear(x.flatten(0, 1), self._weight, self._bias).numpy()
         symbols = np.arange(n * steps).reshape(n, steps)  # rows of the table
+        arrays = [pad_with_zeros(s.numpy(), (n, size)) for s, size in zip(state, self._padded_sizes, strict=False)]
+        y = [self._run(table, symbols[:, at : at + BLOCK], arrays) for at in range(0, steps, BLOCK)]
+        after = tuple(torch.from_numpy(a[:, : s.shape[1]].copy()) for a, s in zip(arrays, state, strict=True))
+        return torch.from_numpy(np.concatenate(y, axis=1)[..., : self.output_size]), after
+
+    def _run(
+        self, table: NDArray[np.float32], symbols: NDArray[np.int64], state: list[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return y (N, steps, padded outputs) for symbols (N, steps), and advance the state."""
+        n, steps = symbols.shape
         last, forced = symbols[:, 0].copy(), np.zeros_like(symbols)
         forced[:, :-1] = symbols[:, 1:]
-        arrays = [pad_with_zeros(s.numpy(), (n, size)) for s, size in zip(state, self._padded_sizes, strict=False)]
         y = np.empty((n, steps, self._padded_sizes[0]), dtype=np.float32)
         network = Network(len(table), 1, 0, table.ctypes.data, None, ctypes.pointer(self._layer), Matrix(width=1))
-        h, c = c_void_p(arrays[0].ctypes.data), c_void_p(arrays[-1].ctypes.data)
+        h, c = c_void_p(state[0].ctypes.data), c_void_p(state[-1].ctypes.data)
         work = Work(n, steps, ctypes.addressof(h), ctypes.addressof(c), last.ctypes.data)
         work.forced, work.y = forced.ctypes.data, y.ctypes.data
         with self._autotuner.measure(n * steps) as threads:
             run(self._variant, network, work, threads)
-        after = tuple(torch.from_numpy(a[:, : s.shape[1]].copy()) for a, s in zip(arrays, state, strict=True))
-        return torch.from_numpy(y[..., : self.output_size]), after
+        return y
 
 
 def compile_layers(model: Layers, threads: int = 0) -> None:
