@@ -129,6 +129,13 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
         )
     else:
         log(f"done after iteration {iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
+        best = (trainer.run.best() or {}).get("iteration", iteration)
+        if best != iteration:
+            log(
+                f"the validation loss was lowest at iteration {best:,}. "
+                f"Sample from that checkpoint with: charrnn-sample {path} --checkpoint best",
+                quiet,
+            )
         if iteration == resumed_at:
             log(
                 "the limit was reached before. To continue, add a new --max-epochs, --max-iterations or --max-minutes.",

@@ -91,6 +91,15 @@ def test_an_early_end_is_reported_with_the_best_checkpoint(capsys):
     assert len(rows("runs/sound-001/log.csv")) < 900
 
 
+@pytest.mark.parametrize(("rate", "is_last_best"), [("0.5", False), ("0.002", True)])
+def test_a_better_checkpoint_than_the_last_is_reported(capsys, rate, is_last_best):
+    flags = f"--learning-rate {rate} --recipe torch-rnn --checkpoint-every 5 --max-iterations 40 --run-dir r".split()
+    assert charrnn_train(["sound.txt", *SMALL, *flags]) == 0
+    losses = [float(row["val_loss"]) for row in rows("r/val.csv")]
+    assert (losses[-1] == min(losses)) == is_last_best
+    assert ("charrnn-sample r --checkpoint best" not in capsys.readouterr().err) == is_last_best
+
+
 def test_without_input_the_demo_recording_is_announced(capsys):
     assert charrnn_train([*SMALL, "--max-iterations", "1", "--run-dir", "r"]) == 0
     assert "demo recording" in capsys.readouterr().err
