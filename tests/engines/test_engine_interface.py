@@ -295,6 +295,7 @@ def test_a_state_of_another_network_is_rejected(kind, engine, tiny_config):
 
 
 def test_weights_that_are_not_finite_are_rejected_by_name(tiny_model):
+    kernel_variants()
     weights = {name: array.copy() for name, array in arrays(tiny_model).items()}
     for bad in (np.nan, np.inf):
         weights["layers.1.weight_hh_l0"][3, 2] = bad
@@ -320,6 +321,7 @@ def test_invalid_options_of_an_engine_are_rejected(tiny_checkpoint, tmp_path):
 
 
 def test_an_engine_is_made_from_a_file_a_run_or_a_loaded_checkpoint(tmp_path, tiny_checkpoint, trained_run):
+    kernel_variants()
     save(tmp_path / "tiny", tiny_checkpoint)
     u = uniform_numbers(20, 2)
     for kind in ("auto", "cpu", "onnx", "eager"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from compiled_kernel import kernel_variants
 from engine_inputs import perturbed, uniform_numbers
 
 from bytecodec.errors import InputError
@@ -47,6 +48,8 @@ def test_the_level_is_a_mean_over_fractions_of_a_second():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_and_states_do_not_change_what_a_controlled_engine_samples(kind):
+    if kind == "cpu":
+        kernel_variants()
     model, u = perturbed(CONFIG), uniform_numbers(3 * LEVEL_BLOCK, 2)
 
     def controlled(make=KINDS[kind], level=0.5):
