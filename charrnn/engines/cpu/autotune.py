@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 
 MAX_THREADS = 8  # a layer has some 40 tiles to share, and more threads spend more time at barriers
-RETRY = 5.0  # seconds after which a slower number of threads is measured again, or more if that takes long:
-RETRY_RATIO = 20.0  # at least this many times as long as the measurement took
+RETRY = 5.0  # least number of seconds until a slower number of threads is measured again
+RETRY_RATIO = 20.0  # least multiple, for the same, of the time that the last measurement took
 
 
 class ThreadAutotuner:
