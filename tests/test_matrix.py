@@ -122,6 +122,23 @@ def test_a_run_is_resumed(name):
 
 
 @every_kind
+def test_the_end_of_a_training_names_a_better_checkpoint_than_the_last(name, capsys):
+    shutil.copytree(Path(name).resolve(), "mine")
+    best = (Run(Path("mine")).best() or {}).get("iteration", 6)
+    assert charrnn_train(["--resume", "mine"]) == 0
+    assert ("charrnn-sample mine --checkpoint best" in capsys.readouterr().err) == (best != 6)
+
+
+@every_kind
+def test_a_training_starts_from_the_weights_of_a_run_of_its_kind(name):
+    flags = [*NETWORK, *KINDS[name].flags, "--max-iterations", "1", "--learning-rate", "1e-12", "--run-dir", "new"]
+    assert charrnn_train([*flags, "--init-from", name]) == 0
+    read = frame_model.load if KINDS[name].is_frames else load
+    for parameter, expected in zip(read("new").model.parameters(), read(name).model.parameters(), strict=True):
+        np.testing.assert_allclose(parameter.detach(), expected.detach(), atol=1e-6)
+
+
+@every_kind
 def test_a_run_is_sampled_to_a_file_and_to_a_pipe(name, capfdbinary):
     kind = KINDS[name]
     command = [name, "--length", "50", "--threads", "1", "-q"]
@@ -235,6 +252,12 @@ def test_the_losses_of_a_run_are_plotted(name):
             assert (val.unit, val.train.y.tolist()) == (series.unit, series.val.y.tolist())
     assert charrnn_plot([name, "--unit", "nats", "-o", "x.svg", "--width", "300", "--height", "600"]) == 0
     assert re.search(f">loss, {kind.loss}<", Path("x.svg").read_text())
+
+
+def test_sounds_of_symbols_and_of_frames_are_plotted_together():
+    sounds = [str(next(Path(name, "samples").glob("*.wav"))) for name in ("symbols", "mse")]
+    assert charrnn_plot([*sounds, "-o", "x.svg", "--width", "300", "--height", "600"]) == 0
+    assert Path("x.svg").read_text().count(">kHz<") == len(sounds)
 
 
 def test_losses_that_cannot_share_an_axis_or_are_below_0_on_a_logarithmic_one_are_rejected(capsys):
