@@ -46,7 +46,7 @@ class TensorBoard(Listener):
         folder = self._opened.enter_context(utf8_name(self._run.tensorboard_folder))
         self._writer = make_writer(folder, purge_step=iteration, flush_secs=FLUSH_SECONDS)
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
-        for last in (trainer.log.last, trainer.val_log.last):
+        for last in (trainer.log.file.last, trainer.val_log.last):
             if last and int(last["iteration"]) == iteration:
                 self._add({name: float(value) for name, value in last.items()})
 

@@ -7,16 +7,12 @@ A kind of network is a `charrnn.training.task.TrainingTask`. The loop calls two 
 from __future__ import annotations
 
 import contextlib
-import math
-import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bytecodec.errors import InputError
 from charrnn.cuda.backends import Backend
@@ -24,12 +20,13 @@ from charrnn.cuda.device_batches import place_batches
 from charrnn.data.batches import ContiguousBatches
 from charrnn.models.char_rnn import CharRNN, State
 from charrnn.storage import checkpoint as files
-from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, CsvLog
+from charrnn.storage.csv_log import VAL_COLUMNS, CsvLog
 from charrnn.storage.run_dir import Run, delete_old, validations_since_best, write_best
 from charrnn.training import state as train_state
 from charrnn.training.distributed import SINGLE_PROCESS, World
 from charrnn.training.ema import EMA
 from charrnn.training.evaluate import evaluate
+from charrnn.training.iteration_log import IterationLog
 from charrnn.training.listener import Listener
 from charrnn.training.own_sound import OwnSound
 from charrnn.training.recipe import Settings, learning_rate
@@ -38,9 +35,6 @@ from charrnn.training.step import make_optimizer, make_step
 
 if TYPE_CHECKING:
     from charrnn.training.task import TrainingTask
-
-FLUSH_SECONDS = 1.0  # maximum delay of the log behind the training
-MAX_PENDING = 50  # iterations that a GPU may be ahead of the log, since reading an outcome interrupts its work
 
 
 class _StoppedError(Exception):
@@ -82,9 +76,6 @@ class Trainer:
         reduce = None if world.size == 1 else lambda tensors: world.all_reduce_weighted_mean(tensors, share)
         self.step = make_step(self.model, self.optimizer, settings, self.backend, reduce)
         self.ema = EMA(self.parameters, settings.ema_decay) if settings.ema_decay else None
-        self.runs_ahead = world.size == 1 and settings.device != "cpu"
-        # Iterations that are not in the log yet: their row so far, and (2,) loss and gradient norm on the device.
-        self.pending: list[tuple[dict[str, float], Tensor]] = []
         local_rows = self.batches.own
         self.own_sound: OwnSound | None = None
         if isinstance(self.model, CharRNN) and self.model.config.reads_samples:
@@ -95,8 +86,8 @@ class Trainer:
             self.state = train_state.load(*stored, rows, local_rows)
         # The last iteration with a resume file and a checkpoint; the latter may have been deleted since.
         self.saved = self.state.iteration if run.checkpoint_file(self.state.iteration).exists() else 0
+        self.log = IterationLog(task, settings, run, self.state, self.listeners, world, self.backend)
         if world.is_main:
-            self.log = CsvLog(run.log_file, LOG_COLUMNS, self.state.iteration)
             self.val_log = CsvLog(run.val_file, VAL_COLUMNS, self.state.iteration)
             if self.val_log.last:  # the row is written after the resume file
                 self.state.checkpointed = max(self.state.checkpointed, int(self.val_log.last["iteration"]))
@@ -142,18 +133,18 @@ class Trainer:
                 self._save()
         finally:
             if self.world.is_main:
-                self.log.close()
+                self.log.file.close()
                 self.val_log.close()
 
     def _loop(self, stopped: Callable[[], bool]) -> None:
         state, settings = self.state, self.settings
-        self._flushed = time.monotonic()
-        self._started = self._flushed - state.seconds
+        self.log.start()
         while True:
             if self._checkpoint_is_due():
                 self._checkpoint(stopped)
             if self.finished or self.world.any(stopped()):
                 break
+            self.log.begin_iteration()
             self._prepare_iteration()
             rate = learning_rate(settings, state.iteration, int(self.epoch), self.progress)
             batch = self.source.at(state.position, settings.seq_length)
@@ -164,11 +155,10 @@ class Trainer:
             if self.ema:
                 self.ema.update(state.iteration)
             row = {"iteration": state.iteration, "epoch": self.epoch, "learning_rate": rate}
-            self.pending.append((row, outcome))
-            if self._log_is_due():
-                self._write_log()
-        if self.pending:
-            self._write_log()
+            self.log.add(row, outcome)
+            if self.log.is_due() or self._checkpoint_is_due():
+                self.log.write()
+        self.log.write()
 
     def _synchronise(self) -> None:
         if not self.world.all_equal(self.parameters.values(), self.state.iteration):
@@ -189,8 +179,6 @@ class Trainer:
         Rows begin after silence, not after the samples before them: from bad predictions a network learns to recover,
         and what it generates is more like the recording.
         """
-        if not self.pending:
-            self._block_started = time.monotonic()
         if self.state.position % self.batches.row_length == 0:
             self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
         if self.own_sound:
@@ -210,61 +198,6 @@ class Trainer:
         """Return the hidden state of a number of rows before the first iteration, and that of their own sound."""
         hidden = self.model.initial_state(rows, training=True)
         return hidden, self.own_sound.initial_state(rows) if self.own_sound else ()
-
-    def _log_is_due(self) -> bool:
-        """Return whether to wait for the device and write the log.
-
-        This is the case after each iteration unless the device runs ahead of the host, and always before a checkpoint.
-        """
-        return (
-            not self.runs_ahead
-            or len(self.pending) >= MAX_PENDING
-            or time.monotonic() - self._block_started > FLUSH_SECONDS
-            or self._checkpoint_is_due()
-        )
-
-    def _write_log(self) -> None:
-        """Write the pending rows of log.csv; they share the time since the first of them began."""
-        rows, outcomes = zip(*self.pending, strict=True)
-        numbers = torch.stack(outcomes).tolist()  # waits for the device
-        now, count = time.monotonic(), len(rows)
-        seconds = (now - self._block_started) / count  # per iteration
-        self.state.seconds = self.world.broadcast(now - self._started)
-        symbols = self.settings.batch_size * self.settings.seq_length
-        for left, row, (loss, norm) in zip(range(count - 1, -1, -1), rows, numbers, strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise InputError(self._failure_message(loss, row["iteration"]))
-            row |= {
-                "train_loss": loss,
-                "train_bits": self.task.bits(loss),
-                "grad_norm": norm,
-                "symbols_per_second": symbols / seconds,
-                "elapsed_seconds": self.state.seconds - left * seconds,
-            }
-            if self.world.is_main:
-                self.log.add(row)
-                for listener in self.listeners:
-                    listener.iterated(row)
-        self.pending.clear()
-        if self.world.is_main and now - self._flushed > FLUSH_SECONDS:
-            self.log.flush()
-            self._flushed = now
-
-    def _failure_message(self, loss: float, iteration: float) -> str:
-        if self.backend.failed():
-            return (
-                f"a barrier of the GPU's kernel timed out at iteration {iteration}. "
-                "Run nothing else on it, and resume from the last save: "
-                f"charrnn-train --resume {shlex.quote(str(self.run.path))}"
-            )
-        checkpoints = self.run.checkpoints()
-        problem = f"the loss or its gradient is not finite ({loss}) at iteration {iteration}."
-        if not checkpoints:
-            return f"{problem} Start again with a lower --learning-rate."
-        return (
-            f"{problem} The last good checkpoint is {checkpoints[-1]}; "
-            "start again from it with --init-from and a lower --learning-rate."
-        )
 
     def _checkpoint_is_due(self) -> bool:
         iteration = self.state.iteration
@@ -314,10 +247,10 @@ class Trainer:
         """Write the checkpoint, and then the resume file; a run that is interrupted in between has the old one."""
         iteration = self.state.iteration
         if self.world.is_main:
-            self.log.sync()
+            self.log.file.sync()
             for listener in self.listeners:
                 listener.saving(iteration)
-            train_loss = float(self.log.last["train_loss"]) if self.log.last else None
+            train_loss = float(self.log.file.last["train_loss"]) if self.log.file.last else None
             self.run.checkpoints_folder.mkdir(exist_ok=True)
             with self._saved_weights():
                 files.save(self.run.checkpoint_file(iteration), self.task.checkpoint(iteration, self.epoch, train_loss))

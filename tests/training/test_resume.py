@@ -15,7 +15,7 @@ from charrnn.models.config import ModelConfig
 from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import read_rows
 from charrnn.storage.run_dir import Run
-from charrnn.training import trainer as training
+from charrnn.training import iteration_log
 from charrnn.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("short_intervals")
@@ -205,7 +205,7 @@ def test_the_checkpoint_of_a_stop_is_not_sampled(tmp_path):
 @pytest.mark.parametrize("variant", ["fp32", "modern"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, uninterrupted, variant, monkeypatch):
     """The folder is copied at each event, with an incomplete row at the end of each log."""
-    monkeypatch.setattr(training, "FLUSH_SECONDS", -1)  # rows are written at once, long before a resume file
+    monkeypatch.setattr(iteration_log, "FLUSH_SECONDS", -1)  # rows are written at once, long before a resume file
     settings, network = VARIANTS[variant]
     copies = []
 

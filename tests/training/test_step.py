@@ -12,7 +12,7 @@ from charrnn.cuda.backends import loss_scale
 from charrnn.cuda.device_batches import DeviceBatches
 from charrnn.data.batches import ContextWindow, ContiguousBatches
 from charrnn.storage.checkpoint import read_tensors
-from charrnn.training import trainer as training
+from charrnn.training import iteration_log
 from charrnn.training.recipe import RECIPES
 from charrnn.training.step import WARM_UP, GraphedStep, Step, make_optimizer
 
@@ -166,7 +166,7 @@ def test_batches_on_a_device_are_those_of_the_host(monkeypatch, dtype, context, 
 def as_on_a_gpu(folder, settings=SETTINGS, network=PLAIN):
     """Return a trainer that does all that one on a GPU does, except that work is done at once."""
     made = trainer(folder, settings, network=network)
-    made.runs_ahead = True
+    made.log.runs_ahead = True
     made.source = DeviceBatches(PARTS["train"], made.batches, settings.batch_size, "cpu")
     made.step = GraphedStep(made.model, made.optimizer, settings, lambda work: work(), replay)
     return made
@@ -191,12 +191,12 @@ def test_a_run_that_is_stopped_ahead_of_its_log_ends_as_one_that_was_not(tmp_pat
 
 
 def test_outcomes_are_read_in_blocks_that_end_before_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "MAX_PENDING", 3)
+    monkeypatch.setattr(iteration_log, "MAX_PENDING", 3)
     made, blocks = as_on_a_gpu(tmp_path), []
-    write_log = made._write_log
-    made._write_log = lambda: (blocks.append(len(made.pending)), write_log())
+    write = made.log.write
+    made.log.write = lambda: (blocks.append(len(made.log._pending)), write())
     made.train()
-    assert blocks == [3, 3, 1] * 6
+    assert blocks == [3, 3, 1] * 6 + [0]
     seconds = [row["elapsed_seconds"] for row in made.listeners[0].rows]
     assert seconds == sorted(seconds)
     assert [row["iteration"] for row in made.listeners[0].rows] == list(range(1, 43))
@@ -218,13 +218,13 @@ class FailingBackend:
 def test_a_failure_is_reported_with_its_iteration_and_nothing_after_it_is_saved(tmp_path, kind, reason):
     made = as_on_a_gpu(tmp_path, dataclasses.replace(SETTINGS, checkpoint_every=4))
     step = made.step
-    made.backend = step.backend = FailingBackend()
+    backend = made.log.backend = step.backend = FailingBackend()
 
     def fails(x, y, state, rate):
         if made.state.iteration == 5 and kind == "loss":
             state = tuple(tuple(t * math.nan for t in layer) for layer in state)
         elif made.state.iteration == 5:
-            made.backend.has_failed = True
+            backend.has_failed = True
         return step(x, y, state, rate)
 
     made.step = fails

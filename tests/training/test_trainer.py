@@ -16,8 +16,7 @@ from charrnn.storage import checkpoint as files
 from charrnn.storage.csv_log import LOG_COLUMNS, VAL_COLUMNS, read_rows
 from charrnn.storage.run_dir import Run
 from charrnn.training import evaluate as evaluation
-from charrnn.training import own_sound
-from charrnn.training import trainer as training
+from charrnn.training import iteration_log, own_sound
 
 pytestmark = pytest.mark.usefixtures("short_intervals")
 
@@ -168,7 +167,7 @@ def test_along_a_cosine_the_last_step_is_the_smallest(tmp_path):
 
 def test_if_only_the_time_is_limited_the_rate_falls_with_the_time(tmp_path, monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(iteration_log.time, "monotonic", lambda: float(next(clock)))
     made = finish(tmp_path, changed(schedule="cosine", max_epochs=None, max_minutes=5))
     rows = made.listeners[0].rows
     assert len(rows) > 20
