@@ -60,8 +60,8 @@ torchrun --standalone --nproc-per-node 2 -m charrnn.commands.train voice.flac
 INPUT = "texts, recordings or folders of them; - is standard input (default: the demo recording, data/voice.wav)"
 PRESET = (
     "named set of sizes and length: quick (2 layers of 256, embeddings of 64, 5,000 iterations: about ten minutes on "
-    "two cores) or long (2 layers of 384, embeddings of 64, 18,000 iterations: about an hour); with --frames, day12 or "
-    "finale, two experiments of 2016"
+    "two cores) or long (2 layers of 384, embeddings of 64, 18,000 iterations: about an hour and a half); with "
+    "--frames, day12 or finale, two experiments of 2016"
 )
 SIZE = whole(1, 10**6)
 
