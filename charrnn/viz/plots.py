@@ -197,7 +197,9 @@ def _rc_params(theme: Theme) -> Any:  # matplotlib types the dictionary by its k
     }
     return {
         **{name: color for color, names in colors.items() for name in names},
-        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+        "legend.edgecolor": "none",
+        "legend.framealpha": 0.85,  # of the paper's colour, above curves
         "font.size": 11,
         "font.family": "DejaVu Sans",  # the family of FONT
         "text.parse_math": False,  # a name with two $ is not a formula
