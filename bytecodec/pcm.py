@@ -21,6 +21,7 @@ _MULAW_BITS = 13  # resolution of mu-law near silence, where its step is 8 steps
 _OFFSET = 1 / 32  # of full scale: the smallest DC offset that is reported
 _OFFSET_SECONDS = 0.1  # a shorter recording may have a mean without a DC offset
 _DITHER_SEED = 0
+_CLEAR_RATIO = 1.4  # of roughnesses, from which mu-law and linear samples are told apart
 _COMMANDS = "of wav2utf8 or charrnn-train"  # which have the options that messages advise
 
 
@@ -44,6 +45,22 @@ def bytes_to_int16(values: NDArray[np.uint8], mulaw: bool = False) -> NDArray[np
 def floats_to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     """Round samples with full scale 1 to floor(32768 x + 1/2), and clip them to the range of int16."""
     return _clip(_scale_to_16_bits(samples))
+
+
+def looks_like_mulaw(values: NDArray[np.uint8]) -> bool | None:
+    """Return whether bytes (n,) of sound are mu-law rather than linear; None if that is not clear.
+
+    Sound is smooth, and rougher if its bytes are decoded in the wrong way.
+    """
+    linear, mulaw = (_roughness(bytes_to_int16(values, decoded)) for decoded in (False, True))
+    return None if max(linear, mulaw) <= _CLEAR_RATIO * min(linear, mulaw) else mulaw < linear
+
+
+def _roughness(samples: NDArray[np.int16]) -> float:
+    """Return the power of the differences of neighbouring samples (n,), relative to their variance; 0 if that is 0."""
+    x = samples.astype(np.float64)
+    variance = float(x.var()) if len(x) > 1 else 0.0
+    return float(np.square(np.diff(x)).mean()) / variance if variance else 0.0
 
 
 class Levels:

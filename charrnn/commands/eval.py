@@ -84,14 +84,14 @@ def parser() -> Parser:
         type=number(2, MAX_SECONDS),
         const=SECONDS,
         metavar="S",
-        help="also measure S seconds of generated sound per seed, beside the training part or FILE (S is "
-        f"{SECONDS:g} by default)",
+        help="also generate S seconds of sound per seed, measure it, and compare it with the training part or FILE "
+        f"(S is {SECONDS:g} by default)",
     )
     seeds = "number of seeds of --free-running, which count from 0"
     option(p, "--seeds N", whole(1, MAX_SEEDS), seeds, SEEDS)
     p.add_argument("--json", action="store_true", help="print one JSON object with all digits")
     p.add_argument("--device", choices=runtime.DEVICES, default="auto", help="device to compute on")
-    precision = "precision of matrix products; auto is the fastest on this machine"
+    precision = "precision of matrix products; auto is bf16 if the hardware supports it"
     p.add_argument("--precision", choices=runtime.PRECISIONS, default="fp32", help=precision)
     flags.add_threads(p)
     return p

@@ -206,6 +206,6 @@ def _choose_data(
     except InputError:
         raise
     except (IndexError, ValueError) as error:
-        raise InputError(f"{run.config_file} is not as charrnn-train wrote it: {error}.") from None
+        raise InputError(f"{run.config_file} is damaged or was edited: {error}. Restore it, or name a FILE.") from None
     others = f" and {len(data.names) - 1} more" if len(data.names) > 1 else ""
     return data.names[0] + others, data, fractions

@@ -100,7 +100,12 @@ def add_encoding(group: _ActionsContainer, of: str) -> None:
     option(group, "--encoding NAME", encoding, f"encoding of {of} without a byte order mark", "utf-8")
 
 
-def add_threads(group: _ActionsContainer, of: str = "", default: str = "CHARRNN_THREADS, or 0") -> None:
-    """Add --threads; ``default`` describes what is used if it is not given, which leaves None."""
-    text = f"CPU threads{of}; 0 for one per core (default: {default})"
+ENGINE_THREADS = "as many as are the fastest, up to 8, in the cpu engine, and one per core in others"
+
+
+def add_threads(
+    group: _ActionsContainer, of: str = "", zero: str = "one per core", default: str = "CHARRNN_THREADS, or 0"
+) -> None:
+    """Add --threads; ``zero`` describes 0, and ``default`` what is used if it is not given, which leaves None."""
+    text = f"CPU threads{of}; 0 for {zero} (default: {default})"
     option(group, "--threads N", whole(0, runtime.MAX_THREADS), text)

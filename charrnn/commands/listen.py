@@ -36,7 +36,7 @@ def parser() -> Parser:
     option(p, "--port N", whole(0, 65535), "port to listen on; 0 for any free one", 8765)
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
-    flags.add_threads(p, " of each network")
+    flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p
 
 

@@ -60,7 +60,7 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     with open_output(args.output, binary=False) as file:
         file.write(page)
     if len(page) > LARGE:
-        log(f"the page has {len(page) / 1e6:.0f} MB: select fewer samples with --checkpoints.", args.quiet)
+        log(f"the page is {len(page) / 1e6:.0f} MB long: select fewer samples with --checkpoints.", args.quiet)
     if args.output != "-":
         print_path(args.output)
     return 0

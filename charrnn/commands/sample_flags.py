@@ -42,7 +42,7 @@ def parser() -> Parser:
     _add_sampling(p.add_argument_group("what to sample"))
     _add_start(p.add_argument_group("where to start"))
     _add_segments(p.add_argument_group("segments"))
-    _add_computation(p.add_argument_group("how"))
+    _add_computation(p.add_argument_group("computation and output"))
     return p
 
 
@@ -109,7 +109,8 @@ def _add_computation(g: _ArgumentGroup) -> None:
         help="precision of the weights; auto is int4.5 in the cpu engine (int7 or fp32 for small networks), int8 in "
         "onnx, bf16 in cuda and fp32 in eager",
     )
-    flags.add_threads(g, default="CHARRNN_THREADS or 0; small frame predictors: 1")
+    default = "CHARRNN_THREADS or 0; small frame predictors: 1"
+    flags.add_threads(g, zero=flags.ENGINE_THREADS, default=default)
     play = "play the sound while it is sampled, and write it only with -o"
     g.add_argument("--play", action="store_true", help=play)
 

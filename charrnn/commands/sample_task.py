@@ -82,9 +82,9 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
             )
         )
     if args.start_text and skip:
-        from charrnn.data.corpus import known_ids
+        from charrnn.data.corpus import ids_skipping_unknown
 
-        parts.extend(known_ids(iter([args.start_text]), "--start-text", checkpoint.vocab, args.quiet))
+        parts.extend(ids_skipping_unknown(iter([args.start_text]), "--start-text", checkpoint.vocab, args.quiet))
     elif args.start_text:
         parts.append(checkpoint.vocab.encode(args.start_text))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

@@ -70,7 +70,7 @@ def _add_listeners(trainer: Trainer, args: Namespace, stack: contextlib.ExitStac
 
 
 def _add_hooks(trainer: Trainer, interruption: Interruption, quiet: bool) -> None:
-    """Add the sampler of checkpoints, if the run has samples, and the calibration of the last one."""
+    """Add the sampler of checkpoints, if the run has samples, and the calibration at the end."""
     config = trainer.run.config()
     options = {"threads": config["threads"], "quiet": quiet, "stopped": lambda: bool(interruption)}
     samples = config["samples"]
@@ -113,7 +113,8 @@ def _create(args: Namespace, named: set[str], stack: contextlib.ExitStack, world
     _check_rows(settings.batch_size, world)
     with _removed_unless_finished(run, stack):
         if args.preset and args.init_from:
-            log(f"--preset {args.preset}: the network is that of {args.init_from}, only the length is the preset's.")
+            what = f"its sizes are ignored, because the network is that of {args.init_from}"
+            log(f"--preset {args.preset}: {what}.", args.quiet)
         task = _task_class("frames" if args.frames else "symbols").create(args, named, run, settings)
         if args.sample_seconds and not task.rate:
             raise InputError(f"--sample-seconds: {', '.join(task.data.names)} is text, which has no duration.")
@@ -211,7 +212,9 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
         if isinstance(error, InputError):
             raise
         reason = first_line(error)
-        raise InputError(f"{run.config_file} is not as charrnn-train wrote it ({reason}).") from None
+        raise InputError(
+            f"{run.config_file} is damaged or was edited ({reason}): restore it, or start a new run."
+        ) from None
     if len(task.data.ids) != config["symbols"]:
         raise InputError(
             f"{run.corpus_file} has {len(task.data.ids):,} symbols, and the run was created with {config['symbols']:,}."

@@ -61,7 +61,7 @@ INPUT = "texts, recordings or folders of them; - is standard input (default: the
 PRESET = (
     "named set of sizes and length: quick (2 layers of 256, embeddings of 64, 5,000 iterations: about ten minutes on "
     "two cores) or long (2 layers of 384, embeddings of 64, 18,000 iterations: about an hour and a half); with "
-    "--frames, day12 or finale, two experiments of 2016"
+    "--frames, day12 or finale, two experiments of a course blog of 2016"
 )
 SIZE = whole(1, 10**6)
 
@@ -92,7 +92,8 @@ def _add_data(g: _ArgumentGroup) -> None:
     )
     gain = "gain in decibels; with --normalize, relative to full scale"
     option(g, "--gain DB", number(-200, 200), gain, 0.0)
-    g.add_argument("--mulaw", action="store_true", help="convert recordings to G.711 mu-law bytes")
+    mulaw = "convert recordings to G.711 mu-law bytes; required for texts that wav2utf8 --mulaw wrote"
+    g.add_argument("--mulaw", action="store_true", help=mulaw)
     flags.add_encoding(g, "texts")
     g.add_argument("--skip-unreadable", action="store_true", help=flags.SKIP_UNREADABLE)
     table = "table of texts that BinToUTF8 wrote; each line has a byte and its character"
@@ -114,8 +115,11 @@ def _add_network(g: _ArgumentGroup) -> None:
     option(g, "--dropout P", number(0, 0.999), "fraction of the outputs of each layer to drop", 0.0)
     context = "number of samples before the last one that are also read as numbers; linear sound only"
     option(g, "--context N", whole(0, MAX_CONTEXT), context + _sample_defaults("context"))
-    prediction = "linear predictions that are read and corrected; linear sound only" + _sample_defaults("prediction")
-    g.add_argument("--prediction", choices=PREDICTIONS, help=prediction)
+    prediction = (
+        "linear predictions that are read and corrected: lpc (orders 32 and 100), lpc-long (orders 80 and 240) or "
+        "none; linear sound only"
+    )
+    g.add_argument("--prediction", choices=PREDICTIONS, help=prediction + _sample_defaults("prediction"))
     noise = (
         "largest amplitude of the noise and tones that disturb training, relative to the level; with 0, the network "
         "does not learn from its own sound either; linear sound only"
@@ -130,7 +134,7 @@ def _add_frames(g: _ArgumentGroup) -> None:
         help="train a frame predictor of 16-bit samples that are --seq-length apart. Its defaults are "
         "--rate 16000 --rnn-size 300 --layers 2 --forget-bias uniform --seq-length 100 --precision fp32",
     )
-    option(g, "--frame-taps N", SIZE, "number of samples in the input of a step (default: 40)")
+    option(g, "--frame-taps K", SIZE, "number of samples in the input of a step (default: 40)")
     g.add_argument(
         "--loss",
         choices=FRAME_LOSSES,
@@ -144,7 +148,8 @@ def _add_learning(g: _ArgumentGroup) -> None:
     rate = "maximum learning rate of Adam" + _defaults("learning_rate")
     option(g, "--learning-rate R", number(0, above=True), rate)
     every = (
-        "epochs between reductions of the learning rate in --recipe torch-rnn; the first is one earlier (default: 5)"
+        "epochs between reductions of the learning rate in --recipe torch-rnn; the first reduction is one "
+        "epoch earlier (default: 5)"
     )
     option(g, "--lr-decay-every EPOCHS", whole(1), every)
     factor = "factor by which the learning rate is then multiplied (default: 0.5)"

@@ -127,6 +127,8 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
             f"stopped after iteration {iteration:,}; everything is saved. Resume with: charrnn-train --resume {path}",
             quiet,
         )
+        if trainer.calibrate and not trainer.finished:
+            log(f"To end here, so that the temperature is calibrated, add --max-iterations {iteration}.", quiet)
     else:
         log(f"done after iteration {iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
         best = (trainer.run.best() or {}).get("iteration", iteration)
@@ -138,7 +140,8 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
             )
         if iteration == resumed_at:
             log(
-                "the limit was reached before. To continue, add a new --max-epochs, --max-iterations or --max-minutes.",
+                "the limit had already been reached. To continue, give a higher --max-epochs, --max-iterations or "
+                "--max-minutes.",
                 quiet,
             )
 

@@ -87,7 +87,7 @@ def _prediction_kernel(predictors: Predictors, device: torch.device) -> Predict 
         reason = first_line(error)
     if not reason:
         return predict
-    log(f"the kernel for linear prediction cannot be used here ({reason}): training is slower.")
+    log(f"the kernel for linear prediction cannot be used here ({reason}): prediction is slower.")
     return None
 
 

@@ -234,7 +234,7 @@ def _check_kind(file: Input, vocab: Vocab, encoding: str, table: bytecodec.Table
     characters = [ord(character) for character in text if ord(character) not in LINE_ENDS]
     pages = [first >> 8 for first in bytecodec.ALPHABETS.values()]
     represents_sound = 2 * sum(character >> 8 in pages for character in characters) > len(characters)
-    if represents_sound and vocab.alphabet is None and not len(vocab.encode_known(text)):
+    if represents_sound and vocab.alphabet is None and not len(vocab.encode_skipping_unknown(text)):
         raise InputError(
             f"{file.name} is a text that represents sound, and the network was trained on {vocab.describe()}: "
             "name a plain text."
@@ -260,7 +260,11 @@ def _blocks(
         yield from read_sound(file, options, 8, quiet)
     elif vocab.alphabet is None:
         texts = read_text(file, encoding)
-        yield from known_ids(texts, file.name, vocab, quiet) if skip_unknown else _encode_texts(texts, file.name, vocab)
+        yield from (
+            ids_skipping_unknown(texts, file.name, vocab, quiet)
+            if skip_unknown
+            else _encode_texts(texts, file.name, vocab)
+        )
     else:
         decoder = bytecodec.Decoder(skip_line_ends=True, table=table)
         for values in decode_text(file, encoding, decoder):
@@ -282,11 +286,11 @@ def _encode_texts(texts: Iterator[str], name: str, vocab: Vocab) -> Iterator[Ids
         offset += len(text)
 
 
-def known_ids(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
+def ids_skipping_unknown(texts: Iterator[str], name: str, vocab: Vocab, quiet: bool) -> Iterator[Ids]:
     """Yield the ids of the characters that are in the vocabulary, and report how many are not, or raise InputError."""
     characters = found = 0
     for text in texts:
-        ids = vocab.encode_known(text)
+        ids = vocab.encode_skipping_unknown(text)
         characters, found = characters + len(text), found + len(ids)
         yield ids
     if characters and not found:

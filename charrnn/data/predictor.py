@@ -37,8 +37,8 @@ class LinearPredictor:
     length: int  # of the window in samples
     decay: float  # factor of the window per sample of age
     hop: int  # samples between updates of the coefficients; a divisor of `PERIOD`
-    white_noise: float = 1e-5  # added at lag 0, relative to the signal's power; makes the prediction less sharp
-    noise_floor: float = 0.006  # variance, in steps squared, that is also added
+    white_noise: float = 1e-5  # correction: added at lag 0, relative to the signal's power
+    noise_floor: float = 0.006  # in squared quantisation steps, also added at lag 0
     peak: int = 255  # of the window's whole numbers, at most 255; a small one is faster
 
     @cached_property

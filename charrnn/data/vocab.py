@@ -67,7 +67,7 @@ class Vocab:
             )
         return ids.astype(self.dtype)
 
-    def encode_known(self, text: str) -> Ids:
+    def encode_skipping_unknown(self, text: str) -> Ids:
         """Return the ids of those characters of ``text`` that are in the vocabulary, in `dtype`."""
         ids = self._id_of_code_point[code_points(text)]
         return ids[ids >= 0].astype(self.dtype)

@@ -14,7 +14,7 @@ from bytecodec.errors import InputError
 from charrnn.engines.level import LevelControl
 from charrnn.models.config import (
     LEVEL_STATE,
-    MIDDLE,
+    SILENCE_ID,
     ModelConfig,
     check_stream,
     hidden_sizes,
@@ -226,7 +226,7 @@ def first_weights(config: ModelConfig) -> NDArray[np.float64]:
     """
     if not config.reads_samples:
         return np.ones(config.vocab_size)
-    return np.asarray((1 + ((np.arange(config.vocab_size) - MIDDLE) / FIRST_SCALE) ** 2) ** -2.0)
+    return np.asarray((1 + ((np.arange(config.vocab_size) - SILENCE_ID) / FIRST_SCALE) ** 2) ** -2.0)
 
 
 def first_symbols(config: ModelConfig, u: NDArray[np.floating[Any]]) -> Ids:

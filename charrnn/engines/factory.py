@@ -55,7 +55,8 @@ def engine(
         fp32 or bf16; int7, int6, int5, int4.5 or int4 for the compiled engine; int8 or fp32 for onnxruntime; auto: the
         engine's default.
     threads
-        Number of CPU threads, 0 to 1024; 0 for one per core.
+        Number of CPU threads, 0 to 1024. With 0 the compiled engine measures which number up to 8 is the fastest, and
+        others use one per core.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.models.config import LEVEL_BLOCK, LEVEL_STATE, MIDDLE
+from charrnn.models.config import LEVEL_BLOCK, LEVEL_STATE, SILENCE_ID
 
 TIME_CONSTANT = 0.3  # seconds of the exponential mean of the power
 GAIN = 0.03  # of the temperature per dB
@@ -31,7 +31,7 @@ def recording_level(ids: NDArray[np.integer[Any]]) -> float:
     It is that of the whole recording, or of 16 million samples in blocks that are spread evenly over it.
     """
     starts = range(0, len(ids), max(RECORDING_BLOCK, len(ids) // RECORDING_BLOCKS))
-    blocks = (ids[start : start + RECORDING_BLOCK].astype(np.int64) - MIDDLE for start in starts)
+    blocks = (ids[start : start + RECORDING_BLOCK].astype(np.int64) - SILENCE_ID for start in starts)
     squares, count = map(sum, zip(*((int(np.square(block).sum()), len(block)) for block in blocks), strict=True))
     return max(math.sqrt(squares / count), MIN_LEVEL)
 
@@ -72,7 +72,7 @@ class LevelControl:
 
     def update(self, ids: NDArray[np.integer[Any]]) -> None:
         """Take account of the next ids (N, T), of which there are at most `remaining`."""
-        self.state[:, 1] += np.square(ids - MIDDLE).sum(axis=1)  # whole numbers below 2**24, exact in float32
+        self.state[:, 1] += np.square(ids - SILENCE_ID).sum(axis=1)  # whole numbers below 2**24, exact in float32
         self.state[:, 2] += ids.shape[1]
         full = self.state[:, 2] == LEVEL_BLOCK
         ratio = self.state[full, 1].astype(np.float64) / (LEVEL_BLOCK * self._power) - 1

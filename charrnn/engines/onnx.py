@@ -39,6 +39,8 @@ class OnnxEngine(Engine):
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"the onnx engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
+        if config.reads_samples:
+            raise InputError("the onnx engine runs no networks that read samples as numbers: use --engine auto.")
         check_finite(tensors)
         super().__init__(config, streams)
         self._session = _session(tensors, config, precision, threads)

@@ -32,21 +32,21 @@ class GeneratorState:
     """The state of a stream before a pass."""
 
     state: State  # hidden state of one row
-    window: Tensor  # (1, N T) samples that the pass reads
+    window: Tensor  # (1, K T) samples that the pass reads
     noise_history: NDArray[np.float64]  # (NOISE_TAPS - 1,) last noise drawn, which the noise filter still needs
 
 
 class FrameStream:
     """One stream of samples of full scale 1, generated pass by pass and read in pieces of any length.
 
-    A pass predicts T samples from a window of N T in one call. These samples are appended to the window, and the oldest
+    A pass predicts T samples from a window of K T in one call. These samples are appended to the window, and the oldest
     T are removed. Values beyond full scale are limited both in the output and in the window, so the network reads
     exactly what is played; levels are not changed otherwise.
 
     Parameters
     ----------
     window
-        (N T,) first window, full scale 1 (None: the network's own).
+        (K T,) first window, full scale 1 (None: the network's own).
     seed, number
         Seed of the noise, and number of the stream. The noise depends only on them and the position, so a stream is the
         same whatever other streams there are.

@@ -48,7 +48,7 @@ class FrameConfig:
     forget_bias: float | str = "uniform"
     proj_size: int | None = None
     layer_norm: bool = False
-    taps: int = 40  # N, the number of samples in the input of a step
+    taps: int = 40  # K, the number of samples in the input of a step
     spacing: int = 100  # T
     loss: str = "mse"  # mse: the network predicts a sample; gaussian: its mean and log-variance
 
@@ -69,15 +69,15 @@ class FrameConfig:
 
 
 class FrameRNN(Layers):
-    """A network that predicts sample s from samples s - N T, ..., s - 2 T, s - T and its state.
+    """A network that predicts sample s from samples s - K T, ..., s - 2 T, s - T and its state.
 
-    B is the number of rows, N of taps, T their spacing. The newest input of a step is T samples old, so a window of N T
+    N is the number of rows, K of taps, T their spacing. The newest input of a step is T samples old, so a window of K T
     samples is enough for T predictions at once, and carried states join windows without a seam. Inputs are divided by
     ``unit`` and predictions multiplied, so quiet recordings are learnt as fast as loud ones, at their own level.
     """
 
     config: FrameConfig
-    window: Tensor  # (N T,) samples of the training recording from which generation begins
+    window: Tensor  # (K T,) samples of the training recording from which generation begins
     unit: Tensor  # (1,) RMS level of the training recording
     noise: Tensor  # (NOISE_TAPS,) filter of the noise that a gaussian network draws, initially without effect
 
@@ -90,19 +90,19 @@ class FrameRNN(Layers):
             self.register_buffer("noise", torch.eye(1, NOISE_TAPS)[0])
 
     def step_inputs(self, x: Tensor) -> Tensor:
-        """Return the N samples (B, M, N) in the input of each of M steps, of x (B, (N - 1) T + M) in order of time.
+        """Return the K samples (N, M, K) in the input of each of M steps, of x (N, (K - 1) T + M) in order of time.
 
-        For M = T, this is the window of N T samples as a table of N columns, filled column by column.
+        For M = T, this is the window of K T samples as a table of K columns, filled column by column.
         """
         taps, spacing = self.config.taps, self.config.spacing
         return x.unfold(1, (taps - 1) * spacing + 1, 1)[..., ::spacing]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, Tensor | None, State]:
-        """Predict the M samples that are T after the last M of x (B, (N - 1) T + M).
+        """Predict the M samples that are T after the last M of x (N, (K - 1) T + M).
 
         Returns
         -------
-        means (B, M) of full scale 1; variances (B, M), or None if the loss is the mean squared error; and the state.
+        means (N, M) of full scale 1; variances (N, M), or None if the loss is the mean squared error; and the state.
         """
         return self._predict(self.step_inputs(x), state)
 
@@ -116,7 +116,7 @@ class FrameRNN(Layers):
         return means, variances, state
 
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the mean squared error, or the mean nats of the density, of int16 samples y (B, M), and the state."""
+        """Return the mean squared error, or the mean nats of the density, of int16 samples y (N, M), and the state."""
         y = y.float() / FULL_SCALE
         means, variances, state = self._predict(self.step_inputs(x).float() / FULL_SCALE, state)
         if variances is None:
@@ -135,7 +135,7 @@ class FrameRNN(Layers):
 
 
 def build(config: FrameConfig, seed: int, samples: NDArray[np.int16]) -> FrameRNN:
-    """Make a network for int16 samples (n,), n > N T, with initial weights that depend only on the seed."""
+    """Make a network for int16 samples (n,), n > K T, with initial weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FrameRNN(config)

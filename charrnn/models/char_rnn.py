@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from charrnn.data.vocab import Vocab
 from charrnn.models.cells import CELLS, OUTPUTS, CellState, Linear
-from charrnn.models.config import MIDDLE, ModelConfig, check_samples, sample_history, sample_inputs
+from charrnn.models.config import SILENCE_ID, ModelConfig, check_samples, sample_history, sample_inputs
 from charrnn.models.samples import LogisticOutput, SampleReader
 
 IGNORED = -1  # target that is not part of the loss
@@ -95,7 +95,7 @@ class Layers(nn.Module):
     history = 0  # samples that are part of the state
 
     @property
-    def draws_numbers(self) -> bool:
+    def uses_randomness(self) -> bool:
         """Whether training draws random numbers."""
         return bool(self.config.dropout)
 
@@ -128,8 +128,8 @@ class CharRNN(Layers):
         self.logistic = LogisticOutput(config, self.output.in_features) if predictors else None
 
     @property
-    def draws_numbers(self) -> bool:
-        return super().draws_numbers or self.config.noise > 0
+    def uses_randomness(self) -> bool:
+        return super().uses_randomness or self.config.noise > 0
 
     def initial_state(self, n: int, training: bool = False) -> State:
         """Return the zero state of n streams, which have read silence; in training also of what disturbs them."""
@@ -139,7 +139,7 @@ class CharRNN(Layers):
     def state_after(self, ids: Tensor) -> State:
         state = self.initial_state(len(ids))
         if self.samples:
-            state[-1][0].copy_(ids - MIDDLE)
+            state[-1][0].copy_(ids - SILENCE_ID)
         return state
 
     def check_state(self, state: State) -> None:
@@ -166,14 +166,15 @@ class CharRNN(Layers):
     def loss(self, x: Tensor, y: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the mean cross-entropy in nats per symbol of y (N, T), the symbols after x (N, T), and the state.
 
-        With noise, training disturbs both, and the loss is without the disturbed symbols, unless all are.
+        With noise, training disturbs both, and the loss is without the disturbed symbols; it is 0 if all are.
         """
         if self.samples and self.training and self.config.noise:
             ids, disturbed, samples = self.samples.disturb(torch.cat([x, y[:, -1:]], dim=1), state[-1])
-            ignored = disturbed[:, 1:] & ~disturbed[:, 1:].all()
-            x, y, state = ids[:, :-1], ids[:, 1:].masked_fill(ignored, IGNORED), (*state[:-1], samples)
+            x, y, state = ids[:, :-1], ids[:, 1:].masked_fill(disturbed[:, 1:], IGNORED), (*state[:-1], samples)
         logits, state = self(x, state)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), ignore_index=IGNORED), state
+        logits, targets = logits.flatten(0, 1).float(), y.flatten()
+        total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum().clamp(min=1), state
 
     def step(self, ids: Tensor, state: State, linear: Linear = functional.linear) -> tuple[Tensor, State]:
         """Return the logits (N, V) after one symbol of each stream, ids (N,), and the state; without dropout."""

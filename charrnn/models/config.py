@@ -22,7 +22,7 @@ STATE_NAME = "state.{}.{}"  # name of an array of the state in files: layer, pos
 MAX_LAYERS = 1000
 MAX_BIAS = 1e30  # fits in a float32
 UNIFORM = "uniform"  # a forget bias drawn for each unit
-BYTES, MIDDLE = 256, 128  # symbols of a vocabulary of sound, and the one of silence if it is linear
+BYTES, SILENCE_ID = 256, 128  # symbols of a vocabulary of sound, and the one of silence if it is linear
 PREDICTIONS = tuple(PREDICTORS)
 MAX_CONTEXT = 1024
 MAX_NOISE = 100.0
@@ -165,7 +165,7 @@ def sample_inputs(config: ModelConfig) -> int:
 
 
 def sample_history(config: ModelConfig) -> int:
-    """Return how many of the last samples the state of a network that reads samples has."""
+    """Return the number of past samples in the state of a network that reads samples."""
     return max(config.context, history(config.predictors))
 
 
@@ -192,7 +192,9 @@ def check_stream(config: ModelConfig, state: Sequence[Sequence[Any]]) -> None:
 def check_level(values: Any) -> None:
     """Raise a ValueError if an array (N, `LEVEL_STATE`) is not a state of `charrnn.engines.level.LevelControl`."""
     ratio, squares, count = np.asarray(values).T
-    if not ((ratio >= -1).all() and is_whole(squares, 0, count * MIDDLE**2) and is_whole(count, 0, LEVEL_BLOCK - 1)):
+    if not (
+        (ratio >= -1).all() and is_whole(squares, 0, count * SILENCE_ID**2) and is_whole(count, 0, LEVEL_BLOCK - 1)
+    ):
         raise ValueError("the level of the state is not in its range")
 
 

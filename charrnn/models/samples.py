@@ -18,7 +18,7 @@ from torch.nn import functional
 from charrnn.data import predictor
 from charrnn.data.predictor import PERIOD, Predictors
 from charrnn.models import predictor as device_predictor
-from charrnn.models.config import BYTES, MIDDLE, ModelConfig, sample_corrections, sample_history, sample_inputs
+from charrnn.models.config import BYTES, SILENCE_ID, ModelConfig, sample_corrections, sample_history, sample_inputs
 
 SCALE = 1 / 16  # of samples that are inputs; in recordings they then have a deviation of about 1
 TYPICAL_ERROR = 1.5  # of predictions, in steps; differences and the output's scale are relative to it
@@ -40,7 +40,7 @@ PredictArrays = Callable[[NDArray[np.int8], NDArray[np.int64], Predictors], NDAr
 
 
 class SampleReader:
-    """Reader of samples as numbers, for networks of a configuration.
+    """Reader of samples as numbers.
 
     Its state is the last samples, from -128 to 127, where silence is 0; for how many of them the coefficients of the
     predictors have been used; and in training with noise, a disturbance and own sound that fades out. ``predict`` is
@@ -85,7 +85,7 @@ class SampleReader:
         """
         samples, _, current, _ = state
         begins, kind, pitch, angle, size, duration = torch.rand(6, len(samples), 1, device=samples.device)
-        level = samples[:, -LEVEL_SAMPLES:].square().mean(dim=1, keepdim=True).sqrt()
+        level = samples[:, -LEVEL_SAMPLES:].std(dim=1, correction=0, keepdim=True)  # without a DC offset
         frequency = _log_uniform(TONE_FREQUENCIES, pitch) * (kind < TONE_SHARE)
         amplitude = level * _log_uniform((self.config.noise / AMPLITUDE_RANGE, self.config.noise), size)
         fresh = torch.cat([frequency, math.tau * angle, amplitude, _log_uniform(DISTURBANCE_LENGTHS, duration)], dim=1)
@@ -97,7 +97,7 @@ class SampleReader:
         The predictions are those of the next symbols, or None without predictors.
         """
         context, steps = self.config.context, ids.shape[1]
-        samples = torch.cat([state[0], (ids - MIDDLE).to(state[0].dtype)], dim=1)
+        samples = torch.cat([state[0], (ids - SILENCE_ID).to(state[0].dtype)], dim=1)
         recent = samples[:, samples.shape[1] - steps - context :]
         numbers = recent.unfold(1, context + 1, 1)[:, :, :context]  # (N, T, K) the samples before each of the ids
         _, phase, *noise = state
@@ -151,8 +151,8 @@ def _fade(ids: Tensor, own: Tensor) -> Tensor:
     at = position + torch.arange(ids.shape[1], device=ids.device)
     angle = math.pi / 2 * at / length.clamp(min=1)
     fading = sound.gather(1, at.clamp(max=OWN_SAMPLES).long())
-    mixed = torch.cos(angle) * fading + torch.sin(angle) * (ids - MIDDLE)
-    return torch.where(at < length, (MIDDLE + mixed.round().long()).clamp(0, BYTES - 1), ids)
+    mixed = torch.cos(angle) * fading + torch.sin(angle) * (ids - SILENCE_ID)
+    return torch.where(at < length, (SILENCE_ID + mixed.round().long()).clamp(0, BYTES - 1), ids)
 
 
 def _log_uniform(limits: tuple[float, float], u: Tensor) -> Tensor:
@@ -166,8 +166,8 @@ class LogisticOutput(nn.Module):
 
     It is between a logistic and a normal one: a logistic log-density and a quadratic term. The mean is the first
     prediction, corrected by a shift and by multiples of the differences of the other predictions from it. `correction`
-    computes shift, scale, these multiples and the factor of the quadratic term from the last layer, of a size. It
-    begins near zero.
+    computes shift, scale, these multiples and the factor of the quadratic term from the output of the last layer,
+    of ``size`` units. Its initial weights are near zero.
     """
 
     def __init__(self, config: ModelConfig, size: int) -> None:
@@ -189,7 +189,7 @@ class LogisticOutput(nn.Module):
         )
         mean = first + 0.3 * (weights * (others - first)).sum(dim=-1, keepdim=True) + 0.5 * TYPICAL_ERROR * shift
         inverse = 2 / TYPICAL_ERROR * torch.exp(-(0.5 * spread).clamp(-LIMIT, LIMIT))
-        z = (torch.arange(-MIDDLE, BYTES - MIDDLE, device=mean.device) - mean) * inverse
+        z = (torch.arange(-SILENCE_ID, BYTES - SILENCE_ID, device=mean.device) - mean) * inverse
         quadratic = QUADRATIC * tails.clamp(-LIMIT, LIMIT).exp() * z.square()
         density: Tensor = -z - 2 * functional.softplus(-z) - quadratic
         return logits.float() + density

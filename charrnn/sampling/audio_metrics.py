@@ -15,7 +15,7 @@ WINDOW = 1024  # samples of a spectrum
 BINS = WINDOW // 2 + 1
 WINDOWS_AT_ONCE = 1024  # windows that are transformed together, which limits the memory
 LOWEST, HIGHEST = 50.0, 0.45  # limits of the band: in Hz, and relative to the rate
-DYNAMICS = 60.0  # dB below the highest bin or level, to which lower ones are raised
+DYNAMIC_RANGE = 60.0  # dB below the highest bin or level, to which lower ones are raised
 NEIGHBOURS = 20  # bins on each side with which a peak is compared
 BLOCK_SECONDS = 1.0  # in which the level is measured for its drift
 SILENT_SECONDS = 0.1  # in which the level is measured for silence; most pauses of speech are longer
@@ -36,8 +36,8 @@ def in_decibels(amplitude: Any) -> NDArray[np.float64]:
 def long_term_spectrum(x: NDArray[Any], rate: int) -> NDArray[np.float64]:
     """Return the long-term average spectrum of a sound: its power density (513,) at multiples of rate / 1,024 Hz.
 
-    It is the mean of the periodograms of all windows of 1,024 samples (Welch 1967). The windows have the shape of Hann,
-    overlap by half, and are transformed without their mean.
+    It is the mean of the periodograms of all windows of 1,024 samples (Welch 1967). Hann windows overlap by
+    half, and the mean of each is subtracted.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def distance_of_spectra(a: NDArray[Any], b: NDArray[Any], rate: int) -> float:
     """
     check_rate(rate)
     bands = [_decibels(_check_spectrum(name, power))[_band(rate)] for name, power in (("a", a), ("b", b))]
-    floor = max(band.max() for band in bands) - DYNAMICS
+    floor = max(band.max() for band in bands) - DYNAMIC_RANGE
     difference = np.subtract(*(np.maximum(band, floor) for band in bands))
     return float(np.sqrt(np.mean(difference**2)))
 
@@ -108,7 +108,7 @@ def peakiness(spectrum: NDArray[Any], rate: int) -> float:
     check_rate(rate)
     bins = _decibels(_check_spectrum("spectrum", spectrum))
     inside = np.flatnonzero(_band(rate))
-    bins = np.maximum(bins, bins[inside].max() - DYNAMICS)
+    bins = np.maximum(bins, bins[inside].max() - DYNAMIC_RANGE)
 
     def height(k: int) -> float:
         sides = bins[max(0, k - NEIGHBOURS) : k], bins[k + 1 : k + 1 + NEIGHBOURS]
@@ -118,9 +118,10 @@ def peakiness(spectrum: NDArray[Any], rate: int) -> float:
 
 
 def level_drift(x: NDArray[Any], rate: int) -> float:
-    """Return the drift of the level of samples (n,) in dB per minute: the slope of a line through levels of seconds.
+    """Return the drift of the level of samples (n,) in dB per minute.
 
-    Seconds more than 60 dB below the loudest one count as 60 dB below it, so that pauses have little influence.
+    It is the slope of a line fitted to the levels of seconds. Seconds more than 60 dB below the loudest one count as 60
+    dB below it, so that pauses have little influence.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def level_drift(x: NDArray[Any], rate: int) -> float:
     levels = _levels(x, round(BLOCK_SECONDS * rate))
     if len(levels) < 2:
         raise InputError(f"{len(x)} samples are shorter than the two seconds that a slope needs.")
-    levels = np.maximum(levels, levels.max() - DYNAMICS)
+    levels = np.maximum(levels, levels.max() - DYNAMIC_RANGE)
     return float(np.polyfit(np.arange(len(levels)) * BLOCK_SECONDS / 60, levels, 1)[0])
 
 

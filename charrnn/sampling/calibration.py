@@ -26,12 +26,12 @@ QUIET = -1.5  # dB, from which a level is not raised further, because noise fill
 
 
 def stream_seconds(trained: int, rate: int) -> float:
-    """Return the duration of each stream; 0 if a network was trained on fewer than `least_trained` symbols."""
+    """Return the duration of each stream; 0 if a network was trained on fewer than `min_training_symbols` symbols."""
     most = MAX_GENERATED_RATIO * trained / (TRIALS * STREAMS * rate)
     return 0.0 if most < MIN_SECONDS else min(most, MAX_SECONDS)
 
 
-def least_trained(rate: int) -> int:
+def min_training_symbols(rate: int) -> int:
     """Return the number of symbols on which a network has to be trained to be calibrated."""
     return math.ceil(MIN_SECONDS * TRIALS * STREAMS * rate / MAX_GENERATED_RATIO)
 
@@ -63,7 +63,7 @@ def calibrate(
     best, temperature = measure(1.0), 1.0
     before, step = best, -STEP if best.level > 0 else STEP
     for trial in range(1, TRIALS):
-        if QUIET <= best.level <= 0:
+        if best.level <= 0 if step < 0 else best.level >= QUIET:
             break
         found = measure(1.0 + trial * step)
         if found.spectrum_distance >= best.spectrum_distance:

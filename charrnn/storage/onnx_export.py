@@ -69,7 +69,7 @@ def step_model(
     if config.reads_samples:
         raise InputError(
             "this network reads samples as numbers, which an ONNX step cannot do: "
-            "use --engine auto, or train with --context 0 --prediction none."
+            "train with --context 0 --prediction none."
         )
     graph = _Graph(tensors)
     x = graph.add("Gather", graph.constant("embedding.weight"), "ids")

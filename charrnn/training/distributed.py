@@ -92,7 +92,7 @@ SINGLE_PROCESS = World()
 
 
 class PeerError(InputError):
-    """Error for another process of this training that ended or hangs."""
+    """Error for another process of this run that ended or hangs."""
 
 
 def is_distributed() -> bool:
@@ -306,11 +306,11 @@ def _peer_errors() -> Iterator[None]:
     except RuntimeError as error:
         reason = first_line(error)
         if "imed out" in reason or "timeout" in reason.lower():
-            problem = f"another process of this training did not answer for {TIMEOUT.seconds // 60} minutes"
+            problem = f"another process of this run did not answer for {TIMEOUT.seconds // 60} minutes"
         elif any(word in reason for word in ("losed", "reset", "refused", "roken pipe", "onnection", "ocket")):
-            problem = "another process of this training died"
+            problem = "another process of this run died"
         else:
-            problem = f"the processes of this training cannot connect ({reason})"
+            problem = f"the processes of this run cannot connect ({reason})"
         raise PeerError(
             f"{problem} (detected on {socket.gethostname()}). The last save is complete: resume from it with --resume."
         ) from None

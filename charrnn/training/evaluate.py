@@ -15,7 +15,7 @@ from bytecodec.errors import InputError
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow, ContiguousBatches
 from charrnn.data.vocab import Ids
 from charrnn.models.char_rnn import Layers, State
-from charrnn.models.config import MIDDLE, map_state
+from charrnn.models.config import SILENCE_ID, map_state
 from charrnn.runtime import PRECISIONS, autocast
 from charrnn.training.distributed import SINGLE_PROCESS, World
 
@@ -113,7 +113,7 @@ def _mean_loss(
 
 def _symbols_before(ids: Ids, batches: ContiguousBatches, count: int) -> NDArray[np.int64]:
     """Return the symbols (rows, count) before each row; those before the first one are silence."""
-    before = np.full((batches.rows, count), MIDDLE, dtype=np.int64)
+    before = np.full((batches.rows, count), SILENCE_ID, dtype=np.int64)
     for row, symbols in enumerate(before, batches.own.start):
         start = row * batches.row_length
         known = min(start, count)

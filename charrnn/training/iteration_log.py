@@ -1,4 +1,4 @@
-"""The log of the iterations of a training: rows of log.csv, which wait for the device to compute their losses."""
+"""The log of the iterations of a run: rows of log.csv, which wait for the device to compute their losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_PENDING = 50  # iterations that a GPU may be ahead of the log, since reading
 
 
 class IterationLog:
-    """The rows of log.csv, and the time that a training has taken, which is in its state.
+    """The rows of log.csv, and the time that training has taken, which is in its state.
 
     Only the main process of the world has the file and listeners. A GPU runs ahead of the log: its iterations are
     pending until a block of them is written at once.
@@ -54,7 +54,7 @@ class IterationLog:
             self.file = CsvLog(run.log_file, LOG_COLUMNS, state.iteration)
 
     def start(self) -> None:
-        """Start the clock of the training."""
+        """Start the clock."""
         self._flushed = time.monotonic()
         self._started = self._flushed - self._state.seconds
 

@@ -1,4 +1,4 @@
-"""The network's own sound in training, which keeps its level and its spectrum in free running.
+"""The network's own sound in training: audio that it generates, with which its level and spectrum stay right.
 
 A network that reads its own output reaches states that do not occur in recordings: too loud, a whistle, endless
 silence. It has not learnt to leave them. So N streams, one per row of training, are drawn throughout training. Every
@@ -21,15 +21,15 @@ from charrnn.engines.cpu.autotune import MAX_THREADS
 from charrnn.engines.cpu.engine import CpuEngine
 from charrnn.engines.cpu.library import UnavailableError
 from charrnn.models.char_rnn import CharRNN, State
-from charrnn.models.config import BYTES, MIDDLE, check_stream, is_whole, map_state, state_sizes
+from charrnn.models.config import BYTES, SILENCE_ID, check_stream, is_whole, map_state, state_sizes
 from charrnn.models.samples import OWN_SAMPLES
-from charrnn.sampling.generate import uniforms
+from charrnn.sampling.generate import generate
 from charrnn.storage.checkpoint import model_tensors
 from charrnn.training.distributed import main_process_only
 
 EVERY = 2500  # samples of a row from one restart to the next, rounded to whole batches, at least two
-FROM_SILENCE = 16  # of so many restarts, one is from the zero state, so that the network learns to begin
-FIRST_STREAM = 1 << 63  # number of row 0's stream, for random numbers that no sample of the run has
+FROM_SILENCE = 16  # one restart in this many is from the zero state, so that the network learns to begin
+FIRST_STREAM = 1 << 63  # number of row 0's stream, so that no sample of the run uses the same random numbers
 FADE_SAMPLES = (100, OWN_SAMPLES)  # least and greatest length of a fade
 
 
@@ -66,7 +66,7 @@ class OwnSound:
                 self._engine()
             except UnavailableError as error:
                 with main_process_only():
-                    log(f"{error} Training does without the network's own sound: what it generates may be less stable.")
+                    log(f"{error} Training will not use the network's own sound, so its output may be less stable.")
                 self._draws = False
 
     def initial_state(self, n: int) -> State:
@@ -79,7 +79,7 @@ class OwnSound:
             zeros = tuple(
                 tuple(weight.new_zeros(n, size) for size in layer) for layer in state_sizes(self._model.config)
             )
-            return (*zeros, (weight.new_full((n, 1), MIDDLE),))
+            return (*zeros, (weight.new_full((n, 1), SILENCE_ID),))
 
         return (*stream(), *stream(), (weight.new_zeros(n, OWN_SAMPLES),))
 
@@ -93,7 +93,7 @@ class OwnSound:
             check_stream(self._model.config, stream)
             if not is_whole(last, 0, BYTES - 1):
                 raise ValueError("the last symbols of its own sound are not in their range")
-        if not is_whole(state[-1][0], -MIDDLE, MIDDLE - 1):
+        if not is_whole(state[-1][0], -SILENCE_ID, SILENCE_ID - 1):
             raise ValueError("the samples of its own sound are not in their range")
 
     def draw_is_due(self, iteration: int) -> bool:
@@ -111,13 +111,13 @@ class OwnSound:
             if self._starts_from_silence(row, iteration):
                 for array in chain.from_iterable(arrays):
                     array[k] = 0
-                arrays[-1][0][k] = MIDDLE
+                arrays[-1][0][k] = SILENCE_ID
         *before, (before_last,) = arrays
         engine = self._engine()
         engine.set_state(tuple(map(tuple, before)), before_last[:, 0].astype(np.int64))
         first = iteration // self._interval * OWN_SAMPLES
-        numbers = (uniforms(self._seed, FIRST_STREAM + row, first, OWN_SAMPLES) for row in self._local_rows)
-        piece = engine.run(np.stack([*numbers], axis=1), 1.0) - MIDDLE
+        first_stream = FIRST_STREAM + self._local_rows.start
+        piece = next(generate(engine, OWN_SAMPLES, 1.0, self._seed, OWN_SAMPLES, first, first_stream)) - SILENCE_ID
         after, after_last = engine.get_state()
         result = (*before, (before_last,), *after, (after_last[:, None],), (piece,))
         device = last.device
@@ -143,13 +143,13 @@ class OwnSound:
         """Change the hidden state of a row to that of its stream, without that of the level control."""
         stream, last = self._before(state)
         for target, source in zip(hidden, stream, strict=False):
-            for tensor, values in zip(target, source, strict=False):  # the samples' have own sound besides
+            for tensor, values in zip(target, source, strict=False):  # in training, the samples' state is longer
                 tensor[k] = values[k]
         least, greatest = FADE_SAMPLES
         random = np.random.default_rng((self._seed, iteration, self._local_rows[k]))
         row_of_own_sound = hidden[-1][-1][k]  # its position, the length of the fade, and the samples
         row_of_own_sound[1] = least * (greatest / least) ** random.random()
-        row_of_own_sound[2:] = torch.cat([last[k] - MIDDLE, state[-1][0][k]])
+        row_of_own_sound[2:] = torch.cat([last[k] - SILENCE_ID, state[-1][0][k]])
 
     def _before(self, state: State) -> tuple[State, Tensor]:
         """Return the state of the streams before their last piece, and the last symbols (N, 1)."""

@@ -13,7 +13,7 @@ from typing import Any
 from charrnn.storage.schema import MAX_NUMBER, TRAINING, validate
 
 DEFAULT_RECIPE = "modern"
-WARMUP_PART = 0.05  # maximum length of the warm-up as a fraction of the planned length
+WARMUP_FRACTION = 0.05  # maximum length of the warm-up as a fraction of the planned length
 GPU_LAYERS = TRAINING["gpu_layers"].choices
 FORMER_GPU_LAYERS = {  # names of older versions, and their replacements
     **dict.fromkeys(("padded", "overlapped", "padded-overlapped"), "torch"),
@@ -118,7 +118,7 @@ def learning_rate(settings: Settings, iteration: int, epoch: int, progress: floa
     """
     rate = settings.learning_rate
     if settings.warmup:
-        rate *= min(1.0, max((iteration + 1) / settings.warmup, progress / WARMUP_PART))
+        rate *= min(1.0, max((iteration + 1) / settings.warmup, progress / WARMUP_FRACTION))
     if settings.schedule == "steps":
         return rate * settings.lr_decay_factor ** ((epoch + 1) // settings.lr_decay_every)
     return rate * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -1,4 +1,4 @@
-"""Samples of a run's checkpoints, which are written while the network trains, and the calibration of the last one."""
+"""Samples of a run's checkpoints, which are written while the network trains, and the calibration at its end."""
 
 from __future__ import annotations
 
@@ -45,13 +45,17 @@ class CheckpointSampler(abc.ABC):
         """Load a checkpoint of sound to sample one stream."""
 
     def __call__(self, step: int) -> None:
-        """Write the missing samples of the checkpoint of an iteration."""
+        """Write the samples of a checkpoint that are missing, or older than it, as from before its calibration."""
+        checkpoint = self.run.checkpoint_file(step)
+        if not checkpoint.exists():
+            return
         self.run.samples_folder.mkdir(exist_ok=True)
+        changed = checkpoint.stat().st_mtime_ns
         files = {temperature: self.run.sample_file(step, temperature) for temperature in self.temperatures}
-        missing = {temperature: file for temperature, file in files.items() if not file.exists()}
+        missing = {t: file for t, file in files.items() if not file.exists() or file.stat().st_mtime_ns < changed}
         if not missing:
             return
-        task = self.open_task(self.run.checkpoint_file(step))
+        task = self.open_task(checkpoint)
         with contextlib.suppress(StoppedError):
             for temperature, file in missing.items():
                 task.restart(temperature)
@@ -96,13 +100,15 @@ class Calibrator:
     stopped: Callable[[], bool] = lambda: False
 
     def __call__(self, step: int) -> None:
-        """Calibrate the checkpoint of an iteration, unless it is calibrated."""
+        """Calibrate the checkpoint of an iteration, unless it is already calibrated."""
         file, trained, name = self.run.checkpoint_file(step), step * self.batch_symbols, f"checkpoint {step:,}"
-        if not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
+        if self.stopped() or not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
             return
         duration = calibration.stream_seconds(trained, self.rate)
+        if self.run.config()["init_from"]:  # the network was trained before
+            duration = max(duration, calibration.MIN_SECONDS)
         if not duration:
-            least = calibration.least_trained(self.rate)
+            least = calibration.min_training_symbols(self.rate)
             log(f"{name} is not calibrated: it was trained on {trained:,} symbols, and needs {least:,}.", self.quiet)
             return
         total = calibration.TRIALS * round(duration * self.rate)
@@ -120,7 +126,7 @@ class Calibrator:
             except InputError as problem:
                 log(f"{problem} Therefore {name} is not calibrated.")
             except StoppedError:
-                log(f"interrupted: {name} is not calibrated.")
+                log(f"interrupted: {name} is not calibrated; --resume calibrates it.")
             else:
                 set_calibration(file, factor)
                 log(f"{name} in free running: {_summary(before)}", self.quiet)

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
+
 import bytecodec
 from bytecodec.console import log, progress
 from bytecodec.errors import InputError
+from bytecodec.pcm import looks_like_mulaw
 from charrnn.data import baselines
 from charrnn.data.batches import NEXT_SYMBOL, ContextWindow
 from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
@@ -27,6 +30,7 @@ from charrnn.training.distributed import main_process_only
 from charrnn.training.evaluate import in_bits
 from charrnn.training.recipe import DEFAULT_RECIPE, NETWORKS, SAMPLES, Settings
 
+FORMAT_SAMPLES = 1 << 20  # of a text of sound, from which mu-law is told from linear samples
 OF_RECORDINGS = {"channel", "remove_dc", "normalize", "gain"}  # options of inputs that are recordings
 TRAINING_FIELDS = ("dropout", "noise")  # of a configuration, with which --init-from can change a network
 NOISE_WITHOUT_SAMPLES = "--noise is for networks with --context or --prediction: leave it out."
@@ -138,6 +142,8 @@ class SymbolTask(TrainingTask):
         if not corpus.sound and (unused := sorted(given & OF_RECORDINGS)):
             flag = "--" + unused[0].replace("_", "-")
             log(f"{flag} has no effect, because there is no recording among the inputs.", options.quiet)
+        if is_sound and not corpus.sound:
+            _check_format(corpus.ids[:FORMAT_SAMPLES], sound.mulaw)
         if old:
             check_same_network(
                 options, given, old.config, {name: name for name in (*cls.OPTIONS, *SAMPLES[DEFAULT_RECIPE])}
@@ -150,7 +156,7 @@ class SymbolTask(TrainingTask):
             if is_linear:
                 fields |= sample_fields(options, given)
             else:
-                check_no_sample_flags(given)
+                check_no_sample_flags(options, given)
             model = build(ModelConfig(len(corpus.vocab), **fields), options.seed, settings.smooth_init and is_linear)
         metadata = {
             "rate": sound.rate if is_sound else None,
@@ -166,6 +172,8 @@ class SymbolTask(TrainingTask):
     @classmethod
     def reopen(cls, run: Run, config: Mapping[str, Any]) -> Self:
         shape = ModelConfig.from_json(config["model"])
+        if shape.reads_samples and not config["rate"]:
+            raise ValueError("a network that reads samples has no rate")
         if shape.reads_samples and read_metadata(run.resume_file, "resume")["format"] < PREDICTIONS_FORMAT:
             raise InputError(
                 f"{run.path} is from an earlier version, which read samples in another way: start a new run."
@@ -204,7 +212,7 @@ class SymbolTask(TrainingTask):
             return None
         from charrnn.training.samples import Calibrator
 
-        assert self.rate
+        assert self.rate  # as `reopen` checks
         return Calibrator(run, self.parts["train"], self.rate, settings.batch_size * settings.seq_length, **options)
 
 
@@ -233,9 +241,20 @@ def with_training_fields(model: Network, options: Namespace, given: set[str]) ->
     return changed
 
 
-def check_no_sample_flags(given: set[str]) -> None:
-    """Raise InputError if a flag is given that needs linear sound."""
-    if foreign := sorted(given & SAMPLES[DEFAULT_RECIPE].keys()):
+def _check_format(ids: Ids, mulaw: bool) -> None:
+    """Report on stderr if a text of sound seems to have been written with the other setting of --mulaw."""
+    found = looks_like_mulaw(ids.astype(np.uint8))
+    if found is not None and found != mulaw:
+        remedy = (
+            "give --mulaw if wav2utf8 --mulaw wrote it" if found else "leave --mulaw out if wav2utf8 wrote it without"
+        )
+        log(f"the text looks like {'mu-law' if found else 'linear samples'}: {remedy}.")
+
+
+def check_no_sample_flags(options: Namespace, given: set[str]) -> None:
+    """Raise InputError if a flag is given that needs linear sound, unless it only disables what does."""
+    disabled = SAMPLES["torch-rnn"]
+    if foreign := sorted(name for name in given & disabled.keys() if getattr(options, name) != disabled[name]):
         raise InputError(f"--{foreign[0]} is for linear sound, and the data are text or mu-law: leave it out.")
 
 

@@ -42,11 +42,11 @@ class _StoppedError(Exception):
 
 
 class Trainer:
-    """The training of a run, from its beginning or from its resume file.
+    """The training loop of a run, from its beginning or from its resume file.
 
     The network of the task is on its device, and is changed in place. Each process of the world trains on some of the
     rows; only the main one writes files and has listeners. ``sample`` writes the missing samples of the checkpoint of
-    an iteration, and ``calibrate`` calibrates it, unless it is.
+    an iteration, and ``calibrate`` calibrates it, unless it is already calibrated.
     """
 
     def __init__(
@@ -176,14 +176,14 @@ class Trainer:
     def _prepare_iteration(self) -> None:
         """Reset the states of all rows at the start of an epoch, restart those that are due, seed dropout and noise.
 
-        Rows begin after silence, not after the samples before them: from bad predictions a network learns to recover,
-        and what it generates is more like the recording.
+        At the start of an epoch the sample history of a row is silence, not the preceding samples: the network learns
+        to recover from bad predictions, and what it generates is more like the recording.
         """
         if self.state.position % self.batches.row_length == 0:
             self.state.hidden = self.model.initial_state(self.batches.rows, training=True)
         if self.own_sound:
             self._restart_rows(self.own_sound)
-        if self.model.draws_numbers:
+        if self.model.uses_randomness:
             torch.manual_seed(_iteration_seed(self.settings.seed, self.state.iteration, self.world.rank))
 
     def _restart_rows(self, sound: OwnSound) -> None:
@@ -275,17 +275,19 @@ class Trainer:
             delete_old(self.run, self.settings.keep)
 
     def _write_samples(self) -> None:
-        """Write missing samples, while the other processes wait; at the end, first calibrate last and best checkpoint.
+        """Write missing samples, while the other processes wait.
 
-        After an early end they differ, and the best one is recommended.
+        At the end, first calibrate the last and the best checkpoint, one of which users sample from.
         """
         if self.world.is_main:
+            iterations = [self.state.iteration]
             if self.calibrate and self.finished:
-                best = self.run.best() or {}
-                for iteration in dict.fromkeys((self.state.iteration, best.get("iteration", self.state.iteration))):
+                iterations += {best["iteration"] for best in [self.run.best()] if best} - {*iterations}
+                for iteration in iterations:
                     self.calibrate(iteration)
             if self.sample:
-                self.sample(self.state.iteration)
+                for iteration in iterations:
+                    self.sample(iteration)
                 for listener in self.listeners:
                     listener.sampled(self.state.iteration)
         self.world.barrier()

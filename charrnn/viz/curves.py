@@ -52,7 +52,7 @@ class Series:
     val
         One point per validation; None if there is no validation.
     flac
-        FLAC's rate on the validation part, in the unit of the losses; None if unknown.
+        FLAC's bits per sample of the validation part, in the unit of the losses; None if unknown.
     unit
         Unit of y if it is a loss, such as "nats per symbol"; "" for other columns.
     """

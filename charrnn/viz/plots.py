@@ -252,7 +252,7 @@ def _markers(style: PlotStyle) -> dict[str, Any]:
 
 
 def _draw_flac(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
-    """Draw FLAC's rates, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
+    """Draw FLAC's bits per sample, unless the runs have different units, such as 8-bit symbols and 16-bit samples."""
     if len({one.unit for one in series}) > 1:
         return
     levels = {round(one.flac, FLAC_DIGITS): one.flac for one in series if one.flac is not None}

@@ -111,6 +111,10 @@ class RunKind:
     def settings(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Return the rows of a table of settings that this kind of network alone has."""
         if not self.is_frames:
-            return {"Embedding size": str(model.get("wordvec_size", "?"))}
+            rows = {"Embedding size": str(model.get("wordvec_size", "?"))}
+            if model.get("context") or model.get("prediction", "none") != "none":
+                samples, prediction, noise = (model.get(name, "?") for name in ("context", "prediction", "noise"))
+                rows["Samples as numbers"] = f"context {samples}, prediction {prediction}, noise {noise}"
+            return rows
         context = f"{model.get('taps', '?')} samples, {model.get('spacing', '?')} apart"
         return {"Context": context, "Loss": str(model.get("loss", "?"))}

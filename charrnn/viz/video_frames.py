@@ -48,7 +48,7 @@ def rgb(color: str) -> NDArray[np.uint8]:
 
 
 class Layout:
-    """Positions of the panels in a frame of a size.
+    """Positions of the panels in a frame of the given size.
 
     Attributes
     ----------

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bytecodec import decode_mulaw, encode_mulaw
-from bytecodec.pcm import bytes_to_int16, floats_to_int16
+from bytecodec.pcm import bytes_to_int16, floats_to_int16, looks_like_mulaw
 
 EVERY_BYTE = np.arange(256, dtype=np.uint8)
 
@@ -23,6 +23,15 @@ def plain_encode(sample):
     segment = next(i for i in range(8) if magnitude < 64 << i)
     step = (magnitude - (32 << segment)) // (2 << segment)
     return 255 - (128 * (sample < 0) + 16 * segment + step)
+
+
+def test_mu_law_is_told_from_linear_samples_of_sound():
+    t = np.arange(20_000)
+    tone = 3000 * np.sin(0.05 * t) * np.sin(0.0007 * t) + np.random.default_rng(0).normal(0, 100, len(t))
+    assert looks_like_mulaw(encode_mulaw(tone.astype(np.int16))) is True
+    assert looks_like_mulaw((tone / 256 + 128).astype(np.uint8)) is False
+    for unclear in (np.random.default_rng(0).integers(0, 256, 20_000), np.full(100, 128), np.array([5]), np.array([])):
+        assert looks_like_mulaw(unclear.astype(np.uint8)) is None
 
 
 def test_every_byte_decodes_to_the_value_in_the_table_of_the_standard():

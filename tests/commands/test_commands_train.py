@@ -224,7 +224,7 @@ def test_init_from_starts_a_new_run_with_old_weights_on_other_data(capsys):
     train("other.txt", *flags, "--init-from", "old", "--run-dir", "new")
     old, new = newest_weights("old"), newest_weights("new")
     assert all(np.allclose(old[name], new[name], atol=1e-6) for name in old)
-    train("other.txt", *flags, "--init-from", "old", "--preset", "quick", "--run-dir", "preset")
+    assert charrnn_train(["other.txt", *flags, "--init-from", "old", "--preset", "quick", "--run-dir", "preset"]) == 0
     assert "the network is that of old" in capsys.readouterr().err
     assert config("preset")["model"] == config("old")["model"]
     message = error(capsys, "other.txt", *flags, "--init-from", "old", "--rnn-size", "13", "--run-dir", "x")
@@ -290,10 +290,16 @@ def test_the_backend_is_chosen_once_and_stored_in_the_config(monkeypatch):
     assert requests == ["auto"]
 
 
-def test_at_its_end_a_network_of_samples_is_calibrated_once(monkeypatch, capsys):
+@pytest.fixture
+def short_calibration(monkeypatch):
+    """Let calibration take little time, after however few symbols of training."""
     monkeypatch.setattr(calibration, "MAX_GENERATED_RATIO", 1e6)
     monkeypatch.setattr(calibration, "MAX_SECONDS", 2.0)
     monkeypatch.setattr(calibration, "STREAMS", 2)
+
+
+@pytest.mark.usefixtures("short_calibration")
+def test_at_its_end_a_network_of_samples_is_calibrated_once(capsys):
     flags = "--max-iterations 2 --sample-seconds 0.5 --run-dir run".split()
     assert charrnn_train(["sound.wav", *SMALL, *flags]) == 0
     assert "free running" in capsys.readouterr().err
@@ -309,3 +315,49 @@ def test_at_its_end_a_network_of_samples_is_calibrated_once(monkeypatch, capsys)
     assert load(checkpoint.path).calibration == checkpoint.calibration
     train("sound.wav", *SMALL, "--recipe", "torch-rnn", "--max-iterations", "2", "--run-dir", "symbols")
     assert load(Run(Path("symbols")).checkpoint_file(2)).calibration is None
+
+
+@pytest.mark.usefixtures("short_calibration")
+def test_the_best_checkpoint_is_calibrated_too_and_sampled_again(monkeypatch):
+    measured = calibration.Measures(*[0.0] * 6)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: (0.5, measured, measured))
+    losses = iter([3.0, 4.0, 5.0])  # of the validations
+    monkeypatch.setattr("charrnn.training.trainer.evaluate", lambda *_: next(losses))
+    train("sound.wav", *SMALL, *"--max-iterations 6 --checkpoint-every 2 --sample-seconds 0.5 --run-dir run".split())
+    run = Run(Path("run"))
+    assert [load(run.checkpoint_file(step)).calibration for step in (2, 4, 6)] == [0.5, None, 0.5]
+    assert charrnn_sample(["run", "--checkpoint", "best", "--seconds", "0.5", "--seed", "0", "-o", "again.wav"]) == 0
+    assert Path("again.wav").read_bytes() == run.sample_file(2, 1.0).read_bytes()
+
+
+def test_a_network_of_samples_that_starts_from_another_is_calibrated_after_a_short_training(monkeypatch, capsys):
+    monkeypatch.setattr(calibration, "STREAMS", 2)
+    flags = ["--max-iterations", "2", "--run-dir"]
+    assert charrnn_train(["sound.wav", *SMALL, *flags, "first"]) == 0
+    assert "checkpoint 2 is not calibrated" in capsys.readouterr().err
+    assert charrnn_train(["sound.wav", *LEARNING, *flags, "second", "--init-from", "first"]) == 0
+    assert "checkpoint 2 in free running" in capsys.readouterr().err
+
+
+# Texts of other formats
+
+
+def test_a_text_that_looks_like_another_format_is_reported(capsys):
+    samples = (8000 * np.sin(0.1 * np.arange(4000))).astype(np.int16)
+    Path("mulaw.txt").write_text(bytecodec.encode(bytecodec.encode_mulaw(samples).tobytes()), encoding="utf-8")
+    Path("linear.txt").write_text(bytecodec.encode((samples // 256 + 128).astype(np.uint8).tobytes()), encoding="utf-8")
+    for name, flags, message in (
+        ("mulaw.txt", [], "looks like mu-law: give --mulaw"),
+        ("linear.txt", ["--mulaw"], "looks like linear samples: leave --mulaw out"),
+        ("mulaw.txt", ["--mulaw"], None),
+        ("linear.txt", [], None),
+    ):
+        assert charrnn_train([name, *SMALL, *flags, "--max-iterations", "1"]) == 0
+        err = capsys.readouterr().err
+        assert message in err if message else "looks like" not in err
+
+
+def test_flags_that_disable_the_samples_are_accepted_for_texts(capsys):
+    Path("plain.txt").write_text(TEXT * 20, encoding="utf-8")
+    train("plain.txt", *SMALL, "--max-iterations", "1", "--context", "0", "--prediction", "none")
+    assert "--context" in error(capsys, "plain.txt", *SMALL, "--context", "8")

@@ -80,6 +80,7 @@ def test_a_run_that_is_stopped_has_a_checkpoint_and_prints_how_to_resume(capsys)
     err = capsys.readouterr().err
     assert "after iteration 3" in err
     assert "charrnn-train --resume r" in err
+    assert "calibrated, add --max-iterations 3." in err
     assert [path.name for path in Path("r/checkpoints").iterdir()] == ["00000003.safetensors"]
 
 

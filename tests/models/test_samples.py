@@ -81,6 +81,16 @@ def test_disturbances_are_relative_to_the_level_and_leave_silence_alone(monkeypa
     assert not where.any()
 
 
+def test_a_dc_offset_does_not_make_disturbances_larger():
+    reader, ids = SampleReader(replace(CONFIG, noise=0.5)), voice(50, HISTORY + 101)
+    found = []
+    for offset in (0, 10):
+        torch.manual_seed(0)
+        state = state_of(ids[:, :HISTORY] + offset)
+        found.append(reader.disturb(ids[:, HISTORY:] + offset, state)[0] - offset)
+    torch.testing.assert_close(*found, atol=1, rtol=0)
+
+
 def test_a_disturbance_goes_on_in_the_next_batch_until_its_end(monkeypatch):
     monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)  # none begins
     reader, ids = SampleReader(replace(CONFIG, noise=0.5)), voice(1, HISTORY + 401)
@@ -133,22 +143,22 @@ def test_the_loss_is_disturbed_in_training_only():
     state[-1][0].copy_(voice(8, HISTORY, seed=1) - 128)
     torch.manual_seed(0)
     assert not torch.equal(model.loss(x, y, state)[0], model.loss(x, y, state)[0])
-    assert model.draws_numbers
+    assert model.uses_randomness
     model.eval()
     torch.testing.assert_close(model.loss(x, y, state)[0], model.loss(x, y, state)[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("length", "counted"), [(61, slice(60, None)), (1000, slice(None))])
-def test_the_loss_is_without_disturbed_symbols_unless_all_are(monkeypatch, length, counted):
+@pytest.mark.parametrize("length", [61, 1000])
+def test_the_loss_is_without_disturbed_symbols_and_zero_if_all_are(monkeypatch, length):
     monkeypatch.setattr(samples, "DISTURBANCE_EVERY", math.inf)
     model, ids = build(replace(CONFIG, noise=2.0), 0), voice(1, HISTORY + 101)
     hidden = model.initial_state(1, training=True)[:-1]
     state = (*hidden, state_of(ids[:, :HISTORY], (0.3, 0, 10, length)))
     disturbed, _, _ = model.samples.disturb(ids[:, HISTORY:], state[-1])
     logits, _ = model(disturbed[:, :-1], state)
-    expected = torch.nn.functional.cross_entropy(logits[0, counted], disturbed[0, 1:][counted])
+    expected = torch.nn.functional.cross_entropy(logits[0, 60:], disturbed[0, 61:])
     found, _ = model.loss(ids[:, HISTORY:-1], ids[:, HISTORY + 1 :], state)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected if length == 61 else torch.tensor(0.0))
 
 
 @pytest.mark.parametrize(

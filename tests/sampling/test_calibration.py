@@ -16,12 +16,12 @@ RECORDING = np.random.default_rng(0).normal(128, 20, 60 * RATE).clip(0, 255).ast
 class Noise:
     """An engine whose level in dB rises with the temperature, and is ``error`` above the recording's at 1.
 
-    It makes white noise like the recording, or with ``dull``, noise without high frequencies at temperatures above 1.
+    It makes white noise like the recording, or noise without high frequencies at temperatures above ``dull``.
     """
 
     streams, vocab_size = 2, 256
 
-    def __init__(self, error, slope=60.0, dull=False):
+    def __init__(self, error, slope=60.0, dull=np.inf):
         self.temperatures, self._error, self._slope, self._dull = [], error, slope, dull
 
     def reset(self):
@@ -32,7 +32,7 @@ class Noise:
             self.temperatures.append(temperature)
         level = self._error + self._slope * (temperature - 1)
         noise = self._random.normal(0, 20 * 10 ** (level / 20), u.T.shape)
-        if self._dull and temperature > 1:
+        if temperature > self._dull:
             noise = (noise + np.roll(noise, 1, axis=1)) / np.sqrt(2)
         return (noise + 128).clip(0, 255).astype(np.int64)
 
@@ -52,8 +52,14 @@ def test_the_temperature_goes_to_the_level_of_the_recording(error, steps):
 
 
 def test_the_level_is_not_raised_if_the_spectrum_gets_worse_by_more():
-    assert calibrated(Noise(-6.0, slope=20.0, dull=True))[0] == 1
+    assert calibrated(Noise(-6.0, slope=20.0, dull=1.0))[0] == 1
     assert calibrated(Noise(-6.0, slope=20.0))[0] == pytest.approx(1 + 3 * calibration.STEP)
+
+
+def test_the_temperature_is_not_lowered_further_once_the_level_is_below_that_of_the_recording():
+    engine = Noise(0.5, slope=120.0, dull=0.99)
+    assert calibrated(engine)[0] == 1 - calibration.STEP
+    assert engine.temperatures == [1, 1 - calibration.STEP]
 
 
 def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
@@ -61,7 +67,7 @@ def test_a_network_that_gets_louder_when_it_is_colder_is_left_as_it_is():
 
 
 def test_a_short_training_is_not_calibrated():
-    least = calibration.least_trained(11025)
+    least = calibration.min_training_symbols(11025)
     assert stream_seconds(least - 1, 11025) == 0 < stream_seconds(least, 11025)
     assert stream_seconds(100_000, 11025) == 0
     assert stream_seconds(10_000_000, 11025) == pytest.approx(2.83, abs=0.01)

@@ -7,7 +7,7 @@ from compiled_kernel import kernel_variants
 
 from charrnn.engines.eager import EagerEngine
 from charrnn.models.char_rnn import build
-from charrnn.models.config import MIDDLE, ModelConfig
+from charrnn.models.config import SILENCE_ID, ModelConfig
 from charrnn.models.samples import OWN_SAMPLES
 from charrnn.sampling.generate import uniforms
 from charrnn.training.own_sound import EVERY, FADE_SAMPLES, FIRST_STREAM, FROM_SILENCE, OwnSound
@@ -39,7 +39,7 @@ def drawn(model, own=slice(0, ROWS), pieces=1):
 def reference(model, pieces):
     """Return an engine that has drawn pieces without interruption, and the symbols (N, samples)."""
     engine = EagerEngine(model, ROWS)
-    engine.prime(np.full((ROWS, 1), MIDDLE))
+    engine.prime(np.full((ROWS, 1), SILENCE_ID))
     u = np.stack([uniforms(4, FIRST_STREAM + row, OWN_SAMPLES, pieces * OWN_SAMPLES) for row in range(ROWS)], axis=1)
     ids = engine.run(u, 1.0)
     model.train()
@@ -78,7 +78,7 @@ def test_pieces_are_what_an_engine_draws_without_interruption():
     model = network()
     _, expected = reference(model, 2)
     pieces = [drawn(model, pieces=k)[1][-1][0].numpy() for k in (1, 2)]
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected - MIDDLE)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected - SILENCE_ID)
 
 
 def test_a_row_continues_its_stream_which_it_reads_while_it_fades():
@@ -92,12 +92,12 @@ def test_a_row_continues_its_stream_which_it_reads_while_it_fades():
         for tensor, values in zip(layer, expected, strict=True):
             np.testing.assert_allclose(tensor[1], values[1], atol=1e-4)
     samples, phase, _, own = (tensor[1].numpy() for tensor in hidden[2])
-    np.testing.assert_array_equal(samples[-OWN_SAMPLES + 1 :], before[1, :-1] - MIDDLE)  # all but the last are read
+    np.testing.assert_array_equal(samples[-OWN_SAMPLES + 1 :], before[1, :-1] - SILENCE_ID)  # all but the last are read
     assert phase == OWN_SAMPLES % 32
     position, length, *read = own
     assert position == 0
     assert FADE_SAMPLES[0] <= length <= FADE_SAMPLES[1]
-    np.testing.assert_array_equal(read, [before[1, -1] - MIDDLE, *state[-1][0][1].tolist()])
+    np.testing.assert_array_equal(read, [before[1, -1] - SILENCE_ID, *state[-1][0][1].tolist()])
 
 
 def test_some_rows_and_their_streams_start_from_silence():
@@ -106,7 +106,7 @@ def test_some_rows_and_their_streams_start_from_silence():
     state = sound.draw(state, last)
     depth = len(state) // 2
     assert not any(tensor[2].any() for layer in state[: depth - 1] for tensor in layer)
-    assert state[depth - 1][0][2] == MIDDLE
+    assert state[depth - 1][0][2] == SILENCE_ID
     assert state[0][0][0].any()
     hidden = restarted(sound, state, model, last + 2 * INTERVAL // 3)
     assert not any(tensor[2].any() for layer in hidden for tensor in layer)

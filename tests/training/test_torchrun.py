@@ -130,7 +130,7 @@ def test_if_a_process_is_killed_all_end_and_a_restart_resumes_from_the_last_save
         code, messages = job.wait()
         text = job.output()
     assert code == DONE
-    assert all("another process of this training died" in line for line in messages)
+    assert all("another process of this run died" in line for line in messages)
     assert len(messages) <= 1
     assert text.count("is resumed at iteration") == 1
     assert [path.name for path in Path("runs").iterdir()] == ["sound-001"]
@@ -147,7 +147,7 @@ def test_without_restarts_a_killed_process_is_reported_once_and_the_run_can_be_r
         assert "charrnn/" not in job.output()  # no traceback of ours
     assert code != DONE
     assert len(messages) == 1
-    assert "another process of this training died" in messages[0]
+    assert "another process of this run died" in messages[0]
     assert "--resume" in messages[0]
     done = json.loads(Path("r/best.json").read_text())["iteration"]
     with Job("--resume", "r", "--max-iterations", str(done + 40)) as job:

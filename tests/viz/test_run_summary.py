@@ -29,6 +29,7 @@ def test_the_settings_describe_data_network_and_training(run):
     assert settings["Validation and test parts"] == "10 % and 10 %"
     assert settings["Network"] == "LSTM, 2 layers of 48"
     assert settings["Batch"] == "16 rows of 32 steps"
+    assert settings["Samples as numbers"] == "context 31, prediction lpc-long, noise 2.0"
     assert settings["Trained for"].startswith("400 iterations, ")
 
 

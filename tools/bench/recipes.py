@@ -46,11 +46,11 @@ def main() -> None:
     """Train the runs that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", nargs="+", type=Path)
-    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of each training (default: 10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of each run (default: 10)")
     parser.add_argument("--sizes", default="2x256,3x680", help="LAYERSxUNITS, separated by commas")
     parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of networks, with commas (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each row (default: 1)")
-    parser.add_argument("--threads", type=int, help="threads of each training (default: a share of the cores)")
+    parser.add_argument("--threads", type=int, help="threads of each run (default: a share of the cores)")
     parser.add_argument("--alone", action="store_true", help="train the kinds one after the other")
     parser.add_argument("--pictures", type=Path, help="folder for pictures (default: none)")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="folder of the runs")
@@ -89,7 +89,7 @@ def train(recording: Path, size: str, minutes: float, threads: int, runs: Mappin
         processes.append((run, subprocess.Popen([*command, *flags.split()], stdout=subprocess.DEVNULL)))
     codes = [process.wait() for _, process in processes]
     if any(codes):
-        raise SystemExit("a training failed: see above.")
+        raise SystemExit("a run failed: see above.")
     for run, _ in processes:
         unfinished(run).rename(run)
 

@@ -157,7 +157,7 @@ def train(setup: Setup, step: Step, rate: float = 2e-3, iterations: int = 20) ->
 
 
 def compare(losses: list[Any], tolerance: float) -> Figures:
-    """Compare the losses in nats of two trainings."""
+    """Compare the losses in nats of two runs."""
     one, other = losses
     difference = float(np.abs(one - other).max())
     return {"ok": difference <= tolerance, "largest difference": difference, "first loss": one[0], "last": one[-1]}
