@@ -19,6 +19,7 @@ from charrnn.engines.eager import EagerEngine
 from charrnn.engines.factory import ONNX_STREAMS
 from charrnn.engines.onnx import OnnxEngine, choose_symbols
 from charrnn.models.char_rnn import ModelConfig
+from charrnn.storage import onnx_export
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -82,8 +83,10 @@ def test_in_int8_a_trained_network_loses_less_than_five_thousandths_of_a_nat(tra
 
 
 def test_a_network_that_reads_samples_is_rejected_with_the_remedy(trained):
-    with pytest.raises(InputError, match="--context 0 --prediction none"):
+    with pytest.raises(InputError, match="--engine auto"):
         charrnn.engine(trained, "onnx")
+    with pytest.raises(InputError, match="--context 0 --prediction none"):
+        onnx_export.step_model({}, trained.config)
 
 
 def test_a_precision_that_it_does_not_have_is_rejected(tiny_checkpoint):
