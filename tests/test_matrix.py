@@ -300,6 +300,8 @@ def test_a_run_is_reported(name):
     model = frame_model.load(name).model if kind.is_frames else load(name).model
     body = page.replace("\n", " ")
     assert f"<td>{model.number_of_parameters():,}</td>" in body
+    reads_samples = not kind.is_frames and model.config.reads_samples
+    assert ("context 31, prediction lpc-long, noise 2.0" in body) == reads_samples
     assert "None" not in re.sub(r"<script.*?</script>", "", body)
     assert body.count("<audio controls") == (0 if kind.is_text else 1) + 2 * kind.has_samples
 

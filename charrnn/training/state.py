@@ -1,4 +1,4 @@
-"""The state of a run of training, and its file: weights, their average, Adam's moments, states of rows and position."""
+"""The training state of a run, and its file: weights, their average, Adam's moments, states of rows and position."""
 
 from __future__ import annotations
 

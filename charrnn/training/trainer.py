@@ -282,7 +282,9 @@ class Trainer:
         if self.world.is_main:
             iterations = [self.state.iteration]
             if self.calibrate and self.finished:
-                iterations += {best["iteration"] for best in [self.run.best()] if best} - {*iterations}
+                best = self.run.best()
+                if best and best["iteration"] != self.state.iteration:
+                    iterations.append(best["iteration"])
                 for iteration in iterations:
                     self.calibrate(iteration)
             if self.sample:
