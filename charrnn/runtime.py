@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import sys
 import warnings
@@ -137,14 +138,29 @@ def trains_on(device: str) -> bool:
         return all(abs(a - b) < 1e-3 for a, b in zip(losses, losses_on("cpu"), strict=True))
 
 
+@functools.cache
+def computes_bf16(device: str) -> bool:
+    """Return whether torch runs LSTM layers in bf16 on a device: on x86 CPUs, oneDNN needs AVX-512 for that."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(), autocast("bf16", device):
+        try:
+            torch.nn.LSTM(8, 8).to(device)(torch.zeros(1, 1, 8, device=device))
+        except RuntimeError:
+            return False
+    return True
+
+
 def choose_precision(name: str, device: str) -> str:
     """Return the precision for a name; auto is bf16 if the processor multiplies it in hardware.
 
     On such CPUs (AVX-512 BF16 or AMX) bf16 is faster at every size from 2x64 to 3x680. Without these instructions it is
-    emulated, and slower.
+    emulated and slower, and an `InputError` is raised where it does not work at all.
     """
     import torch
 
+    if name == "bf16" and not computes_bf16(device):
+        raise InputError("this processor cannot compute in bf16: use --precision fp32.")
     if name != "auto":
         return name
     if device == "cuda":

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 import wave
 from pathlib import Path
 
@@ -35,6 +36,25 @@ def _one_thread():
     """Set torch to one thread, which an earlier test may have changed."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def bf16():
+    """Let torch compute in bf16 on a CPU on which oneDNN cannot: without oneDNN it is emulated."""
+    import torch
+
+    from charrnn import runtime
+
+    computes_bf16 = runtime.computes_bf16  # which a test may replace
+    if computes_bf16("cpu"):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TF32 on Intel's GPUs
+        with torch.backends.mkldnn.flags(enabled=False):
+            computes_bf16.cache_clear()
+            yield
+    computes_bf16.cache_clear()
 
 
 @pytest.fixture(scope="session")

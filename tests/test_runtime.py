@@ -78,12 +78,26 @@ def test_training_does_not_work_on_a_device_with_other_losses(monkeypatch):
 
 
 @pytest.mark.parametrize(("avx512", "amx", "precision"), [(1, 0, "bf16"), (0, 1, "bf16"), (0, 0, "fp32")])
-def test_the_precision_is_bf16_if_the_processor_has_it(monkeypatch, avx512, amx, precision):
+def test_the_precision_is_bf16_if_the_processor_multiplies_it(monkeypatch, avx512, amx, precision):
+    monkeypatch.setattr(runtime, "computes_bf16", lambda device: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
     assert runtime.choose_precision("auto", "cpu") == precision
     assert runtime.choose_precision("fp32", "cpu") == "fp32"
     assert runtime.choose_precision("bf16", "cpu") == "bf16"
+
+
+def test_bf16_is_rejected_on_a_processor_on_which_torch_cannot_run_lstm_layers_in_it(bf16, monkeypatch):
+    def fail(self, x):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    assert runtime.choose_precision("bf16", "cpu") == "bf16"
+    monkeypatch.setattr(torch.nn.LSTM, "forward", fail)
+    assert not runtime.computes_bf16.__wrapped__("cpu")
+    monkeypatch.setattr(runtime, "computes_bf16", runtime.computes_bf16.__wrapped__)
+    assert runtime.choose_precision("auto", "cpu") in ("bf16", "fp32")
+    with pytest.raises(InputError, match="use --precision fp32"):
+        runtime.choose_precision("bf16", "cpu")
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])

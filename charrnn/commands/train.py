@@ -243,6 +243,9 @@ def _resumed_settings(args: Namespace, config: dict[str, Any], source: Path) -> 
     if args.device != "auto":
         training["device"] = runtime.choose_device(args.device)
     settings = Settings.from_json(training, source)
+    if settings.precision == "bf16" and not runtime.computes_bf16(settings.device):
+        log("this processor cannot compute in bf16: the run continues in fp32.", args.quiet)
+        settings = dataclasses.replace(settings, precision="fp32")
     return settings, settings.device == "cuda" != device_before
 
 

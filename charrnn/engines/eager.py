@@ -174,14 +174,16 @@ class _Linear:
     """Matrix products in a precision, with copies of the weights.
 
     Large matrices are packed for oneDNN once, which makes products with one row faster than torch's. Small ones,
-    and all on processors without oneDNN, use torch's product. Those are copied, because tensors from a file may not be
-    aligned.
+    and all on processors on which oneDNN has no such products, use torch's product. Those are copied, because tensors
+    from a file may not be aligned.
     """
 
     def __init__(self, model: CharRNN, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        large = [p for p in model.parameters() if p.dim() == 2 and p.numel() >= LARGE] if has_onednn else []
+        packs = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if packs and dtype == torch.bfloat16:
+            packs = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        large = [p for p in model.parameters() if p.dim() == 2 and p.numel() >= LARGE] if packs else []
         self._packed: dict[Tensor, Tensor] = {
             p: torch.ops.mkldnn._reorder_linear_weight(p.detach().to(dtype), FIRST_BLOCKS[0]) for p in large
         }

@@ -68,6 +68,7 @@ def test_the_validation_loss_is_that_of_training(evaluated, trained_run):
         assert found["precision"] == "fp32"
 
 
+@pytest.mark.usefixtures("bf16")
 def test_the_validation_loss_in_bf16_is_that_of_training_in_bf16(evaluated, tone_file):
     charrnn_train([str(tone_file), *SMALL, "--max-iterations", "9", "--precision", "bf16", "--run-dir", "r"])
     found = evaluated("r", "--part", "val", "--precision", "bf16")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from train_command import FRAMES, SMALL, assert_same_run, config, error, interrupted_at, rows, train, write_sound
 
 from bytecodec.errors import InputError
+from charrnn import runtime
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.models.config import CELLS
@@ -56,6 +57,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(stop_at):
     assert_same_run("whole", "parts")
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize(("cell", "precision"), [*((cell, "fp32") for cell in CELLS), ("lstmp", "bf16")])
 def test_every_cell_learns_resumes_exactly_and_samples_from_a_saved_state(cell, precision):
     flags = [*SMALL, "--cell", cell, "--precision", precision, "--dropout", "0.1", "--checkpoint-every", "6"]
@@ -72,6 +74,16 @@ def test_every_cell_learns_resumes_exactly_and_samples_from_a_saved_state(cell, 
     assert charrnn_sample([*command, "a.txt", "--length", "40", "--state-out", "state"]) == 0
     assert charrnn_sample([*command, "b.txt", "--length", "50", "--state-in", "state"]) == 0
     assert Path("a.txt").read_text() + Path("b.txt").read_text() == Path("whole.txt").read_text()
+
+
+def test_a_run_in_bf16_continues_in_fp32_on_a_processor_that_cannot_compute_in_bf16(bf16, monkeypatch, capsys):
+    train("sound.txt", *SMALL, "--precision", "bf16", "--max-iterations", "3", "--run-dir", "r")
+    monkeypatch.setattr(runtime, "computes_bf16", lambda device: False)
+    capsys.readouterr()
+    assert charrnn_train(["--resume", "r", "--max-iterations", "5"]) == 0
+    assert "cannot compute in bf16: the run continues in fp32" in capsys.readouterr().err
+    assert config("r")["training"]["precision"] == "fp32"
+    assert len(rows("r/log.csv")) == 5
 
 
 def test_a_run_that_is_stopped_has_a_checkpoint_and_prints_how_to_resume(capsys):

@@ -196,14 +196,16 @@ def test_a_truncated_checkpoint_is_rejected(capsys):
     assert "cut.safetensors is not a checkpoint" in error(capsys, "cut.safetensors", "-o", "x.wav")
 
 
-def test_carried_seams_between_windows_are_not_audible_and_reset_ones_are(frame_recordings):
+def test_seams_between_windows_are_as_smooth_as_the_inside_if_the_state_is_carried_and_not_if_it_is_reset(
+    frame_recordings,
+):
     flags = "--frames --loss mse --cell lstm --rnn-size 32 --layers 1 --seq-length 100 --frame-taps 8 --batch-size 10"
     more = "--max-iterations 400 --learning-rate 0.01 --threads 1 -q --run-dir seams"
     assert charrnn_train([str(frame_recordings / "voice.wav"), *flags.split(), *more.split()]) == 0
     seams, measures = range(SPACING, 5 * RATE, SPACING), {}
     for join in ("carry", "reset"):
         measures[join] = measure_seams(sample("seams", "--seconds", "5", "--join", join), seams, window=SPACING // 4)
-    assert measures["carry"].jump < 0.6
-    assert not measures["carry"].audible()
+    assert measures["carry"].jump < 0.6  # with this many seams, even a smaller difference is significant
+    assert measures["carry"].spectrum < 0.6
     assert measures["reset"].jump > 0.75
     assert measures["reset"].audible()

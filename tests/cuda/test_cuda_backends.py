@@ -15,6 +15,8 @@ from charrnn.models.config import ModelConfig
 from charrnn.training.recipe import GPU_LAYERS, Settings
 from charrnn.training.step import Step, make_optimizer
 
+pytestmark = pytest.mark.usefixtures("bf16")
+
 CONFIG = ModelConfig(vocab_size=7, wordvec_size=5, rnn_size=6, layers=2)
 N, T = 3, 8
 SETTINGS = Settings(batch_size=N, seq_length=T)

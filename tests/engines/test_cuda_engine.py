@@ -111,6 +111,7 @@ def test_the_kernel_scores_as_the_eager_engine_does(shape):
     np.testing.assert_allclose(engine(model, backend="persistent").score(ids), expected, atol=2e-5)
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("backend", ["torch", KERNEL])
 @pytest.mark.parametrize("shape", ["lstm", "normed"])
 def test_in_bf16_the_error_of_scores_is_at_most_twice_that_of_autocast(backend, shape):

@@ -142,6 +142,7 @@ def test_the_state_is_not_changed():
 # Low precision
 
 
+@pytest.mark.usefixtures("bf16")
 @every_cell
 def test_outputs_and_gradients_in_bf16_are_near_those_in_fp32(name):
     cell, x, state = case(name, n=8, t=30, d=32, h=32)

@@ -1,6 +1,7 @@
 """A listening page that is served in this process, and requests to it."""
 
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -20,6 +21,7 @@ class Served:
 
     def __init__(self, runs, **options):
         self.socket = listen_app.bind("127.0.0.1", 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # soon full if a listener does not read
         self.port = self.socket.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         self.server = listen_app.server(listen_app.application(runs, threads=1, **options))

@@ -29,6 +29,7 @@ def test_without_a_gpu_it_ends_with_a_message(check, capsys):
     assert err == f"check: {check.NO_GPU}\n"
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize(
     "only", ["gradients", "graph", "own", "torch, 2x256", pytest.param("", marks=pytest.mark.slow)]
 )

@@ -119,5 +119,6 @@ def test_the_loss_of_an_untrained_network_is_near_the_logarithm_of_the_number_of
     assert in_bits(nats) == pytest.approx(nats / math.log(2))
 
 
+@pytest.mark.usefixtures("bf16")
 def test_the_loss_in_bf16_is_near_that_in_fp32(tiny_model):
     assert evaluate(tiny_model, symbols(500), "bf16") == pytest.approx(evaluate(tiny_model, symbols(500)), abs=0.01)

@@ -46,7 +46,9 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, un
 
 
 @pytest.mark.parametrize("variant", ["bf16", "modern", "keep", "prediction"])
-def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, uninterrupted, variant):
+def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_was_not(tmp_path, request, uninterrupted, variant):
+    if variant == "bf16":
+        request.getfixturevalue("bf16")
     settings, network = VARIANTS[variant]
     for starts in itertools.count(1):
         torch.manual_seed(starts)  # torch's generator has no influence

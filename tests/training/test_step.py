@@ -65,6 +65,7 @@ def assert_same(found, expected):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize(("kind", "dropout"), [("value", 0.4), ("norm", 0.0), ("modern", 0.4), ("bf16", 0.0)])
 def test_captured_steps_give_exactly_the_numbers_of_plain_ones(kind, dropout):
     network = {"dropout": dropout}
