@@ -17,6 +17,7 @@ enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 rows of 4 inpu
 
 typedef uint16_t V(bytes) __attribute__((vector_size(V(REGISTER)))); /* of 16 bits, as there are no shifts of bytes */
 typedef int32_t V(sums) __attribute__((vector_size(V(REGISTER))));
+typedef float V(values) __attribute__((vector_size(V(REGISTER))));
 
 /* Add to each 32-bit sum the products of four weights and four inputs. */
 INLINE V(sums) V(dot)(V(sums) sum, V(bytes) w, int32_t four)
@@ -28,7 +29,9 @@ INLINE V(sums) V(dot)(V(sums) sum, V(bytes) w, int32_t four)
 #elif defined(WITH_AVX2)
     /* Two products of at most 127 * 127 fit in 16 bits, so a weight may have at most 7 bits. */
     __m256i pairs = _mm256_maddubs_epi16((__m256i)w, _mm256_set1_epi32(four));
-    return sum + (V(sums))_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    sum += (V(sums))_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    __asm__("" : "+x"(sum)); /* GCC would add the products of several groups first, and run out of registers */
+    return sum;
 #elif defined(WITH_NEON)
     return (V(sums))vdotq_s32((int32x4_t)sum, (int8x16_t)w, vreinterpretq_s8_s32(vdupq_n_s32(four)));
 #else
@@ -222,33 +225,50 @@ INLINE void V(amx_dots)(int width, const uint8_t *w, int inputs, const int8_t *x
 }
 #endif
 
-/* Compute `sums` (streams, width) of one tile's float weights. Inputs with an even and with an odd index have a sum each. */
+/* Compute `sums` (streams, width) of `count` registers of one tile's float weights, of which `w` is the first. Inputs
+ * with an even and with an odd index have a sum each. */
+INLINE void V(float_dots_of)(int count, int streams, int width, int format, const uint8_t *w, int inputs,
+                             const float *const *x, floats (*sums)[MAX_WIDTH])
+{
+    const int step = width * (int)sizeof(floats);
+    V(values) sum[2][V(BLOCK)][MAX_WIDTH] = {0};
+    for (int k = 0; k < inputs; k += 2, w += format == FP32 ? 2 * step : step) {
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++) {
+            const uint8_t *at = w + i * V(REGISTER);
+            V(values) even, odd;
+            if (format == FP32) {
+                memcpy(&even, at, sizeof even);
+                memcpy(&odd, at + step, sizeof odd);
+            } else {
+                V(sums) pair;
+                memcpy(&pair, at, sizeof pair);
+                even = (V(values))(pair << 16);
+                odd = (V(values))(pair & (int32_t)0xffff0000);
+            }
+#pragma GCC unroll 4
+            for (int s = 0; s < streams; s++) {
+                sum[0][s][i] += even * x[s][k];
+                sum[1][s][i] += odd * x[s][k + 1];
+            }
+        }
+    }
+    for (int s = 0; s < streams; s++)
+        for (int i = 0; i < count; i++) {
+            V(values) both = sum[0][s][i] + sum[1][s][i];
+            memcpy((char *)sums[s] + i * V(REGISTER), &both, sizeof both);
+        }
+}
+
+/* Compute `sums` (streams, width) of one tile's float weights, as many registers at a time as processors have room for. */
 INLINE void V(float_dots)(int streams, int width, int format, const uint8_t *w, int inputs, const float *const *x,
                           floats (*sums)[MAX_WIDTH])
 {
-    floats sum[2][V(BLOCK)][MAX_WIDTH] = {0};
-    for (int k = 0; k < inputs; k += 2) {
-        floats weights[2][MAX_WIDTH];
-        for (int v = 0; v < width; v++) {
-            if (format == FP32) {
-                weights[0][v] = ((const floats *)w)[v];
-                weights[1][v] = ((const floats *)w)[width + v];
-            } else {
-                ints pair = ((const ints *)w)[v];
-                weights[0][v] = (floats)(pair << 16);
-                weights[1][v] = (floats)(pair & (int32_t)0xffff0000);
-            }
-        }
-        w += (format == FP32 ? 2 : 1) * width * (int)sizeof(floats);
-#pragma GCC unroll 4
-        for (int s = 0; s < streams; s++)
-#pragma GCC unroll 4
-            for (int v = 0; v < width; v++) {
-                sum[0][s][v] += weights[0][v] * x[s][k];
-                sum[1][s][v] += weights[1][v] * x[s][k + 1];
-            }
+    if (V(PARTS) == 1) {
+        V(float_dots_of)(width, streams, width, format, w, inputs, x, sums);
+        return;
     }
-    for (int s = 0; s < streams; s++)
-        for (int v = 0; v < width; v++)
-            sums[s][v] = sum[0][s][v] + sum[1][s][v];
+    for (int i = 0; i < width * V(PARTS); i += 2)
+        V(float_dots_of)(2, streams, width, format, w + i * V(REGISTER), inputs, x,
+                         (floats(*)[MAX_WIDTH])((char *)sums + i * V(REGISTER)));
 }
