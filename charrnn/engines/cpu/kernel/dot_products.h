@@ -1,23 +1,16 @@
 /* Unpacking of weights, and dot products of one tile with the inputs of some streams. */
 
-/* REGISTER: bytes of a register of weights. Streams are computed LARGE_BLOCK at a time while there are as many, then
- * BLOCK at a time, then one by one. One stream alone has CHAINS sums, so that no dot product has to wait for the one
- * before it. */
+/* Streams are computed LARGE_BLOCK at a time while there are as many, then BLOCK at a time, then one by one. One stream
+ * alone has CHAINS sums, so that no dot product has to wait for the one before it. */
 #if defined(WITH_AMX)
-enum { V(LARGE_BLOCK) = 16, V(BLOCK) = 4, V(REGISTER) = 64, V(CHAINS) = 2 };
+enum { V(LARGE_BLOCK) = 16, V(BLOCK) = 4, V(CHAINS) = 2 };
 #elif defined(WITH_AVX512)
-enum { V(LARGE_BLOCK) = 4, V(BLOCK) = 4, V(REGISTER) = 64, V(CHAINS) = 2 };
-#elif defined(WITH_AVX2) || defined(WITH_AVXVNNI)
-enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(REGISTER) = 32, V(CHAINS) = 1 };
+enum { V(LARGE_BLOCK) = 4, V(BLOCK) = 4, V(CHAINS) = 2 };
 #else
-enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(REGISTER) = 16, V(CHAINS) = 1 };
+enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(CHAINS) = 1 };
 #endif
 
-enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 rows of 4 inputs are 64 bytes */
-
 typedef uint16_t V(bytes) __attribute__((vector_size(V(REGISTER)))); /* of 16 bits, as there are no shifts of bytes */
-typedef int32_t V(sums) __attribute__((vector_size(V(REGISTER))));
-typedef float V(values) __attribute__((vector_size(V(REGISTER))));
 
 /* Add to each 32-bit sum the products of four weights and four inputs. */
 INLINE V(sums) V(dot)(V(sums) sum, V(bytes) w, int32_t four)
@@ -268,7 +261,11 @@ INLINE void V(float_dots)(int streams, int width, int format, const uint8_t *w, 
         V(float_dots_of)(width, streams, width, format, w, inputs, x, sums);
         return;
     }
-    for (int i = 0; i < width * V(PARTS); i += 2)
+    int i = 0;
+    for (; i + 4 <= width * V(PARTS); i += 4)
+        V(float_dots_of)(4, streams, width, format, w + i * V(REGISTER), inputs, x,
+                         (floats(*)[MAX_WIDTH])((char *)sums + i * V(REGISTER)));
+    if (i < width * V(PARTS))
         V(float_dots_of)(2, streams, width, format, w + i * V(REGISTER), inputs, x,
                          (floats(*)[MAX_WIDTH])((char *)sums + i * V(REGISTER)));
 }

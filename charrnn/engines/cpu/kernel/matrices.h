@@ -132,11 +132,11 @@ static void V(convert)(Vectors *v, const float *values, int64_t streams, int32_t
         ints sum = {0};
         for (int32_t k = 0; k < size; k += LANES) {
             floats x = (floats)(*(const ints *)(values + k) & 0x7fffffff);
-            largest = V(select)(x > largest, x, largest);
+            largest = V(select)(V(greater)(x, largest), x, largest);
         }
         float most = V(max_of_lanes)(largest), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
         for (int32_t k = 0; k < size; k += LANES) {
-            ints x = __builtin_convertvector((*(const floats *)(values + k) * inverse + ROUND) - ROUND, ints);
+            ints x = V(to_integers)((*(const floats *)(values + k) * inverse + ROUND) - ROUND);
             typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1)));
             *(bytes *)(v->bytes + s * size + k) = __builtin_convertvector(x, bytes);
             sum += x;

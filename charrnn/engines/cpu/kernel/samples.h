@@ -70,10 +70,10 @@ static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
     for (int lane = 0; lane < LANES; lane++)
         value[lane] = (float)lane - 128 - mean;
     for (int32_t i = 0; i < network->vocab; i += LANES, value += (float)LANES) {
-        floats z = value * inverse, magnitude = V(select)(z < 0.0f, -z, z);
+        floats z = value * inverse, magnitude = (floats)((ints)z & 0x7fffffff);
         floats x = *(floats *)(logits + i) - magnitude - 2.0f * V(log1p)(V(exp)(-magnitude)) - quadratic * z * z;
         *(floats *)(logits + i) = x;
-        largest = V(select)(x > largest, x, largest);
+        largest = V(select)(V(greater)(x, largest), x, largest);
     }
     return V(max_of_lanes)(largest);
 }

@@ -7,7 +7,7 @@ INLINE float V(add_output_bias)(const Shared *shared, float *logits)
     for (int64_t i = 0; i < rows_of(&shared->network->output); i += LANES) {
         floats x = *(floats *)(logits + i) + *(const floats *)(shared->network->output_bias + i);
         *(floats *)(logits + i) = x;
-        largest = V(select)(x > largest, x, largest);
+        largest = V(select)(V(greater)(x, largest), x, largest);
     }
     return V(max_of_lanes)(largest);
 }

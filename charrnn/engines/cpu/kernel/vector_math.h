@@ -1,5 +1,47 @@
 /* Functions of 16 floats at a time. */
 
+#if defined(WITH_AVX512)
+enum { V(REGISTER) = 64 }; /* bytes */
+#elif defined(WITH_AVX2) || defined(WITH_AVXVNNI)
+enum { V(REGISTER) = 32 };
+#else
+enum { V(REGISTER) = 16 };
+#endif
+
+enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 floats, or 16 rows of 4 inputs, are 64 bytes */
+
+typedef float V(values) __attribute__((vector_size(V(REGISTER))));
+typedef int32_t V(sums) __attribute__((vector_size(V(REGISTER))));
+
+/* Return a > b as a mask. Compilers split sums of 16 floats for narrower registers, but not comparisons and
+ * conversions, of which they compute one float after the other. */
+INLINE ints V(greater)(floats a, floats b)
+{
+    ints mask;
+#pragma GCC unroll 4
+    for (int offset = 0; offset < 64; offset += V(REGISTER)) {
+        V(values) x, y;
+        memcpy(&x, (const char *)&a + offset, sizeof x);
+        memcpy(&y, (const char *)&b + offset, sizeof y);
+        V(sums) part = x > y;
+        memcpy((char *)&mask + offset, &part, sizeof part);
+    }
+    return mask;
+}
+
+INLINE ints V(to_integers)(floats x)
+{
+    ints result;
+#pragma GCC unroll 4
+    for (int offset = 0; offset < 64; offset += V(REGISTER)) {
+        V(values) part;
+        memcpy(&part, (const char *)&x + offset, sizeof part);
+        V(sums) integers = __builtin_convertvector(part, V(sums));
+        memcpy((char *)&result + offset, &integers, sizeof integers);
+    }
+    return result;
+}
+
 INLINE floats V(select)(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
 
 /* Return e^x with a relative error of at most 2e-7; 0 below -87, e^88 above 88. With x = n ln 2 + r and |r| at most
@@ -7,8 +49,9 @@ INLINE floats V(select)(ints mask, floats yes, floats no) { return (floats)(((in
 INLINE floats V(exp)(floats x)
 {
     const floats zero = {0};
-    floats inside = V(select)(x > 88.0f, zero + 88.0f, x);
-    inside = V(select)(inside < -87.0f, zero - 87.0f, inside);
+    floats inside = V(select)(V(greater)(x, zero + 88.0f), zero + 88.0f, x);
+    ints below = V(greater)(zero - 87.0f, x);
+    inside = V(select)(below, zero - 87.0f, inside);
     floats n = (inside * 1.44269504f + ROUND) - ROUND;
     floats r = inside - n * 0.693145751953125f; /* ln 2 in two parts; the product of n and the first one is exact */
     r = r - n * 1.42860677e-6f;
@@ -19,8 +62,8 @@ INLINE floats V(exp)(floats x)
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    ints power = (__builtin_convertvector(n, ints) + 127) << 23;
-    return V(select)(x < -87.0f, zero, y * (floats)power);
+    ints power = (V(to_integers)(n) + 127) << 23;
+    return V(select)(below, zero, y * (floats)power);
 }
 
 /* Return log(1 + x) for x in [0, 1], with an absolute error of at most 1e-7: twice the series of artanh(x / (2 + x)). */
