@@ -13,20 +13,20 @@ enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(CHAINS) = 1 };
 typedef uint16_t V(bytes) __attribute__((vector_size(V(REGISTER)))); /* of 16 bits, as there are no shifts of bytes */
 
 /* Add to each 32-bit sum the products of four weights and four inputs. */
-INLINE V(sums) V(dot)(V(sums) sum, V(bytes) w, int32_t four)
+INLINE V(integers) V(dot)(V(integers) sum, V(bytes) w, int32_t four)
 {
 #if defined(WITH_AVX512)
-    return (V(sums))_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(four));
+    return (V(integers))_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(four));
 #elif defined(WITH_AVXVNNI)
-    return (V(sums))_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, _mm256_set1_epi32(four));
+    return (V(integers))_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, _mm256_set1_epi32(four));
 #elif defined(WITH_AVX2)
     /* Two products of at most 127 * 127 fit in 16 bits, so a weight may have at most 7 bits. */
     __m256i pairs = _mm256_maddubs_epi16((__m256i)w, _mm256_set1_epi32(four));
-    sum += (V(sums))_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    sum += (V(integers))_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     __asm__("" : "+x"(sum)); /* GCC would add the products of several groups first, and run out of registers */
     return sum;
 #elif defined(WITH_NEON)
-    return (V(sums))vdotq_s32((int32x4_t)sum, (int8x16_t)w, vreinterpretq_s8_s32(vdupq_n_s32(four)));
+    return (V(integers))vdotq_s32((int32x4_t)sum, (int8x16_t)w, vreinterpretq_s8_s32(vdupq_n_s32(four)));
 #else
     int8_t x[GROUP];
     uint8_t weights[sizeof w];
@@ -107,7 +107,7 @@ INLINE void V(unpack_times_8)(const uint8_t *w, V(bytes) four[4])
 INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x,
                             Prefetch *next, ints (*sums)[MAX_WIDTH])
 {
-    V(sums) sum[V(CHAINS)][V(BLOCK)][MAX_WIDTH][V(PARTS)];
+    V(integers) sum[V(CHAINS)][V(BLOCK)][MAX_WIDTH][V(PARTS)];
     int chains = streams == 1 ? V(CHAINS) : 1, times_8 = 0;
 #if defined(WITH_GFNI)
     times_8 = bits == 5 && width % 2 == 0; /* of odd vectors */
@@ -118,7 +118,7 @@ INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, 
         for (int s = 0; s < streams; s++)
 #pragma GCC unroll 16
             for (int i = 0; i < width * V(PARTS); i++)
-                sum[chain][s][i / V(PARTS)][i % V(PARTS)] = (V(sums)){0};
+                sum[chain][s][i / V(PARTS)][i % V(PARTS)] = (V(integers)){0};
     for (int k = 0; k < inputs; k += 4 * GROUP) {
         prefetch(next, PREFETCH_IN_PRODUCT);
 #pragma GCC unroll 4
@@ -139,7 +139,7 @@ INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, 
                     for (int s = 0; s < streams; s++) {
                         int32_t four;
                         memcpy(&four, x[s] + k + group * GROUP, sizeof four);
-                        V(sums) *at = &sum[group % chains][s][v][part];
+                        V(integers) *at = &sum[group % chains][s][v][part];
                         *at = V(dot)(*at, weights[i], four);
                     }
                 }
@@ -151,7 +151,7 @@ INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, 
     for (int s = 0; s < streams; s++) {
 #pragma GCC unroll 16
         for (int i = 0; i < width * V(PARTS); i++) {
-            V(sums) all = sum[0][s][i / V(PARTS)][i % V(PARTS)];
+            V(integers) all = sum[0][s][i / V(PARTS)][i % V(PARTS)];
             if (chains == 2)
                 all += sum[chains - 1][s][i / V(PARTS)][i % V(PARTS)];
             if (times_8 && i / V(PARTS) % 2)
@@ -234,7 +234,7 @@ INLINE void V(float_dots_of)(int count, int streams, int width, int format, cons
                 memcpy(&even, at, sizeof even);
                 memcpy(&odd, at + step, sizeof odd);
             } else {
-                V(sums) pair;
+                V(integers) pair;
                 memcpy(&pair, at, sizeof pair);
                 even = (V(values))(pair << 16);
                 odd = (V(values))(pair & (int32_t)0xffff0000);

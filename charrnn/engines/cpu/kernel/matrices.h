@@ -32,12 +32,12 @@ INLINE void V(tile)(int streams, int width, int format, const Matrix *m, int64_t
         int32_t zero = x->sum[s + i] * (1 << (m->format - 1)); /* sum of a row of weights of 0, stored as the middle */
         for (int part = 0; part < width * V(PARTS); part++) {
             int at = part * V(REGISTER) / (int)sizeof(float);
-            V(sums) sum;
-            V(values) scale;
+            V(integers) sum;
+            V(values) scale, product;
             memcpy(&sum, (const char *)sums[i] + part * V(REGISTER), sizeof sum);
             memcpy(&scale, m->scale + first + at, sizeof scale);
-            scale = __builtin_convertvector(sum - zero, V(values)) * (scale * x->scale[s + i]);
-            memcpy(out + i * rows + at, &scale, sizeof scale);
+            product = __builtin_convertvector(sum - zero, V(values)) * (scale * x->scale[s + i]);
+            memcpy(out + i * rows + at, &product, sizeof product);
         }
     }
 }

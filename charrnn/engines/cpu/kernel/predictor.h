@@ -6,14 +6,14 @@ typedef int16_t V(shorts) __attribute__((vector_size(V(REGISTER)), aligned(2)));
 typedef int64_t V(totals) __attribute__((vector_size(2 * V(REGISTER))));
 
 /* Add to each 32-bit sum the products of two pairs of numbers. */
-INLINE V(sums) V(add_pairs)(V(sums) sum, V(shorts) x, V(shorts) y)
+INLINE V(integers) V(add_pairs)(V(integers) sum, V(shorts) x, V(shorts) y)
 {
 #if defined(WITH_AVX512)
-    return (V(sums))_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
+    return (V(integers))_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
 #elif defined(WITH_AVXVNNI)
-    return (V(sums))_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+    return (V(integers))_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
 #elif defined(WITH_AVX2)
-    return sum + (V(sums))_mm256_madd_epi16((__m256i)x, (__m256i)y);
+    return sum + (V(integers))_mm256_madd_epi16((__m256i)x, (__m256i)y);
 #else
     for (int i = 0; i < V(REGISTER) / 4; i++)
         sum[i] += x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
@@ -31,7 +31,7 @@ static void V(autocorrelate)(const int16_t *y, int32_t length, int32_t order, in
     for (int32_t lag = 0; lag <= order; lag += LAGS) {
         V(totals) totals[LAGS] = {{0}};
         for (int32_t start = 0; start < length; start += block) {
-            V(sums) sums[LAGS] = {{0}};
+            V(integers) sums[LAGS] = {{0}};
             for (int32_t m = start; m < length && m < start + block; m += WIDTH) {
                 V(shorts) x = *(const V(shorts) *)(y + m);
 #pragma GCC unroll 8

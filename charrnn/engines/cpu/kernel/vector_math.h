@@ -11,7 +11,7 @@ enum { V(REGISTER) = 16 };
 enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 floats, or 16 rows of 4 inputs, are 64 bytes */
 
 typedef float V(values) __attribute__((vector_size(V(REGISTER))));
-typedef int32_t V(sums) __attribute__((vector_size(V(REGISTER))));
+typedef int32_t V(integers) __attribute__((vector_size(V(REGISTER))));
 
 /* Return a > b as a mask. Compilers split sums of 16 floats for narrower registers, but not comparisons and
  * conversions, of which they compute one float after the other. */
@@ -23,7 +23,7 @@ INLINE ints V(greater)(floats a, floats b)
         V(values) x, y;
         memcpy(&x, (const char *)&a + offset, sizeof x);
         memcpy(&y, (const char *)&b + offset, sizeof y);
-        V(sums) part = x > y;
+        V(integers) part = x > y;
         memcpy((char *)&mask + offset, &part, sizeof part);
     }
     return mask;
@@ -36,8 +36,8 @@ INLINE ints V(to_integers)(floats x)
     for (int offset = 0; offset < 64; offset += V(REGISTER)) {
         V(values) part;
         memcpy(&part, (const char *)&x + offset, sizeof part);
-        V(sums) integers = __builtin_convertvector(part, V(sums));
-        memcpy((char *)&result + offset, &integers, sizeof integers);
+        V(integers) converted = __builtin_convertvector(part, V(integers));
+        memcpy((char *)&result + offset, &converted, sizeof converted);
     }
     return result;
 }
