@@ -253,7 +253,7 @@ INLINE void V(float_dots_of)(int count, int streams, int width, int format, cons
         }
 }
 
-/* Compute `sums` (streams, width) of one tile's float weights, as many registers at a time as processors have room for. */
+/* Compute `sums` (streams, width) of one tile's float weights, as many registers at a time as a processor can hold. */
 INLINE void V(float_dots)(int streams, int width, int format, const uint8_t *w, int inputs, const float *const *x,
                           floats (*sums)[MAX_WIDTH])
 {

@@ -1,6 +1,7 @@
 /* Backward-adaptive linear prediction of samples. charrnn/data/predictor.py is the reference, to the last bit.
  *
- * Sums of products of whole numbers are exact in any order, so they may be reordered here. The recursion is not exact: it repeats the reference's operations. */
+ * Sums of products of whole numbers are exact in any order, so they may be reordered here. The recursion is not exact:
+ * it repeats the reference's operations. */
 
 typedef int16_t V(shorts) __attribute__((vector_size(V(REGISTER)), aligned(2)));
 typedef int64_t V(totals) __attribute__((vector_size(2 * V(REGISTER))));
