@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ESTIMATE_AFTER = 5.0  # seconds of training before the remaining time is estimated
 LINE_EVERY = 10.0  # seconds between lines without a terminal
-SMOOTHING = 0.98
+AVERAGED = 50  # iterations, about, whose mean loss is displayed
 DIGITS = "#.4g"  # four significant digits, since a mean squared error is a small number
 
 
@@ -46,7 +46,7 @@ class ProgressDisplay(Listener):
         self._started = self._last_line = time.monotonic()
         self._first = trainer.state.iteration
         self._estimated = False
-        self._loss = 0.0
+        self._loss, self._count = 0.0, 0
         brief = baselines.short_summary(trainer.run.config().get("yardsticks", {}))  # missing in runs of older versions
         self._baselines = f"; {brief}" if brief else ""
         minutes = trainer.settings.max_minutes
@@ -61,7 +61,8 @@ class ProgressDisplay(Listener):
     def iterated(self, row: Mapping[str, float]) -> None:
         """Update the bar, or print a line if one is due."""
         task, loss, iteration = self._trainer.task, row["train_loss"], int(row["iteration"])
-        self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * loss if self._loss else loss
+        self._count = min(self._count + 1, AVERAGED)  # a mean at first, so that the first losses do not last
+        self._loss += (loss - self._loss) / self._count
         speed = f"{row['symbols_per_second']:,.0f} {task.units}/s"
         text = f"loss {self._loss:{DIGITS}} ({task.bits(self._loss):.2f} bits), {speed}"
         if not self._bar.disable:

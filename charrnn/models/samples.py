@@ -32,6 +32,7 @@ OWN_SAMPLES = 1000  # of the network's own sound, which a row of training reads 
 LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
 LIMIT = 4.0  # of differences that are inputs, and of logarithms in the output
 QUADRATIC = 0.05  # factor of the output's quadratic term before training
+WIDE = 2.0  # initial bias of the output's scale, whose logarithm is half of it
 
 # (N, samples), (N, 1) their phase; in training with noise, (N, 4) a disturbance and (N, 3 + `OWN_SAMPLES`) own sound.
 SampleState = tuple[Tensor, ...]
@@ -167,7 +168,8 @@ class LogisticOutput(nn.Module):
     It is between a logistic and a normal one: a logistic log-density and a quadratic term. The mean is the first
     prediction, corrected by a shift and by multiples of the differences of the other predictions from it. `correction`
     computes shift, scale, these multiples and the factor of the quadratic term from the output of the last layer,
-    of ``size`` units. Its initial weights are near zero.
+    of ``size`` units. Its initial weights are near zero, and the distribution is wide: otherwise large errors of the
+    predictions, such as those of the first samples of a row, would dominate the first iterations.
     """
 
     def __init__(self, config: ModelConfig, size: int) -> None:
@@ -176,6 +178,7 @@ class LogisticOutput(nn.Module):
         with torch.no_grad():
             self.correction.weight.mul_(0.1)
             self.correction.bias.zero_()
+            self.correction.bias[1] = WIDE  # the scale's
 
     def forward(self, logits: Tensor, correction: Tensor, predictions: Tensor) -> Tensor:
         """Return the sum of logits (..., V) and the log-densities, for a correction (..., 2 + P) of predictions."""

@@ -78,6 +78,12 @@ def test_the_validation_loss_is_printed_with_baselines(capsys, name, full, brief
     assert sum(f" bits per symbol; {brief.format(**bits)})" in line for line in lines) == 2
 
 
+def test_the_displayed_loss_is_at_first_a_mean(capsys):
+    assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "30", "--print-every", "30", "--run-dir", "r"]) == 0
+    mean = np.mean([float(row["train_loss"]) for row in rows("r/log.csv")])
+    assert f": loss {mean:#.4g} " in capsys.readouterr().err
+
+
 def test_without_a_validation_part_there_are_no_baselines(capsys):
     assert charrnn_train(["sound.txt", *SMALL, "--max-iterations", "2", "--val-frac", "0", "--run-dir", "r"]) == 0
     assert "baseline" not in capsys.readouterr().err

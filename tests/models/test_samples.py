@@ -181,6 +181,14 @@ def test_the_output_is_between_a_logistic_and_a_normal_distribution(correction, 
     np.testing.assert_allclose(found - found.max(), expected - expected.max(), atol=1e-3, rtol=1e-5)
 
 
+def test_errors_of_the_predictions_cost_a_new_network_little():
+    error = 25  # steps, of a loud recording whose prediction has just begun
+    output, predictions = LogisticOutput(CONFIG, 6), torch.tensor([[[float(error), error]]])
+    logits = output(torch.zeros(1, 1, 256), output.correction(torch.zeros(1, 1, 6)), predictions)[0, 0]
+    loss = -torch.log_softmax(logits, dim=0)[128]
+    assert loss < 25  # of a standard deviation of 1.5 steps it would be 90
+
+
 def test_streams_begin_after_the_samples_that_they_are_given():
     model = build(CONFIG, 0).eval()
     before, x = voice(2, HISTORY), voice(2, 20, seed=1)
