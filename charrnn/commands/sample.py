@@ -101,7 +101,7 @@ def _sample(
         raise failure
     if paths[0] == "-" and sys.stdout.isatty():
         log("", args.quiet)  # ends the line of the text on the terminal
-    if message := task.summary():
+    for message in task.summary():
         log(message, args.quiet)
     if total and done * len(paths) < total:
         log(f"stopped: {done * len(paths):,} of {total:,} {task.unit} were sampled.", args.quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from bytecodec.arguments import check_array, check_integers, check_number, check
 from bytecodec.errors import InputError
 from charrnn.engines.level import LevelControl
 from charrnn.models.config import (
+    LEVEL_BLOCK,
     LEVEL_STATE,
     SILENCE_ID,
     ModelConfig,
@@ -46,6 +48,7 @@ class Engine(ABC):
     vocab_size: int
     calibration = 1.0  # factor of temperatures, from the checkpoint
     level_control: LevelControl | None = None  # of networks with predictions, if the checkpoint has the level
+    restarts = 0  # of streams that were too loud
 
     def __init__(self, config: ModelConfig, streams: int) -> None:
         self.streams = check_whole("streams", streams, 1)
@@ -70,7 +73,8 @@ class Engine(ABC):
 
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
         the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one. The temperature is multiplied
-        by the checkpoint's calibration and the factors of the level control.
+        by the checkpoint's calibration and the factors of the level control, which fades out streams that are too loud
+        and lets them begin again from silence.
         """
         numbers, temperature = self._check_uniforms(u), check_number("temperature", temperature, 0)
         if not self.level_control:
@@ -79,8 +83,12 @@ class Engine(ABC):
         start = 0
         while start < len(numbers):
             block = slice(start, start + self.level_control.remaining())
-            ids[:, block] = self._run(numbers[block], self._controlled(temperature))
-            self.level_control.update(ids[:, block])
+            fading = self.level_control.fading()
+            drawn = self._run(numbers[block], self._controlled(temperature))
+            ids[:, block] = self.level_control.fade(drawn) if fading.any() else drawn
+            self.level_control.update(drawn)
+            if fading.any() and self.level_control.remaining() == LEVEL_BLOCK:
+                self._begin_again(fading)
             start = block.stop
         return ids
 
@@ -138,6 +146,15 @@ class Engine(ABC):
         self._set_state(self._zero_state(self.streams), np.full(self.streams, NO_SYMBOL, dtype=np.int64))
         if self.level_control:
             self.level_control.state[:] = 0
+
+    def _begin_again(self, streams: NDArray[np.bool_]) -> None:
+        """Reset some streams (N,) to the zero state after a silent symbol."""
+        self.restarts += int(streams.sum())
+        state, last = self.get_state()
+        for array in chain.from_iterable(state):
+            array[streams] = 0
+        last[streams] = SILENCE_ID
+        self.set_state(state, last)
 
     def _controlled(self, temperature: float) -> NDArray[np.float64]:
         """Return the temperatures (N,) of the streams, calibrated and controlled."""

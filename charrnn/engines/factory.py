@@ -70,7 +70,7 @@ def engine(
     made = _engine(loaded, kind, streams, precision, threads)
     made.calibration = loaded.calibration or 1.0
     if loaded.config.predictors and loaded.level and loaded.rate:
-        made.level_control = LevelControl(streams, loaded.level, loaded.rate)
+        made.level_control = LevelControl(streams, loaded.level, loaded.loudest, loaded.rate)
     return made
 
 

@@ -4,6 +4,9 @@ A network that reads what it has generated gets louder if its distributions are 
 recording's. Usually, a slightly lower temperature makes it quieter. So each stream has a proportional controller: the
 temperature is lower in proportion to the excess of the stream's level over the recording's. It is not raised if the
 stream is quiet, because that adds noise, above all to pauses.
+
+No temperature ends a whistle that the network has learnt to continue. So a stream that is much louder than the loudest
+moment of the recording fades out and begins again from silence.
 """
 
 from __future__ import annotations
@@ -22,18 +25,21 @@ MAX_REDUCTION = 0.2  # of the temperature
 STEPS = 1024  # to which factors are rounded, so that they do not depend on a library's logarithm
 MIN_LEVEL = 0.5  # steps
 RECORDING_BLOCKS = 1 << 12  # that are measured at most, so that time does not depend on a recording's length
-RECORDING_BLOCK = 1 << 12  # samples
+RECORDING_BLOCK = 1 << 12  # samples, at 11,025 Hz about as long as the time constant
+TOO_LOUD = 2.0  # power of a stream that fades out, relative to the loudest block of the recording
 
 
-def recording_level(ids: NDArray[np.integer[Any]]) -> float:
-    """Return the level of a recording (n,) for `LevelControl`, at least `MIN_LEVEL`.
+def recording_levels(ids: NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """Return the levels of a recording (n,) and of its loudest block for `LevelControl`, at least `MIN_LEVEL`.
 
-    It is that of the whole recording, or of 16 million samples in blocks that are spread evenly over it.
+    They are those of the whole recording, or of 16 million samples in blocks that are spread evenly over it.
     """
     starts = range(0, len(ids), max(RECORDING_BLOCK, len(ids) // RECORDING_BLOCKS))
     blocks = (ids[start : start + RECORDING_BLOCK].astype(np.int64) - SILENCE_ID for start in starts)
-    squares, count = map(sum, zip(*((int(np.square(block).sum()), len(block)) for block in blocks), strict=True))
-    return max(math.sqrt(squares / count), MIN_LEVEL)
+    squares, counts = np.array([(int(np.square(block).sum()), len(block)) for block in blocks]).T
+    loudest = (squares / np.maximum(counts, min(RECORDING_BLOCK, len(ids)))).max()  # the last block can be short
+    level = max(math.sqrt(squares.sum() / counts.sum()), MIN_LEVEL)
+    return level, max(math.sqrt(loudest), level)
 
 
 class LevelControl:
@@ -45,6 +51,8 @@ class LevelControl:
         N.
     level
         Root mean square of the recording's samples, which are from -128 to 127; `MIN_LEVEL` or more.
+    loudest
+        That of the recording's loudest block; None if it is unknown, with which streams do not fade out.
     rate
         Sampling rate in Hz.
 
@@ -55,9 +63,10 @@ class LevelControl:
         and their number. Zeros at the start: a stream begins with the factor 1.
     """
 
-    def __init__(self, streams: int, level: float, rate: int) -> None:
+    def __init__(self, streams: int, level: float, loudest: float | None, rate: int) -> None:
         self.state = np.zeros((streams, LEVEL_STATE), dtype=np.float32)
         self._power = level**2
+        self._limit = math.inf if loudest is None else TOO_LOUD * loudest**2 / self._power - 1  # of the difference
         self._share = 1 - math.exp(-LEVEL_BLOCK / (TIME_CONSTANT * rate))  # of a block in the mean
 
     def factors(self) -> NDArray[np.float64]:
@@ -69,6 +78,16 @@ class LevelControl:
     def remaining(self) -> int:
         """Return the number of samples until a factor changes, 1 to `LEVEL_BLOCK`."""
         return LEVEL_BLOCK - int(self.state[:, 2].max())
+
+    def fading(self) -> NDArray[np.bool_]:
+        """Return which streams (N,) fade out in the current block, after which they begin again from silence."""
+        return np.asarray(self.state[:, 0] > self._limit)
+
+    def fade(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return the next ids (N, T), of which there are at most `remaining`, after the fade of the block."""
+        after = self.state[:, 2:] + np.arange(1, ids.shape[1] + 1)
+        gain = np.where(self.fading()[:, None], 1 - after / LEVEL_BLOCK, 1)
+        return np.asarray(SILENCE_ID + np.rint((ids - SILENCE_ID) * gain), dtype=np.int64)
 
     def update(self, ids: NDArray[np.integer[Any]]) -> None:
         """Take account of the next ids (N, T), of which there are at most `remaining`."""

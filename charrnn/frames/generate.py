@@ -169,10 +169,10 @@ class FrameSampling(SamplingTask):
     def open_output(self, path: str) -> AbstractContextManager[Output]:
         return open_samples(path, self.rate or 0, self._as_float)
 
-    def summary(self) -> str:
+    def summary(self) -> list[str]:
         limited = sum(stream.limited for stream in self._streams)
         done = sum(s.position - start[1] for s, start in zip(self._streams, self._starts, strict=True))
-        return f"{limited:,} of {done:,} samples were beyond full scale, and were limited to it." if limited else ""
+        return [f"{limited:,} of {done:,} samples were beyond full scale, and were limited to it."] if limited else []
 
 
 def save_streams(path: str | Path, streams: Sequence[FrameStream]) -> None:

@@ -66,9 +66,9 @@ class SamplingTask(ABC):
         """Return a piece of a stream of sound as 16-bit samples."""
         return floats_to_int16(piece)
 
-    def summary(self) -> str:
-        """Return a message to report after sampling, or ""."""
-        return ""
+    def summary(self) -> list[str]:
+        """Return messages to report after sampling."""
+        return []
 
 
 class SymbolSampling(SamplingTask):
@@ -95,13 +95,14 @@ class SymbolSampling(SamplingTask):
         self.checkpoint, self.engine = checkpoint, engine
         self._start, self._saved, self._join, self._chunk = start, saved, join, chunk
         self._seed = seed if seed is not None else saved.seed if saved else 0
-        self._temperature, self._position = 1.0, 0
+        self._temperature, self._position, self._restarts = 1.0, 0, 0
         self._writes_text = False
 
     def restart(self, temperature: float, seed: int | None = None) -> None:
         self._temperature = temperature
         self._seed = self._seed if seed is None else seed
         self._position = self._saved.position if self._saved else 0
+        self._restarts = self.engine.restarts
         self.engine.reset()
         if self._saved:
             self.engine.set_state(self._saved.state, self._saved.last)
@@ -127,12 +128,18 @@ class SymbolSampling(SamplingTask):
         self._writes_text |= path != os.devnull
         return open_text(path, self.checkpoint.vocab)
 
-    def summary(self) -> str:
+    def summary(self) -> list[str]:
+        messages = []
+        if restarts := self.engine.restarts - self._restarts:
+            times = "once" if restarts == 1 else f"{restarts:,} times"
+            messages.append(
+                f"{times} the sound was much louder than the recording ever is, and restarted from silence."
+            )
         flags = [f"--rate {self.rate}"] if self.rate not in (None, SoundOptions.rate) else []
         flags += ["--mulaw"] if self.checkpoint.encoding == "mulaw" else []
-        if not (flags and self._writes_text):
-            return ""
-        return f"the text contains neither rate nor encoding: convert it with utf82wav {' '.join(flags)}."
+        if flags and self._writes_text:
+            messages.append(f"the text contains neither rate nor encoding: convert it with utf82wav {' '.join(flags)}.")
+        return messages
 
     def as_int16(self, piece: NDArray[Any]) -> NDArray[np.int16]:
         return bytes_to_int16(piece.astype(np.uint8), self.checkpoint.encoding == "mulaw")

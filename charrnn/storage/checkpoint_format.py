@@ -72,6 +72,7 @@ class CheckpointMeta:
     train_loss: float | None = None  # in nats per symbol; None if not measured, as the next one
     val_loss: float | None = None
     level: float | None = None  # root mean square of the training part's samples in steps; None without predictions
+    loudest: float | None = None  # that of its loudest block, or None
     calibration: float | None = None  # factor of temperatures in sampling; None if not calibrated
     path: str = ""  # file from which it was read
 

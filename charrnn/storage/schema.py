@@ -149,7 +149,7 @@ CHECKPOINT: Schema = {  # metadata of a checkpoint, next to model and vocab
     "val_loss": Field(float, nullable=True, default=None),
 }
 SYMBOLS: Schema = CHECKPOINT | {  # of a character network's
-    "level": Field(float, 0.5, 128, nullable=True, default=None),
+    **dict.fromkeys(("level", "loudest"), Field(float, 0.5, 128, nullable=True, default=None)),
     "calibration": Field(float, 0.1, 10, nullable=True, default=None),
 }
 _RESUME = {"iteration": _count(), "position": _count(), "checkpointed": _count(), "seconds": Field(float, 0)}

@@ -20,7 +20,7 @@ from charrnn.data.corpus import Corpus, open_corpus, prepare_corpus
 from charrnn.data.recordings import SoundOptions
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.engines.cpu.predictor import use_compiled
-from charrnn.engines.level import recording_level
+from charrnn.engines.level import recording_levels
 from charrnn.models.char_rnn import CharRNN, Layers, build
 from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint, Saveable, load, meta_model, model_tensors, set_model_tensors
@@ -120,7 +120,7 @@ class SymbolTask(TrainingTask):
         super().__init__(model, data, data.split(val_frac, test_frac), NEXT_SYMBOL, metadata)
         with main_process_only():
             use_compiled(model)
-        self._level = recording_level(self.parts["train"]) if model.config.predictors else None
+        self._levels = recording_levels(self.parts["train"]) if model.config.predictors else (None, None)
 
     @classmethod
     def create(cls, options: Namespace, given: set[str], run: Run, settings: Settings) -> Self:
@@ -191,7 +191,7 @@ class SymbolTask(TrainingTask):
     def checkpoint(self, step: int, epoch: float, train_loss: float | None) -> Checkpoint:
         made = Checkpoint(self.model, self.data.vocab, step=step, epoch=epoch, train_loss=train_loss)
         made.rate, made.encoding, made.sound = self.rate, self.metadata["encoding"], self.metadata.get("sound")
-        made.level = self._level
+        made.level, made.loudest = self._levels
         return made
 
     def baselines(self, quiet: bool) -> dict[str, float]:

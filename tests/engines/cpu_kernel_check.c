@@ -54,7 +54,7 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
 {
     float *h[DEPTH], *c[DEPTH], u[STEPS * STREAMS];
     int64_t last[STREAMS], ids[STREAMS * STEPS] = {0};
-    double scores[STREAMS * STEPS];
+    double scores[STREAMS * STEPS], temperatures[STREAMS];
     static int8_t samples[STREAMS * (HISTORY + STEPS)];
     int64_t phase[STREAMS];
     uint64_t sum = 0;
@@ -68,12 +68,12 @@ static uint64_t outcome(int variant, const Network *network, int threads, int fo
         ids[i] = i * 13 % VOCAB;
     }
     for (int i = 0; i < STREAMS; i++)
-        last[i] = i;
+        last[i] = i, temperatures[i] = 0.9;
     for (int l = 0; l < DEPTH; l++) {
         h[l] = calloc(STREAMS * (size_t)network->layer[l].outputs, sizeof(float));
         c[l] = calloc(STREAMS * (size_t)network->layer[l].units, sizeof(float));
     }
-    Work work = {.streams = STREAMS, .steps = STEPS, .h = h, .c = c, .last = last, .temperature = 0.9};
+    Work work = {.streams = STREAMS, .steps = STEPS, .h = h, .c = c, .last = last, .temperatures = temperatures};
     work.samples = samples, work.phase = phase;
     if (forced)
         work.forced = ids, work.scores = scores;

@@ -5,12 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from engine_inputs import perturbed
 
 import bytecodec
 from charrnn.data.vocab import Vocab
 from charrnn.engines.eager import EagerEngine
+from charrnn.engines.level import LevelControl
 from charrnn.frames.generate import FrameSampling, FrameStream, load_streams
 from charrnn.frames.model import FrameCheckpoint, FrameConfig, build
+from charrnn.models.config import LEVEL_BLOCK, ModelConfig
 from charrnn.sampling.task import SymbolSampling
 from charrnn.sampling.writers import numbered_path, open_text
 from charrnn.storage import checkpoint_format
@@ -108,10 +111,22 @@ def test_samples_beyond_full_scale_are_counted():
     model = build(FrameConfig(rnn_size=6, layers=1, taps=4, spacing=5), 0, SAMPLES).eval()
     task = frames(model)
     sampled(task, 1, 10)
-    assert task.summary() == ""
+    assert task.summary() == []
     model.output.bias.data.fill_(100)
     sampled(task, 1, 10)
-    assert task.summary().startswith("20 of 20 samples")
+    assert task.summary()[0].startswith("20 of 20 samples")
+
+
+def test_streams_that_begin_again_are_counted():
+    config = ModelConfig(256, 5, 6, 2, context=3, prediction="lpc")
+    engine = EagerEngine(perturbed(config), 1)
+    engine.level_control = LevelControl(1, 0.5, 0.5, rate=11_025)
+    task = SymbolSampling(
+        StoredCheckpoint(config=config, weights={}, vocab=Vocab.of_alphabet("braille")), engine, np.empty(0, int)
+    )
+    for blocks, word in ((1, None), (2, "once"), (4, "2 times")):  # every second block fades out
+        sampled(task, 1, blocks * LEVEL_BLOCK)
+        assert [message.partition(" the sound was much louder")[0] for message in task.summary()] == [word] * bool(word)
 
 
 def test_names_of_streams_count_from_001():

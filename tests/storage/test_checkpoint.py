@@ -143,6 +143,7 @@ def test_the_metadata_are_json_and_parameters_that_always_are_zero_are_not_store
             "train_loss": 1.25,
             "val_loss": None,
             "level": None,
+            "loudest": None,
             "calibration": None,
         }
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
