@@ -75,7 +75,7 @@ def test_pieces_and_states_do_not_change_what_a_controlled_engine_samples(kind):
 def test_each_stream_has_its_own_temperature_and_probabilities_have_it_too():
     engine = EagerEngine(perturbed(CONFIG), 2)
     engine.level_control = LevelControl(2, 10.0, None, RATE)
-    sound = noise(20, 50 * LEVEL_BLOCK)
+    sound = noise(20, 8 * LEVEL_BLOCK)
     engine.prime(np.stack([sound, np.where(np.arange(len(sound)) < len(sound) - 2 * LEVEL_BLOCK, 128, sound)]))
     state, last = engine.get_state()
     quiet, loud = engine.level_control.factors()[::-1]
