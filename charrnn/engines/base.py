@@ -48,7 +48,7 @@ class Engine(ABC):
     vocab_size: int
     calibration = 1.0  # factor of temperatures, from the checkpoint
     level_control: LevelControl | None = None  # of networks with predictions, if the checkpoint has the level
-    restarts = 0  # of streams that were too loud
+    restarts = 0  # of streams from silence, because they were too loud
 
     def __init__(self, config: ModelConfig, streams: int) -> None:
         self.streams = check_whole("streams", streams, 1)
@@ -74,7 +74,7 @@ class Engine(ABC):
         A symbol is drawn by inverse CDF from softmax(logits / temperature): it is the first one with which
         the sum of the probabilities exceeds u. Temperature 0 selects the likeliest one. The temperature is multiplied
         by the checkpoint's calibration and the factors of the level control, which fades out streams that are too loud
-        and lets them begin again from silence.
+        and lets them restart from silence.
         """
         numbers, temperature = self._check_uniforms(u), check_number("temperature", temperature, 0)
         if not self.level_control:
@@ -88,7 +88,7 @@ class Engine(ABC):
             ids[:, block] = self.level_control.fade(drawn) if fading.any() else drawn
             self.level_control.update(drawn)
             if fading.any() and self.level_control.remaining() == LEVEL_BLOCK:
-                self._begin_again(fading)
+                self._restart(fading)
             start = block.stop
         return ids
 
@@ -147,7 +147,7 @@ class Engine(ABC):
         if self.level_control:
             self.level_control.state[:] = 0
 
-    def _begin_again(self, streams: NDArray[np.bool_]) -> None:
+    def _restart(self, streams: NDArray[np.bool_]) -> None:
         """Reset some streams (N,) to the zero state after a silent symbol."""
         self.restarts += int(streams.sum())
         state, last = self.get_state()

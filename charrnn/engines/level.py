@@ -6,7 +6,7 @@ temperature is lower in proportion to the excess of the stream's level over the 
 stream is quiet, because that adds noise, above all to pauses.
 
 No temperature ends a whistle that the network has learnt to continue. So a stream that is much louder than the loudest
-moment of the recording fades out and begins again from silence.
+moment of the recording fades out and restarts from silence.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LevelControl:
         return LEVEL_BLOCK - int(self.state[:, 2].max())
 
     def fading(self) -> NDArray[np.bool_]:
-        """Return which streams (N,) fade out in the current block, after which they begin again from silence."""
+        """Return which streams (N,) fade out in the current block, after which they restart from silence."""
         return np.asarray(self.state[:, 0] > self._limit)
 
     def fade(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

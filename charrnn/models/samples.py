@@ -32,7 +32,7 @@ OWN_SAMPLES = 1000  # of the network's own sound, which a row of training reads 
 LARGE = 1 << 17  # samples, with the history, from which rows are divided among threads
 LIMIT = 4.0  # of differences that are inputs, and of logarithms in the output
 QUADRATIC = 0.05  # factor of the output's quadratic term before training
-WIDE = 2.0  # initial bias of the output's scale, whose logarithm is half of it
+INITIAL_SPREAD = 2.0  # of the output, twice the logarithm of its scale relative to half of TYPICAL_ERROR
 
 # (N, samples), (N, 1) their phase; in training with noise, (N, 4) a disturbance and (N, 3 + `OWN_SAMPLES`) own sound.
 SampleState = tuple[Tensor, ...]
@@ -178,7 +178,7 @@ class LogisticOutput(nn.Module):
         with torch.no_grad():
             self.correction.weight.mul_(0.1)
             self.correction.bias.zero_()
-            self.correction.bias[1] = WIDE  # the scale's
+            self.correction.bias[1] = INITIAL_SPREAD
 
     def forward(self, logits: Tensor, correction: Tensor, predictions: Tensor) -> Tensor:
         """Return the sum of logits (..., V) and the log-densities, for a correction (..., 2 + P) of predictions."""

@@ -95,14 +95,14 @@ class SymbolSampling(SamplingTask):
         self.checkpoint, self.engine = checkpoint, engine
         self._start, self._saved, self._join, self._chunk = start, saved, join, chunk
         self._seed = seed if seed is not None else saved.seed if saved else 0
-        self._temperature, self._position, self._restarts = 1.0, 0, 0
+        self._temperature, self._position, self._restarts_before = 1.0, 0, 0
         self._writes_text = False
 
     def restart(self, temperature: float, seed: int | None = None) -> None:
         self._temperature = temperature
         self._seed = self._seed if seed is None else seed
         self._position = self._saved.position if self._saved else 0
-        self._restarts = self.engine.restarts
+        self._restarts_before = self.engine.restarts
         self.engine.reset()
         if self._saved:
             self.engine.set_state(self._saved.state, self._saved.last)
@@ -130,11 +130,9 @@ class SymbolSampling(SamplingTask):
 
     def summary(self) -> list[str]:
         messages = []
-        if restarts := self.engine.restarts - self._restarts:
+        if restarts := self.engine.restarts - self._restarts_before:
             times = "once" if restarts == 1 else f"{restarts:,} times"
-            messages.append(
-                f"{times} the sound was much louder than the recording ever is, and restarted from silence."
-            )
+            messages.append(f"{times} a stream was louder than the recording ever is, and restarted from silence.")
         flags = [f"--rate {self.rate}"] if self.rate not in (None, SoundOptions.rate) else []
         flags += ["--mulaw"] if self.checkpoint.encoding == "mulaw" else []
         if flags and self._writes_text:

@@ -105,7 +105,7 @@ def test_an_impossible_level_in_a_state_is_rejected(tmp_path, part, value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_that_is_too_loud_fades_out_and_begins_again_from_silence(kind):
+def test_a_stream_that_is_too_loud_fades_out_and_restarts_from_silence(kind):
     if kind == "cpu":
         kernel_variants()
     model, u = perturbed(CONFIG), uniform_numbers(LEVEL_BLOCK + 60, 2)
