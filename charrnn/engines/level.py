@@ -61,13 +61,15 @@ class LevelControl:
     state : (N, 3) float32
         Difference of the mean power from the recording's, divided by it; sum of squares of the block's samples so far;
         and their number. Zeros at the start: a stream begins with the factor 1.
+    power, limit, share : float
+        Power of the recording; difference from it above which a stream fades out; share of a block in the mean.
     """
 
     def __init__(self, streams: int, level: float, loudest: float | None, rate: int) -> None:
         self.state = np.zeros((streams, LEVEL_STATE), dtype=np.float32)
-        self._power = level**2
-        self._limit = math.inf if loudest is None else TOO_LOUD * loudest**2 / self._power - 1  # of the difference
-        self._share = 1 - math.exp(-LEVEL_BLOCK / (TIME_CONSTANT * rate))  # of a block in the mean
+        self.power = level**2
+        self.limit = math.inf if loudest is None else TOO_LOUD * loudest**2 / self.power - 1
+        self.share = 1 - math.exp(-LEVEL_BLOCK / (TIME_CONSTANT * rate))
 
     def factors(self) -> NDArray[np.float64]:
         """Return the factors (N,) of the temperatures of the next `remaining` samples."""
@@ -81,7 +83,7 @@ class LevelControl:
 
     def fading(self) -> NDArray[np.bool_]:
         """Return which streams (N,) fade out in the current block, after which they restart from silence."""
-        return np.asarray(self.state[:, 0] > self._limit)
+        return np.asarray(self.state[:, 0] > self.limit)
 
     def fade(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Return the next ids (N, T), of which there are at most `remaining`, after the fade of the block."""
@@ -94,6 +96,6 @@ class LevelControl:
         self.state[:, 1] += np.square(ids - SILENCE_ID).sum(axis=1)  # whole numbers below 2**24, exact in float32
         self.state[:, 2] += ids.shape[1]
         full = self.state[:, 2] == LEVEL_BLOCK
-        ratio = self.state[full, 1].astype(np.float64) / (LEVEL_BLOCK * self._power) - 1
-        self.state[full, 0] += self._share * (ratio - self.state[full, 0])
+        ratio = self.state[full, 1].astype(np.float64) / (LEVEL_BLOCK * self.power) - 1
+        self.state[full, 0] += self.share * (ratio - self.state[full, 0])
         self.state[full, 1:] = 0

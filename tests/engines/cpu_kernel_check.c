@@ -124,7 +124,7 @@ static int check(int cell, int format, int reads)
     if (reads == SAMPLES) {
         network.context = CONTEXT, network.history = HISTORY, network.predictors = &predictors;
         network.numbers = matrix(rows / LANES, width, 16, format <= BF16 ? format : BF16);
-        network.correction = matrix(1, 1, outputs, format);
+        network.correction = matrix(1, 1, outputs, FP32);
         network.correction_bias = numbers(LANES, 1);
     }
     for (int l = 0; l < DEPTH; l++) {
@@ -135,7 +135,7 @@ static int check(int cell, int format, int reads)
         if (cell == LSTMP)
             layer[l].projection = matrix(outputs / LANES, 4, units, format);
     }
-    network.output = matrix(4, 4, outputs, format);
+    network.output = matrix(4, 4, outputs, reads == SAMPLES && format > BF16 ? BF16 : format);
     network.output_bias = numbers(4 * LANES, 1);
     for (int i = VOCAB; i < 4 * LANES; i++)
         ((float *)network.output_bias)[i] = -1e30f;

@@ -46,8 +46,9 @@ TABLE_BYTES = 1 << 26  # up to which the first layer's products with all embeddi
 class PackedNetwork:
     """Network in the kernel's layout, from float32 weights by the names of a checkpoint.
 
-    The addresses in ``network``, the argument of the kernel, are valid as long as this object exists. ``units`` and
-    ``outputs`` are the padded sizes of a layer's cells and outputs. The precision auto is int4.5, but int7 with less
+    The addresses in ``network``, the argument of the kernel, are valid as long as this object exists; ``arrays`` has
+    the arrays at these addresses. ``units`` and ``outputs`` are the padded sizes of a layer's cells and outputs, and
+    ``table_factors`` the arguments of `Packer.table`, if the network has a table. The precision auto is int4.5, but int7 with less
     than `SMALL` weights and fp32 with less than `TINY`.
 
     Raise UnavailableError if the kernel was not built or does not support the network.
@@ -68,10 +69,12 @@ class PackedNetwork:
             precision = "fp32" if weights < TINY else "int7" if weights < SMALL else "int4.5"
         self._config = config
         self._packer = Packer()
+        self.table_factors: tuple[Floats, Floats, Floats] | None = None
         self.units = padded_units(config.cell, config.rnn_size)
         self.outputs = round_up(config.proj_size, TILE) if config.proj_size else self.units
         floats = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
         self.network = self._pack(floats, *FORMATS[precision])
+        self.arrays: Mapping[int, NDArray[Any]] = self._packer.arrays
 
     def _pack(self, tensors: Mapping[str, Floats], input_format: int, recurrent_format: int) -> Network:
         config, packer = self._config, self._packer
@@ -90,7 +93,8 @@ class PackedNetwork:
             bias = by_units(own["bias_ih_l0"][:, None], config.cell, 1)[:, 0]
             layer.cell, layer.units, layer.outputs = KERNEL_CELLS.index(config.cell), self.units, self.outputs
             if i == 0 and 4 * config.vocab_size * len(weights) <= TABLE_BYTES:
-                network.table = packer.table(embedding, weights, bias)
+                self.table_factors = (embedding, weights, bias)
+                network.table = packer.table(*self.table_factors)
             else:
                 layer.input = packer.matrix(weights, tile_width(config.cell), input_format)
                 layer.bias = packer.address(bias)
@@ -166,12 +170,13 @@ class Packer:
     """Packer of arrays for the kernel, which keeps the arrays whose addresses the kernel receives."""
 
     def __init__(self) -> None:
-        self.kept: list[NDArray[Any]] = []
+        self.arrays: dict[int, NDArray[Any]] = {}  # by address
 
     def address(self, array: NDArray[Any]) -> int:
         """Keep an array; return its address."""
-        self.kept.append(array)
-        return array.ctypes.data
+        address = array.ctypes.data
+        self.arrays[address] = array
+        return address
 
     def pack_recurrent(self, layer: Layer, tensors: Mapping[str, Floats], cell: str, number_format: int) -> None:
         """Pack the parts of a layer that are the same in each step: its recurrent matrix and bias, and projection."""

@@ -1,13 +1,16 @@
 /* Unpacking of weights, and dot products of one tile with the inputs of some streams. */
 
 /* Streams are computed LARGE_BLOCK at a time while there are as many, then BLOCK at a time, then one by one. One stream
- * alone has CHAINS sums, so that no dot product has to wait for the one before it. */
+ * alone has CHAINS sums, so that no dot product has to wait for the one before it. PASS is the number of registers of a
+ * vector that are computed at a time, so that a processor has enough of them for the sums. */
 #if defined(WITH_AMX)
-enum { V(LARGE_BLOCK) = 16, V(BLOCK) = 4, V(CHAINS) = 2 };
+enum { V(LARGE_BLOCK) = 16, V(BLOCK) = 4, V(CHAINS) = 2, V(PASS) = V(PARTS) };
 #elif defined(WITH_AVX512)
-enum { V(LARGE_BLOCK) = 4, V(BLOCK) = 4, V(CHAINS) = 2 };
+enum { V(LARGE_BLOCK) = 4, V(BLOCK) = 4, V(CHAINS) = 2, V(PASS) = V(PARTS) };
+#elif defined(__wasm__)
+enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(CHAINS) = 1, V(PASS) = 2 };
 #else
-enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(CHAINS) = 1 };
+enum { V(LARGE_BLOCK) = 1, V(BLOCK) = 1, V(CHAINS) = 1, V(PASS) = V(PARTS) };
 #endif
 
 typedef uint16_t V(bytes) __attribute__((vector_size(V(REGISTER)))); /* of 16 bits, as there are no shifts of bytes */
@@ -27,6 +30,15 @@ INLINE V(integers) V(dot)(V(integers) sum, V(bytes) w, int32_t four)
     return sum;
 #elif defined(WITH_NEON)
     return (V(integers))vdotq_s32((int32x4_t)sum, (int8x16_t)w, vreinterpretq_s8_s32(vdupq_n_s32(four)));
+#elif defined(__wasm_relaxed_simd__)
+    /* As with AVX2, no product or sum of two reaches the limits beyond which the instruction's result is not defined. */
+    return (V(integers))wasm_i32x4_relaxed_dot_i8x16_i7x16_add(wasm_i32x4_splat(four), (v128_t)w, (v128_t)sum);
+#elif defined(__wasm__)
+    v128_t x = wasm_i16x8_extend_low_i8x16(wasm_i32x4_splat(four));
+    v128_t low = wasm_i32x4_dot_i16x8(wasm_u16x8_extend_low_u8x16((v128_t)w), x); /* two sums per row */
+    v128_t high = wasm_i32x4_dot_i16x8(wasm_u16x8_extend_high_u8x16((v128_t)w), x);
+    v128_t even = wasm_i32x4_shuffle(low, high, 0, 2, 4, 6), odd = wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
+    return sum + (V(integers))wasm_i32x4_add(even, odd);
 #else
     int8_t x[GROUP];
     uint8_t weights[sizeof w];
@@ -102,61 +114,66 @@ INLINE void V(unpack_times_8)(const uint8_t *w, V(bytes) four[4])
  *
  * A tile has `width` vectors of rows. A quad is four registers of weights, and each holds one group of inputs for one
  * vector: register i of quad q is group (4 q + i) / width and vector (4 q + i) % width. `part` counts the registers of
- * a vector on processors with narrower ones. With one stream, even and odd groups are added to two chains of sums,
- * which do not wait for each other. */
+ * a vector on processors with narrower ones, of which PASS are computed at a time. With one stream, even and odd groups
+ * are added to two chains of sums, which do not wait for each other. */
 INLINE void V(integer_dots)(int streams, int width, int bits, const uint8_t *w, int inputs, const int8_t *const *x,
                             Prefetch *next, ints (*sums)[MAX_WIDTH])
 {
-    V(integers) sum[V(CHAINS)][V(BLOCK)][MAX_WIDTH][V(PARTS)];
     int chains = streams == 1 ? V(CHAINS) : 1, times_8 = 0;
 #if defined(WITH_GFNI)
     times_8 = bits == 5 && width % 2 == 0; /* of odd vectors */
 #endif
+#pragma GCC unroll 1
+    for (int first = 0; first < V(PARTS); first += V(PASS)) {
+        V(integers) sum[V(CHAINS)][V(BLOCK)][MAX_WIDTH][V(PASS)];
+        const uint8_t *at = w;
 #pragma GCC unroll 2
-    for (int chain = 0; chain < chains; chain++)
+        for (int chain = 0; chain < chains; chain++)
 #pragma GCC unroll 4
-        for (int s = 0; s < streams; s++)
+            for (int s = 0; s < streams; s++)
 #pragma GCC unroll 16
-            for (int i = 0; i < width * V(PARTS); i++)
-                sum[chain][s][i / V(PARTS)][i % V(PARTS)] = (V(integers)){0};
-    for (int k = 0; k < inputs; k += 4 * GROUP) {
-        prefetch(next, PREFETCH_IN_PRODUCT);
+                for (int i = 0; i < width * V(PASS); i++)
+                    sum[chain][s][i / V(PASS)][i % V(PASS)] = (V(integers)){0};
+        for (int k = 0; k < inputs; k += 4 * GROUP) {
+            prefetch(next, PREFETCH_IN_PRODUCT);
 #pragma GCC unroll 4
-        for (int quad = 0; quad < width; quad++) {
+            for (int quad = 0; quad < width; quad++) {
 #pragma GCC unroll 4
-            for (int part = 0; part < V(PARTS); part++) {
-                V(bytes) weights[4];
+                for (int part = 0; part < V(PASS); part++) {
+                    V(bytes) weights[4];
 #if defined(WITH_GFNI)
-                if (times_8)
-                    V(unpack_times_8)(w, weights);
-                else
+                    if (times_8)
+                        V(unpack_times_8)(at, weights);
+                    else
 #endif
-                    V(unpack)(w, bits, part, weights);
+                        V(unpack)(at, bits, first + part, weights);
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    int group = (4 * quad + i) / width, v = (4 * quad + i) % width;
+                    for (int i = 0; i < 4; i++) {
+                        int group = (4 * quad + i) / width, v = (4 * quad + i) % width;
 #pragma GCC unroll 4
-                    for (int s = 0; s < streams; s++) {
-                        int32_t four;
-                        memcpy(&four, x[s] + k + group * GROUP, sizeof four);
-                        V(integers) *at = &sum[group % chains][s][v][part];
-                        *at = V(dot)(*at, weights[i], four);
+                        for (int s = 0; s < streams; s++) {
+                            int32_t four;
+                            memcpy(&four, x[s] + k + group * GROUP, sizeof four);
+                            V(integers) *to = &sum[group % chains][s][v][part];
+                            *to = V(dot)(*to, weights[i], four);
+                        }
                     }
                 }
+                at += 4 * 8 * (bits == 7 ? 8 : bits);
             }
-            w += 4 * 8 * (bits == 7 ? 8 : bits);
         }
-    }
 #pragma GCC unroll 4
-    for (int s = 0; s < streams; s++) {
+        for (int s = 0; s < streams; s++) {
 #pragma GCC unroll 16
-        for (int i = 0; i < width * V(PARTS); i++) {
-            V(integers) all = sum[0][s][i / V(PARTS)][i % V(PARTS)];
-            if (chains == 2)
-                all += sum[chains - 1][s][i / V(PARTS)][i % V(PARTS)];
-            if (times_8 && i / V(PARTS) % 2)
-                all >>= 3;
-            memcpy((char *)sums[s] + i * V(REGISTER), &all, sizeof all);
+            for (int i = 0; i < width * V(PASS); i++) {
+                int v = i / V(PASS), part = i % V(PASS);
+                V(integers) all = sum[0][s][v][part];
+                if (chains == 2)
+                    all += sum[chains - 1][s][v][part];
+                if (times_8 && v % 2)
+                    all >>= 3;
+                memcpy((char *)(sums[s] + v) + (first + part) * V(REGISTER), &all, sizeof all);
+            }
         }
     }
 }

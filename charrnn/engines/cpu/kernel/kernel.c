@@ -13,6 +13,7 @@
  *     layout.h         structures, and the layout of weights
  *     threads.h        counters, barrier, memory of a call
  *     pack.h           quantisation and packing of weights
+ *     table.h          products of the first layer with all embeddings
  *     variants.h       instruction sets; compiles variant.h for each:
  *       vector_math.h    exp, sigmoid, tanh of 16 lanes
  *       dot_products.h   unpacking and dot products of one tile
@@ -50,11 +51,10 @@
 #endif
 #endif
 
-#define ROUND 12582912.0f /* 1.5 * 2^23: a float of this size has no fraction, so (x + ROUND) - ROUND rounds x */
-
 #include "layout.h"
 #include "threads.h"
 #include "pack.h"
+#include "table.h"
 #include "variants.h"
 
 /* Compute a function of n numbers as a variant does, for tests: 0 sigmoid, 1 tanh, 2 exp. n is a multiple of 16. */

@@ -17,6 +17,7 @@ enum { MAX_ORDER = 256, MAX_WINDOW = 8192 }; /* of predictors */
 enum { EIGHT = 8, LAGS = 8 }; /* samples in a vector, and lags that are computed together */
 #define RESOLUTION 1048576.0 /* coefficients of predictors are multiples of its inverse */
 #define LARGEST 262144.0     /* limit of a coefficient */
+#define ROUND 12582912.0f    /* 1.5 * 2^23: a float of this size has no fraction, so (x + ROUND) - ROUND rounds x */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -31,7 +32,7 @@ typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
 /* A matrix (16 * vectors, inputs). */
 typedef struct {
     int32_t vectors;       /* of 16 rows each; a whole number of tiles */
-    int32_t width;         /* vectors in a tile, 1 to 4 */
+    int32_t width;         /* vectors in a tile: 4 or 3, or 1 in fp32 */
     int32_t inputs;        /* a multiple of 16 */
     int32_t format;
     const uint8_t *weights;
@@ -89,7 +90,7 @@ typedef struct {
     int32_t history;               /* samples that the inputs of a step depend on; 0 for other networks */
     Matrix numbers;                /* (rows of the first layer, inputs of samples), added to the table */
     const Predictors *predictors;  /* NULL without prediction */
-    Matrix correction;             /* (16, inputs) of the predictions, by the last layer; float if `output` is */
+    Matrix correction;             /* (16, inputs) of the predictions, by the last layer; fp32 */
     const float *correction_bias;  /* (16,) */
 } Network;
 

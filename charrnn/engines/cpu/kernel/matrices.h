@@ -59,8 +59,7 @@ INLINE void V(tile_of_format)(int format, const Matrix *m, int64_t tile, const u
                               int64_t streams, Prefetch *next, float *out, int64_t rows)
 {
     switch (m->width) {
-    case 1: V(tile_of_width)(1, format, m, tile, w, x, streams, next, out, rows); break;
-    case 2: V(tile_of_width)(2, format, m, tile, w, x, streams, next, out, rows); break;
+    case 1: V(tile_of_width)(1, FP32, m, tile, w, x, streams, next, out, rows); break;
     case 3: V(tile_of_width)(3, format, m, tile, w, x, streams, next, out, rows); break;
     default: V(tile_of_width)(4, format, m, tile, w, x, streams, next, out, rows);
     }

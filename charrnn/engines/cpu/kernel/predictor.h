@@ -15,6 +15,8 @@ INLINE V(integers) V(add_pairs)(V(integers) sum, V(shorts) x, V(shorts) y)
     return (V(integers))_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
 #elif defined(WITH_AVX2)
     return sum + (V(integers))_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#elif defined(__wasm__)
+    return sum + (V(integers))wasm_i32x4_dot_i16x8((v128_t)x, (v128_t)y);
 #else
     for (int i = 0; i < V(REGISTER) / 4; i++)
         sum[i] += x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];

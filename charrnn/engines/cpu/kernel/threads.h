@@ -11,6 +11,24 @@ enum { SPINS_PER_CLOCK = 64 }; /* reads of the counter per read of the clock */
 
 INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arrived, 1, memory_order_acq_rel); }
 
+#if ON_WASM
+enum { WASM_SPINS = 20000 }; /* reads of the counter before the first sleep */
+
+static void sleep_while_it_is(Counter *counter, int64_t arrived)
+{
+#if defined(__wasm_atomics__) /* otherwise there is one thread, which waits for no other */
+    __builtin_wasm_memory_atomic_wait64((int64_t *)&counter->arrived, arrived, SPIN_LIMIT);
+#endif
+}
+
+static void wait_for(Counter *counter, int64_t goal)
+{
+    int64_t arrived;
+    for (int spins = 0; (arrived = atomic_load_explicit(&counter->arrived, memory_order_acquire)) < goal; spins++)
+        if (spins >= WASM_SPINS)
+            sleep_while_it_is(counter, arrived);
+}
+#else
 static void wait_for(Counter *counter, int64_t goal)
 {
     int64_t spin_end = 0;
@@ -31,6 +49,7 @@ static void wait_for(Counter *counter, int64_t goal)
         }
     }
 }
+#endif
 
 /* Wait until all threads of the call have reached the barrier. */
 INLINE void barrier(Thread *t)

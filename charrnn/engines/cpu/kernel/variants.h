@@ -1,9 +1,5 @@
 /* Variants of the kernel for instruction sets: variant.h is compiled once for each of them. */
 
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define V(name) JOIN(name, VARIANT) /* a name of the variant that is being compiled */
-
 #define QUOTE(text) _Pragma(#text)
 #if defined(__clang__)
 #define BEGIN_TARGET(features) QUOTE(clang attribute push(__attribute__((target(features))), apply_to = function))
