@@ -1,4 +1,4 @@
-"""Compile the engine of published pages (charrnn/web/kernel/engine.c) to WebAssembly with clang of the package ziglang."""
+"""Compile the engine of pages (charrnn/web/kernel/engine.c) to WebAssembly, with clang of the package ziglang."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = (
 ).split()
 RELAXED = ["-mrelaxed-simd"]
 SHARED = "-matomics -Wl,--shared-memory,--import-memory,--max-memory=1073741824 -Wl,--export=__stack_pointer".split()
-MODULES = {"plain": [], "relaxed": RELAXED, "plain-shared": SHARED, "relaxed-shared": [*RELAXED, *SHARED]}
+MODULES = {"plain": [], "relaxed": RELAXED, "relaxed-shared": [*RELAXED, *SHARED]}
 
 
 def compile_modules(folder: Path) -> None:

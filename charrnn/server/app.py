@@ -33,13 +33,17 @@ TOO_LARGE = f"The recording has more than {MAX_UPLOAD // 1_000_000} MB: use its 
 UPLOAD_RATE = 5_000_000  # bytes per second; a faster upload would delay listeners
 UPLOAD_TIMEOUT = 60.0  # seconds
 MAX_CONNECTIONS = 500  # enough for 100 listeners, whose browsers keep up to two open each
-FILES = {  # media types of the files in static/
-    "listen.html": "text/html",
-    "listen.css": "text/css",
-    "listen.js": "text/javascript",
-    "listen-draw.js": "text/javascript",
-    "listen-worklet.js": "text/javascript",
+FILES = {  # packages of the page's files, in their folders static/
+    "listen.html": "charrnn.server",
+    "listen.js": "charrnn.server",
+    "listen-curve.js": "charrnn.server",
+    "page.css": "charrnn.web",
+    "draw.js": "charrnn.web",
+    "midi.js": "charrnn.web",
+    "player.js": "charrnn.web",
+    "player-worklet.js": "charrnn.web",
 }
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 def application(
@@ -59,8 +63,8 @@ def application(
 
     async def file(request: Request) -> Response:
         name = request.url.path[1:] or "listen.html"
-        content = resources.files("charrnn.server").joinpath("static", name).read_bytes()
-        return Response(content, media_type=FILES[name])
+        content = resources.files(FILES[name]).joinpath("static", name).read_bytes()
+        return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
 
     async def listing(_: Request) -> Response:
         return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.listeners})

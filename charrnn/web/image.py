@@ -1,7 +1,7 @@
 """Memory of the engine of a page: the structures of a packed network as a 32-bit program reads them.
 
-The structures are those of charrnn/engines/cpu/kernel/layout.h and charrnn/web/kernel/engine.c. A pointer has four bytes
-and is stored as an offset from the start of the image; the page adds the address at which it has copied the image.
+The structures are those of charrnn/engines/cpu/kernel/layout.h and charrnn/web/kernel/engine.c. A pointer has four
+bytes and is stored as an offset from the start of the image; the page adds the address to which it copies the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from charrnn.data.predictor import PERIOD
 from charrnn.engines.base import first_weights
-from charrnn.engines.cpu.library import Layer, LinearPredictor, Network, Predictors, Work
+from charrnn.engines.cpu.library import Layer, LinearPredictor, Predictors, Work
 from charrnn.engines.cpu.pack import PackedNetwork
 from charrnn.engines.level import LevelControl
 from charrnn.models.config import LEVEL_BLOCK, ModelConfig
@@ -213,7 +213,7 @@ def _size_of(kind: Any) -> int:
     if kind in POINTERS:
         return POINTER_BYTES
     if issubclass(kind, ctypes.Structure):
-        name, last, offset = _layout(kind)[-1]
+        _, last, offset = _layout(kind)[-1]
         end = offset + _size_of(last)
         return end + -end % _alignment_of(kind)
     return ctypes.sizeof(kind)

@@ -266,7 +266,7 @@ def test_more_threads_than_tiles_change_nothing(models):
 
 
 def test_a_lack_of_memory_is_reported(tiny_model):
-    network = compiled(tiny_model)._packed.network
+    network = compiled(tiny_model).packed.network
     with pytest.raises(MemoryError):
         cpu_library.run(0, network, cpu_library.Work(1 << 45, 1), 1)
     assert cpu_library.library().charrnn_run(0, ctypes.byref(network), ctypes.byref(cpu_library.Work(1 << 45, 1)), 3)

@@ -37,7 +37,7 @@ class CpuEngine(Engine):
     ) -> None:
         super().__init__(config, streams)
         self._variant = choose_variant()
-        self._packed = PackedNetwork(tensors, config, precision)
+        self.packed = PackedNetwork(tensors, config, precision)
         self._autotuner = ThreadAutotuner(threads)
         self._depth = config.layers  # of the state's tuples; one more, of samples, may follow
         self.reset()
@@ -86,7 +86,7 @@ class CpuEngine(Engine):
 
     def _pad(self, state: EngineState) -> EngineState:
         """Return a copy of a state with the kernel's sizes; samples stay as they are."""
-        sizes, layers = (self._packed.outputs, self._packed.units), state[: self._depth]
+        sizes, layers = (self.packed.outputs, self.packed.units), state[: self._depth]
         padded = map_state(lambda array, size: pad_with_zeros(array, (len(array), size)), layers, [sizes] * len(layers))
         return (*padded, *map_state(np.copy, state[self._depth :]))
 
@@ -122,7 +122,7 @@ class CpuEngine(Engine):
             samples, phase = _sample_buffer(kept[0], steps)
             work.samples, work.phase = samples.ctypes.data, phase.ctypes.data
         with self._autotuner.measure(steps * n) as threads:
-            run(self._variant, self._packed.network, work, threads)
+            run(self._variant, self.packed.network, work, threads)
         if kept:
             _keep_samples(kept[0], samples, steps)
 

@@ -48,8 +48,8 @@ class PackedNetwork:
 
     The addresses in ``network``, the argument of the kernel, are valid as long as this object exists; ``arrays`` has
     the arrays at these addresses. ``units`` and ``outputs`` are the padded sizes of a layer's cells and outputs, and
-    ``table_factors`` the arguments of `Packer.table`, if the network has a table. The precision auto is int4.5, but int7 with less
-    than `SMALL` weights and fp32 with less than `TINY`.
+    ``table_factors`` the arguments of `Packer.table`, if the network has a table. ``precision`` is the one
+    that was chosen if it was auto: int4.5, but int7 with less than `SMALL` weights and fp32 with less than `TINY`.
 
     Raise UnavailableError if the kernel was not built or does not support the network.
     """
@@ -67,6 +67,7 @@ class PackedNetwork:
         if precision == "auto":
             weights = sum(array.size for array in tensors.values())
             precision = "fp32" if weights < TINY else "int7" if weights < SMALL else "int4.5"
+        self.precision = precision
         self._config = config
         self._packer = Packer()
         self.table_factors: tuple[Floats, Floats, Floats] | None = None

@@ -1,22 +1,17 @@
-import { Scroll, Tape, drawCurve } from "./listen-draw.js";
+import { drawCurve } from "./listen-curve.js";
+import { offerMidi } from "./midi.js";
+import { Player, SHOWN, parseSeed, playWithSpace, randomSeed } from "./player.js";
 
-const KEPT = 30; // seconds of sound that can be saved
-const SHOWN = 8; // seconds on the canvases
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
-const FRAME = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
 
 const $ = (id) => document.getElementById(id);
-const scroll = new Scroll($("wave"), $("spectrum"), SHOWN);
-const tape = new Tape(KEPT);
+const player = new Player($("wave"), $("spectrum"), "/player-worklet.js");
 let runs = [];
 let curve = null;
 let socket = null;
-let audio = null; // { context, gain, rate }
 let stream = 0; // number of the stream that was requested last
-let playing = null; // the stream that plays: { node, pieces, played, step, rate }
-let undrawn = []; // samples that were played and are not drawn yet
-let drawn = 0; // time of the last update of the canvases in milliseconds
+let playing = null; // the stream that plays: { step, rate, slow }
 let start = null; // { file, id, run, seconds }
 let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
@@ -116,35 +111,15 @@ function send(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-async function openAudio(rate) {
-  if (audio && audio.rate === rate && audio.context.state !== "closed") return audio.context.resume();
-  audio?.context.close();
-  let context;
-  try {
-    context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
-  } catch { // the browser does not support the rate, so the worklet resamples
-    context = new AudioContext({ latencyHint: "interactive" });
-  }
-  const gain = new GainNode(context, { gain: volumeGain() });
-  gain.connect(context.destination);
-  audio = { context, gain, rate };
-  await context.audioWorklet.addModule("/listen-worklet.js");
-  return context.resume();
-}
-
-function volumeGain() {
-  return (Number($("volume").value) / 100) ** 2;
-}
-
 async function play() {
-  silence();
+  player.stop();
   const own = (stream += 1);
   $("play").setAttribute("aria-pressed", "true");
   $("play-label").textContent = "Stop";
   showMessage("Loading the network …");
-  playing = { node: null, pieces: [], played: 0, step: chosenStep(), rate: chosenRun().rate, slow: 0 };
+  playing = { step: chosenStep(), rate: chosenRun().rate, slow: 0 };
   try {
-    await Promise.all([connect(), openAudio(playing.rate)]);
+    await Promise.all([connect(), player.open(playing.rate)]);
     await uploads;
     if (start && start.run !== $("run").value) await upload(start.file);
   } catch (error) {
@@ -159,21 +134,11 @@ async function play() {
   });
 }
 
-function silence() {
-  const node = playing?.node;
-  if (node) {
-    node.port.onmessage = null;
-    node.port.postMessage(null);
-    node.disconnect();
-  }
-  playing = null;
-}
-
 function end(message = "", isError = false) {
-  silence();
+  player.stop();
+  playing = null;
   stream += 1; // pieces that are still in transit belong to no stream
   send({ type: "stop" });
-  audio?.context.suspend();
   $("play").setAttribute("aria-pressed", "false");
   $("play-label").textContent = "Play";
   for (const id of ["speed", "buffer", "current-temperature"]) $(id).textContent = "–";
@@ -193,62 +158,31 @@ async function receiveMessage(message) {
   }
   if (message.type === "playing") {
     Object.assign(playing, { rate: message.rate, step: message.step });
-    scroll.setRate(message.rate);
-    if (message.rate !== audio.rate) await openAudio(message.rate);
-    startNode();
+    await player.open(message.rate);
+    if (message.stream !== stream) return;
+    player.start();
     showPlaying();
     showCurve();
   }
 }
 
-function startNode() {
-  const node = new AudioWorkletNode(audio.context, "player", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: playing.rate } });
-  node.connect(audio.gain);
-  node.port.onmessage = ({ data }) => onProgress(data);
-  playing.node = node;
-  for (const { samples } of playing.pieces) node.port.postMessage(samples);
-}
-
 function receivePiece(data) {
   const head = new DataView(data);
   if (head.getUint32(0, true) !== stream || !playing) return;
-  const pcm = new Int16Array(data, 8);
-  const samples = Float32Array.from(pcm, (value) => value / 32768);
-  playing.pieces.push({ pcm, samples, temperature: head.getFloat32(4, true), used: 0 });
-  playing.node?.port.postMessage(samples);
+  player.add({ pcm: new Int16Array(data, 8), temperature: head.getFloat32(4, true) });
 }
 
-/** Handle a progress report of the worklet. */
-function onProgress({ played, buffered, gaps }) {
-  const current = playing;
-  while (current.played < played && current.pieces.length) {
-    const [piece] = current.pieces;
-    const count = Math.min(played - current.played, piece.pcm.length - piece.used);
-    undrawn.push(piece.samples.subarray(piece.used, piece.used + count));
-    tape.add(piece.pcm.subarray(piece.used, piece.used + count), current.rate);
+player.onprogress = ({ played, buffered, gaps, piece }) => {
+  if (piece) {
     $("keep").disabled = false;
-    piece.used += count;
-    current.played += count;
     $("current-temperature").textContent = piece.temperature.toFixed(2);
-    if (piece.used === piece.pcm.length) current.pieces.shift();
   }
   send({ type: "played", stream, samples: played });
-  $("buffer").textContent = (buffered / current.rate).toFixed(2);
+  $("buffer").textContent = (buffered / playing.rate).toFixed(2);
   $("gaps").textContent = gaps;
-  $("played").textContent = `${(played / current.rate).toFixed(1)} s`;
-}
-
-function draw(now) {
-  requestAnimationFrame(draw);
-  if (!undrawn.length || now - drawn < FRAME) return;
-  drawn = now;
-  const length = undrawn.reduce((sum, one) => sum + one.length, 0);
-  const samples = new Float32Array(length);
-  undrawn.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
-  undrawn = [];
-  scroll.add(samples.subarray(Math.max(0, length - SHOWN * scroll.rate)));
-  $("top").textContent = `0 to ${(scroll.rate / 2000).toFixed(1)} kHz, louder is brighter`;
-}
+  $("played").textContent = `${(played / playing.rate).toFixed(1)} s`;
+  $("top").textContent = `0 to ${(playing.rate / 2000).toFixed(1)} kHz, louder is brighter`;
+};
 
 // Starting from a recording.
 
@@ -307,7 +241,7 @@ $("temperature").oninput = () => {
 };
 $("volume").oninput = () => {
   $("volume-value").textContent = `${$("volume").value} %`;
-  if (audio) audio.gain.gain.setTargetAtTime(volumeGain(), audio.context.currentTime, 0.02);
+  player.setVolume(Number($("volume").value));
 };
 $("run").onchange = () => {
   end();
@@ -316,12 +250,11 @@ $("run").onchange = () => {
 };
 $("checkpoint").onchange = () => (playing ? play() : showCurve());
 $("seed").onchange = () => {
-  const seed = Math.floor(Number($("seed").value));
-  $("seed").value = Number.isSafeInteger(seed) && seed >= 0 ? seed : 0;
+  $("seed").value = parseSeed($("seed").value);
   if (playing) play();
 };
 $("another").onclick = () => {
-  $("seed").value = Math.floor(Math.random() * 1e6);
+  $("seed").value = randomSeed();
   $("seed").onchange();
 };
 $("file").onchange = () => addRecording($("file").files[0]);
@@ -330,13 +263,7 @@ $("forget").onclick = () => {
   $("file").focus();
   if (playing) play();
 };
-$("keep").onclick = () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(tape.wav());
-  link.download = `${chosenRun().name}-live.wav`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-};
+$("keep").onclick = () => player.save(`${chosenRun().name}-live.wav`);
 for (const kind of ["dragover", "dragleave", "drop"]) {
   addEventListener(kind, (event) => {
     event.preventDefault();
@@ -344,21 +271,15 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") addRecording(event.dataTransfer.files[0]);
   });
 }
-addEventListener("keydown", (event) => {
-  const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
-  if (event.key === " " && !usesSpace && !$("play").disabled) {
-    event.preventDefault();
-    $("play").click();
-  }
-});
-addEventListener("resize", () => {
-  scroll.fit();
-  showCurve();
-});
+offerMidi($("midi"), (value) => {
+  $("temperature").value = 2 * value;
+  $("temperature").oninput();
+}, () => $("another").click());
+playWithSpace($("play"));
+addEventListener("resize", showCurve);
 
 $("oldest").textContent = `${SHOWN} seconds ago`;
 $("temperature").oninput();
 $("volume").oninput();
 poll();
 setInterval(() => document.hidden || poll(), POLL);
-requestAnimationFrame(draw);

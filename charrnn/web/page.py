@@ -1,0 +1,160 @@
+"""Pages that play a network by themselves: one HTML file with the network, the engine and everything else inlined."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+import re
+from html import escape
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from bytecodec.errors import InputError
+from bytecodec.pcm import bytes_to_int16
+from charrnn.engines import engine
+from charrnn.engines.cpu.engine import CpuEngine
+from charrnn.models.config import BYTES
+from charrnn.storage.checkpoint_format import StoredCheckpoint
+from charrnn.web.image import Image, engine_image
+
+MAX_BYTES = 30_000_000  # of a page
+MODULES = ("plain", "relaxed", "relaxed-shared")
+SCRIPTS = ("draw.js", "midi.js", "player.js", "voice.js")  # each imports only those before it
+STREAMS = 2  # of the engine: what is played, and requests of programs
+
+
+def make_page(checkpoint: StoredCheckpoint, title: str, trained_on: str = "", precision: str = "auto") -> str:
+    """Return the HTML of a page that plays a network, or writes the text of a network of text.
+
+    Parameters
+    ----------
+    title
+        Heading of the page.
+    trained_on
+        Description of the training data; "" if unknown.
+    precision
+        As of `charrnn.engines.engine` for the compiled engine.
+
+    Raises
+    ------
+    InputError
+        The compiled engine does not support the network or was not built, or the page would have more than `MAX_BYTES`.
+    """
+    made = engine(checkpoint, "cpu", precision=precision)
+    assert isinstance(made, CpuEngine)
+    image = engine_image(made.packed, checkpoint.config, made.calibration, made.level_control, STREAMS)
+    description = _description(checkpoint, title, trained_on, made.packed.precision)
+    data = base64.b64encode(_pack(description, image)).decode()
+    script, style = _bundle(), _read("page.css")
+    # The script itself evaluates no text: unsafe-eval is for WebAssembly in browsers that do not know wasm-unsafe-eval,
+    # and for programs that control a browser.
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}' data: 'unsafe-eval' 'wasm-unsafe-eval'; worker-src blob:; "
+        f"style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "policy": policy,
+        "style": style,
+        "title": escape(title),
+        "about": escape(_about(checkpoint, trained_on)),
+        "facts": "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _facts(description)),
+        "data": data,
+        "worker": _read("voice-worker.js"),
+        "worklet": _read("player-worklet.js"),
+        "script": script,
+    }
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("voice.html"))
+    if len(page) > MAX_BYTES:
+        raise InputError(
+            f"the page would have {len(page) / 1e6:.0f} MB, and more than {MAX_BYTES / 1e6:.0f} MB are refused: use "
+            f"--precision int4.5, or a smaller network."
+        )
+    return page
+
+
+def _description(checkpoint: StoredCheckpoint, title: str, trained_on: str, precision: str) -> dict[str, Any]:
+    """Return what the page knows of its network; the script passes most of it on as window.charrnn.info."""
+    config, loss = checkpoint.config, checkpoint.val_loss
+    found: dict[str, Any] = {
+        "title": title,
+        "trainedOn": trained_on,
+        "iterations": checkpoint.step,
+        "cell": config.cell,
+        "layers": config.layers,
+        "rnnSize": config.rnn_size,
+        "wordvecSize": config.wordvec_size,
+        "vocabulary": config.vocab_size,
+        "parameters": sum(weights.size for weights in checkpoint.weights.values()),
+        "precision": precision,
+        "rate": checkpoint.rate,
+        "bitsPerSymbol": None if loss is None else round(loss / math.log(2), 4),
+    }
+    if checkpoint.rate:
+        bytes_ = np.arange(BYTES, dtype=np.uint8)
+        found["samples"] = bytes_to_int16(bytes_, checkpoint.encoding == "mulaw").tolist()
+    else:
+        found["characters"] = [checkpoint.vocab.decode(np.array([i])) for i in range(config.vocab_size)]
+    return found
+
+
+def _about(checkpoint: StoredCheckpoint, trained_on: str) -> str:
+    parts = [f"trained on {trained_on}" if trained_on else "", f"{checkpoint.rate:,} Hz" if checkpoint.rate else "text"]
+    return ", ".join(filter(None, parts))
+
+
+def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the table of the network's properties."""
+    layers, bits = description["layers"], description["bitsPerSymbol"]
+    unit = "sample" if description["rate"] else "character"
+    facts = [
+        ("Trained on", description["trainedOn"]),
+        ("Iterations", f"{description['iterations']:,}"),
+        ("Network", f"{description['cell'].upper()}, {layers} layer{'s' * (layers > 1)} of {description['rnnSize']}"),
+        ("Parameters", f"{description['parameters']:,} in {description['precision']}"),
+        ("Validation", "" if bits is None else f"{bits:.3f} bits per {unit}"),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _pack(description: dict[str, Any], image: Image) -> bytes:
+    """Return the page's data: the size of a JSON text, the text, and the parts at the offsets in it, compressed."""
+    contents = {name: _module(name) for name in MODULES} | {"image": image.data}
+    parts, offset = {}, 0
+    for name, content in contents.items():
+        parts[name] = (offset, len(content))
+        offset += len(content)
+    layout = {"pointers": image.pointers, "streams": image.streams, "table": image.table}
+    text = json.dumps({"network": description, "layout": layout, "parts": parts}).encode()
+    whole = len(text).to_bytes(4, "little") + text + b"".join(contents.values())
+    return gzip.compress(whole, mtime=0)
+
+
+def _bundle() -> str:
+    """Return the page's scripts as one, each module in a function of its own that returns what it exports."""
+    bundled = []
+    for name in SCRIPTS:
+        text = _read(name)
+        exports = re.findall(r"^export (?:class|function|const) (\w+)", text, re.MULTILINE)
+        text = re.sub(r'^import (\{.*\}) from "\./(\w+)\.js";$', r"const \1 = \2Module;", text, flags=re.MULTILINE)
+        text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+        module = f"{name.removesuffix('.js')}Module"
+        bundled.append(f"const {module} = (() => {{\n{text}\nreturn {{ {', '.join(exports)} }};\n}})();\n")
+    return '"use strict";\n' + "".join(bundled)
+
+
+def _hash(text: str) -> str:
+    """Return the source that allows an inline script or style in a content security policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _read(name: str) -> str:
+    return resources.files("charrnn.web").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _module(name: str) -> bytes:
+    return resources.files("charrnn.web").joinpath("modules", f"{name}.wasm").read_bytes()

@@ -1,0 +1,30 @@
+const CONTROL = 0xb0; // status bytes of MIDI messages, without the channel
+const NOTE_ON = 0x90;
+
+/** Let a button, which is hidden in browsers without MIDI, connect all MIDI inputs.
+ *
+ * `oncontrol` receives the value of any controller that is moved, 0 to 1, and `onnote` is called when a note begins. */
+export function offerMidi(button, oncontrol, onnote) {
+  if (!navigator.requestMIDIAccess) return;
+  button.hidden = false;
+  button.onclick = async () => {
+    try {
+      const access = await navigator.requestMIDIAccess();
+      const connect = () => {
+        const inputs = [...access.inputs.values()];
+        for (const input of inputs) input.onmidimessage = ({ data }) => receive(data, oncontrol, onnote);
+        const names = inputs.map((input) => input.name).join(", ");
+        button.textContent = names ? `MIDI: ${names}` : "MIDI: connect a device";
+      };
+      access.onstatechange = connect;
+      connect();
+    } catch {
+      button.textContent = "MIDI: not allowed by the browser";
+    }
+  };
+}
+
+function receive([status, , value], oncontrol, onnote) {
+  if ((status & 0xf0) === CONTROL) oncontrol(value / 127);
+  if ((status & 0xf0) === NOTE_ON && value > 0) onnote();
+}

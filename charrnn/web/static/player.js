@@ -1,0 +1,140 @@
+import { Scroll, Tape } from "./draw.js";
+
+const KEPT = 30; // seconds of sound that can be saved
+const FRAME = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
+export const SHOWN = 8; // seconds on the canvases
+
+/** Plays pieces of sound, draws what was played on two canvases, and keeps its last seconds. */
+export class Player {
+  constructor(wave, spectrum, worklet) {
+    this.scroll = new Scroll(wave, spectrum, SHOWN);
+    this.tape = new Tape(KEPT);
+    this.worklet = worklet; // URL of player-worklet.js
+    this.audio = null; // { context, gain, rate }
+    this.gain = 0;
+    this.onprogress = () => {}; // receives { played, buffered, gaps, piece } in samples; the piece is the newest played
+    this.drawn = 0; // time of the last update of the canvases in milliseconds
+    this.undrawn = []; // samples that were played and are not drawn yet
+    this.stop();
+    addEventListener("resize", () => this.scroll.fit());
+    requestAnimationFrame((now) => this.draw(now));
+  }
+
+  /** Open the sound output for a rate in Hz. */
+  async open(rate) {
+    if (this.audio && this.audio.rate === rate && this.audio.context.state !== "closed") return this.audio.context.resume();
+    if (!globalThis.AudioWorkletNode) throw new Error("This browser plays sound only on pages that are opened from disk or served by HTTPS.");
+    this.audio?.context.close();
+    let context;
+    try {
+      context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+    } catch { // the browser does not support the rate, so the worklet resamples
+      context = new AudioContext({ latencyHint: "interactive" });
+    }
+    const gain = new GainNode(context, { gain: this.gain });
+    gain.connect(context.destination);
+    this.audio = { context, gain, rate };
+    await context.audioWorklet.addModule(this.worklet);
+    return context.resume();
+  }
+
+  /** Set the volume, 0 to 100. */
+  setVolume(percent) {
+    this.gain = (percent / 100) ** 2;
+    this.audio?.gain.gain.setTargetAtTime(this.gain, this.audio.context.currentTime, 0.02);
+  }
+
+  /** Start to play at the rate of the open output; pieces may have been added before. */
+  start() {
+    const { context, gain, rate } = this.audio;
+    this.scroll.setRate(rate);
+    const options = { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate } };
+    this.node = new AudioWorkletNode(context, "player", options);
+    this.node.connect(gain);
+    this.node.port.onmessage = ({ data }) => this.progress(data);
+    for (const { samples } of this.pieces) this.node.port.postMessage(samples);
+  }
+
+  /** Append a piece: an object with its samples as int16 in `pcm`. */
+  add(piece) {
+    const samples = Float32Array.from(piece.pcm, (value) => value / 32768);
+    this.pieces.push(Object.assign(piece, { samples, used: 0 }));
+    this.node?.port.postMessage(samples);
+  }
+
+  /** Stop, and drop the pieces that were not played. */
+  stop() {
+    if (this.node) {
+      this.node.port.onmessage = null;
+      this.node.port.postMessage(null);
+      this.node.disconnect();
+      this.audio.context.suspend();
+    }
+    this.node = null;
+    this.pieces = [];
+    this.played = 0;
+  }
+
+  /** Save the last seconds as a WAV file. */
+  save(name) {
+    download(this.tape.wav(), name);
+  }
+
+  /** Handle a progress report of the worklet. */
+  progress({ played, buffered, gaps }) {
+    let newest = null;
+    while (this.played < played && this.pieces.length) {
+      const [piece] = this.pieces;
+      const count = Math.min(played - this.played, piece.pcm.length - piece.used);
+      this.undrawn.push(piece.samples.subarray(piece.used, piece.used + count));
+      this.tape.add(piece.pcm.subarray(piece.used, piece.used + count), this.audio.rate);
+      piece.used += count;
+      this.played += count;
+      newest = piece;
+      if (piece.used === piece.pcm.length) this.pieces.shift();
+    }
+    this.onprogress({ played, buffered, gaps, piece: newest });
+  }
+
+  draw(now) {
+    requestAnimationFrame((next) => this.draw(next));
+    if (!this.undrawn.length || now - this.drawn < FRAME) return;
+    this.drawn = now;
+    const length = this.undrawn.reduce((sum, one) => sum + one.length, 0);
+    const samples = new Float32Array(length);
+    this.undrawn.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
+    this.undrawn = [];
+    this.scroll.add(samples.subarray(Math.max(0, length - SHOWN * this.scroll.rate)));
+  }
+}
+
+/** Let the browser download a blob as a file. */
+export function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** Let the space bar press a button, unless it is used by the element that has the focus. */
+export function playWithSpace(button) {
+  addEventListener("keydown", (event) => {
+    const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
+    if (event.key === " " && !usesSpace && !button.disabled) {
+      event.preventDefault();
+      button.click();
+    }
+  });
+}
+
+/** Return a random seed. */
+export function randomSeed() {
+  return Math.floor(Math.random() * 1e6);
+}
+
+/** Return the whole number from 0 to 2^53 - 1 that a text stands for, or 0. */
+export function parseSeed(text) {
+  const seed = Math.floor(Number(text));
+  return Number.isSafeInteger(seed) && seed >= 0 ? seed : 0;
+}

@@ -1,0 +1,306 @@
+import { offerMidi } from "./midi.js";
+import { Player, SHOWN, download, parseSeed, playWithSpace, randomSeed } from "./player.js";
+
+const LEAD = 0.4; // seconds of sound that are drawn ahead of playback, so that changes are heard soon
+const SLOW = 1.05; // times real time up to which a network has to render ahead
+const LONGEST_LEAD = 60; // seconds that a slow network renders ahead at most
+const WITHOUT_GAP = 30; // seconds that a slow network plays before the next pause, about
+const WRITTEN_PER_SECOND = 100; // characters of text
+const TEXT_LEAD = 50; // characters
+const SHOWN_TEXT = 20000; // characters on the page, and in the file
+const MAX_TEMPERATURE = 10;
+const MAX_LENGTH = 2 ** 31; // of a request
+
+const $ = (id) => document.getElementById(id);
+
+// Loading.
+
+/** Return the parts of the page's data by name: the first is a JSON text with the offset and the size of the others. */
+async function unpack() {
+  const packed = Uint8Array.from(atob($("data").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const size = new DataView(bytes.buffer).getUint32(0, true);
+  const meta = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + size)));
+  const parts = Object.fromEntries(Object.entries(meta.parts).map(([name, [at, length]]) => [name, bytes.slice(4 + size + at, 4 + size + at + length)]));
+  return { ...meta, parts };
+}
+
+function scriptUrl(id) {
+  return URL.createObjectURL(new Blob([$(id).textContent], { type: "text/javascript" }));
+}
+
+/** Return the fastest module that the browser runs, and whether two workers can share its memory. */
+async function compile(parts) {
+  const isShared = Boolean(globalThis.crossOriginIsolated && navigator.hardwareConcurrency > 1);
+  for (const name of isShared ? ["relaxed-shared", "relaxed", "plain"] : ["relaxed", "plain"]) {
+    if (!WebAssembly.validate(parts[name])) continue;
+    const module = await WebAssembly.compile(parts[name]);
+    if (name === "relaxed-shared" || isExact(module)) return { name, module };
+  }
+  throw new Error("This browser has no WebAssembly with SIMD: use a version from 2023 or later.");
+}
+
+/** Return whether a module's dot products are exact, which browsers with relaxed SIMD do not have to guarantee. */
+function isExact(module) {
+  return new WebAssembly.Instance(module).exports.is_exact() === 1;
+}
+
+async function load() {
+  const data = await unpack();
+  const { name, module } = await compile(data.parts);
+  const isShared = name === "relaxed-shared";
+  const memory = isShared ? new WebAssembly.Memory({ initial: 64, maximum: 16384, shared: true }) : null;
+  const { network, image } = data;
+  const worker = new Worker(scriptUrl("worker"));
+  const { pointers, streams, table } = data.layout;
+  const isWide = network.vocabulary > 256;
+  worker.postMessage({ type: "load", module, memory, image: data.parts.image, pointers, streams, table, isWide, isShared }, [data.parts.image.buffer]);
+  return new Promise((done, fail) => {
+    worker.onerror = () => fail(new Error("The browser could not start the page's worker."));
+    worker.onmessage = ({ data: message }) => {
+      if (message.type === "failed") fail(new Error(message.why));
+      if (message.type === "share") {
+        const second = new Worker(scriptUrl("worker"));
+        second.postMessage({ type: "help", module, memory, stack: message.stack });
+        worker.postMessage({ type: "measure" });
+      }
+      if (message.type === "ready" && message.speed) done({ ...data, worker, speed: message.speed, engine: name });
+    };
+  });
+}
+
+// Playing.
+
+const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${encodeURIComponent($("worklet").textContent)}`);
+let loaded = null; // what `load` returns
+let stream = 0; // number of the stream that was started last
+let playing = null; // what is played: { gaps, before, held }; pieces are held until enough of a slow network's are rendered
+let unwritten = []; // ids of text that are not on the page yet
+let written = 0; // characters since the start
+let wroteAt = 0; // time of the last update of the text
+const requests = new Map(); // functions that receive the symbols of window.charrnn.sample, by number
+
+function showMessage(text, isError = false) {
+  if ($("message").textContent !== text) $("message").textContent = text;
+  $("message").classList.toggle("wrong", isError);
+}
+
+function isSlow() {
+  return loaded.speed < SLOW * loaded.network.rate;
+}
+
+function lead() {
+  const { rate } = loaded.network;
+  return rate ? Math.round((isSlow() ? LONGEST_LEAD : LEAD) * rate) : TEXT_LEAD;
+}
+
+function showSpeed() {
+  const { rate } = loaded.network;
+  const speed = loaded.speed / (rate || 1);
+  $("speed").textContent = speed < 10 ? speed.toFixed(2) : Math.round(speed).toLocaleString("en");
+}
+
+async function play() {
+  player.stop();
+  stream += 1;
+  const own = stream;
+  const { rate } = loaded.network;
+  playing = { gaps: 0, before: 0, held: rate && isSlow() ? [] : null };
+  unwritten = [];
+  written = 0;
+  $("text").textContent = "";
+  $("play").setAttribute("aria-pressed", "true");
+  $("play-label").textContent = "Stop";
+  showMessage(rate ? "Playing." : "Writing.");
+  try {
+    if (rate) await player.open(rate);
+  } catch (error) {
+    if (own === stream) end(error.message, true);
+    return;
+  }
+  if (own !== stream) return;
+  if (rate && !playing.held) player.start();
+  showHeld();
+  loaded.worker.postMessage({ type: "play", stream, seed: Number($("seed").value), temperature: Number($("temperature").value), lead: lead() });
+}
+
+function end(message = "", isError = false) {
+  player.stop();
+  playing = null;
+  stream += 1; // pieces that are still in transit belong to no stream
+  loaded?.worker.postMessage({ type: "stop" });
+  $("play").setAttribute("aria-pressed", "false");
+  $("play-label").textContent = "Play";
+  $("progress").hidden = true;
+  for (const id of ["buffer", "current-temperature"]) $(id).textContent = "–";
+  showMessage(message, isError);
+}
+
+function receivePiece({ ids, temperature }) {
+  if (!loaded.network.rate) {
+    unwritten.push(...ids);
+    $("current-temperature").textContent = temperature.toFixed(2);
+    return;
+  }
+  const piece = { pcm: Int16Array.from(ids, (id) => loaded.network.samples[id]), temperature };
+  if (!playing.held) player.add(piece);
+  else {
+    playing.held.push(piece);
+    showHeld();
+  }
+}
+
+/** Show how much sound a slow network has rendered, and play it once it is enough. */
+function showHeld() {
+  const { held } = playing;
+  $("progress").hidden = !held;
+  if (!held) return;
+  const { rate } = loaded.network;
+  const speed = loaded.speed / rate;
+  const seconds = held.reduce((sum, { pcm }) => sum + pcm.length, 0) / rate;
+  const enough = Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
+  $("progress").value = seconds / enough;
+  showMessage(`This browser runs the network at ${speed.toFixed(2)} times real time, so it renders ahead: ${Math.floor(seconds)} of ${Math.ceil(enough)} seconds.`);
+  if (seconds < enough) return;
+  playing.held = null;
+  $("progress").hidden = true;
+  showMessage("Playing, while the network renders more.");
+  held.forEach((piece) => player.add(piece));
+  player.open(rate).then(() => player.start());
+}
+
+player.onprogress = ({ played, buffered, gaps, piece }) => {
+  const { rate } = loaded.network;
+  if (piece) {
+    $("keep").disabled = false;
+    $("current-temperature").textContent = piece.temperature.toFixed(2);
+  }
+  loaded.worker.postMessage({ type: "change", played: playing.before + played, lead: lead() });
+  $("buffer").textContent = (buffered / rate).toFixed(2);
+  $("gaps").textContent = playing.gaps + gaps;
+  $("played").textContent = `${((playing.before + played) / rate).toFixed(1)} s`;
+  $("top").textContent = `0 to ${(rate / 2000).toFixed(1)} kHz, louder is brighter`;
+  if (gaps && isSlow()) {
+    playing.gaps += gaps;
+    playing.before += played;
+    playing.held = [];
+    player.stop();
+    showHeld();
+  }
+};
+
+function write(now) {
+  requestAnimationFrame(write);
+  const count = Math.min(unwritten.length, Math.ceil(((now - wroteAt) / 1000) * WRITTEN_PER_SECOND));
+  wroteAt = now;
+  if (!count || !playing) return;
+  const text = $("text").textContent + unwritten.splice(0, count).map((id) => loaded.network.characters[id]).join("");
+  $("text").textContent = text.slice(-SHOWN_TEXT);
+  $("text").scrollTop = $("text").scrollHeight;
+  written += count;
+  $("played").textContent = written.toLocaleString("en");
+  $("buffer").textContent = unwritten.length;
+  $("keep").disabled = false;
+  loaded.worker.postMessage({ type: "change", played: written });
+}
+
+function receive({ data: message }) {
+  if (message.type === "sampled") {
+    requests.get(message.id).done(message.ids);
+    requests.delete(message.id);
+  }
+  if (message.type === "failed") {
+    for (const { fail } of requests.values()) fail(new Error(message.why));
+    requests.clear();
+    end(message.why, true);
+  }
+  if (message.type === "piece") {
+    loaded.speed = message.speed;
+    showSpeed();
+    if (playing && message.stream === stream) receivePiece(message);
+  }
+}
+
+/** Draw symbols for a program: the ids that charrnn-sample draws with the same seed, temperature and precision. */
+async function sample({ seed = 0, temperature = 1, length } = {}) {
+  if (!Number.isSafeInteger(seed) || seed < 0) throw new RangeError(`seed is ${seed}: it must be a whole number from 0 to 2^53 - 1.`);
+  if (!(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
+  if (!Number.isSafeInteger(length) || length < 0 || length > MAX_LENGTH) throw new RangeError(`length is ${length}: it must be a whole number from 0 to ${MAX_LENGTH}.`);
+  await ready;
+  const id = crypto.randomUUID ? crypto.randomUUID() : Math.random();
+  return new Promise((done, fail) => {
+    requests.set(id, { done, fail });
+    loaded.worker.postMessage({ type: "sample", id, seed, temperature, length });
+  });
+}
+
+// Controls.
+
+function setTemperature(value) {
+  $("temperature").value = value;
+  $("temperature-value").textContent = Number($("temperature").value).toFixed(2);
+  if (playing) loaded.worker.postMessage({ type: "change", temperature: Number($("temperature").value) });
+}
+
+function setSeed(value) {
+  $("seed").value = value;
+  if (playing) play();
+}
+
+$("play").onclick = () => (playing ? end() : play());
+$("temperature").oninput = () => setTemperature($("temperature").value);
+$("volume").oninput = () => {
+  $("volume-value").textContent = `${$("volume").value} %`;
+  player.setVolume(Number($("volume").value));
+};
+$("seed").onchange = () => setSeed(parseSeed($("seed").value));
+$("another").onclick = () => setSeed(randomSeed());
+$("keep").onclick = () => {
+  const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}`;
+  if (loaded.network.rate) player.save(`${name}.wav`);
+  else download(new Blob([$("text").textContent], { type: "text/plain;charset=utf-8" }), `${name}.txt`);
+};
+offerMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
+playWithSpace($("play"));
+$("oldest").textContent = `${SHOWN} seconds ago`;
+setTemperature(1);
+$("volume").oninput();
+
+const ENGINES = { plain: "WebAssembly with SIMD, one thread", relaxed: "WebAssembly with relaxed SIMD, one thread", "relaxed-shared": "WebAssembly with relaxed SIMD, two threads" };
+
+function showLoaded() {
+  const { network, engine } = loaded;
+  loaded.worker.onmessage = receive;
+  $("engine").textContent = ENGINES[engine];
+  if (!network.rate) {
+    for (const id of ["stage", "loud"]) $(id).hidden = true;
+    $("written").hidden = false;
+    for (const [id, text] of [["speed-unit", "characters per second"], ["buffer-unit", "characters"], ["keep", "Save the text"]]) $(id).textContent = text;
+    requestAnimationFrame(write);
+  }
+  showSpeed();
+  $("play").disabled = false;
+  showMessage(network.rate && isSlow() ? "This browser runs the network slower than real time, so it renders ahead before it plays." : "");
+}
+
+const ready = load().then(
+  (result) => {
+    loaded = result;
+    showLoaded();
+  },
+  (error) => {
+    showMessage(error.message, true);
+    throw error;
+  },
+);
+ready.catch(() => {});
+
+window.charrnn = {
+  sample,
+  get info() {
+    if (!loaded) return null;
+    const { rate, samples, characters, ...sizes } = loaded.network;
+    return { ...sizes, rate, engine: loaded.engine, symbolsPerSecond: loaded.speed, timesRealTime: rate ? loaded.speed / rate : null };
+  },
+};
