@@ -100,7 +100,7 @@ class PackedNetwork:
                 layer.input = packer.matrix(weights, tile_width(config.cell), input_format)
                 layer.bias = packer.address(bias)
             if i == 0 and numbers:
-                self._pack_numbers(network, by_units(of_numbers, config.cell, round_up(numbers, LANES)), input_format)
+                self._pack_numbers(network, by_units(of_numbers, config.cell, round_up(numbers, 2)), input_format)
             size = self.outputs
             packer.pack_recurrent(layer, own, config.cell, recurrent_format)
             if config.layer_norm:

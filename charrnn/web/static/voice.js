@@ -9,7 +9,8 @@ const WRITTEN_PER_SECOND = 100; // characters of text
 const TEXT_LEAD = 50; // characters
 const SHOWN_TEXT = 20000; // characters on the page, and in the file
 const MAX_TEMPERATURE = 10;
-const MAX_LENGTH = 2 ** 31; // of a request
+const MAX_LENGTH = 2 ** 31; // of a request, in symbols
+const DEFAULT_LENGTH = 2000;
 
 const $ = (id) => document.getElementById(id);
 
@@ -223,7 +224,8 @@ function receive({ data: message }) {
 }
 
 /** Draw symbols for a program: the ids that charrnn-sample draws with the same seed, temperature and precision. */
-async function sample({ seed = 0, temperature = 1, length } = {}) {
+async function sample(options) {
+  const { seed = 0, temperature = 1, length = DEFAULT_LENGTH } = options ?? {};
   if (!Number.isSafeInteger(seed) || seed < 0) throw new RangeError(`seed is ${seed}: it must be a whole number from 0 to 2^53 - 1.`);
   if (!(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
   if (!Number.isSafeInteger(length) || length < 0 || length > MAX_LENGTH) throw new RangeError(`length is ${length}: it must be a whole number from 0 to ${MAX_LENGTH}.`);

@@ -1,4 +1,4 @@
-/* One step of each cell for 16 units, of a layer, and of layer normalisation.
+/* One step of each cell for the units of one register, of a layer, and of layer normalisation.
  *
  * `input` is W x + b and `recurrent` is U h of the gates, in the order of torch's layers. `*` is elementwise.
  * charrnn/models/cells.py is the reference.
@@ -11,13 +11,15 @@
  *     c' = f * c + i * g
  *     h' = o * tanh(c')
  *
- * In an LSTMP (Sak, Senior and Beaufays 2014) the recurrent and output vector is r' = R h'; see steps.h. */
-INLINE floats V(lstm_step)(const floats *input, const floats *recurrent, floats *c)
+ * This computes c' and returns o. h' follows when all units of a thread have theirs, because a processor computes several
+ * short and independent chains of operations at a time, but not long ones. In an LSTMP (Sak, Senior and Beaufays 2014)
+ * the recurrent and output vector is r' = R h'; see steps.h. */
+INLINE V(values) V(lstm_gates)(const V(values) *input, const V(values) *recurrent, float *c)
 {
-    floats i = V(sigmoid)(input[0] + recurrent[0]), f = V(sigmoid)(input[1] + recurrent[1]);
-    floats g = V(tanh)(input[2] + recurrent[2]), o = V(sigmoid)(input[3] + recurrent[3]);
-    *c = f * *c + i * g;
-    return o * V(tanh)(*c);
+    V(values) i = V(sigmoid)(input[0] + recurrent[0]), f = V(sigmoid)(input[1] + recurrent[1]);
+    V(values) g = V(tanh)(input[2] + recurrent[2]), o = V(sigmoid)(input[3] + recurrent[3]);
+    V(store_values)(c, f * V(load_values)(c) + i * g);
+    return o;
 }
 
 /* GRU (Cho et al. 2014, in torch's form), gates r, z, n; d is the recurrent bias, part of `recurrent`:
@@ -25,15 +27,15 @@ INLINE floats V(lstm_step)(const floats *input, const floats *recurrent, floats 
  *     r = sigmoid(W_r x + b_r + U_r h + d_r)      z = sigmoid(W_z x + b_z + U_z h + d_z)
  *     n = tanh(W_n x + b_n + r * (U_n h + d_n))
  *     h' = (1 - z) * n + z * h */
-INLINE floats V(gru_step)(const floats *input, const floats *recurrent, floats h)
+INLINE V(values) V(gru_step)(const V(values) *input, const V(values) *recurrent, V(values) h)
 {
-    floats r = V(sigmoid)(input[0] + recurrent[0]), z = V(sigmoid)(input[1] + recurrent[1]);
-    floats n = V(tanh)(input[2] + r * recurrent[2]);
+    V(values) r = V(sigmoid)(input[0] + recurrent[0]), z = V(sigmoid)(input[1] + recurrent[1]);
+    V(values) n = V(tanh)(input[2] + r * recurrent[2]);
     return (1.0f - z) * n + z * h;
 }
 
 /* RNN (Elman 1990): h' = tanh(W x + b + U h). */
-INLINE floats V(rnn_step)(const floats *input, const floats *recurrent)
+INLINE V(values) V(rnn_step)(const V(values) *input, const V(values) *recurrent)
 {
     return V(tanh)(input[0] + recurrent[0]);
 }
@@ -60,27 +62,33 @@ static void V(layer_step)(Thread *t, int l, int64_t step)
         const float *inputs = table ? table + V(symbol)(work, s, step) * rows : layer->bias;
         const float *products = shared->input + s * rows;
         const float *recurrents = shared->recurrent[l] + s * rows;
-        float *hs = (cell == LSTMP ? shared->hidden : work->h[l]) + s * layer->units;
+        float *hs = (cell == LSTMP ? shared->hidden : work->h[l]) + s * layer->units, *cs = work->c[l] + s * layer->units;
         for (int64_t block = from; block < to; block++) {
             prefetch(&t->prefetch, PREFETCH_IN_CELL);
-            floats input[MAX_WIDTH], recurrent[MAX_WIDTH];
-            for (int g = 0; g < gates; g++) {
-                int64_t row = (block * gates + g) * LANES;
-                input[g] = *(const floats *)(inputs + row);
-                if (adds)
-                    input[g] += *(const floats *)(products + row);
-                recurrent[g] = *(const floats *)(recurrents + row);
+            for (int part = 0; part < LANES; part += V(STEP)) {
+                V(values) input[MAX_WIDTH], recurrent[MAX_WIDTH];
+                for (int g = 0; g < gates; g++) {
+                    int64_t row = (block * gates + g) * LANES + part;
+                    input[g] = V(load_values)(inputs + row);
+                    if (adds)
+                        input[g] += V(load_values)(products + row);
+                    recurrent[g] = V(load_values)(recurrents + row);
+                    if (cell == GRU)
+                        recurrent[g] += V(load_values)(layer->recurrent_bias + row);
+                }
+                int64_t unit = block * LANES + part;
+                float *h = hs + unit;
                 if (cell == GRU)
-                    recurrent[g] += *(const floats *)(layer->recurrent_bias + row);
+                    V(store_values)(h, V(gru_step)(input, recurrent, V(load_values)(h)));
+                else if (cell == RNN)
+                    V(store_values)(h, V(rnn_step)(input, recurrent));
+                else
+                    V(store_values)(h, V(lstm_gates)(input, recurrent, cs + unit));
             }
-            floats *h = (floats *)(hs + block * LANES);
-            if (cell == GRU)
-                *h = V(gru_step)(input, recurrent, *h);
-            else if (cell == RNN)
-                *h = V(rnn_step)(input, recurrent);
-            else
-                *h = V(lstm_step)(input, recurrent, (floats *)(work->c[l] + s * layer->units + block * LANES));
         }
+        if (cell == LSTM || cell == LSTMP)
+            for (int64_t unit = from * LANES; unit < to * LANES; unit += V(STEP))
+                V(store_values)(hs + unit, V(load_values)(hs + unit) * V(tanh)(V(load_values)(cs + unit)));
     }
 }
 

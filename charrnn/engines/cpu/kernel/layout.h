@@ -18,6 +18,7 @@ enum { EIGHT = 8, LAGS = 8 }; /* samples in a vector, and lags that are computed
 #define RESOLUTION 1048576.0 /* coefficients of predictors are multiples of its inverse */
 #define LARGEST 262144.0     /* limit of a coefficient */
 #define ROUND 12582912.0f    /* 1.5 * 2^23: a float of this size has no fraction, so (x + ROUND) - ROUND rounds x */
+#define ROUND_BITS 0x4b400000 /* of ROUND as an integer; those of x + ROUND are larger by the rounded x */
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -33,7 +34,7 @@ typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
 typedef struct {
     int32_t vectors;       /* of 16 rows each; a whole number of tiles */
     int32_t width;         /* vectors in a tile: 4 or 3, or 1 in fp32 */
-    int32_t inputs;        /* a multiple of 16 */
+    int32_t inputs;        /* a multiple of 16, or in fp32 and bf16 of 2 */
     int32_t format;
     const uint8_t *weights;
     const float *scale;    /* (rows,) value of the integer 1; integer formats only */

@@ -127,15 +127,18 @@ static void V(convert)(Vectors *v, const float *values, int64_t streams, int32_t
         return;
     }
     for (int64_t s = 0; s < streams; s++, values += size) {
-        floats largest = {0};
+        V(values) largest = {0};
         ints sum = {0};
+        for (int32_t k = 0; k < size; k += V(STEP))
+            largest = V(larger)(V(magnitude)(V(load_values)(values + k)), largest);
+        float most = V(largest_of)(largest), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
         for (int32_t k = 0; k < size; k += LANES) {
-            floats x = (floats)(*(const ints *)(values + k) & 0x7fffffff);
-            largest = V(select)(V(greater)(x, largest), x, largest);
-        }
-        float most = V(max_of_lanes)(largest), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
-        for (int32_t k = 0; k < size; k += LANES) {
-            ints x = V(to_integers)((*(const floats *)(values + k) * inverse + ROUND) - ROUND);
+            ints x;
+            for (int part = 0; part < LANES; part += V(STEP)) {
+                V(values) rounded = V(load_values)(values + k + part) * inverse + ROUND;
+                V(integers) converted = (V(integers))rounded - ROUND_BITS;
+                memcpy((int32_t *)&x + part, &converted, sizeof converted);
+            }
             typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1)));
             *(bytes *)(v->bytes + s * size + k) = __builtin_convertvector(x, bytes);
             sum += x;

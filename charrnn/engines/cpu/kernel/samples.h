@@ -64,16 +64,19 @@ static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
     float mean = forecast->value + 0.5f * TYPICAL_ERROR * correction[0];
     for (int32_t k = 1; k < network->predictors->count; k++)
         mean += 0.3f * correction[1 + k] * (forecast[k].value - forecast->value);
-    float inverse = 2 / TYPICAL_ERROR * V(exp)((floats){0} - V(limited)(0.5f * correction[1], 4))[0];
-    float quadratic = QUADRATIC * V(exp)((floats){0} + V(limited)(correction[1 + network->predictors->count], 4))[0];
-    floats largest = (floats){0} - 3.4e38f, value;
+    float inverse = 2 / TYPICAL_ERROR * V(exp)((V(values)){0} - V(limited)(0.5f * correction[1], 4))[0];
+    float quadratic = QUADRATIC * V(exp)((V(values)){0} + V(limited)(correction[1 + network->predictors->count], 4))[0];
+    V(values) largest = (V(values)){0} - 3.4e38f, value[V(PARTS)];
     for (int lane = 0; lane < LANES; lane++)
-        value[lane] = (float)lane - 128 - mean;
-    for (int32_t i = 0; i < network->vocab; i += LANES, value += (float)LANES) {
-        floats z = value * inverse, magnitude = (floats)((ints)z & 0x7fffffff);
-        floats x = *(floats *)(logits + i) - magnitude - 2.0f * V(log1p)(V(exp)(-magnitude)) - quadratic * z * z;
-        *(floats *)(logits + i) = x;
-        largest = V(select)(V(greater)(x, largest), x, largest);
-    }
-    return V(max_of_lanes)(largest);
+        value[lane / V(STEP)][lane % V(STEP)] = (float)lane - 128 - mean;
+    for (int32_t i = 0; i < network->vocab; i += LANES)
+        for (int part = 0; part < V(PARTS); part++) {
+            float *logit = logits + i + part * V(STEP);
+            V(values) z = value[part] * inverse, size = V(magnitude)(z);
+            V(values) x = V(load_values)(logit) - size - 2.0f * V(log1p)(V(exp)(-size)) - quadratic * z * z;
+            V(store_values)(logit, x);
+            largest = V(larger)(x, largest);
+            value[part] += (float)LANES;
+        }
+    return V(largest_of)(largest);
 }

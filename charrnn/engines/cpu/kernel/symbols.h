@@ -3,13 +3,13 @@
 /* Add the bias to a stream's logits; return the largest. */
 INLINE float V(add_output_bias)(const Shared *shared, float *logits)
 {
-    floats largest = (floats){0} - 3.4e38f;
-    for (int64_t i = 0; i < rows_of(&shared->network->output); i += LANES) {
-        floats x = *(floats *)(logits + i) + *(const floats *)(shared->network->output_bias + i);
-        *(floats *)(logits + i) = x;
-        largest = V(select)(V(greater)(x, largest), x, largest);
+    V(values) largest = (V(values)){0} - 3.4e38f;
+    for (int64_t i = 0; i < rows_of(&shared->network->output); i += V(STEP)) {
+        V(values) x = V(load_values)(logits + i) + V(load_values)(shared->network->output_bias + i);
+        V(store_values)(logits + i, x);
+        largest = V(larger)(x, largest);
     }
-    return V(max_of_lanes)(largest);
+    return V(largest_of)(largest);
 }
 
 /* Replace logits by exp((logits - largest) * factor); return their sum. */
@@ -17,9 +17,9 @@ INLINE double V(exponentials)(float *logits, int64_t size, float largest, float 
 {
     doubles sums = {0};
     for (int64_t i = 0; i < size; i += LANES) {
-        floats x = V(exp)((*(floats *)(logits + i) - largest) * factor);
-        *(floats *)(logits + i) = x;
-        sums += __builtin_convertvector(x, doubles);
+        for (int64_t at = i; at < i + LANES; at += V(STEP))
+            V(store_values)(logits + at, V(exp)((V(load_values)(logits + at) - largest) * factor));
+        sums += __builtin_convertvector(*(const floats *)(logits + i), doubles);
     }
     double sum = 0;
     for (int lane = 0; lane < LANES; lane++)

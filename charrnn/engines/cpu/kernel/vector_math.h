@@ -1,4 +1,4 @@
-/* Functions of 16 floats at a time. */
+/* Functions of one register of floats at a time. */
 
 #if defined(WITH_AVX512)
 enum { V(REGISTER) = 64 }; /* bytes */
@@ -9,68 +9,60 @@ enum { V(REGISTER) = 16 };
 #endif
 
 enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 floats, or 16 rows of 4 inputs, are 64 bytes */
+enum { V(STEP) = V(REGISTER) / 4 };   /* floats per register */
 
 typedef float V(values) __attribute__((vector_size(V(REGISTER))));
 typedef int32_t V(integers) __attribute__((vector_size(V(REGISTER))));
 
-/* Return a > b as a mask. Compilers split sums of 16 floats for narrower registers, but not comparisons and
- * conversions, of which they compute one float after the other. */
-INLINE ints V(greater)(floats a, floats b)
+INLINE V(values) V(select)(V(integers) mask, V(values) yes, V(values) no)
 {
-    ints mask;
-#pragma GCC unroll 4
-    for (int offset = 0; offset < 64; offset += V(REGISTER)) {
-        V(values) x, y;
-        memcpy(&x, (const char *)&a + offset, sizeof x);
-        memcpy(&y, (const char *)&b + offset, sizeof y);
-        V(integers) part = x > y;
-        memcpy((char *)&mask + offset, &part, sizeof part);
-    }
-    return mask;
+    return (V(values))(((V(integers))yes & mask) | ((V(integers))no & ~mask));
 }
 
-INLINE ints V(to_integers)(floats x)
+#if defined(__wasm__) /* clang does not recognise these in bit operations */
+INLINE V(values) V(larger)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
+INLINE V(values) V(smaller)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
+#else
+INLINE V(values) V(larger)(V(values) a, V(values) b) { return V(select)(a > b, a, b); }
+INLINE V(values) V(smaller)(V(values) a, V(values) b) { return V(select)(b > a, a, b); }
+#endif
+
+INLINE V(values) V(magnitude)(V(values) x) { return (V(values))((V(integers))x & 0x7fffffff); }
+
+INLINE V(values) V(load_values)(const float *x)
 {
-    ints result;
-#pragma GCC unroll 4
-    for (int offset = 0; offset < 64; offset += V(REGISTER)) {
-        V(values) part;
-        memcpy(&part, (const char *)&x + offset, sizeof part);
-        V(integers) converted = __builtin_convertvector(part, V(integers));
-        memcpy((char *)&result + offset, &converted, sizeof converted);
-    }
-    return result;
+    V(values) loaded;
+    memcpy(&loaded, x, sizeof loaded);
+    return loaded;
 }
 
-INLINE floats V(select)(ints mask, floats yes, floats no) { return (floats)(((ints)yes & mask) | ((ints)no & ~mask)); }
+INLINE void V(store_values)(float *x, V(values) stored) { memcpy(x, &stored, sizeof stored); }
 
 /* Return e^x with a relative error of at most 2e-7; 0 below -87, e^88 above 88. With x = n ln 2 + r and |r| at most
  * ln 2 / 2, e^x is 2^n times the Taylor series of e^r. */
-INLINE floats V(exp)(floats x)
+INLINE V(values) V(exp)(V(values) x)
 {
-    const floats zero = {0};
-    floats inside = V(select)(V(greater)(x, zero + 88.0f), zero + 88.0f, x);
-    ints below = V(greater)(zero - 87.0f, x);
-    inside = V(select)(below, zero - 87.0f, inside);
-    floats n = (inside * 1.44269504f + ROUND) - ROUND;
-    floats r = inside - n * 0.693145751953125f; /* ln 2 in two parts; the product of n and the first one is exact */
+    const V(values) zero = {0};
+    V(values) inside = V(larger)(zero - 87.0f, V(smaller)(zero + 88.0f, x));
+    V(values) rounded = inside * 1.44269504f + ROUND, n = rounded - ROUND;
+    V(values) r = inside - n * 0.693145751953125f; /* ln 2 in two parts; the product of n and the first one is exact */
     r = r - n * 1.42860677e-6f;
-    floats y = r * (1.0f / 5040) + 1.0f / 720;
+    V(values) y = r * (1.0f / 5040) + 1.0f / 720;
     y = y * r + 1.0f / 120;
     y = y * r + 1.0f / 24;
     y = y * r + 1.0f / 6;
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    ints power = (V(to_integers)(n) + 127) << 23;
-    return V(select)(below, zero, y * (floats)power);
+    V(integers) power = ((V(integers))rounded + 127) << 23; /* the lowest bits of `rounded` are n */
+    return (V(values))((V(integers))(y * (V(values))power) & (x >= zero - 87.0f));
 }
 
 /* Return log(1 + x) for x in [0, 1], with an absolute error of at most 1e-7: twice the series of artanh(x / (2 + x)). */
-INLINE floats V(log1p)(floats x)
+INLINE V(values) V(log1p)(V(values) x)
 {
-    floats s = x / (2.0f + x), square = s * s;
-    floats y = square * (1.0f / 11) + 1.0f / 9;
+    V(values) s = x / (2.0f + x), square = s * s;
+    V(values) y = square * (1.0f / 11) + 1.0f / 9;
     y = y * square + 1.0f / 7;
     y = y * square + 1.0f / 5;
     y = y * square + 1.0f / 3;
@@ -79,14 +71,14 @@ INLINE floats V(log1p)(floats x)
 }
 
 /* Both with an absolute error of at most 2e-7. */
-INLINE floats V(sigmoid)(floats x) { return 1.0f / (1.0f + V(exp)(-x)); }
-INLINE floats V(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + V(exp)(x + x)); }
+INLINE V(values) V(sigmoid)(V(values) x) { return 1.0f / (1.0f + V(exp)(-x)); }
+INLINE V(values) V(tanh)(V(values) x) { return 1.0f - 2.0f / (1.0f + V(exp)(x + x)); }
 
 static void V(math)(int which, int64_t n, const float *x, float *y)
 {
-    for (int64_t i = 0; i < n; i += LANES) {
-        floats in = *(const floats *)(x + i);
-        *(floats *)(y + i) = which == 0 ? V(sigmoid)(in) : which == 1 ? V(tanh)(in) : V(exp)(in);
+    for (int64_t i = 0; i < n; i += V(STEP)) {
+        V(values) in = V(load_values)(x + i);
+        V(store_values)(y + i, which == 0 ? V(sigmoid)(in) : which == 1 ? V(tanh)(in) : V(exp)(in));
     }
 }
 
@@ -98,9 +90,9 @@ INLINE float V(sum_of_lanes)(floats x)
     return x[0];
 }
 
-INLINE float V(max_of_lanes)(floats x)
+INLINE float V(largest_of)(V(values) x)
 {
-    for (int lane = 1; lane < LANES; lane++)
+    for (int lane = 1; lane < V(STEP); lane++)
         x[0] = x[lane] > x[0] ? x[lane] : x[0];
     return x[0];
 }
