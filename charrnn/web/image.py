@@ -62,6 +62,7 @@ class Image:
 
     data: bytes
     pointers: list[int]  # offsets of all pointers, which are relative to the start of the image
+    network: int  # offset
     streams: list[tuple[int, int]]  # offsets of each stream and of its ids
     table: list[int] | None  # arguments of the function that fills the first layer's table; the last four are offsets
 
@@ -87,7 +88,7 @@ def engine_image(
     at = writer.structure(network)
     first = writer.array(first_weights(config).cumsum())
     made = [_stream(writer, packed, config, at, first, calibration, level_control) for _ in range(streams)]
-    return Image(bytes(writer.data), writer.pointers, made, table)
+    return Image(bytes(writer.data), writer.pointers, at, made, table)
 
 
 def _stream(

@@ -128,7 +128,12 @@ def _pack(description: dict[str, Any], image: Image) -> bytes:
     for name, content in contents.items():
         parts[name] = (offset, len(content))
         offset += len(content)
-    layout = {"pointers": image.pointers, "streams": image.streams, "table": image.table}
+    layout = {
+        "pointers": image.pointers,
+        "network": image.network,
+        "streams": image.streams,
+        "table": image.table,
+    }
     text = json.dumps({"network": description, "layout": layout, "parts": parts}).encode()
     whole = len(text).to_bytes(4, "little") + text + b"".join(contents.values())
     return gzip.compress(whole, mtime=0)

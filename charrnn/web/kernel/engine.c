@@ -114,7 +114,7 @@ static int run_network(const Network *network, const Work *work)
     return -failed;
 }
 
-/* -- one stream ------------------------------------------------------------ */
+/* -- preparation of a network ------------------------------------------------------------ */
 
 /* Compute the table of a network's first layer from its factors, for which charrnn_table has the shapes. */
 WEB_EXPORT(fill_table) void fill_table(int vocab, int inputs, int rows, const float *embedding, const float *columns,
@@ -122,6 +122,44 @@ WEB_EXPORT(fill_table) void fill_table(int vocab, int inputs, int rows, const fl
 {
     charrnn_table(vocab, inputs, rows, embedding, columns, bias, table);
 }
+
+/* Store the weights of 5 and 6 bits of a matrix in a byte each: with registers of 16 bytes, the instructions that unpack
+ * them would take longer than reading more memory. Return 0, or -1 if there is not enough memory. */
+static int unpack_matrix(Matrix *m)
+{
+    if (m->format != 5 && m->format != 6)
+        return 0;
+    int64_t quads = rows_of(m) * m->inputs / 256;
+    uint8_t *unpacked = allocate_bytes((size_t)quads * 256);
+    if (!unpacked)
+        return -1;
+    uint16_t difference = (uint16_t)((1 << 6) - (1 << (m->format - 1))); /* of what is stored for a weight of 0 */
+    for (int64_t quad = 0; quad < quads; quad++)
+        for (int part = 0; part < V(PARTS); part++) {
+            V(bytes) four[4];
+            V(unpack)(m->weights + quad * 32 * m->format, m->format, part, four);
+            for (int i = 0; i < 4; i++) {
+                four[i] += (uint16_t)(difference * 0x101); /* no sum of a byte exceeds 127 */
+                memcpy(unpacked + quad * 256 + i * 64 + part * V(REGISTER), four + i, V(REGISTER));
+            }
+        }
+    m->weights = unpacked;
+    m->format = 7;
+    return 0;
+}
+
+/* Prepare a network for `draw`. Return 0, or -1 if there is not enough memory. */
+WEB_EXPORT(prepare) int prepare(const Network *network)
+{
+    for (int l = 0; l < network->layers; l++) {
+        Layer *layer = (Layer *)network->layer + l;
+        if (unpack_matrix(&layer->input) || unpack_matrix(&layer->recurrent) || unpack_matrix(&layer->projection))
+            return -1;
+    }
+    return 0;
+}
+
+/* -- one stream ------------------------------------------------------------ */
 
 /* Reset a stream's state to zeros after a last symbol, or -1 for none. */
 static void reset(Stream *stream, int64_t last)

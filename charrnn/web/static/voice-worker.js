@@ -4,6 +4,7 @@
 const BLOCK = 256; // symbols that the engine draws at most at a time
 const WARM_UP = 400; // milliseconds of drawing before the speed is measured, in which the browser optimises the module
 const MEASURED = 200; // milliseconds
+const TOO_LARGE = "The browser has not enough memory for this network.";
 const STACK = 1 << 16; // bytes of the second worker's stack
 
 let engine = null; // { exports, memory, base, vocab, wide }
@@ -24,7 +25,7 @@ function start(stream, seed) {
 /** Draw at most `count` next symbols of a stream. */
 function draw(stream, count, temperature) {
   const drawn = engine.exports.draw(engine.base + engine.streams[stream][0], Math.min(BLOCK, count), temperature);
-  if (drawn < 0) throw new Error("The browser has not enough memory for this network.");
+  if (drawn < 0) throw new Error(TOO_LARGE);
   return symbols(stream, drawn);
 }
 
@@ -40,16 +41,17 @@ function measureSpeed() {
   speed = (1000 * count) / (performance.now() - from);
 }
 
-function load({ module, memory, image, pointers, streams, table, isWide, isShared }) {
+function load({ module, memory, image, pointers, network, streams, table, isWide, isShared }) {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   exports._initialize();
   const own = memory || exports.memory;
   const base = exports.allocate(image.byteLength);
-  if (!base) throw new Error("The browser has not enough memory for this network.");
+  if (!base) throw new Error(TOO_LARGE);
   new Uint8Array(own.buffer, base).set(image);
   const view = new DataView(own.buffer);
   for (const at of pointers) view.setUint32(base + at, base + view.getUint32(base + at, true), true);
   if (table) exports.fill_table(...table.slice(0, 3), ...table.slice(3).map((offset) => base + offset));
+  if (exports.prepare(base + network)) throw new Error(TOO_LARGE);
   engine = { exports, memory: own, base, streams, isWide };
   if (isShared) {
     exports.share();

@@ -52,11 +52,10 @@ async function load() {
   const { name, module } = await compile(data.parts);
   const isShared = name === "relaxed-shared";
   const memory = isShared ? new WebAssembly.Memory({ initial: 64, maximum: 16384, shared: true }) : null;
-  const { network, image } = data;
   const worker = new Worker(scriptUrl("worker"));
-  const { pointers, streams, table } = data.layout;
-  const isWide = network.vocabulary > 256;
-  worker.postMessage({ type: "load", module, memory, image: data.parts.image, pointers, streams, table, isWide, isShared }, [data.parts.image.buffer]);
+  const { image } = data.parts;
+  const isWide = data.network.vocabulary > 256;
+  worker.postMessage({ type: "load", module, memory, image, ...data.layout, isWide, isShared }, [image.buffer]);
   return new Promise((done, fail) => {
     worker.onerror = () => fail(new Error("The browser could not start the page's worker."));
     worker.onmessage = ({ data: message }) => {

@@ -107,8 +107,10 @@ static void V(product)(Thread *t, const Matrix *m, const Vectors *x, float *out)
         case FP32: V(tile_of_format)(FP32, m, tile, w, x, streams, next, out, rows); break;
         case BF16: V(tile_of_format)(BF16, m, tile, w, x, streams, next, out, rows); break;
         case 4: V(tile_of_format)(4, m, tile, w, x, streams, next, out, rows); break;
+#if !defined(__wasm__) /* which unpacks these in advance; see charrnn/web/kernel/engine.c */
         case 5: V(tile_of_format)(5, m, tile, w, x, streams, next, out, rows); break;
         case 6: V(tile_of_format)(6, m, tile, w, x, streams, next, out, rows); break;
+#endif
         default: V(tile_of_format)(7, m, tile, w, x, streams, next, out, rows);
         }
     }

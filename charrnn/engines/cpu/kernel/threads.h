@@ -12,7 +12,7 @@ enum { SPINS_PER_CLOCK = 64 }; /* reads of the counter per read of the clock */
 INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arrived, 1, memory_order_acq_rel); }
 
 #if ON_WASM
-enum { WASM_SPINS = 20000 }; /* reads of the counter before the first sleep */
+enum { WASM_SPINS = 300000 }; /* reads of the counter before the first sleep */
 
 static void sleep_while_it_is(Counter *counter, int64_t arrived)
 {
