@@ -22,7 +22,8 @@ ORDER = (
     ("charrnn.engines", "charrnn.viz"),
     ("charrnn.sampling",),
     ("charrnn.training",),
-    ("charrnn.frames", "charrnn.server"),
+    ("charrnn.frames", "charrnn.web"),
+    ("charrnn.server",),
     ("charrnn.commands",),
 )
 HEAVY = {"torch", "scipy", "safetensors", "matplotlib", "onnx", "sounddevice"}
