@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and, for the first installation, a network connection.
 #   make demo                  train a network on a voice and sample from it, in about four minutes
 #   make demo INPUT=my.wav     the same with your own recording
+#   make listen                play the voice of the package, or your runs, in a browser
 #   make test                  fast tests
 #   make test-integration      tests that need a browser, several processes, Triton's interpreter or a training
 #   make test-slow             all tests
@@ -20,7 +21,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUT  ?= data/voice.wav
 TORCH  ?= torch
 
-.PHONY: demo demo-clean test test-integration test-slow sanitize lint bench docs audit screenshots dist clean
+.PHONY: demo demo-clean listen test test-integration test-slow sanitize lint bench docs audit screenshots dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.done
@@ -28,6 +29,9 @@ demo: $(VENV)/core.done
 
 demo-clean:
 	rm -rf demo
+
+listen: $(VENV)/listen.done
+	$(BIN)/charrnn-listen --open
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -n 2
@@ -81,6 +85,10 @@ $(VENV)/core.done: setup.cfg setup.py pyproject.toml constraints.txt $(KERNEL)
 	$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
+$(VENV)/listen.done: $(VENV)/core.done
+	$(PIP) install -q -c constraints.txt -e '.[listen]'
+	@touch $@
+
 $(VENV)/dev.done: $(VENV)/core.done
-	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report,onnx,play,listen,tensorboard]'
+	$(PIP) install -q -c constraints.txt -e '.[test,dev,plots,report,onnx,play,osc,listen,tensorboard]'
 	@touch $@

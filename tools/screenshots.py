@@ -1,6 +1,6 @@
-"""Make the pictures of docs/pictures: plots, the report and the listening page in a browser, and a video frame.
+"""Make the pictures of docs/pictures: plots, report, listening page and a network's page in a browser, a video frame.
 
-    python tools/screenshots.py                 trains three small networks on data/voice.wav first (minutes)
+    python tools/screenshots.py voice.wav       trains three small networks on a recording first (ten minutes or more)
     python tools/screenshots.py --runs RUN ...  uses existing runs
 
 Needs playwright, chromium (its path in CHROMIUM, or on the PATH) and ffmpeg.
@@ -19,12 +19,13 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from charrnn.commands.convert import charrnn_convert
 from charrnn.commands.plot import charrnn_plot
 from charrnn.commands.report import charrnn_report
 from charrnn.commands.train import charrnn_train
 from charrnn.commands.video import charrnn_video
 from charrnn.server import app as listen_app
-from charrnn.storage.run_dir import Run
+from charrnn.storage.run_dir import find_voice
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "pictures"
@@ -34,6 +35,7 @@ NETWORKS = {
     "lstm-2x128": "--rnn-size 128 --layers 2 --wordvec-size 64",
 }
 SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --temperature 1 --quiet"
+VOICE = "kathleen"
 MAX_WIDTH = 960  # pixels, the width of a page of the docs
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
 PLAY_SECONDS = 9  # of the listening page, before its picture
@@ -42,6 +44,8 @@ PLAY_SECONDS = 9  # of the listening page, before its picture
 def main() -> None:
     """Train networks unless runs are given, then make every picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recording = "recording of which networks are trained (default: data/voice.wav)"
+    parser.add_argument("recording", nargs="?", type=Path, default=ROOT / "data" / "voice.wav", help=recording)
     parser.add_argument("--runs", nargs="+", type=Path, help="runs with samples (default: three new ones)")
     args = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -50,23 +54,23 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = args.runs or train(folder)
+        runs = args.runs or train(args.recording, folder)
         plots(runs, folder)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             report(browser, runs, folder)
-            live(browser, runs, folder)
+            live(browser, folder)
+            voice_page(browser, folder)
             browser.close()
         video(runs, folder)
 
 
-def train(folder: Path) -> list[Path]:
-    """Train three networks on the voice of data/."""
+def train(recording: Path, folder: Path) -> list[Path]:
+    """Train three networks on a recording."""
     runs = [folder / name for name in NETWORKS]
     for run, flags in zip(runs, NETWORKS.values(), strict=True):
         print(f"training {run.name}", flush=True)
-        voice = str(ROOT / "data" / "voice.wav")
-        command = [voice, "--run-dir", str(run), *flags.split(), *SETTINGS.split()]
+        command = [str(recording), "--run-dir", str(run), *flags.split(), *SETTINGS.split()]
         assert charrnn_train(command) == 0
     return runs
 
@@ -100,20 +104,38 @@ def report(browser: Browser, runs: list[Path], folder: Path) -> None:
         close_page(page, folder / f"{name}.png")
 
 
-def live(browser: Browser, runs: list[Path], folder: Path) -> None:
-    """Make pictures of the listening page while it plays the last run, wide in light and narrow in dark."""
+def live(browser: Browser, folder: Path) -> None:
+    """Make pictures of the listening page while it plays the voice of the package, wide in light and narrow in dark."""
     with listen_app.bind("127.0.0.1", 0) as socket:
-        server = listen_app.server(listen_app.application([Run(run) for run in reversed(runs)]))
+        server = listen_app.server(listen_app.application([find_voice(VOICE)]))
         thread = threading.Thread(target=server.run, args=([socket],))
         thread.start()
         for name, is_wide in (("listen", True), ("listen-narrow", False)):
             page = open_page(browser, f"http://127.0.0.1:{socket.getsockname()[1]}/", is_wide, not is_wide)
-            page.locator("#play:not([disabled])").click()
-            played = f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}"
-            page.wait_for_function(played, polling=100)
+            play(page)
             close_page(page, folder / f"{name}.png")
         server.should_exit = True
         thread.join()
+
+
+def voice_page(browser: Browser, folder: Path) -> None:
+    """Make pictures of the page that plays the voice of the package by itself, wide in dark and narrow in light."""
+    page_file = folder / "voice.html"
+    assert charrnn_convert([VOICE, str(page_file), "--title", VOICE.capitalize(), "-q"]) == 0
+    for name, is_wide in (("page", True), ("page-narrow", False)):
+        page = open_page(browser, page_file.as_uri(), is_wide, is_wide)
+        play(page)
+        close_page(page, folder / f"{name}.png")
+
+
+def play(page: Page) -> None:
+    """Play for some seconds."""
+    page.locator("#play:not([disabled])").click()
+    page.wait_for_function(
+        f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}",
+        polling=100,
+        timeout=120_000,
+    )
 
 
 def open_page(browser: Browser, address: str, is_wide: bool, is_dark: bool) -> Page:

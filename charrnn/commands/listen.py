@@ -7,9 +7,11 @@ import ipaddress
 import re
 import socket
 import sys
+import webbrowser
 from collections.abc import Sequence
 
 from bytecodec.console import Parser, command, log, option, whole
+from bytecodec.errors import InputError
 from charrnn import runtime
 from charrnn.commands import flags
 from charrnn.commands.flags import needs, path, threads_of
@@ -30,11 +32,18 @@ def parser() -> Parser:
         "unless --host is given. Ctrl-C stops it.",
         EXAMPLES,
     )
-    p.add_argument("run", nargs="*", type=path, metavar="RUN", help="runs to offer (default: all under ./runs)")
+    p.add_argument(
+        "run",
+        nargs="*",
+        type=path,
+        metavar="RUN",
+        help="runs to offer (default: all under ./runs, or the voices of the package)",
+    )
     host = "address to listen on; one that other machines can reach needs --token"
     p.add_argument("--host", default="127.0.0.1", help=host)
     option(p, "--port N", whole(0, 65535), "port to listen on; 0 for any free one", 8765)
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
+    p.add_argument("--open", action="store_true", help="open the page in a browser")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
     flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p
@@ -50,7 +59,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         p.error(f"--host {args.host} lets other machines connect: give a --token for them.")
     if args.token is not None and not TOKEN.fullmatch(args.token):
         p.error("--token must have 8 characters or more, each a letter, a digit or one of - . _ ~")
-    runs = [run_dir.find_run(name) for name in args.run] or run_dir.all_runs(log)
+    runs = [run_dir.find_run(name) for name in args.run] or _all_runs(args.quiet)
     runtime.before_torch()
     with needs("listen"):
         from charrnn.server import app as listen_app
@@ -66,10 +75,21 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             token=args.token or "",
         )
         offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
-        log(f"serving {offered} at {_url(args.host, listening, args.token)}; Ctrl-C stops it.", args.quiet)
+        url = _url(args.host, listening, args.token)
+        log(f"serving {offered} at {url}; Ctrl-C stops it.", args.quiet)
+        if args.open:
+            webbrowser.open(url)
         with contextlib.suppress(KeyboardInterrupt):
             listen_app.server(app).run([listening])
     return 0
+
+
+def _all_runs(quiet: bool) -> list[run_dir.Run]:
+    """Return the runs under ./runs, or the voices of the package if there are none."""
+    with contextlib.suppress(InputError):
+        return run_dir.all_runs(log)
+    log("there is no run under ./runs, so the page plays the voices of the package.", quiet)
+    return [run_dir.find_voice(name) for name in run_dir.voices()]
 
 
 def _is_loopback(host: str) -> bool:

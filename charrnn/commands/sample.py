@@ -7,21 +7,23 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bytecodec
 from bytecodec.console import INTERRUPTED, Interruption, command, log, progress
 from bytecodec.errors import InputError
+from bytecodec.files import open_output
 from charrnn import runtime
 from charrnn.commands import sample_flags, sample_task
 from charrnn.commands.flags import explicit_flags
-from charrnn.sampling import playback
+from charrnn.sampling import osc, playback
 from charrnn.storage import run_dir
 
 if TYPE_CHECKING:
-    from charrnn.sampling.task import SamplingTask
+    from charrnn.sampling.playback import Player
+    from charrnn.sampling.task import Pieces, SamplingTask
 
 
 @command
@@ -29,8 +31,16 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     """Sample from a network as the command line says, and return the exit code."""
     p = sample_flags.parser()
     args, named = p.parse_args(argv), explicit_flags(p, argv)
+    if args.list_devices:
+        with open_output("-", binary=False) as out:
+            out.write("".join(f"{line}\n" for line in playback.output_devices()).encode())
+        return 0
     if args.play and "output" not in named:
         args.output = os.devnull
+    if args.voice:
+        if args.network:
+            p.error(f"--voice {args.voice} and {args.network} are two networks: omit one of them.")
+        args.network = str(run_dir.find_voice(args.voice).path)
     is_frames = _is_frames(args)
     sample_flags.check(p, args, named, is_frames)
     if args.play:
@@ -72,14 +82,19 @@ def _sample(
     began, done, segment, failure = time.monotonic(), 0, 0, None
     total = None if length is None else segments * length * len(paths)
     with contextlib.ExitStack() as stack:
-        player = stack.enter_context(playback.open_player(task.rate, args.quiet)) if args.play and task.rate else None
+        player = None
+        if args.play and task.rate:
+            player = stack.enter_context(playback.open_player(task.rate, args.quiet, args.output_device))
         outputs = [stack.enter_context(task.open_output(path)) for path in paths]
         segment_files = None
         if args.segments_dir:
             suffix = task.suffix(args.output, several=False)
             segment_files = stack.enter_context(SegmentWriter(args.segments_dir, suffix, task.open_output))
         bar = stack.enter_context(progress(total, f" {task.unit}", args.quiet, unit_scale=True))
-        for number, pieces in task.pieces(segments, length):
+        source = task.pieces(segments, length)
+        if args.osc is not None and player:
+            source = stack.enter_context(_controlled(task, args, player, interruption))
+        for number, pieces in source:
             done += len(pieces[0])
             try:
                 for output, piece in zip(outputs, pieces, strict=True):
@@ -106,6 +121,19 @@ def _sample(
     if total and done * len(paths) < total:
         log(f"stopped: {done * len(paths):,} of {total:,} {task.unit} were sampled.", args.quiet)
     log(_speed(task, done, time.monotonic() - began, paths), args.quiet)
+
+
+@contextlib.contextmanager
+def _controlled(task: SamplingTask, args: Namespace, player: Player, interruption: Interruption) -> Iterator[Pieces]:
+    """Receive OSC messages while the block runs; return the pieces that they control."""
+    from charrnn.sampling.instrument import Instrument
+    from charrnn.sampling.task import SymbolSampling
+
+    assert isinstance(task, SymbolSampling)
+    instrument = Instrument(task, lambda path: sample_task.start_symbols_of(path, args, task.checkpoint))
+    with osc.receive(args.host, args.osc, instrument.handle) as port:
+        log(f"receiving OSC messages on {args.host}, port {port}.", args.quiet)
+        yield instrument.pieces(player, lambda: bool(interruption))
 
 
 def _speed(task: SamplingTask, done: int, seconds: float, paths: list[str]) -> str:

@@ -14,14 +14,16 @@ from charrnn.commands import flags
 from charrnn.commands.flags import flag_of, numbers, path
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu.pack import INTEGERS
+from charrnn.storage.run_dir import voices
 
 MAX_SECONDS = 1e9  # 31 years
 FLAGS_WITH_CHOICES = {  # flags of the network, its start and the computation; all others concern sampling
-    *("network", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
+    *("network", "voice", "checkpoint", "choices", "temperature", "streams", "engine", "precision", "threads", "quiet"),
     *("start_text", "start_file", "start_seconds", "channel", "table"),
     *("encoding", "unknown", "state_in", "state_out"),
 }
 EXAMPLES = """
+charrnn-sample --voice kathleen -o voice.wav
 charrnn-sample --temperature 1 > generated.txt
 charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
 charrnn-sample --segments 10 --segment-seconds 27 --segments-dir parts -o joined.wav
@@ -36,6 +38,7 @@ def parser() -> Parser:
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
     p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)
+    option(p, "--voice NAME", str, f"voice of the package to sample from instead of a run: {', '.join(voices())}")
     flags.add_checkpoint(p)
     output = ".wav or .txt file to write, or a folder for several streams or temperatures"
     option(p, "-o --output OUT", path, output, "-")
@@ -44,6 +47,11 @@ def parser() -> Parser:
     _add_segments(p.add_argument_group("segments"))
     _add_computation(p.add_argument_group("computation and output"))
     return p
+
+
+def output_device(text: str) -> int | str:
+    """Return the number or the name of an output device."""
+    return int(text) if text.isdecimal() else path(text)
 
 
 def _add_sampling(g: _ArgumentGroup) -> None:
@@ -113,6 +121,13 @@ def _add_computation(g: _ArgumentGroup) -> None:
     flags.add_threads(g, zero=flags.ENGINE_THREADS, default=default)
     play = "play the sound while it is sampled, and write it only with -o"
     g.add_argument("--play", action="store_true", help=play)
+    device = "number or part of the name of the device for --play (default: the system's default output)"
+    option(g, "--output-device NAME", output_device, device)
+    osc = "UDP port for OSC messages that control --play without an end: /temperature, /seed, /play, /stop and /prime"
+    option(g, "--osc PORT", whole(0, 65535), osc)
+    host = "address on which --osc receives; another one than the default lets other machines control the sound"
+    option(g, "--host ADDRESS", path, host, "127.0.0.1")
+    g.add_argument("--list-devices", action="store_true", help="print the devices for --output-device, and exit")
 
 
 def several(args: Namespace) -> bool:
@@ -125,6 +140,16 @@ def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
     (_check_frames if is_frames else _check_symbols)(p, args, named)
     if "channel" in args and not args.start_file:
         p.error("--channel has no effect without a --start-file: name one.")
+    if args.output_device is not None and not args.play:
+        p.error("--output-device is for --play: add it.")
+    if args.osc is not None:
+        if not args.play:
+            p.error("--osc is for --play: add it.")
+        if foreign := sorted(named & {"length", "seconds", "segments", "streams"}):
+            p.error(f"--osc plays one stream without an end: omit {flag_of(foreign[0])}.")
+        args.seconds = 0.0
+    elif "host" in named:
+        p.error("--host is for --osc: add it.")
     _check_segments(p, args)
     if several(args):
         _check_several(p, args)

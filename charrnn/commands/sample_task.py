@@ -90,6 +90,11 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
+def start_symbols_of(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
+    """Return the ids (n,) at the end of a file, read as a --start-file."""
+    return _start_symbols(Namespace(**vars(args) | {"start_file": file, "start_text": None}), checkpoint)
+
+
 def open_frames(args: Namespace, file: Path, named: set[str]) -> FrameSampling:
     """Load a frame predictor, and make its streams."""
     from charrnn.frames import model as frame_model

@@ -1,4 +1,4 @@
-"""Playback of sound on the default output while it is sampled."""
+"""Playback of sound on an output device while it is sampled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bytecodec.console import log
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, first_line
 
 BUFFER = 0.25  # seconds by which the sampling may fall behind before there is a gap
 
@@ -32,17 +32,32 @@ def library() -> Any:
     return sounddevice
 
 
-class Player:
-    """Player of int16 samples at a rate in Hz."""
+def output_devices() -> list[str]:
+    """Return a line per device that can play: its number, its name and its system, and which one is the default."""
+    sounddevice = library()
+    default = sounddevice.default.device[1]
+    return [
+        f"{device['index']:3d} {device['name']}, {sounddevice.query_hostapis(device['hostapi'])['name']}"
+        + " (default)" * (device["index"] == default)
+        for device in sounddevice.query_devices()
+        if device["max_output_channels"] > 0
+    ]
 
-    def __init__(self, rate: int) -> None:
+
+class Player:
+    """Player of int16 samples at a rate in Hz on a device: a number, part of a name, or None for the default."""
+
+    def __init__(self, rate: int, device: int | str | None = None) -> None:
+        self._rate = rate
         self.gaps = 0  # number of times that the device ran out of samples
         self._failed = False
         self._buffered: list[bytes] | None = []  # None once the sound has begun
         self._missing = round(BUFFER * rate)  # samples until the sound begins
         self._error = library().PortAudioError
         with self._errors("there is no sound output that plays this"):
-            self._stream = library().RawOutputStream(samplerate=rate, channels=1, dtype="int16", latency=BUFFER)
+            self._stream = library().RawOutputStream(
+                samplerate=rate, channels=1, dtype="int16", latency=BUFFER, device=device
+            )
 
     def write(self, samples: NDArray[np.int16]) -> None:
         """Play the next samples (n,); return once they are in the buffer."""
@@ -55,6 +70,13 @@ class Player:
             self._missing -= len(samples)
             if self._missing <= 0:
                 self._begin()
+
+    def pause(self) -> None:
+        """Return when everything has been played; the next samples start the sound again."""
+        if self._buffered == []:
+            return
+        self.finish()
+        self._buffered, self._missing = [], round(BUFFER * self._rate)
 
     def finish(self) -> None:
         """Return when everything has been played."""
@@ -82,16 +104,19 @@ class Player:
             yield
         except (self._error, ValueError) as error:  # sounddevice raises both for devices that do not exist
             self._failed = True
-            raise PlayError(f"{what}: {str(error).rstrip('.')}. Omit --play, and play a file that -o writes.") from None
+            remedy = (
+                "Choose one of --list-devices with --output-device, or omit --play, and play a file that -o writes."
+            )
+            raise PlayError(f"{what}: {first_line(error).rstrip('.')}. {remedy}") from None
 
 
 @contextlib.contextmanager
-def open_player(rate: int, quiet: bool = False) -> Iterator[Player]:
-    """Open a player on the default output, and play everything before the block ends without an error.
+def open_player(rate: int, quiet: bool = False, device: int | str | None = None) -> Iterator[Player]:
+    """Open a player, and play everything before the block ends without an error.
 
     Gaps are reported at the end. PlayError is raised if there is no such output, or it stopped.
     """
-    player = Player(rate)
+    player = Player(rate, device)
     try:
         yield player
         player.finish()

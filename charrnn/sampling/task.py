@@ -76,7 +76,8 @@ class SymbolSampling(SamplingTask):
 
     They resume from the state ``saved``, and are then primed with the symbols ``start`` (P,). The seed is by default
     that of the state, or 0. Segments are joined as by `charrnn.sampling.stitch.stitch`, and a piece has at most
-    ``chunk`` symbols per stream.
+    ``chunk`` symbols per stream. ``temperature`` and ``start`` can be changed: the former has an effect from the next
+    call of `pieces` on, the latter from the next `restart` on.
     """
 
     unit = "symbols"
@@ -93,25 +94,25 @@ class SymbolSampling(SamplingTask):
     ) -> None:
         self.path, self.rate, self.streams = checkpoint.path, checkpoint.rate, engine.streams
         self.checkpoint, self.engine = checkpoint, engine
-        self._start, self._saved, self._join, self._chunk = start, saved, join, chunk
+        self.start, self.chunk, self._saved, self._join = start, chunk, saved, join
         self._seed = seed if seed is not None else saved.seed if saved else 0
-        self._temperature, self._position, self._restarts_before = 1.0, 0, 0
+        self.temperature, self._position, self._restarts_before = 1.0, 0, 0
         self._writes_text = False
 
     def restart(self, temperature: float, seed: int | None = None) -> None:
-        self._temperature = temperature
+        self.temperature = temperature
         self._seed = self._seed if seed is None else seed
         self._position = self._saved.position if self._saved else 0
         self._restarts_before = self.engine.restarts
         self.engine.reset()
         if self._saved:
             self.engine.set_state(self._saved.state, self._saved.last)
-        if len(self._start):
-            prime(self.engine, self._start)
+        if len(self.start):
+            prime(self.engine, self.start)
 
     def pieces(self, segments: int, length: int | None) -> Pieces:
-        options = (self._temperature, self._seed, self._join, self._start, self._position)
-        chunks = stitch(self.engine, segments, length, *options, chunk=self._chunk)
+        options = (self.temperature, self._seed, self._join, self.start, self._position)
+        chunks = stitch(self.engine, segments, length, *options, chunk=self.chunk)
         for number, ids in chunks:
             self._position += ids.shape[1]
             yield number, list(ids)

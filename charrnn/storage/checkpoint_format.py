@@ -94,7 +94,8 @@ def load(path: str | Path) -> StoredCheckpoint:
     3. The vocabulary and the configuration are possible, and have the same number of symbols.
     4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
        make the program allocate much memory.
-    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`).
+    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`). Those in
+       float16, which halve a file, become float32.
 
     Raise InputError if one of them fails.
     """
@@ -106,10 +107,13 @@ def load(path: str | Path) -> StoredCheckpoint:
             raise InputError(f"{path} is from an earlier version, with other predictions: train a new network.")
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        tensor_info = read_tensor_info(path)
+        tensor_info = {
+            name: (shape, "float32" if dtype == "float16" else dtype)
+            for name, (shape, dtype) in read_tensor_info(path).items()
+        }
         check_depth(config.layers, tensor_info)
         check_tensor_info(tensor_info, weight_shapes(config))
-        weights = read(path, KIND)[1]
+        weights = {name: array.astype(np.float32, copy=False) for name, array in read(path, KIND)[1].items()}
         check_finite(weights, path)
         fields = {name: metadata[name] for name in schema.SYMBOLS}
         return StoredCheckpoint(config, weights, vocab, path=str(path), **fields)
@@ -122,6 +126,12 @@ def load_error(path: str | Path, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
     return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")
+
+
+def save_half(path: str | Path, source: str | Path) -> None:
+    """Write a copy of a checkpoint of a character network with its weights in float16."""
+    metadata, weights = read(source, KIND)
+    write(path, KIND, metadata, partial(serialise, {name: w.astype(np.float16) for name, w in weights.items()}))
 
 
 def set_calibration(path: str | Path, calibration: float | None) -> None:

@@ -18,6 +18,7 @@ from charrnn.storage import schema
 from charrnn.storage.csv_log import read_rows
 
 RUNS = Path("runs")
+VOICES = Path(__file__).parents[1] / "voices"  # runs that come with the package, without resume files and data
 MAX_SHOWN = 250  # characters of a path in a message
 MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
 MAX_STEM = 100  # bytes of an input's name in a run's default name
@@ -224,13 +225,28 @@ def new_run(folder: str | None, first_input: str) -> Path:
 
 
 def find_run(name: str) -> Run:
-    """Return the run of a name: a path if there is one, else runs/NAME. Raise InputError if there is neither."""
+    """Return the run of a name: a path if there is one, else runs/NAME, else a voice; or raise InputError."""
     for path in (Path(name), RUNS / name):
         if (path / "config.json").is_file():
             return Run(path)
+    if name in voices():
+        return Run(VOICES / name)
     raise InputError(
-        f"there is no run {name} or runs/{name}: a run is a folder with a config.json. Name one, or a checkpoint file."
+        f"there is no run {name} or runs/{name}: a run is a folder with a config.json. Name one, a checkpoint file, or "
+        f"a voice of the package ({', '.join(voices())})."
     )
+
+
+def voices() -> list[str]:
+    """Return the names of the runs that come with the package."""
+    return sorted(file.parent.name for file in VOICES.glob("*/config.json"))
+
+
+def find_voice(name: str) -> Run:
+    """Return a run that comes with the package, or raise InputError if there is none of that name."""
+    if name not in voices():
+        raise InputError(f"there is no voice {name} in the package: it has {', '.join(voices())}.")
+    return Run(VOICES / name)
 
 
 def newest_run() -> Run:
@@ -253,7 +269,10 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
         except InputError as error:
             warn(f"{run.path} is skipped: {error}")
     if not times:
-        raise InputError("there is no trained network under ./runs: make one with `charrnn-train INPUT`, or name one.")
+        raise InputError(
+            "there is no trained network under ./runs: make one with `charrnn-train INPUT`, name one, or use a voice "
+            f"of the package ({', '.join(voices())})."
+        )
     newest = max(times, key=times.__getitem__)
     return [newest, *(run for run in times if run is not newest)]
 

@@ -45,6 +45,13 @@ def device(monkeypatch):
 
     module = ModuleType("sounddevice")
     module.RawOutputStream, module.PortAudioError = RawOutputStream, PortAudioError
+    module.default = SimpleNamespace(device=(0, 2))
+    module.query_hostapis = lambda number: {"name": "ALSA"}
+    module.query_devices = lambda: [
+        {"index": 0, "name": "Microphone", "hostapi": 0, "max_output_channels": 0},
+        {"index": 1, "name": "Virtual Cable", "hostapi": 0, "max_output_channels": 2},
+        {"index": 2, "name": "Speakers", "hostapi": 0, "max_output_channels": 2},
+    ]
     monkeypatch.setitem(sys.modules, "sounddevice", module)
     return device
 
@@ -61,7 +68,8 @@ def test_samples_are_played_unchanged(device):
     with playback.open_player(RATE) as player:
         player.write(samples)
     assert played(device).tolist() == samples.tolist()
-    assert device.settings == {"samplerate": RATE, "channels": 1, "dtype": "int16", "latency": playback.BUFFER}
+    settings = {"samplerate": RATE, "channels": 1, "dtype": "int16", "latency": playback.BUFFER, "device": None}
+    assert device.settings == settings
     assert device.calls == ["start", "stop", "abort", "close"]
 
 
@@ -175,3 +183,18 @@ def test_text_is_not_played(here, device, text_network, capsys):
     assert charrnn_sample([text_network, "--play"]) == 1
     assert "trained on text" in capsys.readouterr().err
     assert device.calls == []
+
+
+def test_devices_are_listed_and_chosen_by_number_or_name(device, capsys, trained_run):
+    assert charrnn_sample(["--list-devices"]) == 0
+    assert capsys.readouterr().out == "  1 Virtual Cable, ALSA\n  2 Speakers, ALSA (default)\n"
+    for given, wanted in (("1", 1), ("Cable", "Cable")):
+        device.calls, device.data = [], b""
+        assert charrnn_sample([str(trained_run), "--play", "--output-device", given, "--seconds", "0.5", "-q"]) == 0
+        assert device.settings["device"] == wanted
+
+
+def test_a_device_without_play_is_rejected(trained_run, capsys):
+    with pytest.raises(SystemExit):
+        charrnn_sample([str(trained_run), "--output-device", "1"])
+    assert "--play" in capsys.readouterr().err
