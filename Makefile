@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and, for the first installation, a network connection.
 #   make demo                  train a network on a voice and sample from it, in about four minutes
 #   make demo INPUT=my.wav     the same with your own recording
-#   make listen                play the voice of the package, or your runs, in a browser
+#   make listen                play your runs live in a browser, or the bundled voice if there are none
 #   make test                  fast tests
 #   make test-integration      tests that need a browser, several processes, Triton's interpreter or a training
 #   make test-slow             all tests

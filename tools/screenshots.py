@@ -38,7 +38,7 @@ SETTINGS = "--max-iterations 1200 --checkpoint-every 200 --sample-seconds 4 --te
 VOICE = "kathleen"
 MAX_WIDTH = 960  # pixels, the width of a page of the docs
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
-PLAY_SECONDS = 9  # of the listening page, before its picture
+PLAY_SECONDS = 9  # of sound that a page plays before its picture
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def report(browser: Browser, runs: list[Path], folder: Path) -> None:
 
 
 def live(browser: Browser, folder: Path) -> None:
-    """Make pictures of the listening page while it plays the voice of the package, wide in light and narrow in dark."""
+    """Make pictures of the listening page while it plays the bundled voice, wide in light and narrow in dark."""
     with listen_app.bind("127.0.0.1", 0) as socket:
         server = listen_app.server(listen_app.application([find_voice(VOICE)]))
         thread = threading.Thread(target=server.run, args=([socket],))
@@ -119,7 +119,7 @@ def live(browser: Browser, folder: Path) -> None:
 
 
 def voice_page(browser: Browser, folder: Path) -> None:
-    """Make pictures of the page that plays the voice of the package by itself, wide in dark and narrow in light."""
+    """Make pictures of the self-contained page of the bundled voice, wide in dark and narrow in light."""
     page_file = folder / "voice.html"
     assert charrnn_convert([VOICE, str(page_file), "--title", VOICE.capitalize(), "-q"]) == 0
     for name, is_wide in (("page", True), ("page-narrow", False)):
@@ -129,7 +129,7 @@ def voice_page(browser: Browser, folder: Path) -> None:
 
 
 def play(page: Page) -> None:
-    """Play for some seconds."""
+    """Start playback; return after `PLAY_SECONDS` of sound."""
     page.locator("#play:not([disabled])").click()
     page.wait_for_function(
         f"() => parseFloat(document.querySelector('#played').textContent) > {PLAY_SECONDS}",

@@ -1,4 +1,4 @@
-"""charrnn-convert: convert torch-rnn networks to checkpoints, and checkpoints to ONNX or to pages that play them."""
+"""charrnn-convert: convert torch-rnn networks to checkpoints, and checkpoints to ONNX or to self-contained pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parser() -> Parser:
     p = Parser(
         "charrnn-convert",
         "Convert a torch-rnn network (.t7) to a checkpoint (.safetensors), export one step of a checkpoint's network "
-        "for other programs (.onnx), or write a page that plays a network in a browser by itself (.html).",
+        "for other programs (.onnx), or write a self-contained page that plays a network in a browser (.html).",
         EXAMPLES,
     )
     p.add_argument("input", type=path, metavar="IN", help=".t7 file, or checkpoint or run to convert to .onnx or .html")
@@ -50,7 +50,7 @@ def parser() -> Parser:
         "--precision",
         choices=("auto", *FORMATS),
         default="auto",
-        help="precision of the weights in a page; auto is charrnn-sample's: int4.5, or int7 or fp32 for small networks",
+        help="precision of the weights in a page; auto is int4.5, or int7 or fp32 for small networks, as when sampling",
     )
     return p
 
@@ -108,14 +108,13 @@ def _to_onnx(args: Namespace, _: set[str]) -> str:
 
 
 def _to_page(args: Namespace, _: set[str]) -> str:
-    """Write a page that plays the network of a checkpoint."""
+    """Write a self-contained page that plays the network of a checkpoint."""
     from charrnn.storage.checkpoint_format import load
     from charrnn.viz.run_summary import describe_inputs
     from charrnn.web.page import make_page
 
     checkpoint = load(_symbols_checkpoint(args))
-    is_run = Path(args.input).is_dir() or not Path(args.input).is_file()
-    run = run_dir.find_run(args.input) if is_run else None
+    run = None if Path(args.input).is_file() else run_dir.find_run(args.input)
     title = args.title or (run.path if run else Path(args.input)).resolve().name
     page = make_page(checkpoint, printable(title), describe_inputs(run.config()) if run else "", args.precision)
     with open_output(args.output) as file:

@@ -18,7 +18,7 @@ from charrnn.data.recordings import SoundOptions
 
 RATE = whole(LOWEST_RATE, HIGHEST_RATE)
 CHANNEL = "left, right, a number from 1, or mix (the mean)"
-RUN = "folder of a run, its name under ./runs, or a voice of the package"
+RUN = "folder of a run, its name under ./runs, or the name of a bundled voice"
 CHECKPOINTS = "checkpoints to include: iterations, first, best or newest (default: all)"
 SKIP_UNREADABLE = "skip files that cannot be read, and list them"
 

@@ -37,13 +37,13 @@ def parser() -> Parser:
         nargs="*",
         type=path,
         metavar="RUN",
-        help="runs to offer (default: all under ./runs, or the voices of the package)",
+        help="runs to offer (default: all under ./runs; if there are none, the bundled voices)",
     )
     host = "address to listen on; one that other machines can reach needs --token"
     p.add_argument("--host", default="127.0.0.1", help=host)
     option(p, "--port N", whole(0, 65535), "port to listen on; 0 for any free one", 8765)
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
-    p.add_argument("--open", action="store_true", help="open the page in a browser")
+    p.add_argument("--open", action="store_true", help="open the page in the default browser")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
     flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p
@@ -59,7 +59,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         p.error(f"--host {args.host} lets other machines connect: give a --token for them.")
     if args.token is not None and not TOKEN.fullmatch(args.token):
         p.error("--token must have 8 characters or more, each a letter, a digit or one of - . _ ~")
-    runs = [run_dir.find_run(name) for name in args.run] or _all_runs(args.quiet)
+    runs = [run_dir.find_run(name) for name in args.run] or _default_runs(args.quiet)
     runtime.before_torch()
     with needs("listen"):
         from charrnn.server import app as listen_app
@@ -84,12 +84,12 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _all_runs(quiet: bool) -> list[run_dir.Run]:
-    """Return the runs under ./runs, or the voices of the package if there are none."""
+def _default_runs(quiet: bool) -> list[run_dir.Run]:
+    """Return the runs under ./runs, or the bundled voices if there are none."""
     with contextlib.suppress(InputError):
         return run_dir.all_runs(log)
-    log("there is no run under ./runs, so the page plays the voices of the package.", quiet)
-    return [run_dir.find_voice(name) for name in run_dir.voices()]
+    log("no usable run under ./runs: serving the bundled voices.", quiet)
+    return [run_dir.find_voice(name) for name in run_dir.voice_names()]
 
 
 def _is_loopback(host: str) -> bool:

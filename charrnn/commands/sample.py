@@ -84,7 +84,7 @@ def _sample(
     with contextlib.ExitStack() as stack:
         player = None
         if args.play and task.rate:
-            player = stack.enter_context(playback.open_player(task.rate, args.quiet, args.output_device))
+            player = stack.enter_context(playback.open_player(task.rate, args.quiet, args.output_device or ""))
         outputs = [stack.enter_context(task.open_output(path)) for path in paths]
         segment_files = None
         if args.segments_dir:
@@ -126,14 +126,14 @@ def _sample(
 @contextlib.contextmanager
 def _controlled(task: SamplingTask, args: Namespace, player: Player, interruption: Interruption) -> Iterator[Pieces]:
     """Receive OSC messages while the block runs; return the pieces that they control."""
-    from charrnn.sampling.instrument import Instrument
+    from charrnn.sampling.live_control import LiveControl
     from charrnn.sampling.task import SymbolSampling
 
     assert isinstance(task, SymbolSampling)
-    instrument = Instrument(task, lambda path: sample_task.start_symbols_of(path, args, task.checkpoint))
-    with osc.receive(args.host, args.osc, instrument.handle) as port:
+    control = LiveControl(task, lambda path: sample_task.read_start_symbols(path, args, task.checkpoint))
+    with osc.receive(args.host, args.osc, control.handle) as port:
         log(f"receiving OSC messages on {args.host}, port {port}.", args.quiet)
-        yield instrument.pieces(player, lambda: bool(interruption))
+        yield control.pieces(player, lambda: bool(interruption))
 
 
 def _speed(task: SamplingTask, done: int, seconds: float, paths: list[str]) -> str:

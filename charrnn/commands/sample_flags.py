@@ -14,7 +14,7 @@ from charrnn.commands import flags
 from charrnn.commands.flags import flag_of, numbers, path
 from charrnn.engines import ENGINES
 from charrnn.engines.cpu.pack import INTEGERS
-from charrnn.storage.run_dir import voices
+from charrnn.storage.run_dir import voice_names
 
 MAX_SECONDS = 1e9  # 31 years
 FLAGS_WITH_CHOICES = {  # flags of the network, its start and the computation; all others concern sampling
@@ -38,7 +38,7 @@ def parser() -> Parser:
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
     p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)
-    option(p, "--voice NAME", str, f"voice of the package to sample from instead of a run: {', '.join(voices())}")
+    option(p, "--voice NAME", str, f"bundled voice to sample from instead of a run: {', '.join(voice_names())}")
     flags.add_checkpoint(p)
     output = ".wav or .txt file to write, or a folder for several streams or temperatures"
     option(p, "-o --output OUT", path, output, "-")
@@ -47,11 +47,6 @@ def parser() -> Parser:
     _add_segments(p.add_argument_group("segments"))
     _add_computation(p.add_argument_group("computation and output"))
     return p
-
-
-def output_device(text: str) -> int | str:
-    """Return the number or the name of an output device."""
-    return int(text) if text.isdecimal() else path(text)
 
 
 def _add_sampling(g: _ArgumentGroup) -> None:
@@ -121,11 +116,14 @@ def _add_computation(g: _ArgumentGroup) -> None:
     flags.add_threads(g, zero=flags.ENGINE_THREADS, default=default)
     play = "play the sound while it is sampled, and write it only with -o"
     g.add_argument("--play", action="store_true", help=play)
-    device = "number or part of the name of the device for --play (default: the system's default output)"
-    option(g, "--output-device NAME", output_device, device)
-    osc = "UDP port for OSC messages that control --play without an end: /temperature, /seed, /play, /stop and /prime"
+    device = "part of the name of the device for --play, or its number (default: that of the system)"
+    option(g, "--output-device NAME", path, device)
+    osc = (
+        "UDP port for OSC messages (/temperature, /seed, /play, /stop, /prime) that control endless playback with "
+        "--play; 0 for any free port (default: no OSC)"
+    )
     option(g, "--osc PORT", whole(0, 65535), osc)
-    host = "address on which --osc receives; another one than the default lets other machines control the sound"
+    host = "address on which --osc receives; any address but a loopback one lets other machines control playback"
     option(g, "--host ADDRESS", path, host, "127.0.0.1")
     g.add_argument("--list-devices", action="store_true", help="print the devices for --output-device, and exit")
 

@@ -90,7 +90,7 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def start_symbols_of(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
+def read_start_symbols(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
     """Return the ids (n,) at the end of a file, read as a --start-file."""
     return _start_symbols(Namespace(**vars(args) | {"start_file": file, "start_text": None}), checkpoint)
 

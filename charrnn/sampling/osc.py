@@ -14,14 +14,14 @@ from bytecodec.console import log
 from bytecodec.errors import InputError, printable
 
 MAX_TEMPERATURE = 10.0
-MAX_SEED = 2**53 - 1  # largest integer that a page holds exactly
+MAX_SEED = 2**53 - 1  # largest integer that a JavaScript number represents exactly
 MAX_SHOWN = 80  # characters of a message in a warning
 Handler = Callable[[str, Any], None]  # receives temperature, seed, play, stop or prime, and its value or None
 
 
 @contextlib.contextmanager
 def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
-    """Pass messages to a function, in a thread, until the block ends; return the port, which is free for 0.
+    """Pass messages to a function, in a thread, until the block ends; yield the port in use. Port 0 selects a free one.
 
     A message with an unknown address or a wrong value is reported on stderr and has no effect.
 

@@ -45,18 +45,19 @@ def output_devices() -> list[str]:
 
 
 class Player:
-    """Player of int16 samples at a rate in Hz on a device: a number, part of a name, or None for the default."""
+    """Player of int16 samples at a rate in Hz on a device: its number or a part of its name, "" for the default."""
 
-    def __init__(self, rate: int, device: int | str | None = None) -> None:
+    def __init__(self, rate: int, device: str = "") -> None:
         self._rate = rate
         self.gaps = 0  # number of times that the device ran out of samples
         self._failed = False
         self._buffered: list[bytes] | None = []  # None once the sound has begun
         self._missing = round(BUFFER * rate)  # samples until the sound begins
         self._error = library().PortAudioError
+        chosen = int(device) if device.isdecimal() else device or None
         with self._errors("there is no sound output that plays this"):
             self._stream = library().RawOutputStream(
-                samplerate=rate, channels=1, dtype="int16", latency=BUFFER, device=device
+                samplerate=rate, channels=1, dtype="int16", latency=BUFFER, device=chosen
             )
 
     def write(self, samples: NDArray[np.int16]) -> None:
@@ -105,13 +106,13 @@ class Player:
         except (self._error, ValueError) as error:  # sounddevice raises both for devices that do not exist
             self._failed = True
             remedy = (
-                "Choose one of --list-devices with --output-device, or omit --play, and play a file that -o writes."
+                "Choose a device with --output-device (see --list-devices), or omit --play and play the file of -o."
             )
             raise PlayError(f"{what}: {first_line(error).rstrip('.')}. {remedy}") from None
 
 
 @contextlib.contextmanager
-def open_player(rate: int, quiet: bool = False, device: int | str | None = None) -> Iterator[Player]:
+def open_player(rate: int, quiet: bool = False, device: str = "") -> Iterator[Player]:
     """Open a player, and play everything before the block ends without an error.
 
     Gaps are reported at the end. PlayError is raised if there is no such output, or it stopped.

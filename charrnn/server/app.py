@@ -33,7 +33,7 @@ TOO_LARGE = f"The recording has more than {MAX_UPLOAD // 1_000_000} MB: use its 
 UPLOAD_RATE = 5_000_000  # bytes per second; a faster upload would delay listeners
 UPLOAD_TIMEOUT = 60.0  # seconds
 MAX_CONNECTIONS = 500  # enough for 100 listeners, whose browsers keep up to two open each
-FILES = {  # packages of the page's files, in their folders static/
+FILES = {  # package whose folder static/ holds each file
     "listen.html": "charrnn.server",
     "listen.js": "charrnn.server",
     "listen-curve.js": "charrnn.server",

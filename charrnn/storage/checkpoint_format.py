@@ -94,8 +94,8 @@ def load(path: str | Path) -> StoredCheckpoint:
     3. The vocabulary and the configuration are possible, and have the same number of symbols.
     4. The names, shapes and types of the tensors are those of the network (`check_tensor_info`), so a small file cannot
        make the program allocate much memory.
-    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`). Those in
-       float16, which halve a file, become float32.
+    5. Only then are the weights read, and all of them are finite (`charrnn.models.config.check_finite`). Float16
+       weights are converted to float32.
 
     Raise InputError if one of them fails.
     """
@@ -107,7 +107,7 @@ def load(path: str | Path) -> StoredCheckpoint:
             raise InputError(f"{path} is from an earlier version, with other predictions: train a new network.")
         if config.vocab_size != len(vocab):
             raise ValueError(f"the network has {config.vocab_size} symbols, its vocabulary {len(vocab)}")
-        tensor_info = {
+        tensor_info = {  # float16 weights are accepted, and converted below
             name: (shape, "float32" if dtype == "float16" else dtype)
             for name, (shape, dtype) in read_tensor_info(path).items()
         }
@@ -128,7 +128,7 @@ def load_error(path: str | Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a checkpoint that this version can use: {first_line(error)}.")
 
 
-def save_half(path: str | Path, source: str | Path) -> None:
+def save_float16(path: str | Path, source: str | Path) -> None:
     """Write a copy of a checkpoint of a character network with its weights in float16."""
     metadata, weights = read(source, KIND)
     write(path, KIND, metadata, partial(serialise, {name: w.astype(np.float16) for name, w in weights.items()}))

@@ -18,7 +18,7 @@ from charrnn.storage import schema
 from charrnn.storage.csv_log import read_rows
 
 RUNS = Path("runs")
-VOICES = Path(__file__).parents[1] / "voices"  # runs that come with the package, without resume files and data
+VOICES = Path(__file__).parents[1] / "voices"  # bundled runs, without resume files and data
 MAX_SHOWN = 250  # characters of a path in a message
 MAX_JSON = 1 << 26  # bytes of config.json, which holds the vocabulary and the names of all inputs
 MAX_STEM = 100  # bytes of an input's name in a run's default name
@@ -225,27 +225,27 @@ def new_run(folder: str | None, first_input: str) -> Path:
 
 
 def find_run(name: str) -> Run:
-    """Return the run of a name: a path if there is one, else runs/NAME, else a voice; or raise InputError."""
+    """Return the run of a name: a path if there is one, else runs/NAME, else a bundled voice; or raise InputError."""
     for path in (Path(name), RUNS / name):
         if (path / "config.json").is_file():
             return Run(path)
-    if name in voices():
+    if name in voice_names():
         return Run(VOICES / name)
     raise InputError(
         f"there is no run {name} or runs/{name}: a run is a folder with a config.json. Name one, a checkpoint file, or "
-        f"a voice of the package ({', '.join(voices())})."
+        f"a bundled voice ({', '.join(voice_names())})."
     )
 
 
-def voices() -> list[str]:
-    """Return the names of the runs that come with the package."""
+def voice_names() -> list[str]:
+    """Return the names of the bundled voices."""
     return sorted(file.parent.name for file in VOICES.glob("*/config.json"))
 
 
 def find_voice(name: str) -> Run:
-    """Return a run that comes with the package, or raise InputError if there is none of that name."""
-    if name not in voices():
-        raise InputError(f"there is no voice {name} in the package: it has {', '.join(voices())}.")
+    """Return the run of a bundled voice, or raise InputError if there is none of that name."""
+    if name not in voice_names():
+        raise InputError(f"there is no bundled voice {name}: the voices are {', '.join(voice_names())}.")
     return Run(VOICES / name)
 
 
@@ -270,8 +270,8 @@ def all_runs(warn: Callable[[str], object] = lambda _: None) -> list[Run]:
             warn(f"{run.path} is skipped: {error}")
     if not times:
         raise InputError(
-            "there is no trained network under ./runs: make one with `charrnn-train INPUT`, name one, or use a voice "
-            f"of the package ({', '.join(voices())})."
+            "there is no trained network under ./runs: make one with `charrnn-train INPUT`, name one, or use a bundled "
+            f"voice ({', '.join(voice_names())})."
         )
     newest = max(times, key=times.__getitem__)
     return [newest, *(run for run in times if run is not newest)]

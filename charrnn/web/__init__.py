@@ -1,1 +1,1 @@
-"""Pages that play a network by themselves: `page` writes one, `image` the memory of its engine."""
+"""Self-contained pages that play a network: `page` writes one, `memory_image` what its engine reads."""

@@ -1,4 +1,4 @@
-"""Pages that play a network by themselves: one HTML file with the network, the engine and everything else inlined."""
+"""Self-contained pages that play a network: one HTML file with the network, its engine and everything else."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from charrnn.engines import engine
 from charrnn.engines.cpu.engine import CpuEngine
 from charrnn.models.config import BYTES
 from charrnn.storage.checkpoint_format import StoredCheckpoint
-from charrnn.web.image import Image, engine_image
+from charrnn.web.memory_image import MemoryImage, build_memory_image
 
 MAX_BYTES = 30_000_000  # of a page
 MODULES = ("plain", "relaxed", "relaxed-shared")
-SCRIPTS = ("draw.js", "midi.js", "player.js", "voice.js")  # each imports only those before it
-STREAMS = 2  # of the engine: what is played, and requests of programs
+SCRIPTS = ("draw.js", "midi.js", "player.js", "page.js")  # each imports only those before it
+STREAMS = 2  # of the engine: 0 for playback, 1 for window.charrnn.sample
 
 
 def make_page(checkpoint: StoredCheckpoint, title: str, trained_on: str = "", precision: str = "auto") -> str:
-    """Return the HTML of a page that plays a network, or writes the text of a network of text.
+    """Return the HTML of a page that plays a network, or that shows the text of a network of text.
 
     Parameters
     ----------
+    checkpoint
+        Network of symbols.
     title
         Heading of the page.
     trained_on
         Description of the training data; "" if unknown.
     precision
-        As of `charrnn.engines.engine` for the compiled engine.
+        Precision of the weights, as for `charrnn.engines.engine`.
 
     Raises
     ------
@@ -47,40 +49,41 @@ def make_page(checkpoint: StoredCheckpoint, title: str, trained_on: str = "", pr
     """
     made = engine(checkpoint, "cpu", precision=precision)
     assert isinstance(made, CpuEngine)
-    image = engine_image(made.packed, checkpoint.config, made.calibration, made.level_control, STREAMS)
+    image = build_memory_image(made.packed, checkpoint.config, made.calibration, made.level_control, STREAMS)
     description = _description(checkpoint, title, trained_on, made.packed.precision)
     data = base64.b64encode(_pack(description, image)).decode()
     script, style = _bundle(), _read("page.css")
-    # The script itself evaluates no text: unsafe-eval is for WebAssembly in browsers that do not know wasm-unsafe-eval,
-    # and for programs that control a browser.
+    # The scripts do not use eval. 'unsafe-eval' permits WebAssembly in browsers without 'wasm-unsafe-eval', and tests.
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}' data: 'unsafe-eval' 'wasm-unsafe-eval'; worker-src blob:; "
-        f"style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{_csp_hash(script)}' data: 'unsafe-eval' 'wasm-unsafe-eval'; "
+        f"worker-src blob:; style-src '{_csp_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     parts = {
         "policy": policy,
         "style": style,
         "title": escape(title),
         "about": escape(_about(checkpoint, trained_on)),
-        "facts": "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _facts(description)),
+        "facts": "".join(
+            f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _properties(description)
+        ),
         "data": data,
-        "worker": _read("voice-worker.js"),
+        "worker": _read("page-worker.js"),
         "worklet": _read("player-worklet.js"),
         "script": script,
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("voice.html"))
-    if len(page) > MAX_BYTES:
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
+    if (size := len(page.encode())) > MAX_BYTES:
         raise InputError(
-            f"the page would have {len(page) / 1e6:.0f} MB, and more than {MAX_BYTES / 1e6:.0f} MB are refused: use "
-            f"--precision int4.5, or a smaller network."
+            f"the page would have {size / 1e6:.0f} MB, and must have at most {MAX_BYTES / 1e6:.0f} MB: use --precision "
+            "int4, or a smaller network."
         )
     return page
 
 
 def _description(checkpoint: StoredCheckpoint, title: str, trained_on: str, precision: str) -> dict[str, Any]:
-    """Return what the page knows of its network; the script passes most of it on as window.charrnn.info."""
+    """Return the network's properties that the page uses, most of which are in window.charrnn.info."""
     config, loss = checkpoint.config, checkpoint.val_loss
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "title": title,
         "trainedOn": trained_on,
         "iterations": checkpoint.step,
@@ -96,32 +99,33 @@ def _description(checkpoint: StoredCheckpoint, title: str, trained_on: str, prec
     }
     if checkpoint.rate:
         bytes_ = np.arange(BYTES, dtype=np.uint8)
-        found["samples"] = bytes_to_int16(bytes_, checkpoint.encoding == "mulaw").tolist()
+        description["samples"] = bytes_to_int16(bytes_, checkpoint.encoding == "mulaw").tolist()
     else:
-        found["characters"] = [checkpoint.vocab.decode(np.array([i])) for i in range(config.vocab_size)]
-    return found
+        description["characters"] = [checkpoint.vocab.decode(np.array([i])) for i in range(config.vocab_size)]
+    return description
 
 
 def _about(checkpoint: StoredCheckpoint, trained_on: str) -> str:
+    """Return the line below the title."""
     parts = [f"trained on {trained_on}" if trained_on else "", f"{checkpoint.rate:,} Hz" if checkpoint.rate else "text"]
     return ", ".join(filter(None, parts))
 
 
-def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+def _properties(description: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the table of the network's properties."""
     layers, bits = description["layers"], description["bitsPerSymbol"]
     unit = "sample" if description["rate"] else "character"
-    facts = [
+    rows = [
         ("Trained on", description["trainedOn"]),
         ("Iterations", f"{description['iterations']:,}"),
         ("Network", f"{description['cell'].upper()}, {layers} layer{'s' * (layers > 1)} of {description['rnnSize']}"),
         ("Parameters", f"{description['parameters']:,} in {description['precision']}"),
         ("Validation", "" if bits is None else f"{bits:.3f} bits per {unit}"),
     ]
-    return [(name, text) for name, text in facts if text]
+    return [(name, text) for name, text in rows if text]
 
 
-def _pack(description: dict[str, Any], image: Image) -> bytes:
+def _pack(description: dict[str, Any], image: MemoryImage) -> bytes:
     """Return the page's data: the size of a JSON text, the text, and the parts at the offsets in it, compressed."""
     contents = {name: _module(name) for name in MODULES} | {"image": image.data}
     parts, offset = {}, 0
@@ -152,7 +156,7 @@ def _bundle() -> str:
     return '"use strict";\n' + "".join(bundled)
 
 
-def _hash(text: str) -> str:
+def _csp_hash(text: str) -> str:
     """Return the source that allows an inline script or style in a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 

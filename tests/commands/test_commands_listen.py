@@ -49,7 +49,6 @@ def served(trained_run, other_run):
     ("arguments", "code", "message"),
     [
         ("nowhere", 1, "no run nowhere"),
-        ("", 1, "./runs"),
         ("--host 0.0.0.0", 2, "--token"),
         ("--token short", 2, "8 characters"),
         ("mine --host no.such.host.invalid --token 12345678", 1, "no host no.such.host.invalid"),

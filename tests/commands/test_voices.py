@@ -1,4 +1,4 @@
-"""Voices: networks that come with the package."""
+"""Bundled voices: networks that come with the package."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.storage import checkpoint_format
 from charrnn.storage.checkpoint import load
-from charrnn.storage.run_dir import VOICES, find_voice, voices
+from charrnn.storage.run_dir import VOICES, find_voice, voice_names
 
 MAX_BYTES = 2_500_000
 
-every_voice = pytest.mark.parametrize("name", voices())
+every_voice = pytest.mark.parametrize("name", voice_names())
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _here(tmp_path, monkeypatch):
 
 
 def test_there_is_a_voice():
-    assert "kathleen" in voices()
+    assert "kathleen" in voice_names()
 
 
 @every_voice
@@ -49,7 +49,7 @@ def test_a_voice_is_sampled_without_a_run(name):
     assert samples.any()
 
 
-def test_a_voice_is_named_like_a_run_and_starts_a_training(tone_file, tmp_path):
+def test_a_voice_can_be_converted_and_initialise_a_training(tone_file, tmp_path):
     assert charrnn_convert(["kathleen", "voice.html", "-q"]) == 0
     assert (tmp_path / "voice.html").stat().st_size < MAX_BYTES
     flags = (
@@ -61,8 +61,8 @@ def test_a_voice_is_named_like_a_run_and_starts_a_training(tone_file, tmp_path):
 
 
 def test_the_listening_page_offers_the_voices_if_there_is_no_run(capsys):
-    assert [run.path.name for run in listen._all_runs(quiet=False)] == voices()
-    assert "voices of the package" in capsys.readouterr().err
+    assert [run.path.name for run in listen._default_runs(quiet=False)] == voice_names()
+    assert "bundled voices" in capsys.readouterr().err
 
 
 def test_names_of_voices_that_do_not_exist_are_rejected(capsys):

@@ -11,7 +11,7 @@ from listening import wait_for
 from bytecodec import InputError
 from charrnn.engines import engine
 from charrnn.sampling import osc
-from charrnn.sampling.instrument import Instrument
+from charrnn.sampling.live_control import LiveControl
 from charrnn.sampling.task import SymbolSampling
 from charrnn.storage import checkpoint_format
 
@@ -89,11 +89,11 @@ def task(symbols_run):
 
 def played(task, messages, count=4, read_start=lambda path: np.array([1, 2, 3])):
     """Return the symbols of pieces, with messages before the pieces of these numbers."""
-    instrument, player, found = Instrument(task, read_start), Silent(), []
-    for _, (piece,) in instrument.pieces(player, lambda: len(found) == count):
+    control, player, found = LiveControl(task, read_start), Silent(), []
+    for _, (piece,) in control.pieces(player, lambda: len(found) == count):
         found.append(piece.tolist())
         for message in messages.get(len(found), []):
-            instrument.handle(*message)
+            control.handle(*message)
     return found, player
 
 
@@ -130,10 +130,10 @@ def test_a_recording_primes_the_stream_and_a_bad_one_is_reported(task, capsys):
 
 
 def test_stop_pauses_until_play(task):
-    instrument, player = Instrument(task, lambda _: None), Silent()
-    instrument.handle("stop", None)
+    control, player = LiveControl(task, lambda _: None), Silent()
+    control.handle("stop", None)
     began = time.monotonic()
-    pieces = instrument.pieces(player, lambda: time.monotonic() > began + 0.3 and instrument.handle("play", None))
+    pieces = control.pieces(player, lambda: time.monotonic() > began + 0.3 and control.handle("play", None))
     assert len(next(pieces)[1][0]) == 8
     assert time.monotonic() > began + 0.3
     assert player.pauses == 1

@@ -21,7 +21,7 @@ from charrnn.models.cells import CELLS
 from charrnn.models.char_rnn import build
 from charrnn.models.config import ModelConfig
 from charrnn.storage.checkpoint import Checkpoint, load, read_tensors, save
-from charrnn.storage.checkpoint_format import Streams, load_streams, save_half, save_streams
+from charrnn.storage.checkpoint_format import Streams, load_streams, save_float16, save_streams
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_configuration_that_does_not_fit_the_weights_is_rejected_before_it_tak
 
 
 def test_a_copy_with_weights_in_float16_is_read_as_float32(saved, tmp_path):
-    save_half(tmp_path / "half.safetensors", saved)
+    save_float16(tmp_path / "half.safetensors", saved)
     assert (tmp_path / "half.safetensors").stat().st_size < saved.stat().st_size
     before, half = load(saved), load(tmp_path / "half.safetensors")
     assert (half.step, half.config) == (before.step, before.config)

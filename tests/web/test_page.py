@@ -94,7 +94,7 @@ def isolated_server(tmp_path_factory):
 
 @pytest.fixture
 def open_page(chromium, tmp_path, isolated_server):
-    """``open_page(html, is_isolated=False, ...)`` opens a page when it is loaded; see `opened_pages`.
+    """``open_page(html, is_isolated=False, ...)`` opens a page and waits until it is loaded; see `opened_pages`.
 
     It is opened from disk, or with cross-origin isolation from a server.
     """

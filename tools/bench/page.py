@@ -1,7 +1,7 @@
 """Measure pages that play a network, in headless Chromium: python tools/bench/page.py (about five minutes).
 
-The networks are untrained, and predict samples as those of the default recipe. With two threads, the page is served
-with cross-origin isolation. Needs chromium and playwright.
+The networks are untrained, and predict samples, as networks of the default recipe do. With two threads, the page is
+served with cross-origin isolation. Needs chromium and playwright.
 """
 
 from __future__ import annotations

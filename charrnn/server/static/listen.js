@@ -1,6 +1,6 @@
 import { drawCurve } from "./listen-curve.js";
-import { offerMidi } from "./midi.js";
-import { Player, SHOWN, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { setUpMidi } from "./midi.js";
+import { Player, SHOWN_SECONDS, parseSeed, playWithSpace, randomSeed } from "./player.js";
 
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
@@ -271,14 +271,14 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") addRecording(event.dataTransfer.files[0]);
   });
 }
-offerMidi($("midi"), (value) => {
+setUpMidi($("midi"), (value) => {
   $("temperature").value = 2 * value;
   $("temperature").oninput();
 }, () => $("another").click());
 playWithSpace($("play"));
 addEventListener("resize", showCurve);
 
-$("oldest").textContent = `${SHOWN} seconds ago`;
+$("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 $("temperature").oninput();
 $("volume").oninput();
 poll();

@@ -1,7 +1,7 @@
 /* Sampling engine of a page: the kernel of charrnn/engines/cpu in WebAssembly, and what charrnn/engines/base.py and
  * charrnn/sampling/generate.py do around it, for one stream at a time.
  *
- * charrnn/web/image.py writes the structures that the functions receive, and tools/make_web_engine.py compiles this
+ * charrnn/web/memory_image.py writes the structures that the functions receive, and tools/make_web_engine.py compiles this
  * file. One or two workers run a network; with two, both instantiate the module on the same memory.
  */
 
@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <wasm_simd128.h>
-
-#define ON_WASM 1
 
 #include "../../engines/cpu/kernel/layout.h"
 #include "../../engines/cpu/kernel/threads.h"
@@ -35,7 +33,6 @@ typedef struct {
     uint64_t seed;
     int64_t position;      /* symbols drawn since the start */
     int32_t period;        /* of the phase of predictors */
-    int32_t restarts;      /* from silence */
 } Stream;
 
 /* -- work of a second thread ------------------------------------------------------------ */
@@ -54,8 +51,8 @@ WEB_EXPORT(allocate) void *allocate_bytes(size_t bytes)
     return posix_memalign(&memory, CACHE_LINE, bytes) ? NULL : memory;
 }
 
-/* Return whether the dot products of this browser are exact for the largest weights and inputs. The specification of
- * relaxed SIMD leaves some results open, but none that the kernel needs. */
+/* Return whether this browser's dot products are exact for the largest weights and inputs. The specification of relaxed
+ * SIMD defines these results, and this checks the implementation. */
 WEB_EXPORT(is_exact) int is_exact(void)
 {
     V(bytes) weights = {0x7f7f, 0x017f, 0x7f01, 0x0000, 0x7f00, 0x007f, 0x4040, 0x1f03};
@@ -78,11 +75,11 @@ WEB_EXPORT(is_exact) int is_exact(void)
     return 1;
 }
 
-/* Let two workers share all networks from now on; the second one has to call `help`. */
-WEB_EXPORT(share) void share_work(void) { workers = 2; }
+/* Let two workers share all networks from now on; the second one has to call run_second_worker. */
+WEB_EXPORT(use_two_workers) void use_two_workers(void) { workers = 2; }
 
-/* Do a second worker's part of all jobs. It never returns. */
-WEB_EXPORT(help) void help(void)
+/* Compute the second worker's part of every job; never return. */
+WEB_EXPORT(run_second_worker) void run_second_worker(void)
 {
     for (int64_t job = 1;; job++) {
         wait_for(&jobs.published, job);
@@ -184,7 +181,7 @@ WEB_EXPORT(start) void start(Stream *stream, uint64_t seed)
 {
     reset(stream, -1);
     stream->seed = seed;
-    stream->position = stream->restarts = 0;
+    stream->position = 0;
 }
 
 static int64_t first_symbol(const Stream *stream, double u)
@@ -221,9 +218,7 @@ WEB_EXPORT(draw) int draw(Stream *stream, int count, double temperature)
         *(int64_t *)work->phase = (*work->phase + work->steps) % stream->period;
     }
     stream->position += count;
-    if (level->active && control_level(level, stream->ids, count)) {
-        stream->restarts++;
+    if (level->active && control_level(level, stream->ids, count))
         reset(stream, SILENCE);
-    }
     return count;
 }

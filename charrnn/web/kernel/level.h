@@ -1,4 +1,4 @@
-/* Control of the level by the temperature. charrnn/engines/level.py explains it, and is the reference to the last bit. */
+/* Control of the level by the temperature. charrnn/engines/level.py explains it, and is its bit-exact reference. */
 
 #define GAIN (0.03 * 10)   /* of the temperature per tenfold power */
 #define MAX_REDUCTION 0.2  /* of the temperature */
@@ -10,9 +10,9 @@ typedef struct {
     float limit;           /* of `excess`, above which the stream fades out */
     double power;          /* of the recording */
     double share;          /* of a block in the mean */
-    float excess;          /* of the mean power over the recording's, divided by it */
+    float excess;          /* (mean power - the recording's power) / the recording's power */
     float squares, count;  /* of the samples of the block so far */
-    float unused;
+    float padding;
 } Level;
 
 static double temperature_factor(const Level *level)
@@ -21,8 +21,8 @@ static double temperature_factor(const Level *level)
     return 1 - rint((reduction > MAX_REDUCTION ? MAX_REDUCTION : reduction) * FACTORS) / FACTORS;
 }
 
-/* Take account of symbols that do not exceed the block, and fade them out if the level is above the limit. Return
- * whether that fade is complete. */
+/* Update the level with the next symbols of a block, and fade them out if the level is above the limit. Return whether
+ * a fade is complete. */
 static int control_level(Level *level, int32_t *ids, int count)
 {
     int fading = level->excess > level->limit;

@@ -34,7 +34,7 @@ static void uniforms(uint64_t seed, int64_t position, int count, float *u)
     for (int i = 0; i < count; i++) {
         int64_t at = position + i;
         if (i == 0 || at % NUMBERS_PER_COUNTER == 0)
-            philox((uint64_t)(at / NUMBERS_PER_COUNTER) + 1, seed, 0, numbers); /* numpy counts before it encrypts */
+            philox((uint64_t)(at / NUMBERS_PER_COUNTER) + 1, seed, 0, numbers); /* numpy increments the counter first */
         u[i] = (float)(numbers[at % NUMBERS_PER_COUNTER] >> 40) * 0x1p-24f;
     }
 }

@@ -1,10 +1,10 @@
 const CONTROL = 0xb0; // status bytes of MIDI messages, without the channel
 const NOTE_ON = 0x90;
 
-/** Let a button, which is hidden in browsers without MIDI, connect all MIDI inputs.
+/** Let a button connect all MIDI inputs; it stays hidden in browsers that do not support MIDI.
  *
  * `oncontrol` receives the value of any controller that is moved, 0 to 1, and `onnote` is called when a note begins. */
-export function offerMidi(button, oncontrol, onnote) {
+export function setUpMidi(button, oncontrol, onnote) {
   if (!navigator.requestMIDIAccess) return;
   button.hidden = false;
   button.onclick = async () => {

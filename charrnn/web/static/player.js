@@ -1,17 +1,17 @@
 import { Scroll, Tape } from "./draw.js";
 
-const KEPT = 30; // seconds of sound that can be saved
-const FRAME = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
-export const SHOWN = 8; // seconds on the canvases
+const SAVED_SECONDS = 30;
+const FRAME_INTERVAL = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
+export const SHOWN_SECONDS = 8; // on the canvases
 
-/** Plays pieces of sound, draws what was played on two canvases, and keeps its last seconds. */
+/** Player of pieces of sound, which draws what was played on two canvases and keeps its last seconds. */
 export class Player {
   constructor(wave, spectrum, worklet) {
-    this.scroll = new Scroll(wave, spectrum, SHOWN);
-    this.tape = new Tape(KEPT);
+    this.scroll = new Scroll(wave, spectrum, SHOWN_SECONDS);
+    this.tape = new Tape(SAVED_SECONDS);
     this.worklet = worklet; // URL of player-worklet.js
     this.audio = null; // { context, gain, rate }
-    this.gain = 0;
+    this.volume = 0; // gain, 0 to 1
     this.onprogress = () => {}; // receives { played, buffered, gaps, piece } in samples; the piece is the newest played
     this.drawn = 0; // time of the last update of the canvases in milliseconds
     this.undrawn = []; // samples that were played and are not drawn yet
@@ -23,7 +23,7 @@ export class Player {
   /** Open the sound output for a rate in Hz. */
   async open(rate) {
     if (this.audio && this.audio.rate === rate && this.audio.context.state !== "closed") return this.audio.context.resume();
-    if (!globalThis.AudioWorkletNode) throw new Error("This browser plays sound only on pages that are opened from disk or served by HTTPS.");
+    if (!globalThis.AudioWorkletNode) throw new Error("This browser plays sound only on pages that are opened from disk, or served over HTTPS or from localhost.");
     this.audio?.context.close();
     let context;
     try {
@@ -31,7 +31,7 @@ export class Player {
     } catch { // the browser does not support the rate, so the worklet resamples
       context = new AudioContext({ latencyHint: "interactive" });
     }
-    const gain = new GainNode(context, { gain: this.gain });
+    const gain = new GainNode(context, { gain: this.volume });
     gain.connect(context.destination);
     this.audio = { context, gain, rate };
     await context.audioWorklet.addModule(this.worklet);
@@ -40,8 +40,8 @@ export class Player {
 
   /** Set the volume, 0 to 100. */
   setVolume(percent) {
-    this.gain = (percent / 100) ** 2;
-    this.audio?.gain.gain.setTargetAtTime(this.gain, this.audio.context.currentTime, 0.02);
+    this.volume = (percent / 100) ** 2;
+    this.audio?.gain.gain.setTargetAtTime(this.volume, this.audio.context.currentTime, 0.02);
   }
 
   /** Start to play at the rate of the open output; pieces may have been added before. */
@@ -51,7 +51,7 @@ export class Player {
     const options = { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate } };
     this.node = new AudioWorkletNode(context, "player", options);
     this.node.connect(gain);
-    this.node.port.onmessage = ({ data }) => this.progress(data);
+    this.node.port.onmessage = ({ data }) => this.handleProgress(data);
     for (const { samples } of this.pieces) this.node.port.postMessage(samples);
   }
 
@@ -81,7 +81,7 @@ export class Player {
   }
 
   /** Handle a progress report of the worklet. */
-  progress({ played, buffered, gaps }) {
+  handleProgress({ played, buffered, gaps }) {
     let newest = null;
     while (this.played < played && this.pieces.length) {
       const [piece] = this.pieces;
@@ -98,13 +98,13 @@ export class Player {
 
   draw(now) {
     requestAnimationFrame((next) => this.draw(next));
-    if (!this.undrawn.length || now - this.drawn < FRAME) return;
+    if (!this.undrawn.length || now - this.drawn < FRAME_INTERVAL) return;
     this.drawn = now;
     const length = this.undrawn.reduce((sum, one) => sum + one.length, 0);
     const samples = new Float32Array(length);
     this.undrawn.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
     this.undrawn = [];
-    this.scroll.add(samples.subarray(Math.max(0, length - SHOWN * this.scroll.rate)));
+    this.scroll.add(samples.subarray(Math.max(0, length - SHOWN_SECONDS * this.scroll.rate)));
   }
 }
 

@@ -11,10 +11,10 @@
  *     c' = f * c + i * g
  *     h' = o * tanh(c')
  *
- * This computes c' and returns o. h' follows when all units of a thread have theirs, because a processor computes several
- * short and independent chains of operations at a time, but not long ones. In an LSTMP (Sak, Senior and Beaufays 2014)
+ * This computes c' and returns o; h' follows in a second loop, as short chains of dependent operations overlap better
+ * than long ones. In an LSTMP (Sak, Senior and Beaufays 2014)
  * the recurrent and output vector is r' = R h'; see steps.h. */
-INLINE V(values) V(lstm_gates)(const V(values) *input, const V(values) *recurrent, float *c)
+INLINE V(values) V(lstm_update_cell)(const V(values) *input, const V(values) *recurrent, float *c)
 {
     V(values) i = V(sigmoid)(input[0] + recurrent[0]), f = V(sigmoid)(input[1] + recurrent[1]);
     V(values) g = V(tanh)(input[2] + recurrent[2]), o = V(sigmoid)(input[3] + recurrent[3]);
@@ -65,7 +65,7 @@ static void V(layer_step)(Thread *t, int l, int64_t step)
         float *hs = (cell == LSTMP ? shared->hidden : work->h[l]) + s * layer->units, *cs = work->c[l] + s * layer->units;
         for (int64_t block = from; block < to; block++) {
             prefetch(&t->prefetch, PREFETCH_IN_CELL);
-            for (int part = 0; part < LANES; part += V(STEP)) {
+            for (int part = 0; part < LANES; part += V(FLOATS)) {
                 V(values) input[MAX_WIDTH], recurrent[MAX_WIDTH];
                 for (int g = 0; g < gates; g++) {
                     int64_t row = (block * gates + g) * LANES + part;
@@ -83,11 +83,11 @@ static void V(layer_step)(Thread *t, int l, int64_t step)
                 else if (cell == RNN)
                     V(store_values)(h, V(rnn_step)(input, recurrent));
                 else
-                    V(store_values)(h, V(lstm_gates)(input, recurrent, cs + unit));
+                    V(store_values)(h, V(lstm_update_cell)(input, recurrent, cs + unit)); /* o, until the loop below */
             }
         }
         if (cell == LSTM || cell == LSTMP)
-            for (int64_t unit = from * LANES; unit < to * LANES; unit += V(STEP))
+            for (int64_t unit = from * LANES; unit < to * LANES; unit += V(FLOATS))
                 V(store_values)(hs + unit, V(load_values)(hs + unit) * V(tanh)(V(load_values)(cs + unit)));
     }
 }

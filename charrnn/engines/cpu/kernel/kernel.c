@@ -15,7 +15,7 @@
  *     pack.h           quantisation and packing of weights
  *     table.h          products of the first layer with all embeddings
  *     variants.h       instruction sets; compiles variant.h for each:
- *       vector_math.h    exp, sigmoid, tanh of 16 lanes
+ *       vector_math.h    exp, sigmoid, tanh of one register of floats
  *       dot_products.h   unpacking and dot products of one tile
  *       matrices.h       products with a whole matrix
  *       cells.h          one step of each cell

@@ -131,12 +131,12 @@ static void V(convert)(Vectors *v, const float *values, int64_t streams, int32_t
     for (int64_t s = 0; s < streams; s++, values += size) {
         V(values) largest = {0};
         ints sum = {0};
-        for (int32_t k = 0; k < size; k += V(STEP))
-            largest = V(larger)(V(magnitude)(V(load_values)(values + k)), largest);
-        float most = V(largest_of)(largest), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        for (int32_t k = 0; k < size; k += V(FLOATS))
+            largest = V(max)(V(abs)(V(load_values)(values + k)), largest);
+        float max_abs = V(max_of_lanes)(largest), scale = max_abs / 127, inverse = max_abs > 0 ? 127 / max_abs : 0;
         for (int32_t k = 0; k < size; k += LANES) {
             ints x;
-            for (int part = 0; part < LANES; part += V(STEP)) {
+            for (int part = 0; part < LANES; part += V(FLOATS)) {
                 V(values) rounded = V(load_values)(values + k + part) * inverse + ROUND;
                 V(integers) converted = (V(integers))rounded - ROUND_BITS;
                 memcpy((int32_t *)&x + part, &converted, sizeof converted);

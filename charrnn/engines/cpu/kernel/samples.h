@@ -68,15 +68,15 @@ static float V(add_logistic)(const Shared *shared, int64_t s, float *logits)
     float quadratic = QUADRATIC * V(exp)((V(values)){0} + V(limited)(correction[1 + network->predictors->count], 4))[0];
     V(values) largest = (V(values)){0} - 3.4e38f, value[V(PARTS)];
     for (int lane = 0; lane < LANES; lane++)
-        value[lane / V(STEP)][lane % V(STEP)] = (float)lane - 128 - mean;
+        value[lane / V(FLOATS)][lane % V(FLOATS)] = (float)lane - 128 - mean;
     for (int32_t i = 0; i < network->vocab; i += LANES)
         for (int part = 0; part < V(PARTS); part++) {
-            float *logit = logits + i + part * V(STEP);
-            V(values) z = value[part] * inverse, size = V(magnitude)(z);
+            float *logit = logits + i + part * V(FLOATS);
+            V(values) z = value[part] * inverse, size = V(abs)(z);
             V(values) x = V(load_values)(logit) - size - 2.0f * V(log1p)(V(exp)(-size)) - quadratic * z * z;
             V(store_values)(logit, x);
-            largest = V(larger)(x, largest);
+            largest = V(max)(x, largest);
             value[part] += (float)LANES;
         }
-    return V(largest_of)(largest);
+    return V(max_of_lanes)(largest);
 }

@@ -4,12 +4,12 @@
 INLINE float V(add_output_bias)(const Shared *shared, float *logits)
 {
     V(values) largest = (V(values)){0} - 3.4e38f;
-    for (int64_t i = 0; i < rows_of(&shared->network->output); i += V(STEP)) {
+    for (int64_t i = 0; i < rows_of(&shared->network->output); i += V(FLOATS)) {
         V(values) x = V(load_values)(logits + i) + V(load_values)(shared->network->output_bias + i);
         V(store_values)(logits + i, x);
-        largest = V(larger)(x, largest);
+        largest = V(max)(x, largest);
     }
-    return V(largest_of)(largest);
+    return V(max_of_lanes)(largest);
 }
 
 /* Replace logits by exp((logits - largest) * factor); return their sum. */
@@ -17,7 +17,7 @@ INLINE double V(exponentials)(float *logits, int64_t size, float largest, float 
 {
     doubles sums = {0};
     for (int64_t i = 0; i < size; i += LANES) {
-        for (int64_t at = i; at < i + LANES; at += V(STEP))
+        for (int64_t at = i; at < i + LANES; at += V(FLOATS))
             V(store_values)(logits + at, V(exp)((V(load_values)(logits + at) - largest) * factor));
         sums += __builtin_convertvector(*(const floats *)(logits + i), doubles);
     }

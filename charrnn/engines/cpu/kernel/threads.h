@@ -11,10 +11,10 @@ enum { SPINS_PER_CLOCK = 64 }; /* reads of the counter per read of the clock */
 
 INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arrived, 1, memory_order_acq_rel); }
 
-#if ON_WASM
+#if defined(__wasm__)
 enum { WASM_SPINS = 300000 }; /* reads of the counter before the first sleep */
 
-static void sleep_while_it_is(Counter *counter, int64_t arrived)
+static void sleep_while_equal(Counter *counter, int64_t arrived)
 {
 #if defined(__wasm_atomics__) /* otherwise there is one thread, which waits for no other */
     __builtin_wasm_memory_atomic_wait64((int64_t *)&counter->arrived, arrived, SPIN_LIMIT);
@@ -26,7 +26,7 @@ static void wait_for(Counter *counter, int64_t goal)
     int64_t arrived;
     for (int spins = 0; (arrived = atomic_load_explicit(&counter->arrived, memory_order_acquire)) < goal; spins++)
         if (spins >= WASM_SPINS)
-            sleep_while_it_is(counter, arrived);
+            sleep_while_equal(counter, arrived);
 }
 #else
 static void wait_for(Counter *counter, int64_t goal)

@@ -9,7 +9,7 @@ enum { V(REGISTER) = 16 };
 #endif
 
 enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 floats, or 16 rows of 4 inputs, are 64 bytes */
-enum { V(STEP) = V(REGISTER) / 4 };   /* floats per register */
+enum { V(FLOATS) = V(REGISTER) / 4 };   /* floats per register */
 
 typedef float V(values) __attribute__((vector_size(V(REGISTER))));
 typedef int32_t V(integers) __attribute__((vector_size(V(REGISTER))));
@@ -19,15 +19,15 @@ INLINE V(values) V(select)(V(integers) mask, V(values) yes, V(values) no)
     return (V(values))(((V(integers))yes & mask) | ((V(integers))no & ~mask));
 }
 
-#if defined(__wasm__) /* clang does not recognise these in bit operations */
-INLINE V(values) V(larger)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
-INLINE V(values) V(smaller)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
+#if defined(__wasm__) /* clang does not compile the selection below to these instructions */
+INLINE V(values) V(max)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
+INLINE V(values) V(min)(V(values) a, V(values) b) { return (V(values))wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
 #else
-INLINE V(values) V(larger)(V(values) a, V(values) b) { return V(select)(a > b, a, b); }
-INLINE V(values) V(smaller)(V(values) a, V(values) b) { return V(select)(b > a, a, b); }
+INLINE V(values) V(max)(V(values) a, V(values) b) { return V(select)(a > b, a, b); }
+INLINE V(values) V(min)(V(values) a, V(values) b) { return V(select)(b > a, a, b); }
 #endif
 
-INLINE V(values) V(magnitude)(V(values) x) { return (V(values))((V(integers))x & 0x7fffffff); }
+INLINE V(values) V(abs)(V(values) x) { return (V(values))((V(integers))x & 0x7fffffff); }
 
 INLINE V(values) V(load_values)(const float *x)
 {
@@ -43,7 +43,7 @@ INLINE void V(store_values)(float *x, V(values) stored) { memcpy(x, &stored, siz
 INLINE V(values) V(exp)(V(values) x)
 {
     const V(values) zero = {0};
-    V(values) inside = V(larger)(zero - 87.0f, V(smaller)(zero + 88.0f, x));
+    V(values) inside = V(max)(zero - 87.0f, V(min)(zero + 88.0f, x));
     V(values) rounded = inside * 1.44269504f + ROUND, n = rounded - ROUND;
     V(values) r = inside - n * 0.693145751953125f; /* ln 2 in two parts; the product of n and the first one is exact */
     r = r - n * 1.42860677e-6f;
@@ -76,7 +76,7 @@ INLINE V(values) V(tanh)(V(values) x) { return 1.0f - 2.0f / (1.0f + V(exp)(x + 
 
 static void V(math)(int which, int64_t n, const float *x, float *y)
 {
-    for (int64_t i = 0; i < n; i += V(STEP)) {
+    for (int64_t i = 0; i < n; i += V(FLOATS)) {
         V(values) in = V(load_values)(x + i);
         V(store_values)(y + i, which == 0 ? V(sigmoid)(in) : which == 1 ? V(tanh)(in) : V(exp)(in));
     }
@@ -90,9 +90,9 @@ INLINE float V(sum_of_lanes)(floats x)
     return x[0];
 }
 
-INLINE float V(largest_of)(V(values) x)
+INLINE float V(max_of_lanes)(V(values) x)
 {
-    for (int lane = 1; lane < V(STEP); lane++)
+    for (int lane = 1; lane < V(FLOATS); lane++)
         x[0] = x[lane] > x[0] ? x[lane] : x[0];
     return x[0];
 }

@@ -1,9 +1,9 @@
-"""Sampling without an end that messages control while it is played."""
+"""Control of endless sampling while it is played."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from charrnn.sampling.task import Pieces, SymbolSampling
 WAIT = 0.1  # seconds between two checks whether the program was interrupted, while nothing is played
 
 
-class Instrument:
+class LiveControl:
     """Stream of a network that starts, stops and changes as messages say.
 
     Parameters
@@ -51,7 +51,7 @@ class Instrument:
                 is_playing = self._is_playing
             self._apply(changes)
             if is_playing:
-                yield from self._next()
+                yield from self._task.pieces(1, self._task.chunk)
                 continue
             player.pause()
             with self._changed:
@@ -71,6 +71,3 @@ class Instrument:
                 del changes["prime"]
         if changes.keys() & {"seed", "prime"}:
             self._task.restart(self._task.temperature, seed)
-
-    def _next(self) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-        return self._task.pieces(1, self._task.chunk)

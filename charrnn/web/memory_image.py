@@ -1,4 +1,4 @@
-"""Memory of the engine of a page: the structures of a packed network as a 32-bit program reads them.
+"""Memory image of the engine of a page: the structures of a packed network as a 32-bit program reads them.
 
 The structures are those of charrnn/engines/cpu/kernel/layout.h and charrnn/web/kernel/engine.c. A pointer has four
 bytes and is stored as an offset from the start of the image; the page adds the address to which it copies the image.
@@ -25,7 +25,7 @@ from charrnn.models.config import LEVEL_BLOCK, ModelConfig
 ALIGNMENT = 64
 POINTER_BYTES = 4
 POINTERS = (c_void_p, *map(ctypes.POINTER, (Layer, LinearPredictor, Predictors)))
-COUNTS: dict[str, Callable[[Any], int]] = {  # of the structures at a pointer, by its name
+COUNTS: dict[str, Callable[[Any], int]] = {  # number of structures behind each pointer field
     "layer": lambda network: network.layers,
     "predictors": lambda network: 1,
     "predictor": lambda predictors: predictors.count,
@@ -39,7 +39,7 @@ class Level(ctypes.Structure):
         ("active", c_int32),
         ("limit", c_float),
         *[(name, c_double) for name in ("power", "share")],
-        *[(name, c_float) for name in ("excess", "squares", "count", "unused")],
+        *[(name, c_float) for name in ("excess", "squares", "count", "padding")],
     ]
 
 
@@ -52,13 +52,13 @@ class Stream(ctypes.Structure):
         ("level", Level),
         ("seed", c_uint64),
         ("position", c_int64),
-        *[(name, c_int32) for name in ("period", "restarts")],
+        ("period", c_int32),
     ]
 
 
 @dataclass(frozen=True)
-class Image:
-    """Memory of an engine with some streams. All offsets are in bytes."""
+class MemoryImage:
+    """Memory image of an engine with some streams. All offsets are in bytes."""
 
     data: bytes
     pointers: list[int]  # offsets of all pointers, which are relative to the start of the image
@@ -67,31 +67,31 @@ class Image:
     table: list[int] | None  # arguments of the function that fills the first layer's table; the last four are offsets
 
 
-def engine_image(
+def build_memory_image(
     packed: PackedNetwork,
     config: ModelConfig,
     calibration: float,
     level_control: LevelControl | None,
     streams: int,
-) -> Image:
-    """Return the image of a network with a number of streams, which start from the zero state."""
+) -> MemoryImage:
+    """Return the memory image of a network with a number of streams, which start from the zero state."""
     writer = _Writer(_arrays_of(packed))
     network = packed.network
     table = None
     if packed.table_factors:
         embedding, rows, bias = packed.table_factors
         size = 4 * len(embedding) * len(rows)
-        factors = [writer.array(array) for array in (embedding, np.ascontiguousarray(rows.T), bias)]
-        target = writer.zeros(size)  # filled by the page, as the factors are smaller than the table
-        writer.place(network.table, target)
+        factors = [writer.write_array(array) for array in (embedding, np.ascontiguousarray(rows.T), bias)]
+        target = writer.write_zeros(size)  # filled by the page, as the factors are smaller than the table
+        writer.map_address(network.table, target)
         table = [len(embedding), rows.shape[1], len(rows), *factors, target]
-    at = writer.structure(network)
-    first = writer.array(first_weights(config).cumsum())
-    made = [_stream(writer, packed, config, at, first, calibration, level_control) for _ in range(streams)]
-    return Image(bytes(writer.data), writer.pointers, at, made, table)
+    at = writer.write_structure(network)
+    first = writer.write_array(first_weights(config).cumsum())
+    offsets = [_write_stream(writer, packed, config, at, first, calibration, level_control) for _ in range(streams)]
+    return MemoryImage(bytes(writer.data), writer.pointers, at, offsets, table)
 
 
-def _stream(
+def _write_stream(
     writer: _Writer,
     packed: PackedNetwork,
     config: ModelConfig,
@@ -104,21 +104,21 @@ def _stream(
     layers = range(config.layers)
     history = packed.network.history
     work = {
-        "h": writer.addresses([writer.zeros(4 * packed.outputs) for _ in layers]),
-        "c": writer.addresses([writer.zeros(4 * packed.units) for _ in layers]),
-        "last": writer.zeros(8),
-        "u": writer.zeros(4 * LEVEL_BLOCK),
-        "ids": writer.zeros(8 * LEVEL_BLOCK),
-        "temperatures": writer.zeros(8),
-        "samples": writer.zeros(history + LEVEL_BLOCK),
-        "phase": writer.zeros(8),
+        "h": writer.write_pointers([writer.write_zeros(4 * packed.outputs) for _ in layers]),
+        "c": writer.write_pointers([writer.write_zeros(4 * packed.units) for _ in layers]),
+        "last": writer.write_zeros(8),
+        "u": writer.write_zeros(4 * LEVEL_BLOCK),
+        "ids": writer.write_zeros(8 * LEVEL_BLOCK),
+        "temperatures": writer.write_zeros(8),
+        "samples": writer.write_zeros(history + LEVEL_BLOCK),
+        "phase": writer.write_zeros(8),
     }
-    ids = writer.zeros(4 * LEVEL_BLOCK)
+    ids = writer.write_zeros(4 * LEVEL_BLOCK)
     stream = Stream(calibration=calibration, period=PERIOD)
     if level_control:
         stream.level = Level(1, level_control.limit, level_control.power, level_control.share)
-    pointers = {"network": network, "work": writer.structure(Work(1, 0), work), "first": first, "ids": ids}
-    return writer.structure(stream, pointers), ids
+    pointers = {"network": network, "work": writer.write_structure(Work(1, 0), work), "first": first, "ids": ids}
+    return writer.write_structure(stream, pointers), ids
 
 
 def _arrays_of(packed: PackedNetwork) -> dict[int, NDArray[Any]]:
@@ -140,31 +140,31 @@ class _Writer:
         self._arrays = arrays
         self._offsets: dict[int, int] = {}  # by address, of the arrays that were written
 
-    def place(self, address: int, offset: int) -> None:
-        """Let pointers to an address refer to an offset, at which something else was written."""
+    def map_address(self, address: int, offset: int) -> None:
+        """Map an address to an offset whose contents are written already."""
         self._offsets[address] = offset
 
-    def zeros(self, size: int) -> int:
+    def write_zeros(self, size: int) -> int:
         self.data.extend(bytes(-len(self.data) % ALIGNMENT))
         offset = len(self.data)
         self.data.extend(bytes(size))
         return offset
 
-    def array(self, array: NDArray[Any]) -> int:
+    def write_array(self, array: NDArray[Any]) -> int:
         content = np.ascontiguousarray(array).tobytes()
-        offset = self.zeros(len(content))
+        offset = self.write_zeros(len(content))
         self.data[offset : offset + len(content)] = content
         return offset
 
-    def addresses(self, offsets: list[int]) -> int:
-        at = self.zeros(POINTER_BYTES * len(offsets))
+    def write_pointers(self, offsets: list[int]) -> int:
+        at = self.write_zeros(POINTER_BYTES * len(offsets))
         for i, offset in enumerate(offsets):
             self._pointer(at + POINTER_BYTES * i, offset)
         return at
 
-    def structure(self, value: ctypes.Structure, pointers: Mapping[str, int] | None = None) -> int:
+    def write_structure(self, value: ctypes.Structure, pointers: Mapping[str, int] | None = None) -> int:
         """Write a structure and what it refers to; ``pointers`` are the offsets that its pointers have already."""
-        at = self.zeros(_size_of(type(value)))
+        at = self.write_zeros(_size_of(type(value)))
         self._fill(at, value, pointers or {})
         return at
 
@@ -187,12 +187,12 @@ class _Writer:
         if name in COUNTS:
             structures = field[: COUNTS[name](value)]
             size = _size_of(type(structures[0]))
-            at = self.zeros(size * len(structures))
+            at = self.write_zeros(size * len(structures))
             for i, one in enumerate(structures):
                 self._fill(at + i * size, one, {})
             return at
         if field not in self._offsets:
-            self._offsets[field] = self.array(self._arrays[field])
+            self._offsets[field] = self.write_array(self._arrays[field])
         return self._offsets[field]
 
     def _pointer(self, at: int, offset: int) -> None:

@@ -1,5 +1,5 @@
-import { offerMidi } from "./midi.js";
-import { Player, SHOWN, download, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { setUpMidi } from "./midi.js";
+import { Player, SHOWN_SECONDS, download, parseSeed, playWithSpace, randomSeed } from "./player.js";
 
 const LEAD = 0.4; // seconds of sound that are drawn ahead of playback, so that changes are heard soon
 const SLOW = 1.05; // times real time up to which a network has to render ahead
@@ -16,7 +16,7 @@ const $ = (id) => document.getElementById(id);
 
 // Loading.
 
-/** Return the parts of the page's data by name: the first is a JSON text with the offset and the size of the others. */
+/** Unpack the page's data; return its JSON metadata with the binary parts by name. */
 async function unpack() {
   const packed = Uint8Array.from(atob($("data").textContent), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -31,18 +31,16 @@ function scriptUrl(id) {
   return URL.createObjectURL(new Blob([$(id).textContent], { type: "text/javascript" }));
 }
 
-/** Return the fastest module that the browser runs, and whether two workers can share its memory. */
+/** Return the name and the compiled module of the fastest variant that the browser supports. */
 async function compile(parts) {
   const isShared = Boolean(globalThis.crossOriginIsolated && navigator.hardwareConcurrency > 1);
-  for (const name of isShared ? ["relaxed-shared", "relaxed", "plain"] : ["relaxed", "plain"]) {
-    if (!WebAssembly.validate(parts[name])) continue;
-    const module = await WebAssembly.compile(parts[name]);
-    if (name === "relaxed-shared" || isExact(module)) return { name, module };
-  }
-  throw new Error("This browser has no WebAssembly with SIMD: use a version from 2023 or later.");
+  const isRelaxed = WebAssembly.validate(parts.relaxed) && isExact(await WebAssembly.compile(parts.relaxed));
+  const name = !isRelaxed ? "plain" : isShared ? "relaxed-shared" : "relaxed";
+  if (!WebAssembly.validate(parts[name])) throw new Error("This browser does not support SIMD in WebAssembly: use a version from 2023 or later.");
+  return { name, module: await WebAssembly.compile(parts[name]) };
 }
 
-/** Return whether a module's dot products are exact, which browsers with relaxed SIMD do not have to guarantee. */
+/** Return whether a browser's relaxed dot products are exact; engine.c explains it. */
 function isExact(module) {
   return new WebAssembly.Instance(module).exports.is_exact() === 1;
 }
@@ -56,16 +54,16 @@ async function load() {
   const { image } = data.parts;
   const isWide = data.network.vocabulary > 256;
   worker.postMessage({ type: "load", module, memory, image, ...data.layout, isWide, isShared }, [image.buffer]);
-  return new Promise((done, fail) => {
-    worker.onerror = () => fail(new Error("The browser could not start the page's worker."));
+  return new Promise((resolve, reject) => {
+    worker.onerror = () => reject(new Error("The browser could not start the page's worker."));
     worker.onmessage = ({ data: message }) => {
-      if (message.type === "failed") fail(new Error(message.why));
+      if (message.type === "failed") reject(new Error(message.reason));
       if (message.type === "share") {
         const second = new Worker(scriptUrl("worker"));
         second.postMessage({ type: "help", module, memory, stack: message.stack });
         worker.postMessage({ type: "measure" });
       }
-      if (message.type === "ready" && message.speed) done({ ...data, worker, speed: message.speed, engine: name });
+      if (message.type === "ready") resolve({ ...data, worker, speed: message.speed, engine: name });
     };
   });
 }
@@ -74,12 +72,13 @@ async function load() {
 
 const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${encodeURIComponent($("worklet").textContent)}`);
 let loaded = null; // what `load` returns
-let stream = 0; // number of the stream that was started last
-let playing = null; // what is played: { gaps, before, held }; pieces are held until enough of a slow network's are rendered
+let playbackId = 0; // number of the playback that was started last
+let playing = null; // { gaps, playedBefore, held }; pieces of a slow network are held until enough of them are rendered
 let unwritten = []; // ids of text that are not on the page yet
 let written = 0; // characters since the start
 let wroteAt = 0; // time of the last update of the text
-const requests = new Map(); // functions that receive the symbols of window.charrnn.sample, by number
+const requests = new Map(); // promises of window.charrnn.sample by number
+let requestId = 0; // number of the last request
 
 function showMessage(text, isError = false) {
   if ($("message").textContent !== text) $("message").textContent = text;
@@ -103,10 +102,10 @@ function showSpeed() {
 
 async function play() {
   player.stop();
-  stream += 1;
-  const own = stream;
+  playbackId += 1;
+  const own = playbackId;
   const { rate } = loaded.network;
-  playing = { gaps: 0, before: 0, held: rate && isSlow() ? [] : null };
+  playing = { gaps: 0, playedBefore: 0, held: rate && isSlow() ? [] : null };
   unwritten = [];
   written = 0;
   $("text").textContent = "";
@@ -116,19 +115,19 @@ async function play() {
   try {
     if (rate) await player.open(rate);
   } catch (error) {
-    if (own === stream) end(error.message, true);
+    if (own === playbackId) end(error.message, true);
     return;
   }
-  if (own !== stream) return;
+  if (own !== playbackId) return;
   if (rate && !playing.held) player.start();
   showHeld();
-  loaded.worker.postMessage({ type: "play", stream, seed: Number($("seed").value), temperature: Number($("temperature").value), lead: lead() });
+  loaded.worker.postMessage({ type: "play", id: playbackId, seed: Number($("seed").value), temperature: Number($("temperature").value), lead: lead() });
 }
 
 function end(message = "", isError = false) {
   player.stop();
   playing = null;
-  stream += 1; // pieces that are still in transit belong to no stream
+  playbackId += 1; // pieces that are still in transit belong to no playback
   loaded?.worker.postMessage({ type: "stop" });
   $("play").setAttribute("aria-pressed", "false");
   $("play-label").textContent = "Play";
@@ -176,14 +175,14 @@ player.onprogress = ({ played, buffered, gaps, piece }) => {
     $("keep").disabled = false;
     $("current-temperature").textContent = piece.temperature.toFixed(2);
   }
-  loaded.worker.postMessage({ type: "change", played: playing.before + played, lead: lead() });
+  loaded.worker.postMessage({ type: "change", played: playing.playedBefore + played, lead: lead() });
   $("buffer").textContent = (buffered / rate).toFixed(2);
   $("gaps").textContent = playing.gaps + gaps;
-  $("played").textContent = `${((playing.before + played) / rate).toFixed(1)} s`;
+  $("played").textContent = `${((playing.playedBefore + played) / rate).toFixed(1)} s`;
   $("top").textContent = `0 to ${(rate / 2000).toFixed(1)} kHz, louder is brighter`;
   if (gaps && isSlow()) {
     playing.gaps += gaps;
-    playing.before += played;
+    playing.playedBefore += played;
     playing.held = [];
     player.stop();
     showHeld();
@@ -207,18 +206,18 @@ function write(now) {
 
 function receive({ data: message }) {
   if (message.type === "sampled") {
-    requests.get(message.id).done(message.ids);
+    requests.get(message.id).resolve(message.ids);
     requests.delete(message.id);
   }
   if (message.type === "failed") {
-    for (const { fail } of requests.values()) fail(new Error(message.why));
+    for (const { reject } of requests.values()) reject(new Error(message.reason));
     requests.clear();
-    end(message.why, true);
+    end(message.reason, true);
   }
   if (message.type === "piece") {
     loaded.speed = message.speed;
     showSpeed();
-    if (playing && message.stream === stream) receivePiece(message);
+    if (playing && message.id === playbackId) receivePiece(message);
   }
 }
 
@@ -229,9 +228,10 @@ async function sample(options) {
   if (!(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
   if (!Number.isSafeInteger(length) || length < 0 || length > MAX_LENGTH) throw new RangeError(`length is ${length}: it must be a whole number from 0 to ${MAX_LENGTH}.`);
   await ready;
-  const id = crypto.randomUUID ? crypto.randomUUID() : Math.random();
-  return new Promise((done, fail) => {
-    requests.set(id, { done, fail });
+  requestId += 1;
+  const id = requestId;
+  return new Promise((resolve, reject) => {
+    requests.set(id, { resolve, reject });
     loaded.worker.postMessage({ type: "sample", id, seed, temperature, length });
   });
 }
@@ -262,9 +262,9 @@ $("keep").onclick = () => {
   if (loaded.network.rate) player.save(`${name}.wav`);
   else download(new Blob([$("text").textContent], { type: "text/plain;charset=utf-8" }), `${name}.txt`);
 };
-offerMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
+setUpMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
 playWithSpace($("play"));
-$("oldest").textContent = `${SHOWN} seconds ago`;
+$("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 setTemperature(1);
 $("volume").oninput();
 
@@ -295,13 +295,13 @@ const ready = load().then(
     throw error;
   },
 );
-ready.catch(() => {});
+ready.catch(() => {}); // the page shows the error; without this, the console would report it as not handled
 
 window.charrnn = {
   sample,
   get info() {
     if (!loaded) return null;
-    const { rate, samples, characters, ...sizes } = loaded.network;
-    return { ...sizes, rate, engine: loaded.engine, symbolsPerSecond: loaded.speed, timesRealTime: rate ? loaded.speed / rate : null };
+    const { rate, samples, characters, ...properties } = loaded.network;
+    return { ...properties, rate, engine: loaded.engine, symbolsPerSecond: loaded.speed, timesRealTime: rate ? loaded.speed / rate : null };
   },
 };

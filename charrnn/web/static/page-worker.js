@@ -1,17 +1,19 @@
 "use strict";
-// Runs the engine of a page: engine.c in WebAssembly. Receives messages from voice.js, and answers with symbols.
+// Engine of a page: engine.c in WebAssembly, which receives messages from page.js and answers with symbols.
 
 const BLOCK = 256; // symbols that the engine draws at most at a time
 const WARM_UP = 400; // milliseconds of drawing before the speed is measured, in which the browser optimises the module
 const MEASURED = 200; // milliseconds
-const TOO_LARGE = "The browser has not enough memory for this network.";
+const PLAYBACK = 0; // streams of the engine
+const REQUESTS = 1;
+const TOO_LARGE = "The browser does not have enough memory for this network.";
 const STACK = 1 << 16; // bytes of the second worker's stack
 
-let engine = null; // { exports, memory, base, vocab, wide }
-let played = { stream: 0 }; // what is played: { stream, temperature, drawn, played, lead }; 0 for nothing
+let engine = null; // { exports, memory, base, streams, isWide }
+let playback = { id: 0 }; // { id, temperature, drawn, played, lead }; the number 0 stands for none
 let speed = 0; // symbols per second
-const samples = []; // requests for a given number of symbols: { id, temperature, ids, drawn, seed, started }
-const channel = new MessageChannel(); // for turns between which messages are received
+const requests = []; // for a given number of symbols: { id, seed, temperature, ids, drawn }
+const channel = new MessageChannel(); // the worker posts to itself after each block, so that other messages are handled
 
 function symbols(stream, count) {
   const [, ids] = engine.streams[stream];
@@ -30,13 +32,13 @@ function draw(stream, count, temperature) {
 }
 
 function measureSpeed() {
-  start(1, 0);
+  start(REQUESTS, 0);
   const began = performance.now();
   let from = 0;
   let count = 0;
   for (let now = began; now < began + WARM_UP + MEASURED; now = performance.now()) {
     if (now < began + WARM_UP) [from, count] = [now, 0];
-    count += draw(1, BLOCK, 1).length;
+    count += draw(REQUESTS, BLOCK, 1).length;
   }
   speed = (1000 * count) / (performance.now() - from);
 }
@@ -54,91 +56,94 @@ function load({ module, memory, image, pointers, network, streams, table, isWide
   if (exports.prepare(base + network)) throw new Error(TOO_LARGE);
   engine = { exports, memory: own, base, streams, isWide };
   if (isShared) {
-    exports.share();
+    exports.use_two_workers();
     postMessage({ type: "share", stack: exports.allocate(STACK) + STACK });
-  } else measureSpeed();
+  } else measure();
+}
+
+function measure() {
+  measureSpeed();
   postMessage({ type: "ready", speed });
 }
 
-/** Compute the second worker's part of all jobs of the first; never returns. */
+/** Compute the second worker's part of every job; never return. */
 function help({ module, memory, stack }) {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   exports.__stack_pointer.value = stack;
-  exports.help();
+  exports.run_second_worker();
 }
 
-function work() {
-  const [request] = samples;
+/** Draw the next symbols of the first request, and of what is played. */
+function drawNext() {
+  const [request] = requests;
   if (request) {
-    if (!request.drawn) start(1, request.seed);
-    const ids = request.drawn < request.ids.length ? draw(1, request.ids.length - request.drawn, request.temperature) : [];
+    if (!request.drawn) start(REQUESTS, request.seed);
+    const left = request.ids.length - request.drawn;
+    const ids = left ? draw(REQUESTS, left, request.temperature) : [];
     request.ids.set(ids, request.drawn);
     request.drawn += ids.length;
     if (request.drawn === request.ids.length) {
-      samples.shift();
+      requests.shift();
       postMessage({ type: "sampled", id: request.id, ids: request.ids }, [request.ids.buffer]);
     }
   }
   if (mustPlay()) {
+    const { id, temperature } = playback;
     const began = performance.now();
-    const ids = draw(0, BLOCK, played.temperature);
-    const seconds = (performance.now() - began) / 1000;
-    speed = 0.95 * speed + (0.05 * ids.length) / Math.max(seconds, 1e-4);
-    played.drawn += ids.length;
-    postMessage({ type: "piece", stream: played.stream, ids, temperature: played.temperature, speed }, [ids.buffer]);
+    const ids = draw(PLAYBACK, BLOCK, temperature);
+    const seconds = Math.max(performance.now() - began, 0.1) / 1000;
+    speed = 0.95 * speed + (0.05 * ids.length) / seconds;
+    playback.drawn += ids.length;
+    postMessage({ type: "piece", id, ids, temperature, speed }, [ids.buffer]);
   }
-  if (samples.length || mustPlay()) channel.port2.postMessage(null);
-  else isWorking = false;
 }
 
 function mustPlay() {
-  return played.stream > 0 && played.drawn - played.played < played.lead;
+  return playback.id > 0 && playback.drawn - playback.played < playback.lead;
 }
 
-let isWorking = false;
+let isDrawing = false;
 
-function wake() {
-  if (isWorking) return;
-  isWorking = true;
+function scheduleDrawing() {
+  if (isDrawing || !(requests.length || mustPlay())) return;
+  isDrawing = true;
   channel.port2.postMessage(null);
 }
 
 channel.port1.onmessage = () => {
+  isDrawing = false;
   try {
-    work();
+    drawNext();
+    scheduleDrawing();
   } catch (error) {
-    isWorking = false;
-    postMessage({ type: "failed", why: error.message });
+    postMessage({ type: "failed", reason: error.message });
   }
 };
 
 const receivers = {
   load,
   help,
-  measure() {
-    measureSpeed();
-    postMessage({ type: "ready", speed });
-  },
-  play({ stream, seed, temperature, lead }) {
-    start(0, seed);
-    played = { stream, temperature, lead, drawn: 0, played: 0 };
+  measure,
+  play({ id, seed, temperature, lead }) {
+    start(PLAYBACK, seed);
+    playback = { id, temperature, lead, drawn: 0, played: 0 };
   },
   stop() {
-    played = { stream: 0 };
+    playback = { id: 0 };
   },
   change(settings) {
-    Object.assign(played, settings);
+    Object.assign(playback, settings);
   },
   sample({ id, seed, temperature, length }) {
-    samples.push({ id, seed, temperature, drawn: 0, ids: new (engine.isWide ? Uint32Array : Uint8Array)(length) });
+    requests.push({ id, seed, temperature, drawn: 0, ids: new (engine.isWide ? Uint32Array : Uint8Array)(length) });
   },
 };
 
 onmessage = ({ data: { type, ...rest } }) => {
   try {
     receivers[type](rest);
-    if (engine) wake();
+    scheduleDrawing();
   } catch (error) {
-    postMessage({ type: "failed", why: error.message });
+    postMessage({ type: "failed", reason: error.message });
   }
 };
