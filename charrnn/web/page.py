@@ -24,7 +24,7 @@ from charrnn.web.memory_image import MemoryImage, build_memory_image
 
 MAX_BYTES = 30_000_000  # of a page
 MODULES = ("plain", "relaxed", "relaxed-shared")
-SCRIPTS = ("draw.js", "midi.js", "player.js", "page.js")  # each imports only those before it
+SCRIPTS = ("draw.js", "midi.js", "player.js", "text-writer.js", "page.js")  # each imports only those before it
 STREAMS = 2  # of the engine: 0 for playback, 1 for window.charrnn.sample
 
 
@@ -145,15 +145,14 @@ def _pack(description: dict[str, Any], image: MemoryImage) -> bytes:
 
 def _bundle() -> str:
     """Return the page's scripts as one, each module in a function of its own that returns what it exports."""
-    bundled = []
+    bundled = ['"use strict";\nconst modules = {};\n']
     for name in SCRIPTS:
         text = _read(name)
         exports = re.findall(r"^export (?:class|function|const) (\w+)", text, re.MULTILINE)
-        text = re.sub(r'^import (\{.*\}) from "\./(\w+)\.js";$', r"const \1 = \2Module;", text, flags=re.MULTILINE)
+        text = re.sub(r'^import (\{.*\}) from "\./(.+)";$', r'const \1 = modules["\2"];', text, flags=re.MULTILINE)
         text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
-        module = f"{name.removesuffix('.js')}Module"
-        bundled.append(f"const {module} = (() => {{\n{text}\nreturn {{ {', '.join(exports)} }};\n}})();\n")
-    return '"use strict";\n' + "".join(bundled)
+        bundled.append(f'modules["{name}"] = (() => {{\n{text}\nreturn {{ {", ".join(exports)} }};\n}})();\n')
+    return "".join(bundled)
 
 
 def _csp_hash(text: str) -> str:

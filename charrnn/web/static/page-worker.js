@@ -116,6 +116,8 @@ channel.port1.onmessage = () => {
     drawNext();
     scheduleDrawing();
   } catch (error) {
+    requests.length = 0;
+    playback = { id: 0 };
     postMessage({ type: "failed", reason: error.message });
   }
 };

@@ -1,13 +1,12 @@
 import { setUpMidi } from "./midi.js";
-import { Player, SHOWN_SECONDS, download, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { Player, SHOWN_SECONDS, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { TextWriter } from "./text-writer.js";
 
 const LEAD = 0.4; // seconds of sound that are drawn ahead of playback, so that changes are heard soon
 const SLOW = 1.05; // times real time up to which a network has to render ahead
 const LONGEST_LEAD = 60; // seconds that a slow network renders ahead at most
 const WITHOUT_GAP = 30; // seconds that a slow network plays before the next pause, about
-const WRITTEN_PER_SECOND = 100; // characters of text
 const TEXT_LEAD = 50; // characters
-const SHOWN_TEXT = 20000; // characters on the page, and in the file
 const MAX_TEMPERATURE = 10;
 const MAX_LENGTH = 2 ** 31; // of a request, in symbols
 const DEFAULT_LENGTH = 2000;
@@ -71,12 +70,10 @@ async function load() {
 // Playing.
 
 const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${encodeURIComponent($("worklet").textContent)}`);
+const writer = new TextWriter($("text"));
 let loaded = null; // what `load` returns
 let playbackId = 0; // number of the playback that was started last
 let playing = null; // { gaps, playedBefore, held }; pieces of a slow network are held until enough of them are rendered
-let unwritten = []; // ids of text that are not on the page yet
-let written = 0; // characters since the start
-let wroteAt = 0; // time of the last update of the text
 const requests = new Map(); // promises of window.charrnn.sample by number
 let requestId = 0; // number of the last request
 
@@ -106,9 +103,7 @@ async function play() {
   const own = playbackId;
   const { rate } = loaded.network;
   playing = { gaps: 0, playedBefore: 0, held: rate && isSlow() ? [] : null };
-  unwritten = [];
-  written = 0;
-  $("text").textContent = "";
+  writer.clear();
   $("play").setAttribute("aria-pressed", "true");
   $("play-label").textContent = "Stop";
   showMessage(rate ? "Playing." : "Writing.");
@@ -126,6 +121,7 @@ async function play() {
 
 function end(message = "", isError = false) {
   player.stop();
+  writer.stop();
   playing = null;
   playbackId += 1; // pieces that are still in transit belong to no playback
   loaded?.worker.postMessage({ type: "stop" });
@@ -138,7 +134,7 @@ function end(message = "", isError = false) {
 
 function receivePiece({ ids, temperature }) {
   if (!loaded.network.rate) {
-    unwritten.push(...ids);
+    writer.add(Array.from(ids, (id) => loaded.network.characters[id]));
     $("current-temperature").textContent = temperature.toFixed(2);
     return;
   }
@@ -189,20 +185,12 @@ player.onprogress = ({ played, buffered, gaps, piece }) => {
   }
 };
 
-function write(now) {
-  requestAnimationFrame(write);
-  const count = Math.min(unwritten.length, Math.ceil(((now - wroteAt) / 1000) * WRITTEN_PER_SECOND));
-  wroteAt = now;
-  if (!count || !playing) return;
-  const text = $("text").textContent + unwritten.splice(0, count).map((id) => loaded.network.characters[id]).join("");
-  $("text").textContent = text.slice(-SHOWN_TEXT);
-  $("text").scrollTop = $("text").scrollHeight;
-  written += count;
+writer.onwritten = ({ written, waiting }) => {
   $("played").textContent = written.toLocaleString("en");
-  $("buffer").textContent = unwritten.length;
+  $("buffer").textContent = waiting;
   $("keep").disabled = false;
   loaded.worker.postMessage({ type: "change", played: written });
-}
+};
 
 function receive({ data: message }) {
   if (message.type === "sampled") {
@@ -260,7 +248,7 @@ $("another").onclick = () => setSeed(randomSeed());
 $("keep").onclick = () => {
   const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}`;
   if (loaded.network.rate) player.save(`${name}.wav`);
-  else download(new Blob([$("text").textContent], { type: "text/plain;charset=utf-8" }), `${name}.txt`);
+  else writer.save(`${name}.txt`);
 };
 setUpMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
 playWithSpace($("play"));
@@ -278,7 +266,6 @@ function showLoaded() {
     for (const id of ["stage", "loud"]) $(id).hidden = true;
     $("written").hidden = false;
     for (const [id, text] of [["speed-unit", "characters per second"], ["buffer-unit", "characters"], ["keep", "Save the text"]]) $(id).textContent = text;
-    requestAnimationFrame(write);
   }
   showSpeed();
   $("play").disabled = false;
