@@ -42,6 +42,7 @@ FILES = {  # package whose folder static/ holds each file
     "midi.js": "charrnn.web",
     "player.js": "charrnn.web",
     "player-worklet.js": "charrnn.web",
+    "text-writer.js": "charrnn.web",
 }
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from bytecodec.errors import InputError
-from bytecodec.pcm import bytes_to_int16
+from charrnn.server.sources import open_source
 
-LEAD = 0.3  # seconds of sound sent ahead of playback, the delay until a new temperature is audible
 PIECE_TIME = 0.03  # seconds of computation per piece
-PIECE_LENGTH = 0.05  # seconds of sound per piece at most, well below LEAD; each piece has a fixed cost
+PIECE_LENGTH = 0.05  # seconds of sound per piece at most, well below the lead; each piece has a fixed cost
 MIN_PIECE, MAX_PIECE = 16, 4096  # symbols
 LISTENER_TIMEOUT = 10.0  # seconds without progress of playback
 STATUS_INTERVAL = 0.5  # seconds
@@ -94,36 +93,31 @@ class Sampler(threading.Thread):
             self._send({"type": "ended", "stream": self.request.stream, "why": why})
 
     def _play(self) -> None:
-        from charrnn.engines import engine
-        from charrnn.sampling.generate import prime, uniforms
-        from charrnn.storage.checkpoint_format import load
-
         request = self.request
-        checkpoint = load(request.checkpoint)
-        rate, encoding = checkpoint.rate, checkpoint.encoding or "linear"
-        if rate is None or checkpoint.vocab.alphabet is None:
-            raise InputError(f"{request.checkpoint.name} was trained on text; sample it with charrnn-sample.")
-        if request.prime and request.prime_format != (rate, encoding):
-            raise InputError("The recording to start from was read for another network: drop it again.")
-        network = engine(checkpoint, "auto", 1, threads=self._threads)
+        prime_format = request.prime_format if request.prime else None
+        source = open_source(request.checkpoint, request.seed, self._threads, prime_format)
+        rate = source.rate
         ids = np.frombuffer(request.prime, np.uint8).astype(np.int64)
         for first in range(0, len(ids), PRIME_BLOCK):
-            prime(network, ids[first : first + PRIME_BLOCK])
+            source.prime(ids[first : first + PRIME_BLOCK])
             if self._stopped:
                 return
-        self._send({"type": "playing", "stream": request.stream, "rate": rate, "step": checkpoint.step})
-        position, reported = 0, 0.0
-        while self._wait_for_room(count := self._piece_size(rate), rate):
+        playing = {"type": "playing", "stream": request.stream, "step": source.step}
+        self._send(playing | {"rate": rate, "isText": source.is_text})
+        reported = 0.0
+        while self._wait_for_room(count := self._piece_size(rate), source.lead * rate):
             temperature, began = self._temperature, time.perf_counter()
-            drawn = network.run(uniforms(request.seed, 0, position, count)[:, None], temperature)[0]
-            if position:  # the first piece is slower than the rest, because threads and caches are cold
-                seconds = (time.perf_counter() - began) / count
+            drawn = source.draw(count, temperature)
+            if self._sent:  # the first piece is slower than the rest, because threads and caches are cold
+                seconds = (time.perf_counter() - began) / len(drawn)
                 self._symbol_time = 0.9 * self._symbol_time + 0.1 * seconds if self._symbol_time else seconds
-            position += count
             with self._changed:  # counted before they are sent, because they may be played before `_send` returns
-                self._sent += count
-            samples = bytes_to_int16(drawn.astype(np.uint8), encoding == "mulaw")
-            self._send(HEADER.pack(request.stream, temperature) + samples.astype("<i2").tobytes())
+                self._sent += len(drawn)
+            if isinstance(drawn, str):
+                text = {"type": "text", "stream": request.stream, "temperature": temperature, "text": drawn}
+                self._send(text)
+            else:
+                self._send(HEADER.pack(request.stream, temperature) + drawn.astype("<i2").tobytes())
             if self._symbol_time and time.monotonic() - reported > STATUS_INTERVAL:
                 reported = time.monotonic()
                 speed = 1 / (self._symbol_time * rate)
@@ -134,11 +128,11 @@ class Sampler(threading.Thread):
         longest = min(MAX_PIECE, max(MIN_PIECE, int(PIECE_LENGTH * rate)))
         return min(longest, max(MIN_PIECE, int(PIECE_TIME / self._symbol_time))) if self._symbol_time else MIN_PIECE
 
-    def _wait_for_room(self, count: int, rate: int) -> bool:
-        """Wait until less than `LEAD` seconds are ahead of playback; return False if the sampler was stopped."""
+    def _wait_for_room(self, count: int, lead: float) -> bool:
+        """Wait until ``count`` more samples are at most ``lead`` ahead of playback; return False if stopped."""
         with self._changed:
             played, since = self._played, time.monotonic()
-            while not self._stopped and self._played < self._sent + count - LEAD * rate:
+            while not self._stopped and self._played < self._sent + count - lead:
                 self._changed.wait(timeout=1)
                 if self._played > played:
                     played, since = self._played, time.monotonic()

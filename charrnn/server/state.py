@@ -63,7 +63,7 @@ class AppState:
         except InputError:  # its message may contain paths of this machine
             raise InputError(f"The config.json of {name} is damaged.") from None
         if is_frames(config):
-            raise InputError(_frames_error(name))
+            raise InputError(f"{name} is a frame predictor, which cannot start from a recording here.")
         sound = (config.get("rate") or 0, config.get("encoding") or "linear")
         if not sound[0]:
             raise InputError(f"{name} was trained on text, so it cannot start from a recording.")
@@ -77,12 +77,8 @@ class AppState:
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:
         """Return the request of a play message."""
-        from charrnn.storage.checkpoint_format import kind_of
-
         run = self.runs[self.index(message["run"])]
         file = find_checkpoint(run, message["checkpoint"])
-        if kind_of(file) == "frames":
-            raise InputError(_frames_error(run.path.name))
         prime = self._primes.get(message["start"] or "", (b"", (0, "")))
         if message["start"] and not prime[0]:
             raise InputError("The recording to start from is no longer stored: drop it again.")
@@ -126,7 +122,3 @@ def _describe(run: Run) -> dict[str, Any]:
         "inputs": describe_inputs(config),
         "best": best and best["iteration"],
     }
-
-
-def _frames_error(name: str) -> str:
-    return f"{name} is a frame predictor, which cannot be played live: use charrnn-sample."

@@ -24,6 +24,8 @@ from listening import PLAY, Served, sampled, samplers, wait_for
 from websockets.sync.client import connect
 
 from charrnn.commands.listen import charrnn_listen
+from charrnn.commands.sample import charrnn_sample
+from charrnn.commands.train import charrnn_train
 from charrnn.server import app as listen_app
 from charrnn.storage.run_dir import Run
 
@@ -282,3 +284,26 @@ def test_twenty_seconds_play_without_a_gap(chromium, trained_run):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
     assert gaps == "0"
+
+
+@pytest.mark.integration
+def test_the_page_writes_the_text_of_a_network_of_text(chromium, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poem.txt").write_text("O rose, thou art sick! " * 40, encoding="utf-8")
+    network = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --max-iterations 6 --threads 1 -q".split()
+    assert charrnn_train(["poem.txt", "--run-dir", "poem", *network]) == 0
+    assert charrnn_sample(["poem", "--length", "60", "-o", "drawn.txt", "-q"]) == 0
+    with Served([Run(tmp_path / "poem")]) as served:
+        own = (f"http://{served.host}/", f"ws://{served.host}/")
+        with opened_pages(chromium, *own) as opened:
+            page = opened(own[0])
+            page.locator("#play:not([disabled])").click()
+            wait_for(lambda: len(page.locator("#text").text_content()) > 60)
+            assert page.locator("#wave").is_hidden()
+            page.locator("#play").click()
+            text = page.locator("#text").text_content()
+            assert_accessible(page)
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Save the text").click()
+            assert download.value.suggested_filename == "poem-live.txt"
+    assert text[:60] == (tmp_path / "drawn.txt").read_text(encoding="utf-8")

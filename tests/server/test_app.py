@@ -122,7 +122,7 @@ def test_the_runs_are_listed_and_the_curve_grows_with_the_log(served, other_run)
     [
         ({"run": 9}, "run number '9'"),
         ({"checkpoint": 7}, "no checkpoint 7"),
-        ({"run": 1, "checkpoint": 600}, "frame predictor"),
+        ({"run": 1, "checkpoint": 600}, "00000600.safetensors"),
         ({"start": "x"}, "no longer stored"),
         ({"run": 1, "checkpoint": 500}, "00000500.safetensors"),
     ],

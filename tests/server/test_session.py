@@ -7,8 +7,10 @@ import shutil
 import socket
 import time
 
+import frame_runs
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -19,7 +21,9 @@ from listening import PLAY, Served, read_until, receive, sampled, samplers, send
 from websockets.exceptions import ConnectionClosed
 
 from bytecodec import decode_mulaw
-from charrnn.server import messages, sampler, session
+from charrnn.commands.sample import charrnn_sample
+from charrnn.commands.train import charrnn_train
+from charrnn.server import messages, sampler, session, sources
 from charrnn.storage.run_dir import Run
 
 JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
@@ -42,8 +46,39 @@ def test_a_listener_receives_what_charrnn_sample_draws_with_that_seed(served, tr
         send(connection)
         playing = read_until(connection, "playing")
         received, _ = receive(connection, 6000)
-    assert playing == {"type": "playing", "stream": 1, "rate": 11025, "step": 400}
+    assert playing == {"type": "playing", "stream": 1, "rate": 11025, "step": 400, "isText": False}
     np.testing.assert_array_equal(received, sampled(trained, 7, len(received)))
+
+
+def test_a_network_of_text_sends_what_charrnn_sample_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poem.txt").write_text("O rose, thou art sick! " * 40, encoding="utf-8")
+    network = "--rnn-size 8 --layers 1 --batch-size 4 --seq-length 10 --max-iterations 6 --threads 1 -q".split()
+    assert charrnn_train(["poem.txt", "--run-dir", "poem", *network]) == 0
+    assert charrnn_sample(["poem", "--length", "90", "--seed", "7", "-o", "drawn.txt", "-q"]) == 0
+    with Served([Run(tmp_path / "poem")]) as served, served.socket_to() as connection:
+        send(connection)
+        assert read_until(connection, "playing")["isText"]
+        text = ""
+        while len(text) < 90:
+            text += read_until(connection, "text")["text"]
+            send(connection, type="played", stream=1, samples=len(text))
+    assert text[:90] == (tmp_path / "drawn.txt").read_text(encoding="utf-8")
+
+
+def test_a_frame_predictor_sends_what_charrnn_sample_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("voice.wav", frame_runs.voice(2), frame_runs.RATE)
+    flags = [*frame_runs.SMALL, "--loss", "gaussian", "--max-iterations", "4"]
+    assert charrnn_train(["voice.wav", "--run-dir", "frames", *flags]) == 0
+    assert charrnn_sample(["frames", "--seconds", "0.4", "--seed", "7", "-o", "drawn.wav", "-q"]) == 0
+    with Served([Run(tmp_path / "frames")]) as served, served.socket_to() as connection:
+        send(connection)
+        playing = read_until(connection, "playing")
+        received, _ = receive(connection, 6400)
+    assert (playing["rate"], playing["isText"]) == (frame_runs.RATE, False)
+    drawn, _ = soundfile.read("drawn.wav", dtype="int16")
+    np.testing.assert_array_equal(received[:6400], drawn)
 
 
 def test_sound_is_sent_only_slightly_ahead_of_playback(served):
@@ -56,7 +91,7 @@ def test_sound_is_sent_only_slightly_ahead_of_playback(served):
             while True:
                 received.append(connection.recv(timeout=0.5))
     sent = sum((len(one) - sampler.HEADER.size) // 2 for one in received if isinstance(one, bytes))
-    assert 0.8 * sampler.LEAD * 11025 < sent <= sampler.LEAD * 11025
+    assert 0.8 * sources.LEAD * 11025 < sent <= sources.LEAD * 11025
 
 
 def test_temperature_and_checkpoint_change_while_playing(served):
@@ -88,7 +123,7 @@ def test_a_listener_who_does_not_play_leaves_no_sampler(served, monkeypatch):
 
 
 def test_a_listener_who_does_not_read_leaves_no_sampler(served, monkeypatch):
-    monkeypatch.setattr(sampler, "LEAD", 1e6)
+    monkeypatch.setattr(sources.Source, "lead", 1e6)
     monkeypatch.setattr(session, "SEND_TIMEOUT", 0.5)
     text = json.dumps(PLAY).encode()
     with socket.socket() as one:

@@ -1,17 +1,19 @@
 import { drawCurve } from "./listen-curve.js";
 import { setUpMidi } from "./midi.js";
 import { Player, SHOWN_SECONDS, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { TextWriter } from "./text-writer.js";
 
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
 
 const $ = (id) => document.getElementById(id);
 const player = new Player($("wave"), $("spectrum"), "/player-worklet.js");
+const writer = new TextWriter($("text"));
 let runs = [];
 let curve = null;
 let socket = null;
 let stream = 0; // number of the stream that was requested last
-let playing = null; // the stream that plays: { step, rate, slow }
+let playing = null; // the stream that plays: { step, rate, isText, slow }
 let start = null; // { file, id, run, seconds }
 let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
@@ -57,10 +59,18 @@ function fillCheckpoints() {
   fill($("checkpoint"), [...named, ...steps.map((step) => [step, label(step)])]);
   $("title").textContent = run.name;
   $("about").textContent = [run.network, run.inputs && `trained on ${run.inputs}`, run.rate && `${run.rate.toLocaleString("en")} Hz`].filter(Boolean).join(", ");
-  $("play").disabled = !steps.length || !run.rate || run.kind === "frames";
-  if (run.kind === "frames") showMessage("This is a frame predictor, which cannot be played live: use charrnn-sample.", true);
-  else if (!run.rate) showMessage("This network was trained on text and has no sound.", true);
-  else if (!steps.length) showMessage("This network has no checkpoint yet.");
+  $("play").disabled = !steps.length;
+  showKind(run.kind === "symbols" && !run.rate);
+  if (!steps.length) showMessage("This network has no checkpoint yet.");
+}
+
+/** Show the parts of the page for sound, or those for text. */
+function showKind(isText) {
+  for (const id of ["stage", "loud"]) $(id).hidden = isText;
+  $("written").hidden = !isText;
+  $("speed-unit").textContent = isText ? "times the writing speed" : "times real time";
+  $("buffer-unit").textContent = isText ? "characters" : "seconds";
+  $("keep").textContent = isText ? "Save the text" : "Save the last 30 seconds";
 }
 
 function chosenStep() {
@@ -90,7 +100,7 @@ function showMessage(text, isError = false) {
 function showPlaying() {
   const { checkpoints, name } = chosenRun();
   const newer = $("checkpoint").value === "newest" && checkpoints.at(-1) > playing.step ? " There is a newer checkpoint: stop and play again to use it." : "";
-  showMessage(`Playing ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
+  showMessage(`${playing.isText ? "Writing" : "Playing"} ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
 }
 
 function connect() {
@@ -113,13 +123,15 @@ function send(message) {
 
 async function play() {
   player.stop();
+  writer.clear();
   const own = (stream += 1);
   $("play").setAttribute("aria-pressed", "true");
   $("play-label").textContent = "Stop";
   showMessage("Loading the network …");
-  playing = { step: chosenStep(), rate: chosenRun().rate, slow: 0 };
+  const { rate } = chosenRun();
+  playing = { step: chosenStep(), rate, isText: !rate, slow: 0 };
   try {
-    await Promise.all([connect(), player.open(playing.rate)]);
+    await Promise.all([connect(), rate && player.open(rate)]);
     await uploads;
     if (start && start.run !== $("run").value) await upload(start.file);
   } catch (error) {
@@ -136,6 +148,7 @@ async function play() {
 
 function end(message = "", isError = false) {
   player.stop();
+  writer.stop();
   playing = null;
   stream += 1; // pieces that are still in transit belong to no stream
   send({ type: "stop" });
@@ -153,18 +166,32 @@ async function receiveMessage(message) {
     $("speed").textContent = message.speed.toFixed(message.speed < 10 ? 2 : 0);
     const wasSlow = playing.slow > 2;
     playing.slow = message.speed < 1 ? playing.slow + 1 : 0;
-    if (playing.slow > 2) showMessage("This machine samples the network slower than real time, so the sound has gaps.");
+    if (playing.slow > 2) showMessage("This machine samples the network slower than real time, so there are gaps.");
     else if (wasSlow) showPlaying();
   }
+  if (message.type === "text") {
+    writer.add(message.text);
+    $("current-temperature").textContent = message.temperature.toFixed(2);
+  }
   if (message.type === "playing") {
-    Object.assign(playing, { rate: message.rate, step: message.step });
-    await player.open(message.rate);
-    if (message.stream !== stream) return;
-    player.start();
+    const { rate, step, isText } = message;
+    Object.assign(playing, { rate, step, isText });
+    if (!isText) {
+      await player.open(rate);
+      if (message.stream !== stream) return;
+      player.start();
+    }
     showPlaying();
     showCurve();
   }
 }
+
+writer.onwritten = ({ written, waiting }) => {
+  $("keep").disabled = false;
+  $("buffer").textContent = waiting;
+  $("played").textContent = written.toLocaleString("en");
+  send({ type: "played", stream, samples: written });
+};
 
 function receivePiece(data) {
   const head = new DataView(data);
@@ -263,7 +290,10 @@ $("forget").onclick = () => {
   $("file").focus();
   if (playing) play();
 };
-$("keep").onclick = () => player.save(`${chosenRun().name}-live.wav`);
+$("keep").onclick = () => {
+  if ($("written").hidden) player.save(`${chosenRun().name}-live.wav`);
+  else writer.save(`${chosenRun().name}-live.txt`);
+};
 for (const kind of ["dragover", "dragleave", "drop"]) {
   addEventListener(kind, (event) => {
     event.preventDefault();
