@@ -65,7 +65,7 @@ audit: $(VENV)/dev.done
 	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 screenshots: $(VENV)/dev.done
-	$(BIN)/python tools/screenshots.py
+	$(BIN)/python tools/screenshots.py "$(INPUT)"
 
 dist: $(VENV)/dev.done
 	$(BIN)/python -m build

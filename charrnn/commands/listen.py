@@ -15,12 +15,14 @@ from bytecodec.errors import InputError
 from charrnn import runtime
 from charrnn.commands import flags
 from charrnn.commands.flags import needs, path, threads_of
+from charrnn.sampling import osc
 from charrnn.storage import run_dir
 
 TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")  # needs no escapes in a URL
 EXAMPLES = """
 charrnn-listen
 charrnn-listen runs/voice-001 runs/voice-002 --port 8000
+charrnn-listen --osc 9000
 charrnn-listen --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 """
 
@@ -44,6 +46,8 @@ def parser() -> Parser:
     option(p, "--port N", whole(0, 65535), "port to listen on; 0 for any free one", 8765)
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
     p.add_argument("--open", action="store_true", help="open the page in the default browser")
+    osc_help = "UDP port for OSC messages (/temperature, /seed, /play, /stop, /prime) that control all open pages"
+    option(p, "--osc PORT", whole(0, 65535), f"{osc_help}; 0 for any free port (default: no OSC)")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
     flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p
@@ -65,7 +69,8 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
         from charrnn.server import app as listen_app
         from charrnn.server.access_control import LOOPBACK
     names = {*LOOPBACK, args.host.lower(), *([socket.gethostname().lower()] if is_open else [])}
-    with listen_app.bind(args.host, args.port) as listening:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(listen_app.bind(args.host, args.port))
         app = listen_app.application(
             runs,
             listeners=args.listeners,
@@ -75,6 +80,11 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             token=args.token or "",
         )
         offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"
+        if args.osc is not None:
+            state = app.state.app
+            state.accepts_osc = True
+            port = stack.enter_context(osc.receive(args.host, args.osc, state.handle_osc))
+            log(f"receiving OSC messages on {args.host}, port {port}.", args.quiet)
         url = _url(args.host, listening, args.token)
         log(f"serving {offered} at {url}; Ctrl-C stops it.", args.quiet)
         if args.open:

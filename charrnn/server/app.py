@@ -58,7 +58,8 @@ def application(
 ) -> Starlette:
     """Return the ASGI application of the page, on which a number of listeners can play at once.
 
-    ``threads`` is that of an engine, 0 for one per core. See `AccessControl` for the last three parameters.
+    ``threads`` is that of an engine, 0 for one per core. See `AccessControl` for the last three parameters. The
+    application's ``state.app`` is its `AppState`, which can pass on OSC messages.
     """
     state = AppState(runs, listeners, threads)
 
@@ -68,7 +69,8 @@ def application(
         return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
 
     async def listing(_: Request) -> Response:
-        return JSONResponse({"runs": await asyncio.to_thread(state.listing), "listeners": state.listeners})
+        found = await asyncio.to_thread(state.listing)
+        return JSONResponse({"runs": found, "listeners": state.listeners, "osc": state.accepts_osc})
 
     async def curves(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(state.curves, request.query_params.get("run", "")))
@@ -76,21 +78,29 @@ def application(
     async def start(request: Request) -> Response:
         return JSONResponse(await _upload(state, request))
 
+    async def osc_start(request: Request) -> Response:
+        async with state.decoding:
+            found = await asyncio.to_thread(state.add_osc_prime, request.query_params.get("run", ""))
+        return JSONResponse(found)
+
     async def live(websocket: WebSocket) -> None:
         await Session(websocket, state).serve()
 
-    return Starlette(
+    made = Starlette(
         routes=[
             *(Route(f"/{name}", file) for name in ("", *FILES)),
             Route("/api/runs", listing),
             Route("/api/curves", curves),
             Route("/api/start", start, methods=["POST"]),
+            Route("/api/osc-start", osc_start, methods=["POST"]),
             WebSocketRoute("/api/live", live),
         ],
         middleware=[Middleware(AccessControl, names=names, addresses=addresses, token=token)],
         exception_handlers={InputError: _bad_request},
         lifespan=_preloading,
     )
+    made.state.app = state
+    return made
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:

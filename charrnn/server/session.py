@@ -30,6 +30,7 @@ class Session:
     async def serve(self) -> None:
         """Execute messages until the connection ends."""
         await self._socket.accept()
+        self._state.sessions.add(self)
         try:
             while True:
                 async with asyncio.timeout(IDLE_TIMEOUT):
@@ -44,7 +45,16 @@ class Session:
         except (WebSocketDisconnect, ConnectionError, TimeoutError):
             pass
         finally:
+            self._state.sessions.discard(self)
             await self._stop()
+
+    def send_control(self, name: str, value: Any) -> None:
+        """Send a message of OSC to the page, from any thread; a connection that ends meanwhile does not receive it."""
+        sending = self._send({"type": "control", "name": name, "value": value})
+        try:
+            asyncio.run_coroutine_threadsafe(sending, self._loop)
+        except RuntimeError:  # the loop has ended
+            sending.close()
 
     async def _execute(self, message: dict[str, Any]) -> None:
         kind, sampler = message["type"], self._sampler

@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bytecodec.errors import InputError
 from charrnn.server.decode_sandbox import last_bytes
@@ -15,6 +15,9 @@ from charrnn.server.live_curves import LiveCurves
 from charrnn.server.sampler import PlayRequest, Sampler
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.run_summary import describe_inputs, describe_network, distinct_names
+
+if TYPE_CHECKING:
+    from charrnn.server.session import Session
 
 PRIME_SECONDS = 2  # of an uploaded recording that the network is primed with
 MAX_UPLOADS = 4  # at once; each is a file
@@ -31,6 +34,9 @@ class AppState:
         self.runs, self.threads = list(runs), threads
         self.names = distinct_names([run.path.resolve().name for run in runs], [run.path for run in runs])
         self.listeners = listeners
+        self.sessions: set[Session] = set()
+        self.accepts_osc = False
+        self._osc_prime: Path | None = None  # recording that the last OSC message /prime named
         self._samplers: set[Sampler] = set()
         self.uploading, self.decoding = asyncio.Semaphore(MAX_UPLOADS), asyncio.Semaphore(1)
         self._curves = [LiveCurves(run) for run in runs]
@@ -74,6 +80,22 @@ class AppState:
         while len(self._primes) > MAX_PRIMES:
             del self._primes[next(iter(self._primes))]
         return {"id": key, "seconds": len(prime) / sound[0]}
+
+    def handle_osc(self, name: str, value: Any) -> None:
+        """Pass a message of `charrnn.sampling.osc.receive` to all pages, in any thread."""
+        if name == "prime":
+            self._osc_prime = Path(value)
+            value = self._osc_prime.name
+        for session in tuple(self.sessions):
+            session.send_control(name, value)
+
+    def add_osc_prime(self, number: str) -> dict[str, Any]:
+        """Decode the recording that the last OSC message named, for a run, as `add_prime` does."""
+        if self._osc_prime is None:
+            raise InputError("No OSC message has named a recording.")
+        if not self._osc_prime.is_file():
+            raise InputError(f"There is no recording {self._osc_prime.name}.")
+        return self.add_prime(number, self._osc_prime)
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:
         """Return the request of a play message."""

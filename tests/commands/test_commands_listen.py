@@ -307,3 +307,34 @@ def test_the_page_writes_the_text_of_a_network_of_text(chromium, tmp_path, monke
                 page.get_by_role("button", name="Save the text").click()
             assert download.value.suggested_filename == "poem-live.txt"
     assert text[:60] == (tmp_path / "drawn.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.integration
+def test_osc_messages_control_the_page(chromium, trained_run, tone_file):
+    udp_client = pytest.importorskip("pythonosc.udp_client")
+    command = [sys.executable, "-m", "charrnn.commands.listen", str(trained_run), "--port", "0", "--osc", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            port = int(re.search(r"127.0.0.1, port (\d+)", process.stderr.readline())[1])
+            address = re.search(r"http://[^\s;]+", process.stderr.readline())[0]
+            page = chromium.new_page()
+            page.goto(address)
+            page.locator("#play:not([disabled])").click()
+            wait_for(lambda: played(page) > 0)
+            with udp_client.SimpleUDPClient("127.0.0.1", port) as client:
+                client.send_message("/temperature", 0.5)
+                wait_for(lambda: page.locator("#current-temperature").inner_text() == "0.50")
+                client.send_message("/stop", [])
+                wait_for(lambda: page.locator("#play").inner_text() == "Play")
+                client.send_message("/prime", str(tone_file))
+                wait_for(lambda: "of tone.wav" in page.locator("#drop-text").inner_text())
+                client.send_message("/seed", 9)
+                client.send_message("/play", [])
+                wait_for(lambda: page.locator("#play").inner_text() == "Stop")
+                assert page.locator("#seed").input_value() == "9"
+                client.send_message("/prime", "/nowhere/nothing.wav")
+                wait_for(lambda: "nothing.wav" in page.locator("#message").inner_text())
+            page.close()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0

@@ -36,7 +36,7 @@ FLAGS = (
     "--checkpoint-every 20 --precision fp32 --device cpu --threads 1 -q"
 ).split()
 PLAY = {"type": "play", "stream": 1, "run": 0, "checkpoint": "newest", "temperature": 1.0, "seed": 0, "start": None}
-MIN_BUFFER, REPORT_INTERVAL = 0.12, 0.04  # seconds, as in listen-worklet.js
+MIN_BUFFER, REPORT_INTERVAL = 0.12, 0.04  # seconds, as in player-worklet.js
 SEEDS = 3  # of the steady listeners
 TIMEOUT = 15.0  # seconds for an answer
 

@@ -14,7 +14,7 @@ let curve = null;
 let socket = null;
 let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { step, rate, isText, slow }
-let start = null; // { file, id, run, seconds }
+let start = null; // { file, id, run, seconds, isOsc }
 let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
 // Choice of run and checkpoint.
@@ -28,6 +28,7 @@ async function request(path, options) {
 async function poll() {
   try {
     const found = await request("/api/runs");
+    if (found.osc) connect().then(() => send({ type: "ping" }), () => {}); // keeps the connection for OSC messages open
     if (JSON.stringify(found.runs) !== JSON.stringify(runs)) {
       runs = found.runs;
       fill($("run"), runs.map((run, number) => [number, run.name]));
@@ -133,7 +134,7 @@ async function play() {
   try {
     await Promise.all([connect(), rate && player.open(rate)]);
     await uploads;
-    if (start && start.run !== $("run").value) await upload(start.file);
+    if (start && start.run !== $("run").value) await (start.isOsc ? readOscStart(start.file.name) : upload(start.file));
   } catch (error) {
     if (own === stream) end(error.message, true);
     return;
@@ -159,7 +160,32 @@ function end(message = "", isError = false) {
   showCurve();
 }
 
+/** Handle an OSC message, which the server passes on to all pages. */
+async function receiveControl({ name, value }) {
+  if (name === "temperature" || name === "seed") {
+    $(name).value = value;
+    $(name)[name === "seed" ? "onchange" : "oninput"]();
+  }
+  if (name === "stop" && playing) end();
+  if (name === "play" && !playing && !$("play").disabled) {
+    if (navigator.userActivation.hasBeenActive) play();
+    else showMessage("Press Play once: the browser allows sound only after that.", true);
+  }
+  if (name === "prime") {
+    try {
+      await readOscStart(value);
+      if (playing) play();
+    } catch (error) {
+      showMessage(error.message, true);
+    }
+  }
+}
+
 async function receiveMessage(message) {
+  if (message.type === "control") {
+    receiveControl(message);
+    return;
+  }
   if (message.type !== "refused" && (message.stream !== stream || !playing)) return;
   if (message.type === "refused" || message.type === "ended") end(message.why, true);
   if (message.type === "status") {
@@ -232,6 +258,14 @@ async function uploadNow(file) {
   } finally {
     showStart();
   }
+}
+
+/** Start from the recording that an OSC message named; the server reads it. */
+async function readOscStart(name) {
+  const run = $("run").value;
+  const { id, seconds } = await request(`/api/osc-start?run=${run}`, { method: "POST" });
+  start = { file: { name }, id, run, seconds, isOsc: true };
+  showStart();
 }
 
 function showStart() {
