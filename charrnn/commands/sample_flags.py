@@ -23,13 +23,14 @@ FLAGS_WITH_CHOICES = {  # flags of the network, its start and the computation; a
     *("encoding", "unknown", "state_in", "state_out"),
 }
 EXAMPLES = """
-charrnn-sample --voice kathleen -o voice.wav
 charrnn-sample --temperature 1 > generated.txt
+charrnn-sample --voice kathleen -o voice.wav
 charrnn-sample runs/voice-001 --seconds 30 --seed 7 -o out.wav
 charrnn-sample --segments 10 --segment-seconds 27 --segments-dir parts -o joined.wav
 charrnn-sample --streams 8 --seconds 5 -o streams
 charrnn-sample --seconds 0 | utf82wav | aplay
 charrnn-sample --seconds 0 --play
+charrnn-sample --play --osc 9000
 charrnn-sample runs/poem-001 --start-text "The " --choices 5
 """
 

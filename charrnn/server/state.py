@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bytecodec.errors import InputError
 from charrnn.server.decode_sandbox import last_bytes
@@ -16,12 +16,15 @@ from charrnn.server.sampler import PlayRequest, Sampler
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.run_summary import describe_inputs, describe_network, distinct_names
 
-if TYPE_CHECKING:
-    from charrnn.server.session import Session
-
 PRIME_SECONDS = 2  # of an uploaded recording that the network is primed with
 MAX_UPLOADS = 4  # at once; each is a file
 MAX_PRIMES = 32  # uploads that are kept; the oldest are dropped
+
+
+class ControlledPage(Protocol):
+    """Page that receives OSC messages, such as `charrnn.server.session.Session`."""
+
+    def send_control(self, name: str, value: Any) -> None: ...
 
 
 class AppState:
@@ -34,7 +37,7 @@ class AppState:
         self.runs, self.threads = list(runs), threads
         self.names = distinct_names([run.path.resolve().name for run in runs], [run.path for run in runs])
         self.listeners = listeners
-        self.sessions: set[Session] = set()
+        self.sessions: set[ControlledPage] = set()
         self.accepts_osc = False
         self._osc_prime: Path | None = None  # recording that the last OSC message /prime named
         self._samplers: set[Sampler] = set()
