@@ -37,7 +37,7 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -n 2
 
 test-integration: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q -m "integration and not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "integration and not slow"
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -m ""
