@@ -74,14 +74,12 @@ class Player:
 
     def pause(self) -> None:
         """Return when everything has been played; the next samples start the sound again."""
-        if self._buffered == []:
-            return
         self.finish()
         self._buffered, self._missing = [], round(BUFFER * self._rate)
 
     def finish(self) -> None:
         """Return when everything has been played."""
-        if not self._failed:
+        if not self._failed and self._buffered != []:
             with self._errors("the sound output stopped"):
                 self._begin()
                 self._stream.stop()

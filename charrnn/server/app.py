@@ -65,7 +65,10 @@ def application(
 
     async def file(request: Request) -> Response:
         name = request.url.path[1:] or "listen.html"
-        content = resources.files(FILES[name]).joinpath("static", name).read_bytes()
+        content = resources.files(FILES[name]).joinpath("static", name).read_text(encoding="utf-8")
+        if name == "listen.html":
+            player = resources.files("charrnn.web").joinpath("static", "player.html").read_text(encoding="utf-8")
+            content = content.replace("{{player}}", player)
         return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
 
     async def listing(_: Request) -> Response:

@@ -63,6 +63,7 @@ def make_page(checkpoint: StoredCheckpoint, title: str, trained_on: str = "", pr
         "style": style,
         "title": escape(title),
         "about": escape(_about(checkpoint, trained_on)),
+        "player": _read("player.html"),
         "facts": "".join(
             f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _properties(description)
         ),

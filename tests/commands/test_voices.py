@@ -7,7 +7,9 @@ import soundfile
 
 from charrnn.commands import listen
 from charrnn.commands.convert import charrnn_convert
+from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
+from charrnn.commands.train import charrnn_train
 from charrnn.storage import checkpoint_format
 from charrnn.storage.checkpoint import load
 from charrnn.storage.run_dir import VOICES, find_voice, voice_names
@@ -51,6 +53,15 @@ def test_a_voice_is_named_like_a_run(tmp_path):
     assert charrnn_convert(["kathleen", "voice.html", "-q"]) == 0
     assert (tmp_path / "voice.html").stat().st_size < MAX_BYTES
     assert load("kathleen").config == load(VOICES / "kathleen").config
+
+
+def test_a_voice_is_not_resumed_and_nothing_is_written_to_it(capsys):
+    before = sorted(VOICES.rglob("*"))
+    assert charrnn_train(["--resume", "kathleen", "--max-iterations", "20000"]) == 1
+    assert "--init-from kathleen" in capsys.readouterr().err
+    assert charrnn_eval(["kathleen"]) == 1
+    assert "name a FILE" in capsys.readouterr().err
+    assert sorted(VOICES.rglob("*")) == before
 
 
 def test_the_listening_page_offers_the_voices_if_there_is_no_run(capsys):

@@ -1,13 +1,17 @@
 """The samples that a sound device receives during sampling, and errors without one."""
 
 import os
+import signal
+import socket
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+from listening import wait_for
 
 import bytecodec
 from bytecodec.errors import InputError
@@ -198,3 +202,34 @@ def test_a_device_without_play_is_rejected(trained_run, capsys):
     with pytest.raises(SystemExit):
         charrnn_sample([str(trained_run), "--output-device", "1"])
     assert "--play" in capsys.readouterr().err
+
+
+def test_osc_messages_control_endless_playback_until_ctrl_c(device, capsys, symbols_run):
+    udp_client = pytest.importorskip("pythonosc.udp_client")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def control():
+        with udp_client.SimpleUDPClient("127.0.0.1", port) as client:
+            wait_for(lambda: device.data)
+            client.send_message("/volume", 1.0)
+            client.send_message("/stop", [])
+            wait_for(lambda: "stop" in device.calls)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    controller = threading.Thread(target=control)
+    controller.start()
+    code = charrnn_sample([str(symbols_run), "--play", "--osc", str(port)])
+    controller.join()
+    assert code == 0
+    error = capsys.readouterr().err
+    assert f"port {port}" in error
+    assert "/volume 1.0 has no effect" in error
+
+
+@pytest.mark.parametrize("flags", [["--osc", "9000"], ["--play", "--osc", "9000", "--seconds", "3"], ["--host", "x"]])
+def test_osc_without_endless_playback_is_rejected(flags, capsys, symbols_run):
+    with pytest.raises(SystemExit):
+        charrnn_sample([str(symbols_run), *flags])
+    assert "--osc" in capsys.readouterr().err

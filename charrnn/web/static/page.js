@@ -69,6 +69,7 @@ async function load() {
 
 // Playing.
 
+const progress = Object.assign(document.createElement("progress"), { max: 1, value: 0, hidden: true }); // of rendering ahead
 const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${encodeURIComponent($("worklet").textContent)}`);
 const writer = new TextWriter($("text"));
 let loaded = null; // what `load` returns
@@ -127,7 +128,7 @@ function end(message = "", isError = false) {
   loaded?.worker.postMessage({ type: "stop" });
   $("play").setAttribute("aria-pressed", "false");
   $("play-label").textContent = "Play";
-  $("progress").hidden = true;
+  progress.hidden = true;
   for (const id of ["buffer", "current-temperature"]) $(id).textContent = "–";
   showMessage(message, isError);
 }
@@ -149,17 +150,17 @@ function receivePiece({ ids, temperature }) {
 /** Show how much sound a slow network has rendered, and play it once it is enough. */
 function showHeld() {
   const { held } = playing;
-  $("progress").hidden = !held;
+  progress.hidden = !held;
   if (!held) return;
   const { rate } = loaded.network;
   const speed = loaded.speed / rate;
   const seconds = held.reduce((sum, { pcm }) => sum + pcm.length, 0) / rate;
   const enough = Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
-  $("progress").value = seconds / enough;
+  progress.value = seconds / enough;
   showMessage(`This browser runs the network at ${speed.toFixed(2)} times real time, so it renders ahead: ${Math.floor(seconds)} of ${Math.ceil(enough)} seconds.`);
   if (seconds < enough) return;
   playing.held = null;
-  $("progress").hidden = true;
+  progress.hidden = true;
   showMessage("Playing, while the network renders more.");
   held.forEach((piece) => player.add(piece));
   player.open(rate).then(() => player.start());
@@ -237,6 +238,8 @@ function setSeed(value) {
   if (playing) play();
 }
 
+progress.setAttribute("aria-label", "Rendered sound");
+$("message").after(progress);
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => setTemperature($("temperature").value);
 $("volume").oninput = () => {
@@ -253,6 +256,7 @@ $("keep").onclick = () => {
 setUpMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
 playWithSpace($("play"));
 $("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
+showMessage("Loading the network …");
 setTemperature(1);
 $("volume").oninput();
 

@@ -68,8 +68,8 @@ export class Player {
       this.node.port.onmessage = null;
       this.node.port.postMessage(null);
       this.node.disconnect();
-      this.audio.context.suspend();
     }
+    this.audio?.context.suspend();
     this.node = null;
     this.pieces = [];
     this.played = 0;

@@ -14,10 +14,11 @@ INLINE void arrive(Counter *counter) { atomic_fetch_add_explicit(&counter->arriv
 #if defined(__wasm__)
 enum { WASM_SPINS = 300000 }; /* reads of the counter before the first sleep */
 
-static void sleep_while_equal(Counter *counter, int64_t arrived)
+/* Sleep at most `timeout` ns, or without an end if it is negative, unless a counter has changed. */
+static void sleep_while_equal(Counter *counter, int64_t arrived, int64_t timeout)
 {
 #if defined(__wasm_atomics__) /* otherwise there is one thread, which waits for no other */
-    __builtin_wasm_memory_atomic_wait64((int64_t *)&counter->arrived, arrived, SPIN_LIMIT);
+    __builtin_wasm_memory_atomic_wait64((int64_t *)&counter->arrived, arrived, timeout);
 #endif
 }
 
@@ -26,7 +27,7 @@ static void wait_for(Counter *counter, int64_t goal)
     int64_t arrived;
     for (int spins = 0; (arrived = atomic_load_explicit(&counter->arrived, memory_order_acquire)) < goal; spins++)
         if (spins >= WASM_SPINS)
-            sleep_while_equal(counter, arrived);
+            sleep_while_equal(counter, arrived, SPIN_LIMIT);
 }
 #else
 static void wait_for(Counter *counter, int64_t goal)
