@@ -166,7 +166,7 @@ def choose_precision(name: str, device: str) -> str:
     if name != "auto":
         return name
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "mps":
         return "fp32"  # bf16 has not been measured on such a device
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

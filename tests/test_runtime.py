@@ -101,8 +101,11 @@ def test_bf16_is_rejected_on_a_processor_on_which_torch_cannot_run_lstm_layers_i
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_precision_on_a_gpu_is_bf16_if_it_has_it(monkeypatch, supported, precision):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+def test_the_precision_on_a_gpu_is_bf16_if_the_hardware_multiplies_it(monkeypatch, supported, precision):
+    emulated_or_not = {True: True, False: supported}
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: emulated_or_not[including_emulation]
+    )
     assert runtime.choose_precision("auto", "cuda") == precision
 
 

@@ -111,7 +111,7 @@ def _add_computation(g: _ArgumentGroup) -> None:
         choices=(*runtime.PRECISIONS, *INTEGERS, "int8"),
         default="auto",
         help="precision of the weights; auto is int4.5 in the cpu engine (int7 or fp32 for small networks), int8 in "
-        "onnx, bf16 in cuda and fp32 in eager",
+        "onnx, fp32 in eager, and bf16 in cuda if the GPU has it",
     )
     default = "CHARRNN_THREADS or 0; small frame predictors: 1"
     flags.add_threads(g, zero=flags.ENGINE_THREADS, default=default)

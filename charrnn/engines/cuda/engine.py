@@ -20,6 +20,7 @@ from charrnn.engines.base import NO_SYMBOL, Engine, EngineState, first_symbols, 
 from charrnn.engines.cuda.graph_sampler import GraphSampler
 from charrnn.models.char_rnn import CharRNN, copy_state
 from charrnn.models.config import map_state
+from charrnn.runtime import choose_precision
 
 SCORE_ROWS = 256
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -35,7 +36,8 @@ class CudaEngine(Engine):
     A stream's symbols can depend on the number of streams, at borders between two symbols, because products of
     different shapes add up in different orders.
 
-    Weights and products are bf16 or fp32, bf16 by default. Cells are fp32, and symbols are sampled in double precision.
+    Weights and products are bf16 or fp32; auto is bf16 if the GPU multiplies it in hardware. Cells are fp32, and
+    symbols are sampled in double precision.
 
     The backend is persistent (a kernel for lstm), torch (torch's operations in a CUDA graph, for any cell), or auto:
     persistent if it runs and scores a few symbols as torch does; otherwise a message gives the reason. Tests replace
@@ -60,7 +62,7 @@ class CudaEngine(Engine):
             raise InputError(f"the cuda engine has no precision {precision}: it has {', '.join(PRECISIONS)}.")
         super().__init__(model.config, streams)
         self._options: dict[str, Any] = {"device": device, "warm_up": warm_up, "capture": capture}
-        self._precision = "bf16" if precision == "auto" else precision
+        self._precision = choose_precision(precision, "cuda")
         self._model = copy.deepcopy(model).to(device).eval()
         self._last = torch.full((self.streams,), NO_SYMBOL, device=device)
         self._temperatures = torch.ones(self.streams, dtype=torch.float64, device=device)
