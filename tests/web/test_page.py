@@ -279,6 +279,9 @@ def test_a_controller_turns_the_temperature_and_a_note_starts_a_new_seed(open_pa
     assert page.locator("#temperature-value").inner_text() == "2.00"
     page.evaluate("midi(0xb3, 74, 0)")
     assert page.locator("#temperature-value").inner_text() == "0.00"
+    page.evaluate("midi(0xb0, 1, 64)")
+    page.evaluate("midi(0xb0, 123, 0)")  # all notes off, which is no controller
+    assert page.locator("#temperature-value").inner_text() == "1.01"
     page.evaluate("midi(0x90, 60, 0)")  # the end of a note
     assert page.locator("#seed").input_value() == "0"
     page.evaluate("midi(0x90, 60, 100)")

@@ -1,5 +1,6 @@
 const CONTROL = 0xb0; // status bytes of MIDI messages, without the channel
 const NOTE_ON = 0x90;
+const CONTROLLERS = 120; // messages with higher numbers set modes, such as "all notes off"
 
 /** Let a button connect all MIDI inputs; it stays hidden in browsers that do not support MIDI.
  *
@@ -24,7 +25,7 @@ export function setUpMidi(button, oncontrol, onnote) {
   };
 }
 
-function receive([status, , value], oncontrol, onnote) {
-  if ((status & 0xf0) === CONTROL) oncontrol(value / 127);
+function receive([status, number, value], oncontrol, onnote) {
+  if ((status & 0xf0) === CONTROL && number < CONTROLLERS) oncontrol(value / 127);
   if ((status & 0xf0) === NOTE_ON && value > 0) onnote();
 }

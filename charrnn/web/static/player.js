@@ -14,7 +14,8 @@ export class Player {
     this.volume = 0; // gain, 0 to 1
     this.onprogress = () => {}; // receives { played, buffered, gaps, piece } in samples; the piece is the newest played
     this.drawn = 0; // time of the last update of the canvases in milliseconds
-    this.undrawn = []; // samples that were played and are not drawn yet
+    this.undrawn = []; // samples that were played and are not drawn yet, in pieces
+    this.undrawnLength = 0;
     this.stop();
     addEventListener("resize", () => this.scroll.fit());
     requestAnimationFrame((now) => this.draw(now));
@@ -86,7 +87,7 @@ export class Player {
     while (this.played < played && this.pieces.length) {
       const [piece] = this.pieces;
       const count = Math.min(played - this.played, piece.pcm.length - piece.used);
-      this.undrawn.push(piece.samples.subarray(piece.used, piece.used + count));
+      this.addUndrawn(piece.samples.subarray(piece.used, piece.used + count));
       this.tape.add(piece.pcm.subarray(piece.used, piece.used + count), this.audio.rate);
       piece.used += count;
       this.played += count;
@@ -96,15 +97,22 @@ export class Player {
     this.onprogress({ played, buffered, gaps, piece: newest });
   }
 
+  /** Append samples to draw. A page in the background is not drawn, so only those that the canvases can show are kept. */
+  addUndrawn(samples) {
+    this.undrawn.push(samples);
+    this.undrawnLength += samples.length;
+    while (this.undrawnLength - this.undrawn[0].length > SHOWN_SECONDS * this.scroll.rate) this.undrawnLength -= this.undrawn.shift().length;
+  }
+
   draw(now) {
     requestAnimationFrame((next) => this.draw(next));
-    if (!this.undrawn.length || now - this.drawn < FRAME_INTERVAL) return;
+    if (!this.undrawnLength || now - this.drawn < FRAME_INTERVAL) return;
     this.drawn = now;
-    const length = this.undrawn.reduce((sum, one) => sum + one.length, 0);
-    const samples = new Float32Array(length);
+    const samples = new Float32Array(this.undrawnLength);
     this.undrawn.reduce((at, one) => (samples.set(one, at), at + one.length), 0);
     this.undrawn = [];
-    this.scroll.add(samples.subarray(Math.max(0, length - SHOWN_SECONDS * this.scroll.rate)));
+    this.undrawnLength = 0;
+    this.scroll.add(samples.subarray(Math.max(0, samples.length - SHOWN_SECONDS * this.scroll.rate)));
   }
 }
 

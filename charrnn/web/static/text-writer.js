@@ -39,7 +39,7 @@ export class TextWriter {
     this.wroteAt = now;
     if (!count) return;
     const text = this.element.textContent + this.waiting.splice(0, count).join("");
-    this.element.textContent = text.slice(-KEPT);
+    this.element.textContent = text.slice(-KEPT).replace(/^[\udc00-\udfff]/, ""); // the second half of a surrogate pair
     this.element.scrollTop = this.element.scrollHeight;
     this.written += count;
     this.onwritten({ written: this.written, waiting: this.waiting.length });
