@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "examples" / "train_a_voice.ipynb"
 SMALL = {
     "RECORDING": str(ROOT / "data" / "voice.wav"),
-    "TRAINING": "--rnn-size 16 --layers 1 --wordvec-size 8 --max-iterations 40",
+    "NETWORK": "--rnn-size 16 --layers 1 --wordvec-size 8",
+    "LIMIT": "--max-iterations 40",
 }
 
 
@@ -33,13 +34,13 @@ def test_the_notebook_trains_and_plays_and_exports_and_can_be_executed_twice(
     first = execute(tmp_path)
 
     assert "40 iterations" in first["Train"]
-    sound, rate = soundfile.read(tmp_path / "generated.wav")
+    sound, rate = soundfile.read(tmp_path / "runs" / "voice.wav")
     assert (len(sound), rate) == (20 * 11025, 11025)
     assert np.ptp(sound) > 0
     assert "data:audio/" in first["Listen"]
     assert first["Look"].count("image/png") == 2
     assert "FLAC" in first["Look"]
-    assert "window.charrnn" in (tmp_path / "voice.html").read_text()
+    assert "window.charrnn" in (tmp_path / "runs" / "voice.html").read_text()
     assert "voice.html" in first["Export a page"]
 
     made = (tmp_path / "runs" / "voice" / "log.csv").read_bytes()
