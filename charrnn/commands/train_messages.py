@@ -55,7 +55,10 @@ class ProgressDisplay(Listener):
         initial = trainer.state.seconds if self._by_clock else trainer.state.iteration
         style: dict[str, Any] = {"smoothing": 0.05}
         if self._by_clock:
-            style = {"bar_format": "{percentage:3.0f}%|{bar}| {remaining} left{postfix}", "smoothing": 0}
+            style = {
+                "bar_format": "{percentage:3.0f}%|{bar}| {desc} left{postfix}",
+                "desc": duration(60 * (minutes or 0) - initial),
+            }
         self._bar = progress(total, "it", quiet, initial=int(initial), **style)
 
     def iterated(self, row: Mapping[str, float]) -> None:
@@ -67,7 +70,12 @@ class ProgressDisplay(Listener):
         text = f"loss {self._loss:{DIGITS}} ({task.bits(self._loss):.2f} bits), {speed}"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(row["elapsed_seconds"] - self._bar.n if self._by_clock else 1)
+            if self._by_clock:
+                elapsed = min(row["elapsed_seconds"], self._bar.total)
+                self._bar.set_description_str(duration(self._bar.total - elapsed), refresh=False)
+                self._bar.update(elapsed - self._bar.n)
+            else:
+                self._bar.update()
         now = time.monotonic()
         if not self._estimated and now - self._started > ESTIMATE_AFTER:
             self._estimated = True
@@ -104,7 +112,10 @@ class ProgressDisplay(Listener):
         text = f"about {duration(seconds * per_epoch)} per epoch"
         if self._by_clock or trainer.iterations is None:
             return text + "."
-        return f"{text}, {duration(seconds * (trainer.iterations - iteration))} to the end."
+        left = seconds * (trainer.iterations - iteration)
+        if trainer.settings.max_minutes:
+            left = min(left, 60 * trainer.settings.max_minutes - trainer.state.seconds)
+        return f"{text}, {duration(left)} to the end."
 
     def _print(self, text: str) -> None:
         if self._bar.disable:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from bytecodec.console import log
 from bytecodec.errors import InputError
 from charrnn.server.decode_sandbox import last_bytes
 from charrnn.server.live_curves import LiveCurves
@@ -16,6 +17,7 @@ from charrnn.server.sampler import PlayRequest, Sampler
 from charrnn.storage.run_dir import Run, is_frames
 from charrnn.viz.run_summary import describe_inputs, describe_network, distinct_names
 
+PAGE_TEMPERATURE = 2.0  # largest temperature of the page's slider
 PRIME_SECONDS = 2  # of an uploaded recording that the network is primed with
 MAX_UPLOADS = 4  # at once; each is a file
 MAX_PRIMES = 32  # uploads that are kept; the oldest are dropped
@@ -86,6 +88,8 @@ class AppState:
 
     def handle_osc(self, name: str, value: Any) -> None:
         """Pass a message of `charrnn.sampling.osc.receive` to all pages, in any thread."""
+        if name == "temperature" and value > PAGE_TEMPERATURE:
+            raise ValueError(f"a page has temperatures from 0 to {PAGE_TEMPERATURE:g}")
         if name == "prime":
             self._osc_prime = Path(value)
             value = self._osc_prime.name
@@ -96,9 +100,13 @@ class AppState:
         """Decode the recording that the last OSC message named, for a run, as `add_prime` does."""
         if self._osc_prime is None:
             raise InputError("No OSC message has named a recording.")
-        if not self._osc_prime.is_file():
-            raise InputError(f"There is no recording {self._osc_prime.name}.")
-        return self.add_prime(number, self._osc_prime)
+        try:
+            if not self._osc_prime.is_file():
+                raise InputError(f"There is no recording {self._osc_prime.name}.")
+            return self.add_prime(number, self._osc_prime)
+        except (InputError, OSError) as error:
+            log(f"the OSC message /prime has no effect: {error}")
+            raise
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:
         """Return the request of a play message."""

@@ -228,7 +228,7 @@ def test_a_page_plays_saves_and_stops(open_page, tmp_path):
     assert page.locator("#play").inner_text() == "Play"
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the last 30 seconds").click()
-    assert download.value.suggested_filename == "A voice - 1.wav"
+    assert download.value.suggested_filename == "A voice - 1-live.wav"
     download.value.save_as(tmp_path / "a.wav")
     samples, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
     first = np.array(expected(checkpoint, "int7", 7, 1.0, 4000)[0])
@@ -260,7 +260,7 @@ def test_a_page_of_a_network_of_text_writes_it(open_page, tmp_path):
     assert page.locator("#text").text_content()[:60] == checkpoint.vocab.decode(np.array(ids))
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the text").click()
-    assert download.value.suggested_filename == "poem.txt"
+    assert download.value.suggested_filename == "poem-live.txt"
 
 
 @pytest.mark.integration

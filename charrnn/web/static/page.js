@@ -249,7 +249,7 @@ $("volume").oninput = () => {
 $("seed").onchange = () => setSeed(parseSeed($("seed").value));
 $("another").onclick = () => setSeed(randomSeed());
 $("keep").onclick = () => {
-  const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}`;
+  const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}-live`; // not that of the recording
   if (loaded.network.rate) player.save(`${name}.wav`);
   else writer.save(`${name}.txt`);
 };

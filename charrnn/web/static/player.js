@@ -127,6 +127,9 @@ export function download(blob, name) {
 
 /** Let the space bar press a button, unless it is used by the element that has the focus. */
 export function playWithSpace(button) {
+  addEventListener("click", (event) => {
+    if (event.detail) event.target.closest("button")?.blur(); // the mouse does not leave the focus on a button
+  });
   addEventListener("keydown", (event) => {
     const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
     if (event.key === " " && !usesSpace && !button.disabled) {
