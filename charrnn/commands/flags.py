@@ -40,7 +40,7 @@ def encoding(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """Return the name of a file or folder. Reject an empty name, which results from an unset shell variable."""
+    """Return the name of a file, folder or voice. Reject an empty name, which results from an unset shell variable."""
     if not text:
         raise ArgumentTypeError("it is empty: name a file or folder, or omit it")
     return text

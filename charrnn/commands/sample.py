@@ -130,7 +130,7 @@ def _controlled(task: SamplingTask, args: Namespace, player: Player, interruptio
     from charrnn.sampling.task import SymbolSampling
 
     assert isinstance(task, SymbolSampling)
-    control = LiveControl(task, lambda path: sample_task.read_start_symbols(path, args, task.checkpoint))
+    control = LiveControl(task, lambda path: sample_task.read_live_start(path, args, task.checkpoint))
     with osc.receive(args.host, args.osc, control.handle) as port:
         log(f"receiving OSC messages on {args.host}, port {port}.", args.quiet)
         yield control.pieces(player, lambda: bool(interruption))

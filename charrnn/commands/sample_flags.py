@@ -39,7 +39,7 @@ def parser() -> Parser:
     p = Parser("charrnn-sample", "Sample from a trained network.", EXAMPLES)
     network = "checkpoint file or run to sample from (default: the newest run under ./runs)"
     p.add_argument("network", nargs="?", type=path, metavar="CHECKPOINT or RUN", help=network)
-    option(p, "--voice NAME", str, f"bundled voice to sample from instead of a run: {', '.join(voice_names())}")
+    option(p, "--voice NAME", path, f"bundled voice to sample from instead of a run: {', '.join(voice_names())}")
     flags.add_checkpoint(p)
     output = ".wav or .txt file to write, or a folder for several streams or temperatures"
     option(p, "-o --output OUT", path, output, "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 import bytecodec
 from bytecodec.console import log
-from bytecodec.errors import InputError
+from bytecodec.errors import InputError, printable
 from bytecodec.files import open_output
 from bytecodec.pcm import bytes_to_int16
 from charrnn import runtime
@@ -88,6 +89,13 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
     elif args.start_text:
         parts.append(checkpoint.vocab.encode(args.start_text))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def read_live_start(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
+    """Return the symbols at the end of a recording; reject standard input and pipes, which would block playback."""
+    if not os.path.isfile(file):
+        raise InputError(f"there is no recording {printable(file)}.")
+    return read_start_symbols(file, args, checkpoint)
 
 
 def read_start_symbols(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:

@@ -1,21 +1,26 @@
 """Control of live playback by messages of Open Sound Control (OSC 1.0) over UDP.
 
 /temperature 0.8    /seed 7    /play    /stop    /prime voice.wav
+
+The messages of a bundle have their effect at once; its time tag is ignored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from bytecodec.console import log
-from bytecodec.errors import InputError, printable
+from bytecodec.errors import InputError, first_line, printable
 
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**53 - 1  # largest integer that a JavaScript number represents exactly
 MAX_SHOWN = 80  # characters of a message in a warning
+MAX_PACKET = 65536  # bytes, more than a UDP packet has
+POLL = 0.2  # seconds between two checks whether the block has ended
 Handler = Callable[[str, Any], None]  # receives temperature, seed, play, stop or prime, and its value or None
 
 
@@ -28,8 +33,7 @@ def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
     Raise InputError if python-osc is not installed or the address cannot be used.
     """
     try:
-        from pythonosc.dispatcher import Dispatcher
-        from pythonosc.osc_server import BlockingOSCUDPServer
+        from pythonosc.osc_packet import OscPacket, ParseError
     except ImportError:
         raise InputError("python-osc is not installed: install it with pip install 'charrnn-sound[osc]'.") from None
 
@@ -40,20 +44,44 @@ def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
             message = printable(" ".join(map(str, (address, *values))), MAX_SHOWN)
             log(f"the OSC message {message} has no effect: {error}.")
 
-    dispatcher = Dispatcher()
-    dispatcher.set_default_handler(receive_one)
-    try:
-        server = BlockingOSCUDPServer((host, port), dispatcher)
-    except OSError as error:
-        raise InputError(f"--osc {port} on {host}: {error.strerror}. Choose another port.") from None
-    with server:
-        thread = threading.Thread(target=server.serve_forever, name="osc", daemon=True)
+    def receive_packet(packet: bytes) -> None:
+        try:
+            messages = [timed.message for timed in OscPacket(packet).messages]
+        except (ParseError, ValueError, RecursionError) as error:
+            log(f"an OSC packet of {len(packet)} bytes has no effect: {first_line(error)}.")
+            return
+        for message in messages:
+            receive_one(message.address, *message.params)
+
+    def receive_packets() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                receive_packet(listening.recv(MAX_PACKET))
+
+    ended = threading.Event()
+    with _bind(host, port) as listening:
+        thread = threading.Thread(target=receive_packets, name="osc", daemon=True)
         thread.start()
         try:
-            yield server.server_address[1]
+            yield listening.getsockname()[1]
         finally:
-            server.shutdown()
+            ended.set()
             thread.join()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
+    listening = socket.socket(family, kind)
+    listening.settimeout(POLL)
+    try:
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise InputError(f"--osc {port} on {host}: {error.strerror}. Choose another port.") from None
+    return listening
 
 
 def _parse(address: str, values: tuple[Any, ...]) -> tuple[str, Any]:

@@ -101,7 +101,7 @@ class Player:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (self._error, ValueError) as error:  # sounddevice raises both for devices that do not exist
+        except (self._error, ValueError, OverflowError) as error:  # sounddevice's, for devices that do not exist
             self._failed = True
             remedy = (
                 "Choose a device with --output-device (see --list-devices), or omit --play and play the file of -o."

@@ -196,7 +196,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
+    except (OSError, UnicodeError):
         raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
     family, _, _, _, address = found[0]
     listening = socket.socket(family, socket.SOCK_STREAM)

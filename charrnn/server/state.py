@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ class AppState:
         if name == "temperature" and value > PAGE_TEMPERATURE:
             raise ValueError(f"a page has temperatures from 0 to {PAGE_TEMPERATURE:g}")
         if name == "prime":
+            if not os.path.isfile(value):  # unlike Path.is_file, it accepts a name that is too long
+                raise ValueError("there is no such recording")
             self._osc_prime = Path(value)
             value = self._osc_prime.name
         for session in tuple(self.sessions):

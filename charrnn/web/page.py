@@ -96,7 +96,7 @@ def _description(checkpoint: StoredCheckpoint, title: str, trained_on: str, prec
         "parameters": sum(weights.size for weights in checkpoint.weights.values()),
         "precision": precision,
         "rate": checkpoint.rate,
-        "bitsPerSymbol": None if loss is None else round(loss / math.log(2), 4),
+        "bitsPerSymbol": None if loss is None or not math.isfinite(loss) else round(loss / math.log(2), 4),
     }
     if checkpoint.rate:
         bytes_ = np.arange(BYTES, dtype=np.uint8)
@@ -139,7 +139,7 @@ def _pack(description: dict[str, Any], image: MemoryImage) -> bytes:
         "streams": image.streams,
         "table": image.table,
     }
-    text = json.dumps({"network": description, "layout": layout, "parts": parts}).encode()
+    text = json.dumps({"network": description, "layout": layout, "parts": parts}, allow_nan=False).encode()
     whole = len(text).to_bytes(4, "little") + text + b"".join(contents.values())
     return gzip.compress(whole, mtime=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import numpy as np
@@ -58,6 +59,39 @@ def test_a_wrong_message_is_reported_and_has_no_effect(received, capsys, address
     error = capsys.readouterr().err
     assert address in error
     assert key in error
+
+
+def test_a_bundle_for_later_has_its_effect_at_once():
+    from pythonosc.osc_bundle_builder import OscBundleBuilder
+    from pythonosc.osc_message_builder import OscMessageBuilder
+
+    bundle = OscBundleBuilder(time.time() + 3600)
+    bundle.add_content(OscMessageBuilder("/play").build())
+    assert receive_packet(bundle.build().dgram) == [("play", None)]
+
+
+def test_a_packet_that_cannot_be_read_is_reported_and_has_no_effect(capsys):
+    assert receive_packet(b"/prime\0\0,s\0\0\xff\xfe\0\0") == []
+    assert "16 bytes has no effect" in capsys.readouterr().err
+
+
+def receive_packet(packet: bytes) -> list[tuple[str, object]]:
+    """Send a packet and /stop; return the messages that were received before /stop."""
+    messages = []
+    with (
+        osc.receive("127.0.0.1", 0, lambda *message: messages.append(message)) as port,
+        socket.socket(type=socket.SOCK_DGRAM) as sender,
+    ):
+        sender.sendto(packet, ("127.0.0.1", port))
+        sender.sendto(b"/stop\0\0\0,\0\0\0", ("127.0.0.1", port))
+        wait_for(lambda: ("stop", None) in messages)
+    return messages[:-1]
+
+
+@pytest.mark.parametrize("host", ["nosuchhost.invalid", "a..b"])
+def test_a_host_that_does_not_exist_is_rejected(host):
+    with pytest.raises(InputError, match="no host"), osc.receive(host, 0, print):
+        pass
 
 
 def test_a_port_that_is_in_use_is_rejected():

@@ -163,7 +163,8 @@ function showHeld() {
   progress.hidden = true;
   showMessage("Playing, while the network renders more.");
   held.forEach((piece) => player.add(piece));
-  player.open(rate).then(() => player.start());
+  const own = playbackId;
+  player.open(rate).then(() => own === playbackId && player.start());
 }
 
 player.onprogress = ({ played, buffered, gaps, piece }) => {
@@ -180,7 +181,7 @@ player.onprogress = ({ played, buffered, gaps, piece }) => {
   if (gaps && isSlow()) {
     playing.gaps += gaps;
     playing.playedBefore += played;
-    playing.held = [];
+    playing.held = player.unplayed();
     player.stop();
     showHeld();
   }
@@ -195,7 +196,7 @@ writer.onwritten = ({ written, waiting }) => {
 
 function receive({ data: message }) {
   if (message.type === "sampled") {
-    requests.get(message.id).resolve(message.ids);
+    requests.get(message.id)?.resolve(message.ids);
     requests.delete(message.id);
   }
   if (message.type === "failed") {
@@ -214,7 +215,7 @@ function receive({ data: message }) {
 async function sample(options) {
   const { seed = 0, temperature = 1, length = DEFAULT_LENGTH } = options ?? {};
   if (!Number.isSafeInteger(seed) || seed < 0) throw new RangeError(`seed is ${seed}: it must be a whole number from 0 to 2^53 - 1.`);
-  if (!(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
+  if (typeof temperature !== "number" || !(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
   if (!Number.isSafeInteger(length) || length < 0 || length > MAX_LENGTH) throw new RangeError(`length is ${length}: it must be a whole number from 0 to ${MAX_LENGTH}.`);
   await ready;
   requestId += 1;

@@ -63,6 +63,11 @@ export class Player {
     this.node?.port.postMessage(samples);
   }
 
+  /** Return what was added and has not been played, in pieces. */
+  unplayed() {
+    return this.pieces.map(({ pcm, used, ...rest }) => ({ ...rest, pcm: pcm.subarray(used) }));
+  }
+
   /** Stop, and drop the pieces that were not played. */
   stop() {
     if (this.node) {
