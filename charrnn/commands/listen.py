@@ -47,7 +47,7 @@ def parser() -> Parser:
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
     p.add_argument("--open", action="store_true", help="open the page in the default browser")
     osc_help = "UDP port for OSC messages (/temperature, /seed, /play, /stop, /prime) that control all open pages"
-    option(p, "--osc PORT", whole(0, 65535), f"{osc_help}; 0 for any free port (default: no OSC)")
+    option(p, "--osc PORT", whole(0, 65535), f"{osc_help}, without a token; 0 for any free port (default: no OSC)")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
     flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p

@@ -191,8 +191,10 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
     from charrnn.storage.checkpoint_format import LOAD_ERRORS
 
     run = run_dir.find_run(args.resume)
-    if run.path.parent == run_dir.VOICES:
-        raise InputError(f"{args.resume} is a bundled voice: start a new run with --init-from {run.path.name}.")
+    if run.path.resolve().parent == run_dir.VOICES.resolve():
+        raise InputError(
+            f"{args.resume} is a bundled voice: start a new run with --init-from {run.path.resolve().name}."
+        )
     run.check_links()
     if world.is_main:
         stack.enter_context(run.locked())
