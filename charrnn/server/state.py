@@ -104,8 +104,6 @@ class AppState:
         if self._osc_prime is None:
             raise InputError("No OSC message has named a recording.")
         try:
-            if not self._osc_prime.is_file():
-                raise InputError(f"There is no recording {self._osc_prime.name}.")
             return self.add_prime(number, self._osc_prime)
         except (InputError, OSError) as error:
             log(f"the OSC message /prime has no effect: {error}")
