@@ -174,6 +174,27 @@ def test_a_page_draws_the_symbols_of_the_compiled_engine(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize(
+    ("milliseconds", "threads"),
+    [
+        pytest.param("threads === 2 ? 20 : 30", [2, 2], id="two are faster"),
+        pytest.param("threads === 2 ? 90 : 30", [1, 1], id="two are slower"),
+        pytest.param("threads === 2 ? (calls > 70 ? 900 : 20) : 30", [2, 1], id="two become slower"),
+    ],
+)
+def test_a_page_uses_a_second_thread_only_while_it_is_faster(open_page, tmp_path, milliseconds, threads):
+    checkpoint = network(tmp_path)
+    clock = f"const performance = {{ now: () => (calls += 1, time += {milliseconds}) }};"  # of the worker
+    first = "let engine = null"
+    html = pages.make_page(checkpoint, "a page").replace(first, f"let calls = 0, time = 0;\n{clock}\n{first}")
+    page = open_page(html, is_isolated=True)
+    used = [page.evaluate("window.charrnn.info.threads")]
+    assert drawn(page, 3, 1.0, 256 * 20) == expected(checkpoint, "auto", 3, 1.0, 256 * 20)[0]
+    used.append(page.evaluate("window.charrnn.info.threads"))
+    assert used == threads
+
+
+@pytest.mark.integration
 def test_a_page_draws_what_charrnn_sample_draws_from_a_trained_network(open_page, trained_run, tmp_path):
     output = tmp_path / "drawn.txt"
     flags = ["--length", "20000", "--seed", "5", "--temperature", "0.9", "-q", "-o", str(output)]
@@ -213,6 +234,31 @@ def test_a_request_out_of_range_is_rejected(open_page, tmp_path, request_):
     page = open_page(pages.make_page(network(tmp_path), "a page"))
     error = page.evaluate("(request) => window.charrnn.sample(request).catch((error) => `${error}`)", request_)
     assert error.startswith(f"RangeError: {next(iter(request_))} is ")
+
+
+@pytest.mark.integration
+def test_a_request_that_does_not_fit_into_memory_fails_alone(open_page, tmp_path):
+    checkpoint = network(tmp_path)
+    page = open_page(
+        pages.make_page(checkpoint, "a page"),
+        script="""
+        const { Worker } = globalThis;
+        globalThis.Worker = class extends Worker {
+            postMessage(message, ...rest) {
+                super.postMessage(message.length === 12345 ? { ...message, length: 2 ** 60 } : message, ...rest);
+            }
+        };
+    """,
+    )
+    page.locator("#play").click()
+    requests = [{"seed": 1, "length": 600}, {"length": 12345}, {"seed": 2, "length": 300}]
+    script = (
+        "(all) => Promise.all(all.map((one) => charrnn.sample(one).then((ids) => ids.length, (error) => `${error}`)))"
+    )
+    first, failed, last = page.evaluate(script, requests)
+    assert (first, last) == (600, 300)
+    assert failed.startswith("RangeError: length is ")
+    wait_for(lambda: seconds_played(page) > 0.5)
 
 
 @pytest.mark.integration

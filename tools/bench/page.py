@@ -7,6 +7,7 @@ served with cross-origin isolation. Needs chromium and playwright.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import threading
 from functools import partial
@@ -85,8 +86,9 @@ def page(size: str, threads: int) -> float:
         tab = browser.new_page()
         tab.goto(f"file://{folder}/page.html" if threads == 1 else f"http://127.0.0.1:{server.server_port}/page.html")
         tab.wait_for_selector("#play:not([disabled])", timeout=60_000)
-        assert tab.evaluate("charrnn.info.engine").endswith("shared") == (threads == 2)
         speed = float(tab.evaluate(TIMED, SECONDS))
+        if tab.evaluate("charrnn.info.threads") != threads:
+            sys.exit(f"{size}: the page did not use {threads} threads to the end: measure on an idle machine.")
         browser.close()
         server.shutdown()
     return speed

@@ -1,6 +1,6 @@
 import { drawCurve } from "./listen-curve.js";
 import { setUpMidi } from "./midi.js";
-import { Player, SHOWN_SECONDS, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { Player, SHOWN_SECONDS, playWithSpace, setUpSeed } from "./player.js";
 import { TextWriter } from "./text-writer.js";
 
 const MAX_UPLOAD = 50e6; // bytes
@@ -14,7 +14,9 @@ let curve = null;
 let socket = null;
 let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { step, rate, isText, slow }
-let start = null; // { file, id, run, seconds, isOsc }
+let seed = 0; // of the next playback
+let start = null; // { file, id, run, seconds, oscPrime }
+let hasOsc = false; // whether the server passes on OSC messages
 let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
 // Choice of run and checkpoint.
@@ -28,7 +30,8 @@ async function request(path, options) {
 async function poll() {
   try {
     const found = await request("/api/runs");
-    if (found.osc) connect().then(() => send({ type: "ping" }), () => {}); // keeps the connection for OSC messages open
+    hasOsc = found.osc;
+    if (hasOsc) connect().catch(() => {}); // the next poll tries again
     if (JSON.stringify(found.runs) !== JSON.stringify(runs)) {
       runs = found.runs;
       fill($("run"), runs.map((run, number) => [number, run.name]));
@@ -62,6 +65,8 @@ function fillCheckpoints() {
   $("about").textContent = [run.network, run.inputs && `trained on ${run.inputs}`, run.rate && `${run.rate.toLocaleString("en")} Hz`].filter(Boolean).join(", ");
   $("play").disabled = !steps.length;
   showKind(run.kind === "symbols" && !run.rate);
+  for (const id of ["temperature", "seed", "another"]) $(id).disabled = !run.random;
+  if (!run.random) showMessage("This network uses no random numbers, so it has neither a temperature nor a seed.");
   if (!steps.length) showMessage("This network has no checkpoint yet.");
 }
 
@@ -134,7 +139,7 @@ async function play() {
   try {
     await Promise.all([connect(), rate && player.open(rate)]);
     await uploads;
-    if (start && start.run !== $("run").value) await (start.isOsc ? readOscStart(start.file.name) : upload(start.file));
+    if (start && start.run !== $("run").value) await (start.oscPrime ? readOscStart(start.oscPrime) : upload(start.file));
   } catch (error) {
     if (own === stream) end(error.message, true);
     return;
@@ -143,7 +148,7 @@ async function play() {
   const which = $("checkpoint").value;
   send({
     type: "play", stream, run: Number($("run").value), checkpoint: /^\d+$/.test(which) ? Number(which) : which,
-    temperature: Number($("temperature").value), seed: Number($("seed").value), start: start ? start.id : null,
+    temperature: Number($("temperature").value), seed, start: start ? start.id : null,
   });
 }
 
@@ -261,10 +266,10 @@ async function uploadNow(file) {
 }
 
 /** Start from the recording that an OSC message named; the server reads it. */
-async function readOscStart(name) {
+async function readOscStart(prime) {
   const run = $("run").value;
-  const { id, seconds } = await request(`/api/osc-start?run=${run}`, { method: "POST" });
-  start = { file: { name }, id, run, seconds, isOsc: true };
+  const { id, seconds } = await request(`/api/osc-start?run=${run}&prime=${prime.number}`, { method: "POST" });
+  start = { file: prime, id, run, seconds, oscPrime: prime };
   showStart();
 }
 
@@ -294,6 +299,11 @@ async function addRecording(file) {
 
 // Controls.
 
+function setSeed(value) {
+  seed = value;
+  if (playing) play();
+}
+
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => {
   const value = Number($("temperature").value);
@@ -310,14 +320,7 @@ $("run").onchange = () => {
   poll();
 };
 $("checkpoint").onchange = () => (playing ? play() : showCurve());
-$("seed").onchange = () => {
-  $("seed").value = parseSeed($("seed").value);
-  if (playing) play();
-};
-$("another").onclick = () => {
-  $("seed").value = randomSeed();
-  $("seed").onchange();
-};
+setUpSeed($("seed"), $("another"), setSeed, (message) => showMessage(message, true));
 $("file").onchange = () => addRecording($("file").files[0]);
 $("forget").onclick = () => {
   forget();
@@ -346,4 +349,4 @@ $("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 $("temperature").oninput();
 $("volume").oninput();
 poll();
-setInterval(() => document.hidden || poll(), POLL);
+setInterval(() => (document.hidden && !hasOsc) || poll(), POLL);

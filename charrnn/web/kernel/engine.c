@@ -75,8 +75,8 @@ WEB_EXPORT(is_exact) int is_exact(void)
     return 1;
 }
 
-/* Let two workers share all networks from now on; the second one has to call run_second_worker. */
-WEB_EXPORT(use_two_workers) void use_two_workers(void) { workers = 2; }
+/* Set how many workers run a network from now on, 1 or 2; the second one has to be in run_second_worker. */
+WEB_EXPORT(use_workers) void use_workers(int count) { workers = count; }
 
 /* Compute the second worker's part of every job; never return. */
 WEB_EXPORT(run_second_worker) void run_second_worker(void)

@@ -12,6 +12,8 @@ const STACK = 1 << 16; // bytes of the second worker's stack
 let engine = null; // { exports, memory, base, streams, isWide }
 let playback = { id: 0 }; // { id, temperature, drawn, played, lead }; the number 0 stands for none
 let speed = 0; // symbols per second
+let threads = 1; // that compute
+const measured = [0, 0, 0]; // symbols per second by the number of threads, when the page was loaded
 const requests = []; // for a given number of symbols: { id, seed, temperature, ids, drawn }
 const channel = new MessageChannel(); // the worker posts to itself after each block, so that other messages are handled
 
@@ -31,16 +33,23 @@ function draw(stream, count, temperature) {
   return symbols(stream, drawn);
 }
 
-function measureSpeed() {
+function useThreads(count) {
+  threads = count;
+  engine.exports.use_workers(count);
+}
+
+/** Return the speed of a number of threads in symbols per second. */
+function measureSpeed(count) {
+  useThreads(count);
   start(REQUESTS, 0);
   const began = performance.now();
   let from = 0;
-  let count = 0;
+  let drawn = 0;
   for (let now = began; now < began + WARM_UP + MEASURED; now = performance.now()) {
-    if (now < began + WARM_UP) [from, count] = [now, 0];
-    count += draw(REQUESTS, BLOCK, 1).length;
+    if (now < began + WARM_UP) [from, drawn] = [now, 0];
+    drawn += draw(REQUESTS, BLOCK, 1).length;
   }
-  speed = (1000 * count) / (performance.now() - from);
+  return (1000 * drawn) / (performance.now() - from);
 }
 
 function load({ module, memory, image, pointers, network, streams, table, isWide, isShared }) {
@@ -55,21 +64,41 @@ function load({ module, memory, image, pointers, network, streams, table, isWide
   if (table) exports.fill_table(...table.slice(0, 3), ...table.slice(3).map((offset) => base + offset));
   if (exports.prepare(base + network)) throw new Error(TOO_LARGE);
   engine = { exports, memory: own, base, streams, isWide };
-  if (isShared) {
-    exports.use_two_workers();
-    postMessage({ type: "share", stack: exports.allocate(STACK) + STACK });
-  } else measure();
+  if (isShared) postMessage({ type: "share", stack: exports.allocate(STACK) + STACK });
+  else measure({ hasSecond: false });
 }
 
-function measure() {
-  measureSpeed();
-  postMessage({ type: "ready", speed });
+/** Use as many threads as are faster: two wait for each other, and are much slower if the processor is busy. */
+function measure({ hasSecond }) {
+  measured[1] = measureSpeed(1);
+  if (hasSecond) measured[2] = measureSpeed(2);
+  useFaster();
+  postMessage({ type: "ready", speed, threads });
+}
+
+function useFaster() {
+  useThreads(measured[2] > measured[1] ? 2 : 1);
+  speed = measured[threads];
+}
+
+/** Draw like `draw`, and update the speed; leave the second thread while it makes drawing slower. */
+function drawTimed(stream, count, temperature) {
+  const began = performance.now();
+  const ids = draw(stream, count, temperature);
+  const seconds = Math.max(performance.now() - began, 0.1) / 1000;
+  if (ids.length === BLOCK) speed = 1 / (0.95 / speed + (0.05 * seconds) / BLOCK);
+  if (threads === 2 && speed < measured[1]) {
+    useThreads(1);
+    speed = measured[1];
+  }
+  return ids;
 }
 
 /** Compute the second worker's part of every job; never return. */
 function help({ module, memory, stack }) {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   exports.__stack_pointer.value = stack;
+  postMessage({ type: "helping" });
   exports.run_second_worker();
 }
 
@@ -79,22 +108,19 @@ function drawNext() {
   if (request) {
     if (!request.drawn) start(REQUESTS, request.seed);
     const left = request.ids.length - request.drawn;
-    const ids = left ? draw(REQUESTS, left, request.temperature) : [];
+    const ids = left ? drawTimed(REQUESTS, left, request.temperature) : [];
     request.ids.set(ids, request.drawn);
     request.drawn += ids.length;
     if (request.drawn === request.ids.length) {
       requests.shift();
-      postMessage({ type: "sampled", id: request.id, ids: request.ids }, [request.ids.buffer]);
+      postMessage({ type: "sampled", id: request.id, ids: request.ids, speed, threads }, [request.ids.buffer]);
     }
   }
   if (mustPlay()) {
     const { id, temperature } = playback;
-    const began = performance.now();
-    const ids = draw(PLAYBACK, BLOCK, temperature);
-    const seconds = Math.max(performance.now() - began, 0.1) / 1000;
-    speed = 0.95 * speed + (0.05 * ids.length) / seconds;
+    const ids = drawTimed(PLAYBACK, BLOCK, temperature);
     playback.drawn += ids.length;
-    postMessage({ type: "piece", id, ids, temperature, speed }, [ids.buffer]);
+    postMessage({ type: "piece", id, ids, temperature, speed, threads }, [ids.buffer]);
   }
 }
 
@@ -127,6 +153,7 @@ const receivers = {
   help,
   measure,
   play({ id, seed, temperature, lead }) {
+    useFaster();
     start(PLAYBACK, seed);
     playback = { id, temperature, lead, drawn: 0, played: 0 };
   },
@@ -137,7 +164,11 @@ const receivers = {
     Object.assign(playback, settings);
   },
   sample({ id, seed, temperature, length }) {
-    requests.push({ id, seed, temperature, drawn: 0, ids: new (engine.isWide ? Uint32Array : Uint8Array)(length) });
+    try {
+      requests.push({ id, seed, temperature, drawn: 0, ids: new (engine.isWide ? Uint32Array : Uint8Array)(length) });
+    } catch {
+      postMessage({ type: "rejected", id, reason: `length is ${length}: the browser does not have enough memory for it.` });
+    }
   },
 };
 

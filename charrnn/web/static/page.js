@@ -1,5 +1,5 @@
 import { setUpMidi } from "./midi.js";
-import { Player, SHOWN_SECONDS, parseSeed, playWithSpace, randomSeed } from "./player.js";
+import { Player, SHOWN_SECONDS, playWithSpace, setUpSeed } from "./player.js";
 import { TextWriter } from "./text-writer.js";
 
 const LEAD = 0.4; // seconds of sound that are drawn ahead of playback, so that changes are heard soon
@@ -55,15 +55,21 @@ async function load() {
   worker.postMessage({ type: "load", module, memory, image, ...data.layout, isWide, isShared }, [image.buffer]);
   return new Promise((resolve, reject) => {
     worker.onerror = () => reject(new Error("The browser could not start the page's worker."));
-    worker.onmessage = ({ data: message }) => {
-      if (message.type === "failed") reject(new Error(message.reason));
-      if (message.type === "share") {
-        const second = new Worker(scriptUrl("worker"));
-        second.postMessage({ type: "help", module, memory, stack: message.stack });
-        worker.postMessage({ type: "measure" });
-      }
-      if (message.type === "ready") resolve({ ...data, worker, speed: message.speed, engine: name });
+    worker.onmessage = ({ data: { type, reason, stack, speed, threads } }) => {
+      if (type === "failed") reject(new Error(reason));
+      if (type === "share") startSecond({ module, memory, stack }).then((hasSecond) => worker.postMessage({ type: "measure", hasSecond }));
+      if (type === "ready") resolve({ ...data, worker, engine: name, speed, threads });
     };
+  });
+}
+
+/** Start the worker that computes a part of each layer; return whether the browser could. */
+function startSecond(shared) {
+  const second = new Worker(scriptUrl("worker"));
+  second.postMessage({ type: "help", ...shared });
+  return new Promise((resolve) => {
+    second.onmessage = ({ data }) => resolve(data.type === "helping");
+    second.onerror = () => resolve(false);
   });
 }
 
@@ -74,7 +80,8 @@ const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${enco
 const writer = new TextWriter($("text"));
 let loaded = null; // what `load` returns
 let playbackId = 0; // number of the playback that was started last
-let playing = null; // { gaps, playedBefore, held }; pieces of a slow network are held until enough of them are rendered
+let playing = null; // { gaps, playedBefore, held, enough }; pieces of a slow network are held until there are enough seconds
+let seed = 0; // of the next playback
 const requests = new Map(); // promises of window.charrnn.sample by number
 let requestId = 0; // number of the last request
 
@@ -96,6 +103,7 @@ function showSpeed() {
   const { rate } = loaded.network;
   const speed = loaded.speed / (rate || 1);
   $("speed").textContent = speed < 10 ? speed.toFixed(2) : Math.round(speed).toLocaleString("en");
+  $("engine").textContent = `WebAssembly with ${loaded.engine === "plain" ? "" : "relaxed "}SIMD, ${loaded.threads === 1 ? "one thread" : "two threads"}`;
 }
 
 async function play() {
@@ -103,7 +111,8 @@ async function play() {
   playbackId += 1;
   const own = playbackId;
   const { rate } = loaded.network;
-  playing = { gaps: 0, playedBefore: 0, held: rate && isSlow() ? [] : null };
+  playing = { gaps: 0, playedBefore: 0, held: null };
+  if (rate && isSlow()) hold([]);
   writer.clear();
   $("play").setAttribute("aria-pressed", "true");
   $("play-label").textContent = "Stop";
@@ -117,7 +126,7 @@ async function play() {
   if (own !== playbackId) return;
   if (rate && !playing.held) player.start();
   showHeld();
-  loaded.worker.postMessage({ type: "play", id: playbackId, seed: Number($("seed").value), temperature: Number($("temperature").value), lead: lead() });
+  loaded.worker.postMessage({ type: "play", id: playbackId, seed, temperature: Number($("temperature").value), lead: lead() });
 }
 
 function end(message = "", isError = false) {
@@ -147,17 +156,23 @@ function receivePiece({ ids, temperature }) {
   }
 }
 
+/** Hold pieces of a slow network until enough of them are rendered to play for a while. */
+function hold(pieces) {
+  const speed = loaded.speed / loaded.network.rate;
+  playing.held = pieces;
+  playing.enough = Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
+  $("message").after(progress);
+}
+
 /** Show how much sound a slow network has rendered, and play it once it is enough. */
 function showHeld() {
-  const { held } = playing;
+  const { held, enough } = playing;
   progress.hidden = !held;
   if (!held) return;
   const { rate } = loaded.network;
-  const speed = loaded.speed / rate;
   const seconds = held.reduce((sum, { pcm }) => sum + pcm.length, 0) / rate;
-  const enough = Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
   progress.value = seconds / enough;
-  showMessage(`This browser runs the network at ${speed.toFixed(2)} times real time, so it renders ahead: ${Math.floor(seconds)} of ${Math.ceil(enough)} seconds.`);
+  showMessage(`This browser runs the network at ${(loaded.speed / rate).toFixed(2)} times real time, so it renders ahead: ${Math.floor(seconds)} of ${Math.ceil(enough)} seconds.`);
   if (seconds < enough) return;
   playing.held = null;
   progress.hidden = true;
@@ -181,7 +196,7 @@ player.onprogress = ({ played, buffered, gaps, piece }) => {
   if (gaps && isSlow()) {
     playing.gaps += gaps;
     playing.playedBefore += played;
-    playing.held = player.unplayed();
+    hold(player.unplayed());
     player.stop();
     showHeld();
   }
@@ -195,8 +210,16 @@ writer.onwritten = ({ written, waiting }) => {
 };
 
 function receive({ data: message }) {
+  if (message.speed) {
+    [loaded.speed, loaded.threads] = [message.speed, message.threads];
+    showSpeed();
+  }
   if (message.type === "sampled") {
     requests.get(message.id)?.resolve(message.ids);
+    requests.delete(message.id);
+  }
+  if (message.type === "rejected") {
+    requests.get(message.id)?.reject(new RangeError(message.reason));
     requests.delete(message.id);
   }
   if (message.type === "failed") {
@@ -204,11 +227,7 @@ function receive({ data: message }) {
     requests.clear();
     end(message.reason, true);
   }
-  if (message.type === "piece") {
-    loaded.speed = message.speed;
-    showSpeed();
-    if (playing && message.id === playbackId) receivePiece(message);
-  }
+  if (message.type === "piece" && playing && message.id === playbackId) receivePiece(message);
 }
 
 /** Draw symbols for a program: the ids that charrnn-sample draws with the same seed, temperature and precision. */
@@ -235,38 +254,33 @@ function setTemperature(value) {
 }
 
 function setSeed(value) {
-  $("seed").value = value;
+  seed = value;
   if (playing) play();
 }
 
 progress.setAttribute("aria-label", "Rendered sound");
-$("message").after(progress);
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => setTemperature($("temperature").value);
 $("volume").oninput = () => {
   $("volume-value").textContent = `${$("volume").value} %`;
   player.setVolume(Number($("volume").value));
 };
-$("seed").onchange = () => setSeed(parseSeed($("seed").value));
-$("another").onclick = () => setSeed(randomSeed());
+setUpSeed($("seed"), $("another"), setSeed, (message) => showMessage(message, true));
 $("keep").onclick = () => {
   const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}-live`; // not that of the recording
   if (loaded.network.rate) player.save(`${name}.wav`);
   else writer.save(`${name}.txt`);
 };
-setUpMidi($("midi"), (value) => setTemperature(2 * value), () => setSeed(randomSeed()));
+setUpMidi($("midi"), (value) => setTemperature(2 * value), () => $("another").click());
 playWithSpace($("play"));
 $("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 showMessage("Loading the network …");
 setTemperature(1);
 $("volume").oninput();
 
-const ENGINES = { plain: "WebAssembly with SIMD, one thread", relaxed: "WebAssembly with relaxed SIMD, one thread", "relaxed-shared": "WebAssembly with relaxed SIMD, two threads" };
-
 function showLoaded() {
-  const { network, engine } = loaded;
+  const { network } = loaded;
   loaded.worker.onmessage = receive;
-  $("engine").textContent = ENGINES[engine];
   if (!network.rate) {
     for (const id of ["stage", "loud"]) $(id).hidden = true;
     $("written").hidden = false;
@@ -274,7 +288,10 @@ function showLoaded() {
   }
   showSpeed();
   $("play").disabled = false;
-  showMessage(network.rate && isSlow() ? "This browser runs the network slower than real time, so it renders ahead before it plays." : "");
+  showMessage("");
+  if (!network.rate || !isSlow()) return;
+  showMessage("This browser runs the network slower than real time, so it renders ahead before it plays.");
+  $("message").after(progress); // before it is shown, so that nothing moves then
 }
 
 const ready = load().then(
@@ -294,6 +311,6 @@ window.charrnn = {
   get info() {
     if (!loaded) return null;
     const { rate, samples, characters, ...properties } = loaded.network;
-    return { ...properties, rate, engine: loaded.engine, symbolsPerSecond: loaded.speed, timesRealTime: rate ? loaded.speed / rate : null };
+    return { ...properties, rate, engine: loaded.engine, threads: loaded.threads, symbolsPerSecond: loaded.speed, timesRealTime: rate ? loaded.speed / rate : null };
   },
 };

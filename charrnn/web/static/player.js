@@ -144,13 +144,21 @@ export function playWithSpace(button) {
   });
 }
 
-/** Return a random seed. */
-export function randomSeed() {
-  return Math.floor(Math.random() * 1e6);
-}
-
-/** Return the whole number from 0 to 2^53 - 1 that a text stands for, or 0. */
-export function parseSeed(text) {
-  const seed = Math.floor(Number(text));
-  return Number.isSafeInteger(seed) && seed >= 0 ? seed : 0;
+/** Let an input and a button for a random one set the seed, which `use` receives; `refuse` receives an error message. */
+export function setUpSeed(input, another, use, refuse) {
+  let seed = 0;
+  const set = (value) => {
+    seed = value;
+    input.value = value;
+    use(value);
+  };
+  input.onchange = () => {
+    const value = /^\d+$/.test(input.value) ? Number(input.value) : NaN;
+    if (Number.isSafeInteger(value)) set(value);
+    else {
+      input.value = seed;
+      refuse(`A seed is a whole number from 0 to ${Number.MAX_SAFE_INTEGER}.`);
+    }
+  };
+  another.onclick = () => set(Math.floor(Math.random() * 1e6));
 }
