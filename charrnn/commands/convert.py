@@ -127,6 +127,7 @@ def _symbols_checkpoint(args: Namespace) -> Path:
     from charrnn.storage.checkpoint_format import kind_of
 
     file = run_dir.checkpoint_path(args.input, args.checkpoint)
+    refuse_same_file(str(file), args.output)
     if kind_of(file) == "frames":
         suffix = Path(args.output).suffix.lower()
         raise InputError(f"{file} is a frame predictor, and only networks of symbols can be converted to {suffix}.")

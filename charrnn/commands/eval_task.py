@@ -198,7 +198,7 @@ def _choose_data(
     if run is None:
         raise InputError(f"{args.network} is not in a run, so its training data are unknown: name a FILE.")
     if not config:
-        raise InputError(f"{run.corpus_file} no longer exists: name a FILE.")
+        raise InputError(f"there is no {run.corpus_file}, which contains the data of the training: name a FILE.")
     try:
         data = open_run(run.corpus_file, config)
         if len(data.ids) != config["symbols"]:

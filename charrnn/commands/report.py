@@ -52,6 +52,7 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     for summary in summaries:
         if not summary.samples:
             why = "train with --sample-seconds to write them" if summary.is_sound else "it was trained on text"
+            why = "it is a bundled voice" if summary.run.is_voice else why
             log(f"the run {summary.run.path} has no sound samples: {why}.", args.quiet)
     with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
         page = report.make(summaries, samples, bar.update, lambda message: log(message, args.quiet)).encode(

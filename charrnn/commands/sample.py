@@ -162,12 +162,12 @@ def _lengths(args: Namespace, task: SamplingTask) -> tuple[int, int | None]:
     """Return the number of segments, and the length of each; None means no end."""
     rate = task.rate
     is_wav = Path(args.output).suffix.lower() == ".wav"
+    if rate is None and args.play:
+        raise InputError(f"{task.path} was trained on text, which is not sound: omit --play, and --osc if it is given.")
     if rate is None and (args.seconds is not None or args.segment_seconds):
         raise InputError(f"{task.path} was trained on text, which has no seconds: use --length.")
     if rate is None and is_wav:
         raise InputError(f"{task.path} was trained on text: give -o a name that ends in .txt, not {args.output}.")
-    if rate is None and args.play:
-        raise InputError(f"{task.path} was trained on text, which is not sound: omit --play.")
     total = args.length or task.default_length
     if args.seconds is not None and rate is not None:
         total = round(args.seconds * rate)

@@ -94,7 +94,7 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
 def read_live_start(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
     """Return the symbols at the end of a recording; reject standard input and pipes, which would block playback."""
     if not os.path.isfile(file):
-        raise InputError(f"there is no recording {printable(file)}.")
+        raise InputError(f"{printable(file)} is not a file. Give its absolute path, or one relative to {os.getcwd()}.")
     return read_start_symbols(file, args, checkpoint)
 
 

@@ -191,7 +191,7 @@ def _resume(args: Namespace, stack: contextlib.ExitStack, world: World) -> Train
     from charrnn.storage.checkpoint_format import LOAD_ERRORS
 
     run = run_dir.find_run(args.resume)
-    if run.path.resolve().parent == run_dir.VOICES.resolve():
+    if run.is_voice:
         raise InputError(
             f"{args.resume} is a bundled voice: start a new run with --init-from {run.path.resolve().name}."
         )

@@ -32,16 +32,40 @@ class LiveControl:
         self._task, self._read_start = task, read_start
         self._changed = threading.Condition()
         self._is_playing = True
-        self._changes: dict[str, Any] = {}  # temperature, seed and prime since the last piece
+        self._changes: dict[str, Any] = {}  # temperature, seed and start since the last piece
+        self._named: str | None = None  # recording to read next
+        self._is_reading = False
 
     def handle(self, name: str, value: Any) -> None:
         """Handle a message of `charrnn.sampling.osc.receive`, in any thread."""
         with self._changed:
             if name in ("play", "stop"):
                 self._is_playing = name == "play"
+            elif name == "prime":
+                self._named = value
+                if not self._is_reading:
+                    self._is_reading = True
+                    threading.Thread(target=self._read_starts, name="prime", daemon=True).start()
             else:
                 self._changes[name] = value
             self._changed.notify()
+
+    def _read_starts(self) -> None:
+        """Read the newest recording that was named, until there is none; playback continues meanwhile."""
+        while True:
+            with self._changed:
+                file, self._named = self._named, None
+                self._is_reading = file is not None
+            if file is None:
+                return
+            try:
+                start = self._read_start(file)
+            except (InputError, OSError) as error:
+                log(f"the OSC message /prime has no effect: {error}")
+                continue
+            with self._changed:
+                self._changes["start"] = start
+                self._changed.notify()
 
     def pieces(self, player: Player, is_interrupted: Callable[[], bool]) -> Pieces:
         """Yield pieces as `SymbolSampling.pieces` does, as one segment, until the program is interrupted."""
@@ -60,14 +84,9 @@ class LiveControl:
 
     def _apply(self, changes: dict[str, Any]) -> None:
         """Set the temperature; start again if there is a new seed or a recording to start from."""
-        temperature, seed = changes.get("temperature"), changes.get("seed")
-        if temperature is not None:
-            self._task.temperature = float(temperature)
-        if "prime" in changes:
-            try:
-                self._task.start = self._read_start(changes["prime"])
-            except (InputError, OSError) as error:
-                log(f"/prime has no effect: {error}")
-                del changes["prime"]
-        if changes.keys() & {"seed", "prime"}:
-            self._task.restart(self._task.temperature, seed)
+        if "temperature" in changes:
+            self._task.temperature = float(changes["temperature"])
+        if "start" in changes:
+            self._task.start = changes["start"]
+        if changes.keys() & {"seed", "start"}:
+            self._task.restart(self._task.temperature, changes.get("seed"))

@@ -33,15 +33,21 @@ def library() -> Any:
 
 
 def output_devices() -> list[str]:
-    """Return a line per device that can play: its number, its name and its system, and which one is the default."""
+    """Return a line per device that can play: its number, its name and its system, and which one is the default.
+
+    Raise InputError if there is none.
+    """
     sounddevice = library()
     default = sounddevice.default.device[1]
-    return [
+    found = [
         f"{device['index']:3d} {device['name']}, {sounddevice.query_hostapis(device['hostapi'])['name']}"
         + " (default)" * (device["index"] == default)
         for device in sounddevice.query_devices()
         if device["max_output_channels"] > 0
     ]
+    if not found:
+        raise InputError("the system has no sound output: connect a device, or start its sound server.")
+    return found
 
 
 class Player:
@@ -106,7 +112,8 @@ class Player:
             remedy = (
                 "Choose a device with --output-device (see --list-devices), or omit --play and play the file of -o."
             )
-            raise PlayError(f"{what}: {first_line(error).rstrip('.')}. {remedy}") from None
+            reason = "; ".join(str(error).splitlines()) if isinstance(error, ValueError) else first_line(error)
+            raise PlayError(f"{what}: {reason.rstrip('.')}. {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -83,7 +83,8 @@ def application(
 
     async def osc_start(request: Request) -> Response:
         async with state.decoding:
-            found = await asyncio.to_thread(state.add_osc_prime, request.query_params.get("run", ""))
+            query = request.query_params
+            found = await asyncio.to_thread(state.add_osc_prime, query.get("run", ""), query.get("prime", ""))
         return JSONResponse(found)
 
     async def live(websocket: WebSocket) -> None:

@@ -61,5 +61,4 @@ FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "temperature": {"value": _is_temperature},
     "played": {"stream": _integer(MAX_STREAM), "samples": _integer()},
     "stop": {},
-    "ping": {},
 }

@@ -14,7 +14,7 @@ from charrnn.server import messages
 from charrnn.server.sampler import Sampler
 from charrnn.server.state import AppState
 
-IDLE_TIMEOUT = 60.0  # seconds without a message
+IDLE_TIMEOUT = 60.0  # seconds without a message; pages that wait for OSC messages may be idle
 SEND_TIMEOUT = 10.0  # seconds until sending fails if the listener does not read
 MESSAGE_INTERVAL = 0.005  # seconds between messages, so that a flood of them does not delay other listeners
 
@@ -33,7 +33,7 @@ class Session:
         self._state.sessions.add(self)
         try:
             while True:
-                async with asyncio.timeout(IDLE_TIMEOUT):
+                async with asyncio.timeout(None if self._state.accepts_osc else IDLE_TIMEOUT):
                     message = await self._socket.receive()
                 try:
                     await self._execute(messages.parse(message))

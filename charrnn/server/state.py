@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class AppState:
         self.listeners = listeners
         self.sessions: set[ControlledPage] = set()
         self.accepts_osc = False
-        self._osc_prime: Path | None = None  # recording that the last OSC message /prime named
+        self._osc_primes: dict[int, Path] = {}  # recordings that OSC messages named, by the number of the message
         self._samplers: set[Sampler] = set()
         self.uploading, self.decoding = asyncio.Semaphore(MAX_UPLOADS), asyncio.Semaphore(1)
         self._curves = [LiveCurves(run) for run in runs]
@@ -89,22 +90,27 @@ class AppState:
 
     def handle_osc(self, name: str, value: Any) -> None:
         """Pass a message of `charrnn.sampling.osc.receive` to all pages, in any thread."""
+        if not self.sessions:
+            raise ValueError("no page is open")
         if name == "temperature" and value > PAGE_TEMPERATURE:
             raise ValueError(f"a page has temperatures from 0 to {PAGE_TEMPERATURE:g}")
         if name == "prime":
             if not os.path.isfile(value):  # unlike Path.is_file, it accepts a name that is too long
                 raise ValueError("there is no such recording")
-            self._osc_prime = Path(value)
-            value = self._osc_prime.name
+            number = max(self._osc_primes, default=0) + 1
+            self._osc_primes[number] = Path(value)
+            self._osc_primes.pop(number - MAX_PRIMES, None)
+            value = {"number": number, "name": Path(value).name}
         for session in tuple(self.sessions):
             session.send_control(name, value)
 
-    def add_osc_prime(self, number: str) -> dict[str, Any]:
-        """Decode the recording that the last OSC message named, for a run, as `add_prime` does."""
-        if self._osc_prime is None:
-            raise InputError("No OSC message has named a recording.")
+    def add_osc_prime(self, run: str, number: str) -> dict[str, Any]:
+        """Decode the recording that an OSC message named, for a run, as `add_prime` does."""
+        path = self._osc_primes.get(int(number)) if re.fullmatch(r"\d{1,15}", number, re.ASCII) else None
+        if path is None:
+            raise InputError("The recording of the OSC message is no longer known: send /prime again.")
         try:
-            return self.add_prime(number, self._osc_prime)
+            return self.add_prime(run, path)
         except (InputError, OSError) as error:
             log(f"the OSC message /prime has no effect: {error}")
             raise
@@ -143,7 +149,15 @@ def find_checkpoint(run: Run, which: str | int) -> Path:
 
 def _describe(run: Run) -> dict[str, Any]:
     """Return the description of a run, also if its files cannot be read."""
-    found: dict[str, Any] = {"rate": 0, "kind": "", "network": "", "inputs": "", "best": None, "checkpoints": []}
+    found: dict[str, Any] = {
+        "rate": 0,
+        "kind": "",
+        "random": True,
+        "network": "",
+        "inputs": "",
+        "best": None,
+        "checkpoints": [],
+    }
     try:
         found["checkpoints"] = [int(file.stem) for file in run.checkpoints()]
         config, best = run.config(), run.best()
@@ -152,6 +166,7 @@ def _describe(run: Run) -> dict[str, Any]:
     return found | {
         "rate": config.get("rate") or 0,
         "kind": "frames" if is_frames(config) else "symbols",
+        "random": config.get("model", {}).get("loss") != "mse",  # whether sampling uses random numbers
         "network": describe_network(config),
         "inputs": describe_inputs(config),
         "best": best and best["iteration"],

@@ -74,6 +74,11 @@ class Run:
             )
         return found
 
+    @property
+    def is_voice(self) -> bool:
+        """Whether this is a bundled voice, in which nothing may be written."""
+        return self.path.resolve().parent == VOICES.resolve()
+
     def check_links(self) -> None:
         """Raise InputError if a file or folder leads out of the run, before any of them is written."""
         for entry in vars(Run).values():
@@ -231,9 +236,11 @@ def find_run(name: str) -> Run:
             return Run(path)
     if name in voice_names():
         return Run(VOICES / name)
+    if Path(name).is_file():
+        raise InputError(f"{name} is a file, and a run is a folder with a config.json: name that of its run.")
     raise InputError(
-        f"there is no run {name} or runs/{name}: a run is a folder with a config.json. Name one, a checkpoint file, or "
-        f"a bundled voice ({', '.join(voice_names())})."
+        f"there is no run {name}{'' if Path(name).is_absolute() else f' or {RUNS / name}'}: a run is a folder with a "
+        f"config.json. Name one, or a bundled voice ({', '.join(voice_names())})."
     )
 
 
@@ -289,6 +296,10 @@ def checkpoint_path(name: str | Path, which: str = "newest") -> Path:
     """
     path = Path(check_path("the checkpoint", name))
     if path.is_file():
+        if which != "newest":
+            raise InputError(
+                f"{path} is a checkpoint, and --checkpoint chooses one of a run: omit it, or name the run."
+            )
         return path
     if str(name) == "-":
         raise InputError("- is standard input, but networks are read from files only: name a checkpoint or a run.")

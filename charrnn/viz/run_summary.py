@@ -234,6 +234,8 @@ def select_samples(summary: RunSummary, which: str | None) -> list[Sample]:
     Raise InputError if there are none, or a checkpoint in the list has none.
     """
     samples, run = summary.samples, summary.run
+    if not samples and run.is_voice:
+        raise InputError(f"{run.path.name} is a bundled voice, and comes without samples of its training: name a run.")
     if not samples:
         raise InputError(
             f"the run {run.path} has no sound samples in {run.samples_folder}: train with --sample-seconds, or write "

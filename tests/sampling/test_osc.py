@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import numpy as np
@@ -121,9 +122,9 @@ def task(symbols_run):
     return made
 
 
-def played(task, messages, count=4, read_start=lambda path: np.array([1, 2, 3])):
+def played(task, messages, count=4):
     """Return the symbols of pieces, with messages before the pieces of these numbers."""
-    control, player, found = LiveControl(task, read_start), Silent(), []
+    control, player, found = LiveControl(task, lambda _: None), Silent(), []
     for _, (piece,) in control.pieces(player, lambda: len(found) == count):
         found.append(piece.tolist())
         for message in messages.get(len(found), []):
@@ -150,17 +151,36 @@ def test_a_seed_starts_the_stream_again(task):
     assert found[2:] == found[:2]
 
 
-def test_a_recording_primes_the_stream_and_a_bad_one_is_reported(task, capsys):
-    found, _ = played(task, {2: [("prime", "voice.wav"), ("seed", 5)]})
+def test_the_newest_recording_primes_the_stream_once_it_is_read(task):
     task.start = np.array([1, 2, 3])
     task.restart(1.0, 5)
-    assert found[2] == next(task.pieces(1, 8))[1][0].tolist()
+    expected = next(task.pieces(1, 8))[1][0].tolist()
+    task.start = np.empty(0, np.int64)
+    task.restart(1.0, 1)
+    may_read, named = threading.Event(), []
 
+    def read_start(path):
+        named.append(path)
+        assert may_read.wait(20)
+        return np.array([1, 2, 3])
+
+    control = LiveControl(task, read_start)
+    pieces = control.pieces(Silent(), lambda: False)
+    for name in ("first", "second", "third"):
+        control.handle("prime", name)
+    control.handle("seed", 5)
+    assert next(pieces)[1][0].tolist() != expected  # playback does not wait
+    may_read.set()
+    wait_for(lambda: named[-1] == "third" and next(pieces)[1][0].tolist() == expected)
+    assert "second" not in named
+
+
+def test_a_recording_that_cannot_be_read_is_reported(task, capsys):
     def fail(path):
         raise InputError(f"there is no {path}.")
 
-    played(task, {1: [("prime", "nothing.wav")]}, read_start=fail)
-    assert "nothing.wav" in capsys.readouterr().err
+    LiveControl(task, fail).handle("prime", "nothing.wav")
+    wait_for(lambda: "nothing.wav" in capsys.readouterr().err)
 
 
 def test_stop_pauses_until_play(task):

@@ -156,6 +156,26 @@ def test_a_connection_without_messages_is_closed(served, monkeypatch):
         connection.recv(timeout=10)
 
 
+def test_a_page_waits_for_osc_messages_without_an_end(trained_run, tone_file, monkeypatch):
+    monkeypatch.setattr(session, "IDLE_TIMEOUT", 0.2)
+    with Served([Run(trained_run)]) as served:
+        state = served.state
+        state.accepts_osc = True
+        with pytest.raises(ValueError, match="no page is open"):
+            state.handle_osc("stop", None)
+        with served.socket_to() as connection:
+            wait_for(lambda: state.sessions)
+            time.sleep(0.5)
+            for value in (tone_file, Run(trained_run).config_file):
+                state.handle_osc("prime", str(value))
+            first, second = (read_until(connection, "control")["value"] for _ in range(2))
+        assert [first["name"], second["name"]] == ["tone.wav", "config.json"]
+        status, body = served.ask(f"/api/osc-start?run=0&prime={first['number']}", b"")
+        assert (status, json.loads(body)["seconds"]) == (200, 2.0)
+        for number in (second["number"], 99, "x", ""):
+            assert served.ask(f"/api/osc-start?run=0&prime={number}", b"")[0] == 400
+
+
 @pytest.mark.parametrize(
     ("message", "why"),
     [

@@ -84,7 +84,8 @@ def test_a_name_denotes_a_checkpoint_file_or_one_of_a_run(here):
     assert checkpoint_path(Path("runs/voice"), "newest") == files[2]
     assert checkpoint_path("voice", "best") == files[1]
     assert checkpoint_path("voice", "1000") == checkpoint_path("voice", "00001000") == files[0]
-    assert checkpoint_path(files[0], "best") == files[0]
+    assert checkpoint_path(files[0]) == files[0]
+    assert "omit it" in refusal(checkpoint_path, files[0], "best")
 
 
 def test_a_checkpoint_that_does_not_exist_is_rejected(here):

@@ -24,7 +24,9 @@ class Served:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # soon full if a listener does not read
         self.port = self.socket.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
-        self.server = listen_app.server(listen_app.application(runs, threads=1, **options))
+        application = listen_app.application(runs, threads=1, **options)
+        self.state = application.state.app
+        self.server = listen_app.server(application)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 
     def __enter__(self):
