@@ -295,6 +295,31 @@ def test_a_page_that_is_slower_than_real_time_renders_ahead(open_page, tmp_path)
 
 
 @pytest.mark.integration
+@pytest.mark.slow
+def test_a_page_that_is_too_slow_once_plays_every_sample(open_page, tmp_path):
+    checkpoint = network(tmp_path)
+    clock = "let time = 0;\nconst performance = { now: () => (time += 23.2) };"  # 256 symbols in real time
+    stall = "if (playback.drawn === 51200) for (const end = Date.now() + 6000; Date.now() < end; );"
+    html = pages.make_page(checkpoint, "slow", precision="int7")
+    for place, added in (("let engine = null", f"{clock}\nlet engine = null"), ("if (mustPlay()) {", f"{stall}\n$&")):
+        assert html.count(place) == 1
+        html = html.replace(place, added.replace("$&", place))
+    page = open_page(html)
+    top = page.locator("#play").bounding_box()["y"]
+    page.locator("#play").click()
+    wait_for(lambda: page.locator("#gaps").inner_text() == "1")
+    assert page.locator("#play").bounding_box()["y"] == top
+    wait_for(lambda: seconds_played(page) > 5.5)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the last 30 seconds").click()
+    download.value.save_as(tmp_path / "a.wav")
+    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    assert len(samples) > 5.5 * 11025
+    first = np.array(expected(checkpoint, "int7", 0, 1.0, len(samples))[0])
+    np.testing.assert_array_equal(samples // 256 + 128, first)
+
+
+@pytest.mark.integration
 def test_a_page_of_a_network_of_text_writes_it(open_page, tmp_path):
     checkpoint = network(tmp_path, reads="text")
     page = open_page(pages.make_page(checkpoint, "poem"))
