@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only modules of its own line and of the lines above it (docs/explanation/architecture.md).
 ORDER = (
     ("bytecodec",),
-    ("charrnn.data", "charrnn.runtime", "charrnn.models.config"),
+    ("charrnn.data", "charrnn.runtime", "charrnn.sockets", "charrnn.models.config"),
     ("charrnn.models",),
     ("charrnn.storage",),
     ("charrnn.cuda",),

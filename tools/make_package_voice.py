@@ -2,7 +2,7 @@
 
     python tools/make_package_voice.py runs/kathleen-001 kathleen
 
-The run keeps the name of its recording, but not the recording. data/README.md says where it comes from.
+The run keeps the name of its recording, but not the recording. data/README.md describes its origin.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def parser() -> Parser:
     option(p, "--token SECRET", str, "secret of at least 8 characters at the end of the page's address")
     p.add_argument("--open", action="store_true", help="open the page in the default browser")
     osc_help = "UDP port for OSC messages (/temperature, /seed, /play, /stop, /prime) that control all open pages"
-    option(p, "--osc PORT", whole(0, 65535), f"{osc_help}, without a token; 0 for any free port (default: no OSC)")
+    option(p, "--osc PORT", whole(0, 65535), f"{osc_help}, and need no token; 0 for any free port (default: no OSC)")
     option(p, "--listeners N", whole(1, 100), "number of listeners who can play at once", 4)
     flags.add_threads(p, " of each network", flags.ENGINE_THREADS)
     return p
@@ -58,17 +58,17 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
     """Serve the listening page as the command line says, and return the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    is_open = not _is_loopback(args.host)
-    if is_open and not args.token:
+    is_reachable = not _is_loopback(args.host)
+    if is_reachable and not args.token:
         p.error(f"--host {args.host} lets other machines connect: give a --token for them.")
     if args.token is not None and not TOKEN.fullmatch(args.token):
-        p.error("--token must have 8 characters or more, each a letter, a digit or one of - . _ ~")
+        p.error("--token must have 8 characters or more, each a letter, a digit or one of - . _ ~.")
     runs = [run_dir.find_run(name) for name in args.run] or _default_runs(args.quiet)
     runtime.before_torch()
     with needs("listen"):
         from charrnn.server import app as listen_app
         from charrnn.server.access_control import LOOPBACK
-    names = {*LOOPBACK, args.host.lower(), *([socket.gethostname().lower()] if is_open else [])}
+    names = {*LOOPBACK, args.host.lower(), *([socket.gethostname().lower()] if is_reachable else [])}
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(listen_app.bind(args.host, args.port))
         app = listen_app.application(
@@ -76,7 +76,7 @@ def charrnn_listen(argv: Sequence[str] | None = None) -> int:
             listeners=args.listeners,
             threads=threads_of(args),
             names=names,
-            addresses=is_open,
+            addresses=is_reachable,
             token=args.token or "",
         )
         offered = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs"

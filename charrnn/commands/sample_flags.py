@@ -165,7 +165,7 @@ def check(p: Parser, args: Namespace, named: set[str], is_frames: bool) -> None:
 def _check_symbols(p: Parser, args: Namespace, named: set[str]) -> None:
     if args.choices:
         if foreign := sorted(named - FLAGS_WITH_CHOICES):
-            p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: omit one of them")
+            p.error(f"--choices K samples nothing, so {flag_of(foreign[0])} has no effect: omit one of them.")
         if several(args):
             p.error("--choices K needs one stream and one temperature.")
     if args.float:

@@ -92,14 +92,12 @@ def _start_symbols(args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.
 
 
 def read_live_start(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
-    """Return the symbols at the end of a recording; reject standard input and pipes, which would block playback."""
+    """Return the ids (n,) at the end of a recording, read as a --start-file.
+
+    Raise InputError for standard input and pipes, which could block all later recordings.
+    """
     if not os.path.isfile(file):
         raise InputError(f"{printable(file)} is not a file. Give its absolute path, or one relative to {os.getcwd()}.")
-    return read_start_symbols(file, args, checkpoint)
-
-
-def read_start_symbols(file: str, args: Namespace, checkpoint: StoredCheckpoint) -> NDArray[np.integer[Any]]:
-    """Return the ids (n,) at the end of a file, read as a --start-file."""
     return _start_symbols(Namespace(**vars(args) | {"start_file": file, "start_text": None}), checkpoint)
 
 

@@ -14,16 +14,16 @@ from bytecodec.errors import InputError
 from charrnn.sampling.playback import Player
 from charrnn.sampling.task import Pieces, SymbolSampling
 
-WAIT = 0.1  # seconds between two checks whether the program was interrupted, while nothing is played
+POLL = 0.1  # seconds between two checks whether the program was interrupted, while nothing is played
 
 
 class LiveControl:
-    """Stream of a network that starts, stops and changes as messages say.
+    """Stream of a network that messages start, stop and change.
 
     Parameters
     ----------
     task
-        Task of one stream, which was restarted.
+        Task with one stream, on which `restart` was called.
     read_start
         Function that returns the symbols (P,) at the end of a recording, or raises InputError.
     """
@@ -33,7 +33,7 @@ class LiveControl:
         self._changed = threading.Condition()
         self._is_playing = True
         self._changes: dict[str, Any] = {}  # temperature, seed and start since the last piece
-        self._named: str | None = None  # recording to read next
+        self._next_recording: str | None = None  # to read
         self._is_reading = False
 
     def handle(self, name: str, value: Any) -> None:
@@ -42,7 +42,7 @@ class LiveControl:
             if name in ("play", "stop"):
                 self._is_playing = name == "play"
             elif name == "prime":
-                self._named = value
+                self._next_recording = value
                 if not self._is_reading:
                     self._is_reading = True
                     threading.Thread(target=self._read_starts, name="prime", daemon=True).start()
@@ -54,7 +54,7 @@ class LiveControl:
         """Read the newest recording that was named, until there is none; playback continues meanwhile."""
         while True:
             with self._changed:
-                file, self._named = self._named, None
+                file, self._next_recording = self._next_recording, None
                 self._is_reading = file is not None
             if file is None:
                 return
@@ -80,7 +80,7 @@ class LiveControl:
             player.pause()
             with self._changed:
                 while not (self._is_playing or self._changes or is_interrupted()):
-                    self._changed.wait(WAIT)
+                    self._changed.wait(POLL)
 
     def _apply(self, changes: dict[str, Any]) -> None:
         """Set the temperature; start again if there is a new seed or a recording to start from."""

@@ -8,13 +8,14 @@ The messages of a bundle have their effect at once; its time tag is ignored.
 from __future__ import annotations
 
 import contextlib
-import socket
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from bytecodec.console import log
 from bytecodec.errors import InputError, first_line, printable
+from charrnn import sockets
 
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**53 - 1  # largest integer that a JavaScript number represents exactly
@@ -37,29 +38,31 @@ def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
     except ImportError:
         raise InputError("python-osc is not installed: install it with pip install 'charrnn-sound[osc]'.") from None
 
-    def receive_one(address: str, *values: Any) -> None:
+    def handle_message(address: str, *values: Any) -> None:
         try:
             handle(*_parse(address, values))
         except ValueError as error:
             message = printable(" ".join(map(str, (address, *values))), MAX_SHOWN)
             log(f"the OSC message {message} has no effect: {error}.")
 
-    def receive_packet(packet: bytes) -> None:
+    def handle_packet(packet: bytes) -> None:
         try:
             messages = [timed.message for timed in OscPacket(packet).messages]
         except (ParseError, ValueError, RecursionError) as error:
             log(f"an OSC packet of {len(packet)} bytes has no effect: {first_line(error)}.")
             return
         for message in messages:
-            receive_one(message.address, *message.params)
+            handle_message(message.address, *message.params)
 
     def receive_packets() -> None:
         while not ended.is_set():
             with contextlib.suppress(TimeoutError):
-                receive_packet(listening.recv(MAX_PACKET))
+                handle_packet(listening.recv(MAX_PACKET))
 
-    ended = threading.Event()
-    with _bind(host, port) as listening:
+    ended, unreadable = threading.Event(), _Unreadable()
+    with sockets.bind(host, port, "--osc") as listening:
+        listening.settimeout(POLL)
+        logging.getLogger().addFilter(unreadable)
         thread = threading.Thread(target=receive_packets, name="osc", daemon=True)
         thread.start()
         try:
@@ -67,21 +70,16 @@ def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
         finally:
             ended.set()
             thread.join()
+            logging.getLogger().removeFilter(unreadable)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, UnicodeError):
-        raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
-    listening = socket.socket(family, kind)
-    listening.settimeout(POLL)
-    try:
-        listening.bind(address)
-    except OSError as error:
-        listening.close()
-        raise InputError(f"--osc {port} on {host}: {error.strerror}. Choose another port.") from None
-    return listening
+class _Unreadable(logging.Filter):
+    """Raises what python-osc would log, which is that it skips a part of a packet that it cannot read."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.module in ("osc_bundle", "osc_message"):
+            raise ValueError(record.getMessage())
+        return True
 
 
 def _parse(address: str, values: tuple[Any, ...]) -> tuple[str, Any]:

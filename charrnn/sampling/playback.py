@@ -61,7 +61,7 @@ class Player:
         self._missing = round(BUFFER * rate)  # samples until the sound begins
         self._error = library().PortAudioError
         chosen = int(device) if device.isdecimal() else device or None
-        with self._errors("there is no sound output that plays this"):
+        with self._errors("no sound output can play this"):
             self._stream = library().RawOutputStream(
                 samplerate=rate, channels=1, dtype="int16", latency=BUFFER, device=chosen
             )
@@ -109,9 +109,7 @@ class Player:
             yield
         except (self._error, ValueError, OverflowError) as error:  # sounddevice's, for devices that do not exist
             self._failed = True
-            remedy = (
-                "Choose a device with --output-device (see --list-devices), or omit --play and play the file of -o."
-            )
+            remedy = "Choose a device with --output-device (see --list-devices), or replace --play by -o FILE."
             reason = "; ".join(str(error).splitlines()) if isinstance(error, ValueError) else first_line(error)
             raise PlayError(f"{what}: {reason.rstrip('.')}. {remedy}") from None
 

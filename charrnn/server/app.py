@@ -22,6 +22,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bytecodec.errors import InputError
+from charrnn import sockets
 from charrnn.server import messages
 from charrnn.server.access_control import LOOPBACK, AccessControl
 from charrnn.server.session import Session
@@ -41,6 +42,7 @@ FILES = {  # package whose folder static/ holds each file
     "draw.js": "charrnn.web",
     "midi.js": "charrnn.web",
     "player.js": "charrnn.web",
+    "controls.js": "charrnn.web",
     "player-worklet.js": "charrnn.web",
     "text-writer.js": "charrnn.web",
 }
@@ -58,8 +60,8 @@ def application(
 ) -> Starlette:
     """Return the ASGI application of the page, on which a number of listeners can play at once.
 
-    ``threads`` is that of an engine, 0 for one per core. See `AccessControl` for the last three parameters. The
-    application's ``state.app`` is its `AppState`, which can pass on OSC messages.
+    ``threads`` is the number of threads of each engine, 0 for one per core. See `AccessControl` for the last three
+    parameters. The application's ``state.app`` is its `AppState`, which can pass on OSC messages.
     """
     state = AppState(runs, listeners, threads)
 
@@ -191,22 +193,5 @@ def _is_own_error(record: logging.LogRecord) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on a port of a host; port 0 selects a free one.
-
-    Raise InputError if the host is not this machine's, or the port is in use.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise InputError(f"there is no host {host}: give 127.0.0.1 for this machine alone.") from None
-    family, _, _, _, address = found[0]
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(address)
-        listening.listen(MAX_CONNECTIONS)  # connections made before the server runs are queued
-    except OSError as error:
-        listening.close()
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot listen on port {port} of {host} ({reason}): give another --port, or 0.") from None
-    return listening
+    """Return a socket that listens on a port of a host; see `charrnn.sockets.bind`."""
+    return sockets.bind(host, port, "--port", MAX_CONNECTIONS)  # connections made before the server runs are queued

@@ -1,4 +1,4 @@
-"""What a sampler plays: a network of sound, a network of text, or a frame predictor."""
+"""Sources that a sampler plays: networks of sound, networks of text, and frame predictors."""
 
 from __future__ import annotations
 

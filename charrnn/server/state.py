@@ -91,12 +91,12 @@ class AppState:
     def handle_osc(self, name: str, value: Any) -> None:
         """Pass a message of `charrnn.sampling.osc.receive` to all pages, in any thread."""
         if not self.sessions:
-            raise ValueError("no page is open")
+            raise ValueError("no page is open: open the printed address in a browser")
         if name == "temperature" and value > PAGE_TEMPERATURE:
             raise ValueError(f"a page has temperatures from 0 to {PAGE_TEMPERATURE:g}")
         if name == "prime":
             if not os.path.isfile(value):  # unlike Path.is_file, it accepts a name that is too long
-                raise ValueError("there is no such recording")
+                raise ValueError(f"there is no such file: give its absolute path, or one relative to {os.getcwd()}")
             number = max(self._osc_primes, default=0) + 1
             self._osc_primes[number] = Path(value)
             self._osc_primes.pop(number - MAX_PRIMES, None)
@@ -108,7 +108,7 @@ class AppState:
         """Decode the recording that an OSC message named, for a run, as `add_prime` does."""
         path = self._osc_primes.get(int(number)) if re.fullmatch(r"\d{1,15}", number, re.ASCII) else None
         if path is None:
-            raise InputError("The recording of the OSC message is no longer known: send /prime again.")
+            raise InputError("The recording that the OSC message named is no longer stored: send /prime again.")
         try:
             return self.add_prime(run, path)
         except (InputError, OSError) as error:

@@ -237,7 +237,7 @@ def find_run(name: str) -> Run:
     if name in voice_names():
         return Run(VOICES / name)
     if Path(name).is_file():
-        raise InputError(f"{name} is a file, and a run is a folder with a config.json: name that of its run.")
+        raise InputError(f"{name} is a file, and a run is a folder with a config.json: name the folder of its run.")
     raise InputError(
         f"there is no run {name}{'' if Path(name).is_absolute() else f' or {RUNS / name}'}: a run is a folder with a "
         f"config.json. Name one, or a bundled voice ({', '.join(voice_names())})."

@@ -163,7 +163,7 @@ class _Writer:
         return at
 
     def write_structure(self, value: ctypes.Structure, pointers: Mapping[str, int] | None = None) -> int:
-        """Write a structure and what it refers to; ``pointers`` are the offsets that its pointers have already."""
+        """Write a structure and what it refers to; ``pointers`` are the offsets of targets that exist."""
         at = self.write_zeros(_size_of(type(value)))
         self._fill(at, value, pointers or {})
         return at
@@ -181,7 +181,7 @@ class _Writer:
                 self.data[at + offset : at + offset + ctypes.sizeof(kind)] = bytes(kind(field))
 
     def _target(self, value: ctypes.Structure, name: str, field: Any) -> int:
-        """Return the offset of what a pointer refers to, which is written unless it was; 0 for a null pointer."""
+        """Write what a pointer refers to unless it is written already; return its offset, or 0 for a null pointer."""
         if not field:
             return 0
         if name in COUNTS:

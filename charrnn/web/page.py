@@ -24,7 +24,14 @@ from charrnn.web.memory_image import MemoryImage, build_memory_image
 
 MAX_BYTES = 30_000_000  # of a page
 MODULES = ("plain", "relaxed", "relaxed-shared")
-SCRIPTS = ("draw.js", "midi.js", "player.js", "text-writer.js", "page.js")  # each imports only those before it
+SCRIPTS = (
+    "draw.js",
+    "midi.js",
+    "player.js",
+    "controls.js",
+    "text-writer.js",
+    "page.js",
+)  # each imports only those before it
 STREAMS = 2  # of the engine: 0 for playback, 1 for window.charrnn.sample
 
 
@@ -64,7 +71,7 @@ def make_page(checkpoint: StoredCheckpoint, title: str, trained_on: str = "", pr
         "title": escape(title),
         "about": escape(_about(checkpoint, trained_on)),
         "player": _read("player.html"),
-        "facts": "".join(
+        "properties": "".join(
             f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _properties(description)
         ),
         "data": data,
@@ -149,7 +156,7 @@ def _bundle() -> str:
     bundled = ['"use strict";\nconst modules = {};\n']
     for name in SCRIPTS:
         text = _read(name)
-        exports = re.findall(r"^export (?:class|function|const) (\w+)", text, re.MULTILINE)
+        exports = re.findall(r"^export (?:class|function|const) ([\w$]+)", text, re.MULTILINE)
         text = re.sub(r'^import (\{.*\}) from "\./(.+)";$', r'const \1 = modules["\2"];', text, flags=re.MULTILINE)
         text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
         bundled.append(f'modules["{name}"] = (() => {{\n{text}\nreturn {{ {", ".join(exports)} }};\n}})();\n')

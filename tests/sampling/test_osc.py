@@ -71,9 +71,19 @@ def test_a_bundle_for_later_has_its_effect_at_once():
     assert receive_packet(bundle.build().dgram) == [("play", None)]
 
 
-def test_a_packet_that_cannot_be_read_is_reported_and_has_no_effect(capsys):
-    assert receive_packet(b"/prime\0\0,s\0\0\xff\xfe\0\0") == []
-    assert "16 bytes has no effect" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(b"/prime\0\0,s\0\0\xff\xfe\0\0", id="a text that is not UTF-8"),
+        pytest.param(b"/temperature\0\0\0\0,\x1bf\0\x3f\0\0\0", id="an unknown type"),
+        pytest.param(b"#bundle\0" + bytes(7) + b"\1" + b"\0\0\0\x04junk", id="an unknown element of a bundle"),
+    ],
+)
+def test_a_packet_that_cannot_be_read_is_reported_and_has_no_effect(capfd, packet):
+    assert receive_packet(packet) == []
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"{len(packet)} bytes has no effect" in lines[0]
 
 
 def receive_packet(packet: bytes) -> list[tuple[str, object]]:

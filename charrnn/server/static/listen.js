@@ -1,17 +1,18 @@
+import { $, playWithSpace, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
 import { drawCurve } from "./listen-curve.js";
 import { setUpMidi } from "./midi.js";
-import { Player, SHOWN_SECONDS, playWithSpace, setUpSeed } from "./player.js";
+import { Player } from "./player.js";
 import { TextWriter } from "./text-writer.js";
 
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
 
-const $ = (id) => document.getElementById(id);
 const player = new Player($("wave"), $("spectrum"), "/player-worklet.js");
 const writer = new TextWriter($("text"));
 let runs = [];
 let curve = null;
 let socket = null;
+let connected = null; // promise that the socket is open
 let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { step, rate, isText, slow }
 let seed = 0; // of the next playback
@@ -98,29 +99,26 @@ function showCurve() {
 
 // Playing.
 
-function showMessage(text, isError = false) {
-  if ($("message").textContent !== text) $("message").textContent = text;
-  $("message").classList.toggle("wrong", isError);
-}
-
 function showPlaying() {
   const { checkpoints, name } = chosenRun();
   const newer = $("checkpoint").value === "newest" && checkpoints.at(-1) > playing.step ? " There is a newer checkpoint: stop and play again to use it." : "";
   showMessage(`${playing.isText ? "Writing" : "Playing"} ${name}, iteration ${playing.step.toLocaleString("en")}.${newer}`);
 }
 
+/** Return a promise of a connection to the server. */
 function connect() {
-  if (socket?.readyState === WebSocket.OPEN) return Promise.resolve();
+  if (socket?.readyState <= WebSocket.OPEN) return connected;
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => (typeof data === "string" ? receiveMessage(JSON.parse(data)) : receivePiece(data));
-  return new Promise((done, fail) => {
+  connected = new Promise((done, fail) => {
     socket.onopen = done;
     socket.onclose = ({ target }) => {
       fail(new Error("The server cannot be reached: is charrnn-listen still running?"));
       if (target === socket && playing) end("The connection to the server was closed.", true);
     };
   });
+  return connected;
 }
 
 function send(message) {
@@ -131,8 +129,7 @@ async function play() {
   player.stop();
   writer.clear();
   const own = (stream += 1);
-  $("play").setAttribute("aria-pressed", "true");
-  $("play-label").textContent = "Stop";
+  showIsPlaying(true);
   showMessage("Loading the network …");
   const { rate } = chosenRun();
   playing = { step: chosenStep(), rate, isText: !rate, slow: 0 };
@@ -158,8 +155,7 @@ function end(message = "", isError = false) {
   playing = null;
   stream += 1; // pieces that are still in transit belong to no stream
   send({ type: "stop" });
-  $("play").setAttribute("aria-pressed", "false");
-  $("play-label").textContent = "Play";
+  showIsPlaying(false);
   for (const id of ["speed", "buffer", "current-temperature"]) $(id).textContent = "–";
   showMessage(message, isError);
   showCurve();
@@ -230,16 +226,9 @@ function receivePiece(data) {
   player.add({ pcm: new Int16Array(data, 8), temperature: head.getFloat32(4, true) });
 }
 
-player.onprogress = ({ played, buffered, gaps, piece }) => {
-  if (piece) {
-    $("keep").disabled = false;
-    $("current-temperature").textContent = piece.temperature.toFixed(2);
-  }
-  send({ type: "played", stream, samples: played });
-  $("buffer").textContent = (buffered / playing.rate).toFixed(2);
-  $("gaps").textContent = gaps;
-  $("played").textContent = `${(played / playing.rate).toFixed(1)} s`;
-  $("top").textContent = `0 to ${(playing.rate / 2000).toFixed(1)} kHz, louder is brighter`;
+player.onprogress = (progress) => {
+  send({ type: "played", stream, samples: progress.played });
+  showProgress(progress, playing.rate);
 };
 
 // Starting from a recording.
@@ -310,17 +299,14 @@ $("temperature").oninput = () => {
   $("temperature-value").textContent = value.toFixed(2);
   if (playing) send({ type: "temperature", value });
 };
-$("volume").oninput = () => {
-  $("volume-value").textContent = `${$("volume").value} %`;
-  player.setVolume(Number($("volume").value));
-};
 $("run").onchange = () => {
   end();
   fillCheckpoints();
   poll();
 };
 $("checkpoint").onchange = () => (playing ? play() : showCurve());
-setUpSeed($("seed"), $("another"), setSeed, (message) => showMessage(message, true));
+setUpSound(player);
+setUpSeed(setSeed);
 $("file").onchange = () => addRecording($("file").files[0]);
 $("forget").onclick = () => {
   forget();
@@ -342,11 +328,9 @@ setUpMidi($("midi"), (value) => {
   $("temperature").value = 2 * value;
   $("temperature").oninput();
 }, () => $("another").click());
-playWithSpace($("play"));
+playWithSpace();
 addEventListener("resize", showCurve);
 
-$("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 $("temperature").oninput();
-$("volume").oninput();
 poll();
 setInterval(() => (document.hidden && !hasOsc) || poll(), POLL);

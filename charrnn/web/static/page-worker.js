@@ -68,7 +68,7 @@ function load({ module, memory, image, pointers, network, streams, table, isWide
   else measure({ hasSecond: false });
 }
 
-/** Use as many threads as are faster: two wait for each other, and are much slower if the processor is busy. */
+/** Measure the speed. Two threads wait for each other, so if the processor is busy, they are much slower than one. */
 function measure({ hasSecond }) {
   measured[1] = measureSpeed(1);
   if (hasSecond) measured[2] = measureSpeed(2);
@@ -81,7 +81,7 @@ function useFaster() {
   speed = measured[threads];
 }
 
-/** Draw like `draw`, and update the speed; leave the second thread while it makes drawing slower. */
+/** Draw like `draw`, and update the speed; use one thread until the next playback if two have become slower. */
 function drawTimed(stream, count, temperature) {
   const began = performance.now();
   const ids = draw(stream, count, temperature);

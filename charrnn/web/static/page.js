@@ -1,5 +1,6 @@
+import { $, playWithSpace, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
 import { setUpMidi } from "./midi.js";
-import { Player, SHOWN_SECONDS, playWithSpace, setUpSeed } from "./player.js";
+import { Player } from "./player.js";
 import { TextWriter } from "./text-writer.js";
 
 const LEAD = 0.4; // seconds of sound that are drawn ahead of playback, so that changes are heard soon
@@ -10,13 +11,13 @@ const TEXT_LEAD = 50; // characters
 const MAX_TEMPERATURE = 10;
 const MAX_LENGTH = 2 ** 31; // of a request, in symbols
 const DEFAULT_LENGTH = 2000;
-
-const $ = (id) => document.getElementById(id);
+const TOO_OLD = "This browser is too old for the page: use a version from 2023 or later.";
 
 // Loading.
 
 /** Unpack the page's data; return its JSON metadata with the binary parts by name. */
 async function unpack() {
+  if (!globalThis.DecompressionStream) throw new Error(TOO_OLD);
   const packed = Uint8Array.from(atob($("data").textContent), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -35,7 +36,7 @@ async function compile(parts) {
   const isShared = Boolean(globalThis.crossOriginIsolated && navigator.hardwareConcurrency > 1);
   const isRelaxed = WebAssembly.validate(parts.relaxed) && isExact(await WebAssembly.compile(parts.relaxed));
   const name = !isRelaxed ? "plain" : isShared ? "relaxed-shared" : "relaxed";
-  if (!WebAssembly.validate(parts[name])) throw new Error("This browser does not support SIMD in WebAssembly: use a version from 2023 or later.");
+  if (!WebAssembly.validate(parts[name])) throw new Error(TOO_OLD);
   return { name, module: await WebAssembly.compile(parts[name]) };
 }
 
@@ -85,11 +86,6 @@ let seed = 0; // of the next playback
 const requests = new Map(); // promises of window.charrnn.sample by number
 let requestId = 0; // number of the last request
 
-function showMessage(text, isError = false) {
-  if ($("message").textContent !== text) $("message").textContent = text;
-  $("message").classList.toggle("wrong", isError);
-}
-
 function isSlow() {
   return loaded.speed < SLOW * loaded.network.rate;
 }
@@ -114,8 +110,7 @@ async function play() {
   playing = { gaps: 0, playedBefore: 0, held: null };
   if (rate && isSlow()) hold([]);
   writer.clear();
-  $("play").setAttribute("aria-pressed", "true");
-  $("play-label").textContent = "Stop";
+  showIsPlaying(true);
   showMessage(rate ? "Playing." : "Writing.");
   try {
     if (rate) await player.open(rate);
@@ -135,8 +130,7 @@ function end(message = "", isError = false) {
   playing = null;
   playbackId += 1; // pieces that are still in transit belong to no playback
   loaded?.worker.postMessage({ type: "stop" });
-  $("play").setAttribute("aria-pressed", "false");
-  $("play-label").textContent = "Play";
+  showIsPlaying(false);
   progress.hidden = true;
   for (const id of ["buffer", "current-temperature"]) $(id).textContent = "–";
   showMessage(message, isError);
@@ -183,16 +177,9 @@ function showHeld() {
 }
 
 player.onprogress = ({ played, buffered, gaps, piece }) => {
-  const { rate } = loaded.network;
-  if (piece) {
-    $("keep").disabled = false;
-    $("current-temperature").textContent = piece.temperature.toFixed(2);
-  }
-  loaded.worker.postMessage({ type: "change", played: playing.playedBefore + played, lead: lead() });
-  $("buffer").textContent = (buffered / rate).toFixed(2);
-  $("gaps").textContent = playing.gaps + gaps;
-  $("played").textContent = `${((playing.playedBefore + played) / rate).toFixed(1)} s`;
-  $("top").textContent = `0 to ${(rate / 2000).toFixed(1)} kHz, louder is brighter`;
+  const total = playing.playedBefore + played;
+  loaded.worker.postMessage({ type: "change", played: total, lead: lead() });
+  showProgress({ played: total, buffered, gaps: playing.gaps + gaps, piece }, loaded.network.rate);
   if (gaps && isSlow()) {
     playing.gaps += gaps;
     playing.playedBefore += played;
@@ -261,22 +248,17 @@ function setSeed(value) {
 progress.setAttribute("aria-label", "Rendered sound");
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => setTemperature($("temperature").value);
-$("volume").oninput = () => {
-  $("volume-value").textContent = `${$("volume").value} %`;
-  player.setVolume(Number($("volume").value));
-};
-setUpSeed($("seed"), $("another"), setSeed, (message) => showMessage(message, true));
+setUpSound(player);
+setUpSeed(setSeed);
 $("keep").onclick = () => {
   const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}-live`; // not that of the recording
   if (loaded.network.rate) player.save(`${name}.wav`);
   else writer.save(`${name}.txt`);
 };
 setUpMidi($("midi"), (value) => setTemperature(2 * value), () => $("another").click());
-playWithSpace($("play"));
-$("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
+playWithSpace();
 showMessage("Loading the network …");
 setTemperature(1);
-$("volume").oninput();
 
 function showLoaded() {
   const { network } = loaded;

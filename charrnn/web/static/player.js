@@ -1,6 +1,7 @@
 import { Scroll, Tape } from "./draw.js";
 
 const SAVED_SECONDS = 30;
+const START_TIMEOUT = 5000; // milliseconds
 const FRAME_INTERVAL = matchMedia("(prefers-reduced-motion: reduce)").matches ? 500 : 30; // milliseconds between updates of the canvases
 export const SHOWN_SECONDS = 8; // on the canvases
 
@@ -23,7 +24,7 @@ export class Player {
 
   /** Open the sound output for a rate in Hz. */
   async open(rate) {
-    if (this.audio && this.audio.rate === rate && this.audio.context.state !== "closed") return this.audio.context.resume();
+    if (this.audio && this.audio.rate === rate && this.audio.context.state !== "closed") return resume(this.audio.context);
     if (!globalThis.AudioWorkletNode) throw new Error("This browser plays sound only on pages that are opened from disk, or served over HTTPS or from localhost.");
     this.audio?.context.close();
     let context;
@@ -36,7 +37,7 @@ export class Player {
     gain.connect(context.destination);
     this.audio = { context, gain, rate };
     await context.audioWorklet.addModule(this.worklet);
-    return context.resume();
+    return resume(context);
   }
 
   /** Set the volume, 0 to 100. */
@@ -121,6 +122,14 @@ export class Player {
   }
 }
 
+/** Start an AudioContext. Browsers without a sound output wait for one without an end. */
+function resume(context) {
+  const timeout = new Promise((_, reject) => {
+    setTimeout(() => reject(new Error("The browser found no sound output: connect one, and press Play again.")), START_TIMEOUT);
+  });
+  return Promise.race([context.resume(), timeout]);
+}
+
 /** Let the browser download a blob as a file. */
 export function download(blob, name) {
   const link = document.createElement("a");
@@ -128,37 +137,4 @@ export function download(blob, name) {
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-/** Let the space bar press a button, unless it is used by the element that has the focus. */
-export function playWithSpace(button) {
-  addEventListener("click", (event) => {
-    if (event.detail) event.target.closest("button")?.blur(); // the mouse does not leave the focus on a button
-  });
-  addEventListener("keydown", (event) => {
-    const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
-    if (event.key === " " && !usesSpace && !button.disabled) {
-      event.preventDefault();
-      button.click();
-    }
-  });
-}
-
-/** Let an input and a button for a random one set the seed, which `use` receives; `refuse` receives an error message. */
-export function setUpSeed(input, another, use, refuse) {
-  let seed = 0;
-  const set = (value) => {
-    seed = value;
-    input.value = value;
-    use(value);
-  };
-  input.onchange = () => {
-    const value = /^\d+$/.test(input.value) ? Number(input.value) : NaN;
-    if (Number.isSafeInteger(value)) set(value);
-    else {
-      input.value = seed;
-      refuse(`A seed is a whole number from 0 to ${Number.MAX_SAFE_INTEGER}.`);
-    }
-  };
-  another.onclick = () => set(Math.floor(Math.random() * 1e6));
 }

@@ -12,8 +12,8 @@
  *     h' = o * tanh(c')
  *
  * This computes c' and returns o; h' follows in a second loop, as short chains of dependent operations overlap better
- * than long ones. In an LSTMP (Sak, Senior and Beaufays 2014)
- * the recurrent and output vector is r' = R h'; see steps.h. */
+ * than long ones. In an LSTMP (Sak, Senior and Beaufays 2014) the recurrent and output vector is r' = R h'; see
+ * steps.h. */
 INLINE V(values) V(lstm_update_cell)(const V(values) *input, const V(values) *recurrent, float *c)
 {
     V(values) i = V(sigmoid)(input[0] + recurrent[0]), f = V(sigmoid)(input[1] + recurrent[1]);

@@ -9,7 +9,7 @@ enum { V(REGISTER) = 16 };
 #endif
 
 enum { V(PARTS) = 64 / V(REGISTER) }; /* registers per vector: 16 floats, or 16 rows of 4 inputs, are 64 bytes */
-enum { V(FLOATS) = V(REGISTER) / 4 };   /* floats per register */
+enum { V(FLOATS) = V(REGISTER) / 4 }; /* floats per register */
 
 typedef float V(values) __attribute__((vector_size(V(REGISTER))));
 typedef int32_t V(integers) __attribute__((vector_size(V(REGISTER))));

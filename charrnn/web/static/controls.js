@@ -1,0 +1,71 @@
+// Controls and figures of player.html, which published pages and the listening page have in common.
+
+import { SHOWN_SECONDS } from "./player.js";
+
+export const $ = (id) => document.getElementById(id);
+
+export function showMessage(text, isError = false) {
+  if ($("message").textContent !== text) $("message").textContent = text;
+  $("message").classList.toggle("wrong", isError);
+}
+
+/** Show whether something plays, on the button that starts and stops it. */
+export function showIsPlaying(isPlaying) {
+  $("play").setAttribute("aria-pressed", String(isPlaying));
+  $("play-label").textContent = isPlaying ? "Stop" : "Play";
+}
+
+/** Show the progress of playback at a rate in Hz, which `Player.onprogress` receives. */
+export function showProgress({ played, buffered, gaps, piece }, rate) {
+  if (piece) {
+    $("keep").disabled = false;
+    $("current-temperature").textContent = piece.temperature.toFixed(2);
+  }
+  $("buffer").textContent = (buffered / rate).toFixed(2);
+  $("gaps").textContent = gaps;
+  $("played").textContent = `${(played / rate).toFixed(1)} s`;
+  $("top").textContent = `0 to ${(rate / 2000).toFixed(1)} kHz, louder is brighter`;
+}
+
+/** Let the slider set the volume of a player; show how many seconds its canvases hold. */
+export function setUpSound(player) {
+  $("volume").oninput = () => {
+    $("volume-value").textContent = `${$("volume").value} %`;
+    player.setVolume(Number($("volume").value));
+  };
+  $("volume").oninput();
+  $("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
+}
+
+/** Let the input and the button for a random seed set the seed, which `use` receives. */
+export function setUpSeed(use) {
+  let seed = 0;
+  const set = (value) => {
+    seed = value;
+    $("seed").value = value;
+    use(value);
+  };
+  $("seed").onchange = () => {
+    const value = /^\d+$/.test($("seed").value) ? Number($("seed").value) : NaN;
+    if (Number.isSafeInteger(value)) set(value);
+    else {
+      $("seed").value = seed;
+      showMessage(`A seed is a whole number from 0 to ${Number.MAX_SAFE_INTEGER}.`, true);
+    }
+  };
+  $("another").onclick = () => set(Math.floor(Math.random() * 1e6));
+}
+
+/** Let the space bar start and stop, unless it is used by the element that has the focus. */
+export function playWithSpace() {
+  addEventListener("click", (event) => {
+    if (event.detail) event.target.closest("button")?.blur(); // the mouse does not leave the focus on a button
+  });
+  addEventListener("keydown", (event) => {
+    const usesSpace = event.target.closest("button, select, summary, a, input:not([type=range])");
+    if (event.key === " " && !usesSpace && !$("play").disabled) {
+      event.preventDefault();
+      $("play").click();
+    }
+  });
+}
