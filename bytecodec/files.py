@@ -58,7 +58,8 @@ def open_output(path: str, binary: bool = True) -> Iterator[BinaryIO]:
     Raises
     ------
     InputError
-        ``binary`` output would go to a terminal, or the folder does not exist.
+        ``binary`` output would go to a terminal, the folder does not exist, or the path is a link to a file of another
+        type, which a command may be reading.
     OSError
         The file cannot be written; ``filename`` is ``path``.
     """
@@ -78,6 +79,10 @@ def open_output(path: str, binary: bool = True) -> Iterator[BinaryIO]:
         yield file
 
 
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
 def is_special_file(path: str) -> bool:
     """Return whether a path exists and is neither a regular file nor a folder, but a device or a named pipe."""
     try:
@@ -93,6 +98,8 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     folder, name = os.path.split(target)
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.islink(path) and os.path.isfile(target) and _suffix(path) != _suffix(target):
+        raise InputError(f"{path} is a link to {target}, a file of another type: name another output.")
     try:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # raises OSError for a name that is too long before anything is computed

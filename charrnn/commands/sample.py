@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import bytecodec
 from bytecodec.console import INTERRUPTED, Interruption, command, log, progress
 from bytecodec.errors import InputError
-from bytecodec.files import open_output
+from bytecodec.files import open_output, refuse_same_file
 from charrnn import runtime
 from charrnn.commands import sample_flags, sample_task
 from charrnn.commands.flags import explicit_flags
@@ -49,9 +49,9 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     if not args.network:
         args.network = str(run_dir.newest_run().path)
         log(f"sampling from {args.network}.", args.quiet)
+    file = run_dir.checkpoint_path(args.network, args.checkpoint)
     if args.state_out:
         _check_state_file(args.state_out)
-    file = run_dir.checkpoint_path(args.network, args.checkpoint)
     if args.choices:
         sample_task.print_choices(sample_task.open_symbols(args, file), args)
         return 0
@@ -59,6 +59,8 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     task = sample_task.open_frames(args, file, named) if is_frames else sample_task.open_symbols(args, file)
     segments, length = _lengths(args, task)
     outputs = _outputs(args, task)
+    for path in [path for paths in outputs for path in paths] if args.start_file else []:
+        refuse_same_file(args.start_file, path)
     with Interruption() as interruption:
         for temperature, paths in zip(args.temperature, outputs, strict=True):
             task.restart(temperature)
@@ -196,9 +198,13 @@ def _outputs(args: Namespace, task: SamplingTask) -> list[list[str]]:
 
 
 def _check_state_file(path: str) -> None:
-    """Reject a --state-out that could not be written after the sampling."""
+    """Reject a --state-out that could not be written after the sampling, or would replace another kind of file."""
+    from charrnn.storage.checkpoint_format import STATES, kind_of
+
     if Path(path).is_dir():
         raise InputError(f"--state-out {path} is a folder: name a file.")
+    if Path(path).is_file() and kind_of(path) not in STATES:
+        raise InputError(f"--state-out {path} exists, and is no state of streams: name another file.")
     if not Path(path).resolve().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}. Create it first.")
 

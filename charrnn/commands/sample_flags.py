@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace, _ArgumentGroup
+from argparse import ArgumentTypeError, Namespace, _ArgumentGroup
 from pathlib import Path
 
 from bytecodec.console import Parser, number, option, whole
@@ -118,7 +118,7 @@ def _add_computation(g: _ArgumentGroup) -> None:
     play = "play the sound while it is sampled, and write it only with -o"
     g.add_argument("--play", action="store_true", help=play)
     device = "part of the name of the device for --play, or its number (default: that of the system)"
-    option(g, "--output-device NAME", path, device)
+    option(g, "--output-device NAME", device_name, device)
     osc = (
         "UDP port for OSC messages (/temperature, /seed, /play, /stop, /prime) that control endless playback with "
         "--play; 0 for any free port (default: no OSC)"
@@ -127,6 +127,13 @@ def _add_computation(g: _ArgumentGroup) -> None:
     host = "address on which --osc receives; any address but a loopback one lets other machines control playback"
     option(g, "--host ADDRESS", path, host, "127.0.0.1")
     g.add_argument("--list-devices", action="store_true", help="print the devices for --output-device, and exit")
+
+
+def device_name(text: str) -> str:
+    """Return the name of a device; reject an empty one."""
+    if not text:
+        raise ArgumentTypeError("it is empty: name a device (see --list-devices), or omit it")
+    return text
 
 
 def several(args: Namespace) -> bool:

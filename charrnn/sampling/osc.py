@@ -90,7 +90,7 @@ def _parse(address: str, values: tuple[Any, ...]) -> tuple[str, Any]:
         raise ValueError(f"the addresses are {', '.join(f'/{name}' for name in kinds)}")
     if not kinds[name]:
         return name, None  # controllers add a value to a button
-    if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], kinds[name]):
+    if len(values) != 1 or values[0] == "" or isinstance(values[0], bool) or not isinstance(values[0], kinds[name]):
         raise ValueError("it must have one number" if name != "prime" else "it must have the path of a recording")
     value: Any = values[0]
     if name == "temperature" and not 0 <= value <= MAX_TEMPERATURE:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from importlib import resources
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -184,7 +185,15 @@ def server(app: Starlette) -> uvicorn.Server:
         log_config=None,
         log_level="error",
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Server that ends the decoding of recordings when it is stopped, so that no request is cancelled."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.app.is_stopping.set()  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
 
 
 def _is_own_error(record: logging.LogRecord) -> bool:

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,30 +19,46 @@ if TYPE_CHECKING:
     from charrnn.data.recordings import SoundOptions
 
 TIMEOUT = 30  # seconds of wall-clock time, and of processor time
+POLL = 0.1  # seconds between two checks whether the server is being stopped
 MEMORY = 4 << 30  # bytes of address space, most of it mapped libraries
 ERROR_MARK = "! "  # before a message for the user on stderr
 
 
-def last_bytes(path: Path, options: SoundOptions, count: int) -> bytes:
+def last_bytes(path: Path, options: SoundOptions, count: int, is_stopping: Callable[[], bool] = lambda: False) -> bytes:
     """Return the last ``count`` bytes, at most, of a recording or of a text that wav2utf8 made.
 
     The decoders of compressed formats are large C libraries, and the input is not trusted. They run in a process of
     their own, with limited memory and time and without the right to write files. Raise InputError if the file is not a
-    recording, or decoding it exceeds the limits.
+    recording, decoding it exceeds the limits, or ``is_stopping`` returns true meanwhile.
     """
     # -P: modules are not searched for in the current folder, which may contain files of other users
     command = [sys.executable, "-P", "-m", __name__, str(path), json.dumps(asdict(options)), str(count)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=environment, check=False
-        )
-        if done.returncode == 0:
-            return done.stdout
-        error = done.stderr.decode("utf-8", "replace").strip()
-        if done.returncode == 1 and error.startswith(ERROR_MARK):
-            raise InputError(error.removeprefix(ERROR_MARK).replace(f"{path.parent}{os.sep}", ""))
+    end = time.monotonic() + TIMEOUT
+    # In a session of its own, so that Ctrl-C in a terminal does not end it with a misleading error.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        while time.monotonic() < end and not is_stopping():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, errors = process.communicate(timeout=POLL)
+                break
+        else:
+            process.kill()
+            process.communicate()
+    if process.returncode == 0:
+        return output
+    if is_stopping():
+        raise InputError(f"{path.name} was not read, because the server is being stopped.")
+    error = errors.decode("utf-8", "replace").strip() if process.returncode == 1 else ""
+    if error.startswith(ERROR_MARK):
+        raise InputError(error.removeprefix(ERROR_MARK).replace(f"{path.parent}{os.sep}", ""))
     raise InputError(f"{path.name} cannot be read: it needs too much time or memory. Use a shorter part.")
 
 

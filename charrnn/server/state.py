@@ -43,6 +43,7 @@ class AppState:
         self.listeners = listeners
         self.sessions: set[ControlledPage] = set()
         self.accepts_osc = False
+        self.is_stopping = threading.Event()
         self._osc_primes: dict[int, Path] = {}  # recordings that OSC messages named, by the number of the message
         self._samplers: set[Sampler] = set()
         self.uploading, self.decoding = asyncio.Semaphore(MAX_UPLOADS), asyncio.Semaphore(1)
@@ -81,7 +82,7 @@ class AppState:
         if not sound[0]:
             raise InputError(f"{name} was trained on text, so it cannot start from a recording.")
         options = SoundOptions.of_network(*sound, config["sound"])
-        prime = last_bytes(path, options, PRIME_SECONDS * sound[0])
+        prime = last_bytes(path, options, PRIME_SECONDS * sound[0], self.is_stopping.is_set)
         key = secrets.token_urlsafe(12)
         self._primes[key] = (prime, sound)
         while len(self._primes) > MAX_PRIMES:
@@ -106,13 +107,13 @@ class AppState:
 
     def add_osc_prime(self, run: str, number: str) -> dict[str, Any]:
         """Decode the recording that an OSC message named, for a run, as `add_prime` does."""
-        path = self._osc_primes.get(int(number)) if re.fullmatch(r"\d{1,15}", number, re.ASCII) else None
-        if path is None:
-            raise InputError("The recording that the OSC message named is no longer stored: send /prime again.")
         try:
+            path = self._osc_primes.get(int(number)) if re.fullmatch(r"\d{1,15}", number, re.ASCII) else None
+            if path is None:
+                raise InputError("The recording that the OSC message named is no longer stored: send /prime again.")
             return self.add_prime(run, path)
         except (InputError, OSError) as error:
-            log(f"the OSC message /prime has no effect: {error}")
+            log(f"the recording of the OSC message /prime has no effect: {error}")
             raise
 
     def play_request(self, message: dict[str, Any]) -> PlayRequest:

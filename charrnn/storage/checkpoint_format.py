@@ -38,6 +38,7 @@ FORMAT = 4  # 2 added networks that read samples; 3 and 4 changed what those wit
 PREDICTIONS_FORMAT = 4  # the first with the present predictions; networks without them are also read from older files
 KIND = "symbols"
 STREAMS_KIND = "streams"
+STATES = (STREAMS_KIND, "frame-streams")  # kinds of a state that sampling continues from
 #: Errors that the constructors of a network raise for a damaged file; the last two are torch's, for sizes.
 LOAD_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"}  # numpy's names

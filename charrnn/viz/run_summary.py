@@ -236,6 +236,8 @@ def select_samples(summary: RunSummary, which: str | None) -> list[Sample]:
     samples, run = summary.samples, summary.run
     if not samples and run.is_voice:
         raise InputError(f"{run.path.name} is a bundled voice, and comes without samples of its training: name a run.")
+    if not samples and not summary.is_sound:
+        raise InputError(f"the run {run.path} has no sound samples, because it was trained on text: name another run.")
     if not samples:
         raise InputError(
             f"the run {run.path} has no sound samples in {run.samples_folder}: train with --sample-seconds, or write "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from bytecodec import InputError
 from charrnn.commands.eval import charrnn_eval
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
@@ -90,6 +91,11 @@ def test_an_upload_is_read_as_the_network_was_trained(here):
     options = SoundOptions.of_network(RATE, "linear", {"channel": 2, "remove_dc": True})
     assert last_bytes(here / "stereo.wav", options, 500) == last_bytes(here / "right.wav", options, 500)
     assert last_bytes(here / "stereo.wav", options, 500) != last_bytes(here / "left.wav", options, 500)
+
+
+def test_reading_an_upload_ends_when_the_server_is_stopped(here):
+    with pytest.raises(InputError, match="being stopped"):
+        last_bytes(here / "stereo.wav", SoundOptions.of_network(RATE, "linear", {}), 500, lambda: True)
 
 
 def test_a_text_with_its_table_is_equal_to_its_recording(here, capsys):

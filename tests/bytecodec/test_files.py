@@ -67,6 +67,15 @@ def test_a_link_is_kept_and_its_file_is_replaced(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
+def test_a_link_to_a_file_of_another_type_is_rejected(tmp_path):
+    network = tmp_path / "network.safetensors"
+    network.write_bytes(b"weights")
+    (tmp_path / "sound.wav").symlink_to(network)
+    with pytest.raises(InputError, match="link to"), open_output(str(tmp_path / "sound.wav")):
+        pass
+    assert network.read_bytes() == b"weights"
+
+
 def test_a_device_is_written_directly():
     with open_output(os.devnull) as file:
         file.write(b"gone")

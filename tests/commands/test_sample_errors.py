@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,26 @@ def test_a_state_that_does_not_fit_is_rejected(capsys):
     checkpoint = "sound/checkpoints/00000020.safetensors"
     assert "is a checkpoint" in error(capsys, "sound", "--state-in", checkpoint)
     assert not Path("-").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        (["--start-file", "start.wav", "-o", "start.wav"], "start.wav"),
+        (["--start-file", "start.wav", "-o", "link.wav"], "start.wav"),
+        (["-o", "a.wav", "--state-out", "start.wav"], "start.wav"),
+        (["-o", "a.wav", "--state-out", "network.safetensors"], "network.safetensors"),
+    ],
+)
+def test_an_output_that_is_an_input_is_rejected(tmp_path, monkeypatch, capsys, tone_file, flags, kept):
+    shutil.copy("sound/checkpoints/00000020.safetensors", tmp_path / "network.safetensors")
+    shutil.copy(tone_file, tmp_path / "start.wav")
+    monkeypatch.chdir(tmp_path)
+    Path("link.wav").symlink_to("start.wav")
+    before = Path(kept).read_bytes()
+    assert charrnn_sample(["network.safetensors", "--length", "9", *flags]) == 1
+    assert "name another" in capsys.readouterr().err
+    assert Path(kept).read_bytes() == before
 
 
 def test_a_path_that_cannot_be_written_is_rejected_before_sampling(capsys):

@@ -1,4 +1,4 @@
-import { $, playWithSpace, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
+import { $, playWithSpace, readSeed, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
 import { drawCurve } from "./listen-curve.js";
 import { setUpMidi } from "./midi.js";
 import { Player } from "./player.js";
@@ -6,6 +6,8 @@ import { TextWriter } from "./text-writer.js";
 
 const MAX_UPLOAD = 50e6; // bytes
 const POLL = 4000; // milliseconds between requests for new checkpoints and losses
+const SEND_INTERVAL = 50; // milliseconds between messages with a new temperature
+const STOPPED = "The server has stopped: start charrnn-listen again.";
 
 const player = new Player($("wave"), $("spectrum"), "/player-worklet.js");
 const writer = new TextWriter($("text"));
@@ -15,9 +17,11 @@ let socket = null;
 let connected = null; // promise that the socket is open
 let stream = 0; // number of the stream that was requested last
 let playing = null; // the stream that plays: { step, rate, isText, slow }
-let seed = 0; // of the next playback
 let start = null; // { file, id, run, seconds, oscPrime }
 let hasOsc = false; // whether the server passes on OSC messages
+let newestPrime = null; // recording that an OSC message named, which is read next
+let isReadingPrime = false;
+let isTemperatureDue = false; // whether the temperature is sent at the end of the interval
 let uploads = Promise.resolve(); // the recordings that were chosen so far, one after the other
 
 // Choice of run and checkpoint.
@@ -32,6 +36,10 @@ async function poll() {
   try {
     const found = await request("/api/runs");
     hasOsc = found.osc;
+    if ($("message").textContent === STOPPED) {
+      showMessage("");
+      if (start) start.run = null; // the new server does not store it
+    }
     if (hasOsc) connect().catch(() => {}); // the next poll tries again
     if (JSON.stringify(found.runs) !== JSON.stringify(runs)) {
       runs = found.runs;
@@ -41,7 +49,7 @@ async function poll() {
     if (runs.length) curve = await request(`/api/curves?run=${$("run").value}`);
     showCurve();
   } catch (error) {
-    if (!playing) showMessage(error instanceof TypeError ? "The server has stopped: start charrnn-listen again." : error.message, true);
+    if (!playing) showMessage(error instanceof TypeError ? STOPPED : error.message, true);
   }
 }
 
@@ -67,7 +75,7 @@ function fillCheckpoints() {
   $("play").disabled = !steps.length;
   showKind(run.kind === "symbols" && !run.rate);
   for (const id of ["temperature", "seed", "another"]) $(id).disabled = !run.random;
-  if (!run.random) showMessage("This network uses no random numbers, so it has neither a temperature nor a seed.");
+  if (!run.random && !playing) showMessage("This network uses no random numbers, so it has neither a temperature nor a seed.");
   if (!steps.length) showMessage("This network has no checkpoint yet.");
 }
 
@@ -126,6 +134,8 @@ function send(message) {
 }
 
 async function play() {
+  const seed = readSeed();
+  if (seed === null) return;
   player.stop();
   writer.clear();
   const own = (stream += 1);
@@ -173,13 +183,34 @@ async function receiveControl({ name, value }) {
     else showMessage("Press Play once: the browser allows sound only after that.", true);
   }
   if (name === "prime") {
+    newestPrime = value;
+    if (!isReadingPrime) readNewestPrime();
+  }
+}
+
+async function readNewestPrime() {
+  isReadingPrime = true;
+  while (newestPrime) {
+    const prime = newestPrime;
+    newestPrime = null;
     try {
-      await readOscStart(value);
+      await readOscStart(prime);
       if (playing) play();
     } catch (error) {
       showMessage(error.message, true);
     }
   }
+  isReadingPrime = false;
+}
+
+/** Send the temperature after an interval, so that a controller that sends many values does not delay other messages. */
+function sendTemperature() {
+  if (isTemperatureDue) return;
+  isTemperatureDue = true;
+  setTimeout(() => {
+    isTemperatureDue = false;
+    if (playing) send({ type: "temperature", value: Number($("temperature").value) });
+  }, SEND_INTERVAL);
 }
 
 async function receiveMessage(message) {
@@ -288,16 +319,11 @@ async function addRecording(file) {
 
 // Controls.
 
-function setSeed(value) {
-  seed = value;
-  if (playing) play();
-}
-
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => {
   const value = Number($("temperature").value);
   $("temperature-value").textContent = value.toFixed(2);
-  if (playing) send({ type: "temperature", value });
+  if (playing) sendTemperature();
 };
 $("run").onchange = () => {
   end();
@@ -306,7 +332,7 @@ $("run").onchange = () => {
 };
 $("checkpoint").onchange = () => (playing ? play() : showCurve());
 setUpSound(player);
-setUpSeed(setSeed);
+setUpSeed(() => playing && play());
 $("file").onchange = () => addRecording($("file").files[0]);
 $("forget").onclick = () => {
   forget();

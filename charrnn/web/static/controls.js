@@ -37,23 +37,22 @@ export function setUpSound(player) {
   $("oldest").textContent = `${SHOWN_SECONDS} seconds ago`;
 }
 
-/** Let the input and the button for a random seed set the seed, which `use` receives. */
-export function setUpSeed(use) {
-  let seed = 0;
-  const set = (value) => {
-    seed = value;
-    $("seed").value = value;
-    use(value);
+/** Return the seed; if what was entered is none, show that and return null. */
+export function readSeed() {
+  const text = $("seed").value;
+  const seed = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (Number.isSafeInteger(seed)) return seed;
+  showMessage(`The seed is ${text || "not a number"}: enter a whole number from 0 to ${Number.MAX_SAFE_INTEGER}.`, true);
+  return null;
+}
+
+/** Call a function when the seed was changed, by the input or the button for a random one. */
+export function setUpSeed(onchange) {
+  $("seed").onchange = onchange;
+  $("another").onclick = () => {
+    $("seed").value = Math.floor(Math.random() * 1e6);
+    onchange();
   };
-  $("seed").onchange = () => {
-    const value = /^\d+$/.test($("seed").value) ? Number($("seed").value) : NaN;
-    if (Number.isSafeInteger(value)) set(value);
-    else {
-      $("seed").value = seed;
-      showMessage(`A seed is a whole number from 0 to ${Number.MAX_SAFE_INTEGER}.`, true);
-    }
-  };
-  $("another").onclick = () => set(Math.floor(Math.random() * 1e6));
 }
 
 /** Let the space bar start and stop, unless it is used by the element that has the focus. */

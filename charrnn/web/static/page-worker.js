@@ -4,6 +4,9 @@
 const BLOCK = 256; // symbols that the engine draws at most at a time
 const WARM_UP = 400; // milliseconds of drawing before the speed is measured, in which the browser optimises the module
 const MEASURED = 200; // milliseconds
+const RETRY = 5000; // least number of milliseconds until a slower number of threads is measured again
+const RETRY_RATIO = 20; // least multiple, for the same, of the time that the last measurement took
+const RETRIED = 32; // symbols that are drawn for such a measurement
 const PLAYBACK = 0; // streams of the engine
 const REQUESTS = 1;
 const TOO_LARGE = "The browser does not have enough memory for this network.";
@@ -11,9 +14,7 @@ const STACK = 1 << 16; // bytes of the second worker's stack
 
 let engine = null; // { exports, memory, base, streams, isWide }
 let playback = { id: 0 }; // { id, temperature, drawn, played, lead }; the number 0 stands for none
-let speed = 0; // symbols per second
-let threads = 1; // that compute
-const measured = [0, 0, 0]; // symbols per second by the number of threads, when the page was loaded
+const candidates = []; // numbers of threads: { threads, speed, due }, in symbols per second and milliseconds
 const requests = []; // for a given number of symbols: { id, seed, temperature, ids, drawn }
 const channel = new MessageChannel(); // the worker posts to itself after each block, so that other messages are handled
 
@@ -33,14 +34,9 @@ function draw(stream, count, temperature) {
   return symbols(stream, drawn);
 }
 
-function useThreads(count) {
-  threads = count;
-  engine.exports.use_workers(count);
-}
-
 /** Return the speed of a number of threads in symbols per second. */
-function measureSpeed(count) {
-  useThreads(count);
+function measureSpeed(threads) {
+  engine.exports.use_workers(threads);
   start(REQUESTS, 0);
   const began = performance.now();
   let from = 0;
@@ -52,7 +48,7 @@ function measureSpeed(count) {
   return (1000 * drawn) / (performance.now() - from);
 }
 
-function load({ module, memory, image, pointers, network, streams, table, isWide, isShared }) {
+function load({ module, memory, image, pointers, network, streams, table, isWide }) {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   exports._initialize();
   const own = memory || exports.memory;
@@ -64,33 +60,36 @@ function load({ module, memory, image, pointers, network, streams, table, isWide
   if (table) exports.fill_table(...table.slice(0, 3), ...table.slice(3).map((offset) => base + offset));
   if (exports.prepare(base + network)) throw new Error(TOO_LARGE);
   engine = { exports, memory: own, base, streams, isWide };
-  if (isShared) postMessage({ type: "share", stack: exports.allocate(STACK) + STACK });
+  if (memory) postMessage({ type: "share", stack: exports.allocate(STACK) + STACK });
   else measure({ hasSecond: false });
 }
 
-/** Measure the speed. Two threads wait for each other, so if the processor is busy, they are much slower than one. */
+/** Measure the speed with one thread, and with two if there is a second worker. */
 function measure({ hasSecond }) {
-  measured[1] = measureSpeed(1);
-  if (hasSecond) measured[2] = measureSpeed(2);
-  useFaster();
+  for (const threads of hasSecond ? [1, 2] : [1]) candidates.push({ threads, speed: measureSpeed(threads), due: performance.now() + RETRY });
+  const { speed, threads } = fastest();
   postMessage({ type: "ready", speed, threads });
 }
 
-function useFaster() {
-  useThreads(measured[2] > measured[1] ? 2 : 1);
-  speed = measured[threads];
+function fastest() {
+  return candidates.reduce((best, one) => (one.speed > best.speed ? one : best));
 }
 
-/** Draw like `draw`, and update the speed; use one thread until the next playback if two have become slower. */
-function drawTimed(stream, count, temperature) {
+/** Draw like `draw`, with the number of threads that has been the fastest recently.
+ *
+ * Two threads wait for each other many times per symbol, so they are much slower than one if the processor is busy. The
+ * slower number is measured again from time to time. */
+function drawFast(stream, count, temperature) {
   const began = performance.now();
-  const ids = draw(stream, count, temperature);
-  const seconds = Math.max(performance.now() - began, 0.1) / 1000;
-  if (ids.length === BLOCK) speed = 1 / (0.95 / speed + (0.05 * seconds) / BLOCK);
-  if (threads === 2 && speed < measured[1]) {
-    useThreads(1);
-    speed = measured[1];
-  }
+  const best = fastest();
+  const retried = count < RETRIED ? undefined : candidates.find((one) => one !== best && one.due <= began);
+  const used = retried ?? best;
+  engine.exports.use_workers(used.threads);
+  const ids = draw(stream, retried ? RETRIED : count, temperature);
+  const ended = performance.now();
+  const seconds = Math.max(ended - began, 0.1) / 1000;
+  if (retried) Object.assign(used, { speed: ids.length / seconds, due: ended + Math.max(RETRY, RETRY_RATIO * (ended - began)) });
+  else if (ids.length >= RETRIED) used.speed = 1 / (0.95 / used.speed + (0.05 * seconds) / ids.length);
   return ids;
 }
 
@@ -108,19 +107,19 @@ function drawNext() {
   if (request) {
     if (!request.drawn) start(REQUESTS, request.seed);
     const left = request.ids.length - request.drawn;
-    const ids = left ? drawTimed(REQUESTS, left, request.temperature) : [];
+    const ids = left ? drawFast(REQUESTS, left, request.temperature) : [];
     request.ids.set(ids, request.drawn);
     request.drawn += ids.length;
     if (request.drawn === request.ids.length) {
       requests.shift();
-      postMessage({ type: "sampled", id: request.id, ids: request.ids, speed, threads }, [request.ids.buffer]);
+      postMessage({ type: "sampled", id: request.id, ids: request.ids, ...fastest() }, [request.ids.buffer]);
     }
   }
   if (mustPlay()) {
     const { id, temperature } = playback;
-    const ids = drawTimed(PLAYBACK, BLOCK, temperature);
+    const ids = drawFast(PLAYBACK, BLOCK, temperature);
     playback.drawn += ids.length;
-    postMessage({ type: "piece", id, ids, temperature, speed, threads }, [ids.buffer]);
+    postMessage({ type: "piece", id, ids, temperature, ...fastest() }, [ids.buffer]);
   }
 }
 
@@ -153,7 +152,6 @@ const receivers = {
   help,
   measure,
   play({ id, seed, temperature, lead }) {
-    useFaster();
     start(PLAYBACK, seed);
     playback = { id, temperature, lead, drawn: 0, played: 0 };
   },

@@ -1,4 +1,4 @@
-import { $, playWithSpace, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
+import { $, playWithSpace, readSeed, setUpSeed, setUpSound, showIsPlaying, showMessage, showProgress } from "./controls.js";
 import { setUpMidi } from "./midi.js";
 import { Player } from "./player.js";
 import { TextWriter } from "./text-writer.js";
@@ -11,6 +11,7 @@ const TEXT_LEAD = 50; // characters
 const MAX_TEMPERATURE = 10;
 const MAX_LENGTH = 2 ** 31; // of a request, in symbols
 const DEFAULT_LENGTH = 2000;
+const SECOND_TIMEOUT = 3000; // milliseconds until the page does without the second worker
 const TOO_OLD = "This browser is too old for the page: use a version from 2023 or later.";
 
 // Loading.
@@ -31,13 +32,23 @@ function scriptUrl(id) {
   return URL.createObjectURL(new Blob([$(id).textContent], { type: "text/javascript" }));
 }
 
-/** Return the name and the compiled module of the fastest variant that the browser supports. */
+/** Return the name and the compiled module of the fastest variant that the browser supports, and memory for two workers. */
 async function compile(parts) {
-  const isShared = Boolean(globalThis.crossOriginIsolated && navigator.hardwareConcurrency > 1);
   const isRelaxed = WebAssembly.validate(parts.relaxed) && isExact(await WebAssembly.compile(parts.relaxed));
-  const name = !isRelaxed ? "plain" : isShared ? "relaxed-shared" : "relaxed";
+  const memory = isRelaxed ? sharedMemory() : null;
+  const name = !isRelaxed ? "plain" : memory ? "relaxed-shared" : "relaxed";
   if (!WebAssembly.validate(parts[name])) throw new Error(TOO_OLD);
-  return { name, module: await WebAssembly.compile(parts[name]) };
+  return { name, module: await WebAssembly.compile(parts[name]), memory };
+}
+
+/** Return memory that two workers can share, or null if the browser does not allow that or has no second core. */
+function sharedMemory() {
+  if (!globalThis.crossOriginIsolated || navigator.hardwareConcurrency < 2) return null;
+  try {
+    return new WebAssembly.Memory({ initial: 64, maximum: 16384, shared: true });
+  } catch {
+    return null;
+  }
 }
 
 /** Return whether a browser's relaxed dot products are exact; engine.c explains it. */
@@ -47,13 +58,11 @@ function isExact(module) {
 
 async function load() {
   const data = await unpack();
-  const { name, module } = await compile(data.parts);
-  const isShared = name === "relaxed-shared";
-  const memory = isShared ? new WebAssembly.Memory({ initial: 64, maximum: 16384, shared: true }) : null;
+  const { name, module, memory } = await compile(data.parts);
   const worker = new Worker(scriptUrl("worker"));
   const { image } = data.parts;
   const isWide = data.network.vocabulary > 256;
-  worker.postMessage({ type: "load", module, memory, image, ...data.layout, isWide, isShared }, [image.buffer]);
+  worker.postMessage({ type: "load", module, memory, image, ...data.layout, isWide }, [image.buffer]);
   return new Promise((resolve, reject) => {
     worker.onerror = () => reject(new Error("The browser could not start the page's worker."));
     worker.onmessage = ({ data: { type, reason, stack, speed, threads } }) => {
@@ -64,13 +73,14 @@ async function load() {
   });
 }
 
-/** Start the worker that computes a part of each layer; return whether the browser could. */
+/** Start the worker that computes a part of each layer; return whether it runs. */
 function startSecond(shared) {
   const second = new Worker(scriptUrl("worker"));
   second.postMessage({ type: "help", ...shared });
   return new Promise((resolve) => {
     second.onmessage = ({ data }) => resolve(data.type === "helping");
     second.onerror = () => resolve(false);
+    setTimeout(() => resolve(false), SECOND_TIMEOUT);
   });
 }
 
@@ -81,8 +91,7 @@ const player = new Player($("wave"), $("spectrum"), `data:text/javascript,${enco
 const writer = new TextWriter($("text"));
 let loaded = null; // what `load` returns
 let playbackId = 0; // number of the playback that was started last
-let playing = null; // { gaps, playedBefore, held, enough }; pieces of a slow network are held until there are enough seconds
-let seed = 0; // of the next playback
+let playing = null; // { gaps, enough }; `enough` are the seconds that a slow network renders before it plays, or else 0
 const requests = new Map(); // promises of window.charrnn.sample by number
 let requestId = 0; // number of the last request
 
@@ -92,7 +101,7 @@ function isSlow() {
 
 function lead() {
   const { rate } = loaded.network;
-  return rate ? Math.round((isSlow() ? LONGEST_LEAD : LEAD) * rate) : TEXT_LEAD;
+  return rate ? Math.round((playing?.enough || isSlow() ? LONGEST_LEAD : LEAD) * rate) : TEXT_LEAD;
 }
 
 function showSpeed() {
@@ -103,12 +112,13 @@ function showSpeed() {
 }
 
 async function play() {
+  const seed = readSeed();
+  if (seed === null) return;
   player.stop();
   playbackId += 1;
   const own = playbackId;
   const { rate } = loaded.network;
-  playing = { gaps: 0, playedBefore: 0, held: null };
-  if (rate && isSlow()) hold([]);
+  playing = { gaps: 0, enough: rate && isSlow() ? secondsAhead() : 0 };
   writer.clear();
   showIsPlaying(true);
   showMessage(rate ? "Playing." : "Writing.");
@@ -119,8 +129,8 @@ async function play() {
     return;
   }
   if (own !== playbackId) return;
-  if (rate && !playing.held) player.start();
-  showHeld();
+  if (rate) player.start(playing.enough > 0);
+  showRendered(0);
   loaded.worker.postMessage({ type: "play", id: playbackId, seed, temperature: Number($("temperature").value), lead: lead() });
 }
 
@@ -142,51 +152,40 @@ function receivePiece({ ids, temperature }) {
     $("current-temperature").textContent = temperature.toFixed(2);
     return;
   }
-  const piece = { pcm: Int16Array.from(ids, (id) => loaded.network.samples[id]), temperature };
-  if (!playing.held) player.add(piece);
-  else {
-    playing.held.push(piece);
-    showHeld();
-  }
+  player.add({ pcm: Int16Array.from(ids, (id) => loaded.network.samples[id]), temperature });
 }
 
-/** Hold pieces of a slow network until enough of them are rendered to play for a while. */
-function hold(pieces) {
+/** Return how many seconds a slow network renders ahead, so that it can play for a while. */
+function secondsAhead() {
   const speed = loaded.speed / loaded.network.rate;
-  playing.held = pieces;
-  playing.enough = Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
-  $("message").after(progress);
+  return Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
 }
 
-/** Show how much sound a slow network has rendered, and play it once it is enough. */
-function showHeld() {
-  const { held, enough } = playing;
-  progress.hidden = !held;
-  if (!held) return;
-  const { rate } = loaded.network;
-  const seconds = held.reduce((sum, { pcm }) => sum + pcm.length, 0) / rate;
-  progress.value = seconds / enough;
-  showMessage(`This browser runs the network at ${(loaded.speed / rate).toFixed(2)} times real time, so it renders ahead: ${Math.floor(seconds)} of ${Math.ceil(enough)} seconds.`);
-  if (seconds < enough) return;
-  playing.held = null;
+/** Show how many seconds a slow network has rendered ahead, and play them once they are enough. */
+function showRendered(seconds) {
+  progress.hidden = !playing.enough;
+  if (!playing.enough) return;
+  playing.enough = Math.min(playing.enough, secondsAhead()); // it may have become faster
+  progress.value = seconds / playing.enough;
+  const speed = (loaded.speed / loaded.network.rate).toFixed(2);
+  showMessage(`Rendering ahead, at ${speed} times real time: ${Math.floor(seconds)} of ${Math.ceil(playing.enough)} seconds.`);
+  if (seconds < playing.enough) return;
+  playing.enough = 0;
   progress.hidden = true;
+  player.hold(false);
   showMessage("Playing, while the network renders more.");
-  held.forEach((piece) => player.add(piece));
-  const own = playbackId;
-  player.open(rate).then(() => own === playbackId && player.start());
 }
 
-player.onprogress = ({ played, buffered, gaps, piece }) => {
-  const total = playing.playedBefore + played;
-  loaded.worker.postMessage({ type: "change", played: total, lead: lead() });
-  showProgress({ played: total, buffered, gaps: playing.gaps + gaps, piece }, loaded.network.rate);
-  if (gaps && isSlow()) {
-    playing.gaps += gaps;
-    playing.playedBefore += played;
-    hold(player.unplayed());
-    player.stop();
-    showHeld();
+player.onprogress = (state) => {
+  const { rate } = loaded.network;
+  loaded.worker.postMessage({ type: "change", played: state.played, lead: lead() });
+  showProgress(state, rate);
+  if (state.gaps > playing.gaps && !playing.enough && isSlow()) {
+    playing.enough = secondsAhead();
+    player.hold(true);
   }
+  playing.gaps = state.gaps;
+  showRendered(state.buffered / rate);
 };
 
 writer.onwritten = ({ written, waiting }) => {
@@ -217,12 +216,22 @@ function receive({ data: message }) {
   if (message.type === "piece" && playing && message.id === playbackId) receivePiece(message);
 }
 
+function isWhole(value, limit) {
+  return Number.isSafeInteger(value) && value >= 0 && value <= limit;
+}
+
+function quoted(value) {
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
+
 /** Draw symbols for a program: the ids that charrnn-sample draws with the same seed, temperature and precision. */
 async function sample(options) {
-  const { seed = 0, temperature = 1, length = DEFAULT_LENGTH } = options ?? {};
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new RangeError(`seed is ${seed}: it must be a whole number from 0 to 2^53 - 1.`);
-  if (typeof temperature !== "number" || !(temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${temperature}: it must be from 0 to ${MAX_TEMPERATURE}.`);
-  if (!Number.isSafeInteger(length) || length < 0 || length > MAX_LENGTH) throw new RangeError(`length is ${length}: it must be a whole number from 0 to ${MAX_LENGTH}.`);
+  const { seed = 0, temperature = 1, length = DEFAULT_LENGTH, ...others } = Object(options);
+  const [unknown] = Object.keys(others);
+  if (unknown !== undefined) throw new TypeError(`${unknown} is no option: sample takes an object with seed, temperature and length.`);
+  if (!isWhole(seed, Number.MAX_SAFE_INTEGER)) throw new RangeError(`seed is ${quoted(seed)}: it must be a whole number from 0 to 2^53 - 1.`);
+  if (!(typeof temperature === "number" && temperature >= 0 && temperature <= MAX_TEMPERATURE)) throw new RangeError(`temperature is ${quoted(temperature)}: it must be a number from 0 to ${MAX_TEMPERATURE}.`);
+  if (!isWhole(length, MAX_LENGTH)) throw new RangeError(`length is ${quoted(length)}: it must be a whole number from 0 to ${MAX_LENGTH}.`);
   await ready;
   requestId += 1;
   const id = requestId;
@@ -240,16 +249,12 @@ function setTemperature(value) {
   if (playing) loaded.worker.postMessage({ type: "change", temperature: Number($("temperature").value) });
 }
 
-function setSeed(value) {
-  seed = value;
-  if (playing) play();
-}
-
 progress.setAttribute("aria-label", "Rendered sound");
+$("message").after(progress);
 $("play").onclick = () => (playing ? end() : play());
 $("temperature").oninput = () => setTemperature($("temperature").value);
 setUpSound(player);
-setUpSeed(setSeed);
+setUpSeed(() => playing && play());
 $("keep").onclick = () => {
   const name = `${document.title.replace(/[^\p{L}\p{N} ._-]+/gu, "-")}-live`; // not that of the recording
   if (loaded.network.rate) player.save(`${name}.wav`);
@@ -270,10 +275,7 @@ function showLoaded() {
   }
   showSpeed();
   $("play").disabled = false;
-  showMessage("");
-  if (!network.rate || !isSlow()) return;
-  showMessage("This browser runs the network slower than real time, so it renders ahead before it plays.");
-  $("message").after(progress); // before it is shown, so that nothing moves then
+  showMessage(network.rate && isSlow() ? "This browser is slower than real time, so it renders ahead." : "");
 }
 
 const ready = load().then(

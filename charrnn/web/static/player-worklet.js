@@ -11,18 +11,26 @@ class Player extends AudioWorkletProcessor {
     this.rate = processorOptions.rate;
     this.step = this.rate / sampleRate;
     this.pieces = [];
+    this.isHeld = processorOptions.isHeld;
     this.waiting = true;
     this.ended = false;
     this.reported = 0;
     this.buffered = this.played = this.gaps = this.at = this.phase = 0;
     this.around = [0, 0, 0, 0]; // samples around the playback position, for cubic interpolation
-    this.port.onmessage = ({ data }) => {
-      if (data === null) this.ended = true;
-      else {
-        this.pieces.push(data);
-        this.buffered += data.length;
-      }
-    };
+    this.port.onmessage = ({ data }) => this.receive(data);
+  }
+
+  /** Append samples, hold playback or let it go on, or end. */
+  receive({ samples, isHeld, isEnd }) {
+    if (samples) {
+      this.pieces.push(samples);
+      this.buffered += samples.length;
+    }
+    if (isHeld !== undefined) {
+      this.isHeld = isHeld;
+      this.waiting = true;
+    }
+    if (isEnd) this.ended = true;
   }
 
   next() {
@@ -45,7 +53,7 @@ class Player extends AudioWorkletProcessor {
   }
 
   process(_, [[output]]) {
-    if (this.waiting && this.buffered >= MIN_BUFFER * this.rate) this.waiting = false;
+    if (this.waiting && !this.isHeld && this.buffered >= MIN_BUFFER * this.rate) this.waiting = false;
     if (!this.waiting) this.fill(output);
     if (currentTime - this.reported >= REPORT_INTERVAL) {
       this.reported = currentTime;

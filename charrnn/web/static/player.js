@@ -46,34 +46,33 @@ export class Player {
     this.audio?.gain.gain.setTargetAtTime(this.volume, this.audio.context.currentTime, 0.02);
   }
 
-  /** Start to play at the rate of the open output; pieces may have been added before. */
-  start() {
+  /** Start to play pieces at the rate of the open output; if it is held, they are buffered until `hold(false)`. */
+  start(isHeld = false) {
     const { context, gain, rate } = this.audio;
     this.scroll.setRate(rate);
-    const options = { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate } };
+    const options = { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate, isHeld } };
     this.node = new AudioWorkletNode(context, "player", options);
     this.node.connect(gain);
     this.node.port.onmessage = ({ data }) => this.handleProgress(data);
-    for (const { samples } of this.pieces) this.node.port.postMessage(samples);
   }
 
   /** Append a piece: an object with its samples as int16 in `pcm`. */
   add(piece) {
     const samples = Float32Array.from(piece.pcm, (value) => value / 32768);
     this.pieces.push(Object.assign(piece, { samples, used: 0 }));
-    this.node?.port.postMessage(samples);
+    this.node.port.postMessage({ samples });
   }
 
-  /** Return what was added and has not been played, in pieces. */
-  unplayed() {
-    return this.pieces.map(({ pcm, used, ...rest }) => ({ ...rest, pcm: pcm.subarray(used) }));
+  /** Hold playback, or let it go on; no sample is lost. */
+  hold(isHeld) {
+    this.node.port.postMessage({ isHeld });
   }
 
   /** Stop, and drop the pieces that were not played. */
   stop() {
     if (this.node) {
       this.node.port.onmessage = null;
-      this.node.port.postMessage(null);
+      this.node.port.postMessage({ isEnd: true });
       this.node.disconnect();
     }
     this.audio?.context.suspend();
