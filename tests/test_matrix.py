@@ -396,10 +396,10 @@ def test_a_converted_checkpoint_is_sampled_scored_and_converted_but_is_not_a_run
 
 
 def test_commands_for_runs_reject_a_converted_checkpoint(capsys):
-    assert "no run" in rejection(capsys, charrnn_train, "--resume", CONVERTED)
+    assert "is a file" in rejection(capsys, charrnn_train, "--resume", CONVERTED)
     assert CONVERTED in rejection(capsys, charrnn_plot, CONVERTED, "-o", "x.png")
     for main in (charrnn_report, charrnn_video, charrnn_listen):
-        assert "no run" in rejection(capsys, main, CONVERTED)
+        assert "is a file" in rejection(capsys, main, CONVERTED)
 
 
 @pytest.mark.parametrize(("data", "old"), [(SOUND, "mse"), (MSE, "symbols")])

@@ -51,7 +51,7 @@ def last_bytes(path: Path, options: SoundOptions, count: int, is_stopping: Calla
                 break
         else:
             process.kill()
-            process.communicate()
+            output, errors = process.communicate()
     if process.returncode == 0:
         return output
     if is_stopping():

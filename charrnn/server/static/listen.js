@@ -172,7 +172,7 @@ function end(message = "", isError = false) {
 }
 
 /** Handle an OSC message, which the server passes on to all pages. */
-async function receiveControl({ name, value }) {
+function receiveControl({ name, value }) {
   if (name === "temperature" || name === "seed") {
     $(name).value = value;
     $(name)[name === "seed" ? "onchange" : "oninput"]();
