@@ -50,7 +50,8 @@ class Served:
             return error.code, error.read()
 
     def socket_to(self, **options):
-        return connect(f"ws://{self.host}/api/live", max_size=None, **options)
+        # With unread messages in its queue, the client does not read the answer to its close, and would wait for it.
+        return connect(f"ws://{self.host}/api/live", max_size=None, close_timeout=0.2, **options)
 
 
 def send(connection, **message):
