@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer and, for the first installation, a network connection.
-#   make demo                  train a network on a voice and sample from it, in about four minutes
+#   make demo                  train a network on a voice and sample from it, in five to ten minutes
 #   make demo INPUT=my.wav     the same with your own recording
 #   make listen                play your runs live in a browser, or the bundled voice if there are none
 #   make test                  fast tests

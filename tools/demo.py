@@ -61,6 +61,8 @@ def main(recording: str) -> int:
         "  make demo INPUT=my.wav          your own recording\n"
         f"  . .venv/bin/activate; charrnn-sample {NETWORK} --seconds 0 | utf82wav | aplay\n"
         "                                  sound until Ctrl-C\n"
+        f"  charrnn-listen {NETWORK} kathleen   (after: make listen)\n"
+        "                                  live in a browser, beside the bundled voice\n"
         f"  charrnn-train --resume {NETWORK} --max-minutes 30\n"
         "                                  longer training\n"
         "README.md describes how to train larger networks."

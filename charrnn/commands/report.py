@@ -52,7 +52,10 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
     for summary in summaries:
         if not summary.samples:
             why = "train with --sample-seconds to write them" if summary.is_sound else "it was trained on text"
-            why = "it is a bundled voice" if summary.run.is_voice else why
+            if summary.run.is_voice:
+                why = "it is a bundled voice"
+            elif summary.run.config().get("samples", {}).get("seconds"):
+                why = "it was stopped before the first one, and --resume continues it"
             log(f"the run {summary.run.path} has no sound samples: {why}.", args.quiet)
     with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
         page = report.make(summaries, samples, bar.update, lambda message: log(message, args.quiet)).encode(

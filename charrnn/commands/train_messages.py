@@ -139,7 +139,7 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
             f"stopped after iteration {iteration:,}; everything is saved. Resume with: charrnn-train --resume {path}",
             quiet,
         )
-        if trainer.calibrate and not trainer.finished:
+        if not trainer.finished and _can_calibrate(trainer):
             log(f"To end here, so that the temperature is calibrated, add --max-iterations {iteration}.", quiet)
     else:
         log(f"done after iteration {iteration:,}. Sample from it with: charrnn-sample {path}", quiet)
@@ -156,6 +156,13 @@ def log_end(trainer: Trainer, interrupted: bool, resumed_at: int | None, quiet: 
                 "--max-minutes.",
                 quiet,
             )
+
+
+def _can_calibrate(trainer: Trainer) -> bool:
+    """Return whether the newest checkpoint would be calibrated if training ended here."""
+    from charrnn.training.samples import Calibrator
+
+    return isinstance(trainer.calibrate, Calibrator) and trainer.calibrate.seconds(trainer.state.iteration) > 0
 
 
 def _network(trainer: Trainer) -> str:

@@ -42,7 +42,8 @@ def receive(host: str, port: int, handle: Handler) -> Iterator[int]:
         try:
             handle(*_parse(address, values))
         except ValueError as error:
-            message = printable(" ".join(map(str, (address, *values))), MAX_SHOWN)
+            shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in (address, *values))
+            message = printable(" ".join(shown), MAX_SHOWN)
             log(f"the OSC message {message} has no effect: {error}.")
 
     def handle_packet(packet: bytes) -> None:

@@ -99,17 +99,26 @@ class Calibrator:
     quiet: bool = False
     stopped: Callable[[], bool] = lambda: False
 
+    def seconds(self, step: int) -> float:
+        """Return the duration of each stream for the checkpoint of an iteration; 0 if it was trained for too short."""
+        duration = calibration.stream_seconds(step * self.batch_symbols, self.rate)
+        if self.run.config()["init_from"]:  # the network was trained before
+            duration = max(duration, calibration.MIN_SECONDS)
+        return duration
+
     def __call__(self, step: int) -> None:
         """Calibrate the checkpoint of an iteration, unless it is already calibrated."""
         file, trained, name = self.run.checkpoint_file(step), step * self.batch_symbols, f"checkpoint {step:,}"
         if self.stopped() or not file.exists() or read_metadata(file, KIND).get("calibration") is not None:
             return
-        duration = calibration.stream_seconds(trained, self.rate)
-        if self.run.config()["init_from"]:  # the network was trained before
-            duration = max(duration, calibration.MIN_SECONDS)
+        duration = self.seconds(step)
         if not duration:
             least = calibration.min_training_symbols(self.rate)
-            log(f"{name} is not calibrated: it was trained on {trained:,} symbols, and needs {least:,}.", self.quiet)
+            log(
+                f"{name} is not calibrated: it was trained on {trained:,} symbols, and needs {least:,}. Its sound may "
+                "be louder or quieter than the recording; longer training changes that.",
+                self.quiet,
+            )
             return
         total = calibration.TRIALS * round(duration * self.rate)
         with progress(total, " samples", self.quiet, unit_scale=True, desc="calibration", leave=False) as bar:

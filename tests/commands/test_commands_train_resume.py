@@ -22,6 +22,7 @@ from charrnn import runtime
 from charrnn.commands.sample import charrnn_sample
 from charrnn.commands.train import charrnn_train
 from charrnn.models.config import CELLS
+from charrnn.sampling import calibration
 from charrnn.storage.checkpoint import read_tensors
 from charrnn.storage.run_dir import Run
 from charrnn.training.trainer import Trainer
@@ -86,13 +87,15 @@ def test_a_run_in_bf16_continues_in_fp32_on_a_processor_that_cannot_compute_in_b
     assert len(rows("r/log.csv")) == 5
 
 
-def test_a_run_that_is_stopped_has_a_checkpoint_and_prints_how_to_resume(capsys):
+@pytest.mark.parametrize("is_long_enough", [True, False])
+def test_a_run_that_is_stopped_has_a_checkpoint_and_prints_how_to_resume(capsys, monkeypatch, is_long_enough):
+    monkeypatch.setattr(calibration, "MIN_SECONDS", 1e-9 if is_long_enough else 0.5)
     with interrupted_at(3):
         assert charrnn_train(["sound.txt", *SMALL, "--run-dir", "r"]) == 130
     err = capsys.readouterr().err
     assert "after iteration 3" in err
     assert "charrnn-train --resume r" in err
-    assert "calibrated, add --max-iterations 3." in err
+    assert ("calibrated, add --max-iterations 3." in err) == is_long_enough
     assert [path.name for path in Path("r/checkpoints").iterdir()] == ["00000003.safetensors"]
 
 

@@ -118,10 +118,11 @@ async function play() {
   playbackId += 1;
   const own = playbackId;
   const { rate } = loaded.network;
-  playing = { gaps: 0, enough: rate && isSlow() ? secondsAhead() : 0 };
+  playing = { gaps: 0, enough: 0 };
   writer.clear();
   showIsPlaying(true);
   showMessage(rate ? "Playing." : "Writing.");
+  if (rate && isSlow()) renderAhead();
   try {
     if (rate) await player.open(rate);
   } catch (error) {
@@ -161,14 +162,18 @@ function secondsAhead() {
   return Math.min(LONGEST_LEAD - 1, Math.max(2, 1.1 * WITHOUT_GAP * (1 - speed)));
 }
 
+/** Let a slow network render seconds ahead before it plays, or goes on. */
+function renderAhead() {
+  playing.enough = secondsAhead();
+  showMessage(`Rendering ${Math.ceil(playing.enough)} seconds ahead, at ${(loaded.speed / loaded.network.rate).toFixed(2)} times real time.`);
+}
+
 /** Show how many seconds a slow network has rendered ahead, and play them once they are enough. */
 function showRendered(seconds) {
   progress.hidden = !playing.enough;
   if (!playing.enough) return;
   playing.enough = Math.min(playing.enough, secondsAhead()); // it may have become faster
   progress.value = seconds / playing.enough;
-  const speed = (loaded.speed / loaded.network.rate).toFixed(2);
-  showMessage(`Rendering ahead, at ${speed} times real time: ${Math.floor(seconds)} of ${Math.ceil(playing.enough)} seconds.`);
   if (seconds < playing.enough) return;
   playing.enough = 0;
   progress.hidden = true;
@@ -181,7 +186,7 @@ player.onprogress = (state) => {
   loaded.worker.postMessage({ type: "change", played: state.played, lead: lead() });
   showProgress(state, rate);
   if (state.gaps > playing.gaps && !playing.enough && isSlow()) {
-    playing.enough = secondsAhead();
+    renderAhead();
     player.hold(true);
   }
   playing.gaps = state.gaps;
