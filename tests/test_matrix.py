@@ -395,6 +395,20 @@ def test_a_converted_checkpoint_is_sampled_scored_and_converted_but_is_not_a_run
     assert charrnn_convert([CONVERTED, "x.onnx", "-q"]) == 0
 
 
+@sound_text_and_frames
+def test_no_output_replaces_a_checkpoint_of_the_run(name, capsys):
+    file = Run(Path(name)).checkpoints()[-1].resolve()
+    before = file.read_bytes()
+    output = "link.txt" if name == "text" else "link.wav"
+    for link in (output, "link.html"):
+        Path(link).symlink_to(file)
+    sample = (charrnn_sample, name, "--length", "9", "-q")
+    assert "another type" in rejection(capsys, *sample, "-o", output)
+    assert "no state" in rejection(capsys, *sample, "-o", f"new-{output}", "--state-out", str(file))
+    assert "another type" in rejection(capsys, charrnn_report, name, "-o", "link.html", "-q")
+    assert file.read_bytes() == before
+
+
 def test_commands_for_runs_reject_a_converted_checkpoint(capsys):
     assert "is a file" in rejection(capsys, charrnn_train, "--resume", CONVERTED)
     assert CONVERTED in rejection(capsys, charrnn_plot, CONVERTED, "-o", "x.png")

@@ -54,8 +54,8 @@ def charrnn_report(argv: Sequence[str] | None = None) -> int:
             why = "train with --sample-seconds to write them" if summary.is_sound else "it was trained on text"
             if summary.run.is_voice:
                 why = "it is a bundled voice"
-            elif summary.run.config().get("samples", {}).get("seconds"):
-                why = "it was stopped before the first one, and --resume continues it"
+            elif summary.config.get("samples", {}).get("seconds"):
+                why = "none was written so far, and charrnn-train --resume continues the run"
             log(f"the run {summary.run.path} has no sound samples: {why}.", args.quiet)
     with progress(sum(map(len, samples)), " sounds", args.quiet) as bar:
         page = report.make(summaries, samples, bar.update, lambda message: log(message, args.quiet)).encode(

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,9 @@ def charrnn_sample(argv: Sequence[str] | None = None) -> int:
     task = sample_task.open_frames(args, file, named) if is_frames else sample_task.open_symbols(args, file)
     segments, length = _lengths(args, task)
     outputs = _outputs(args, task)
-    for path in [path for paths in outputs for path in paths] if args.start_file else []:
-        refuse_same_file(args.start_file, path)
+    if args.start_file:
+        for path in chain.from_iterable(outputs):
+            refuse_same_file(args.start_file, path)
     with Interruption() as interruption:
         for temperature, paths in zip(args.temperature, outputs, strict=True):
             task.restart(temperature)

@@ -24,14 +24,8 @@ from charrnn.web.memory_image import MemoryImage, build_memory_image
 
 MAX_BYTES = 30_000_000  # of a page
 MODULES = ("plain", "relaxed", "relaxed-shared")
-SCRIPTS = (
-    "draw.js",
-    "midi.js",
-    "player.js",
-    "controls.js",
-    "text-writer.js",
-    "page.js",
-)  # each imports only those before it
+#: Names of the scripts, each of which imports only those before it.
+SCRIPTS = ("draw.js", "midi.js", "player.js", "controls.js", "text-writer.js", "page.js")
 STREAMS = 2  # of the engine: 0 for playback, 1 for window.charrnn.sample
 
 
